@@ -1,0 +1,3 @@
+"""jaxgen: train, run and ship unified multimodal image generators with JAX."""
+
+__version__ = '0.1.0'

@@ -1,0 +1,1 @@
+"""The ground floor: types, trees and errors. Imports nothing of jaxgen."""
