@@ -1,0 +1,1 @@
+"""Flax Linen modules: layers, autoencoders, encoders, bridges and denoisers. They know no data."""

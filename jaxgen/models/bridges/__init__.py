@@ -1,0 +1,1 @@
+"""Bridges: from a language model to a denoiser."""

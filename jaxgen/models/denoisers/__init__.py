@@ -1,0 +1,1 @@
+"""Denoisers: packed noisy tokens and conditioning to velocity."""

@@ -1,0 +1,51 @@
+"""Embeddings of scalars and vectors that steer the modulation; all of it in fp32."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgen.models.layers.linear import Linear
+from jaxgen.models.layers.linear import normal
+
+TIME_FACTOR = 1000.0  # diffusion models of this family see t in [0, 1000]
+
+
+def timestep_embedding(value: jax.Array, dim: int = 256, max_period: float = 10_000.0
+                       ) -> jax.Array:
+  """Sinusoidal features of ``1000 * value``, cosines first, as FLUX has them.
+
+  Args:
+    value: f32[...], a time in [0, 1] or a guidance scale; half precision is refused, because
+      bf16 has no number between 0.7500 and 0.7539.
+    dim: channels of the result, even.
+    max_period: longest period.
+
+  Returns:
+    f32[..., dim].
+  """
+  assert value.dtype == jnp.float32, value.dtype
+  half = dim // 2
+  frequencies = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+  angle = TIME_FACTOR * value[..., None] * frequencies
+  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class VectorEmbedder(nn.Module):
+  """Linear, SiLU, linear in fp32: features of one segment to the modulation vector.
+
+  Attributes:
+    width: D, channels of the result.
+    input_axis: logical name of the input channels.
+  """
+
+  width: int
+  input_axis: str = 'cond'
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = x.astype(jnp.float32)
+    x = Linear((self.width,), (self.input_axis, 'mlp'), kernel_init=normal(0.02), name='up')(x)
+    return Linear((self.width,), ('mlp', 'embed'), kernel_init=normal(0.02), name='down')(
+        nn.silu(x))

@@ -1,0 +1,67 @@
+"""Feed-forward layers."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgen.models.layers.linear import Initializer
+from jaxgen.models.layers.linear import Linear
+from jaxgen.models.layers.linear import xavier
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+  """GELU in its tanh approximation."""
+  return nn.gelu(x, approximate=True)
+
+
+def gelu_exact(x: jax.Array) -> jax.Array:
+  """GELU with the error function."""
+  return nn.gelu(x, approximate=False)
+
+
+class MLP(nn.Module):
+  """Up, activation, down; f[..., D] -> f[..., D].
+
+  Attributes:
+    hidden: F.
+    activation: of the hidden channels.
+    use_bias: for both projections.
+    down_init: initialiser of the last kernel; zeros make a residual branch start silent.
+    dtype: of the computation.
+  """
+
+  hidden: int
+  activation: Callable[[jax.Array], jax.Array] = gelu_tanh
+  use_bias: bool = True
+  down_init: Initializer = xavier
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    up = Linear((self.hidden,), ('embed', 'mlp'), use_bias=self.use_bias, dtype=self.dtype,
+                name='up')
+    down = Linear((x.shape[-1],), ('mlp', 'embed'), use_bias=self.use_bias,
+                  kernel_init=self.down_init, dtype=self.dtype, name='down')
+    return down(self.activation(up(x)))
+
+
+class GatedMLP(nn.Module):
+  """``down(silu(gate(x)) * up(x))`` without biases, as in Qwen2; f[..., D] -> f[..., D].
+
+  Attributes:
+    hidden: F.
+    dtype: of the computation.
+  """
+
+  hidden: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    def up(name):
+      return Linear((self.hidden,), ('embed', 'mlp'), use_bias=False, dtype=self.dtype, name=name)
+
+    down = Linear((x.shape[-1],), ('mlp', 'embed'), use_bias=False, dtype=self.dtype, name='down')
+    return down(nn.silu(up('gate')(x)) * up('up')(x))

@@ -1,0 +1,58 @@
+"""Normalisations over the last axis with fp32 statistics."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class RMSNorm(nn.Module):
+  """``x / rms(x) * scale``.
+
+  Attributes:
+    epsilon: added to the mean square.
+    axis: logical name of the normalised axis.
+    dtype: of the result.
+  """
+
+  epsilon: float = 1e-6
+  axis: str = 'norm'
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale = self.param(
+        'scale', nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,)),
+        (x.shape[-1],), jnp.float32)
+    x = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+    return (x * inverse * scale).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+  """``(x - mean(x)) / std(x)``, with scale and bias where ``affine``.
+
+  Attributes:
+    epsilon: added to the variance.
+    affine: learns a scale and a bias; without it the layer has no parameters.
+    axis: logical name of the normalised axis.
+    dtype: of the result.
+  """
+
+  epsilon: float = 1e-6
+  affine: bool = True
+  axis: str = 'norm'
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = x.astype(jnp.float32)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    y = centred * jax.lax.rsqrt(variance + self.epsilon)
+    if self.affine:
+      names, shape = (self.axis,), (x.shape[-1],)
+      ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+      scale = self.param('scale', nn.with_logical_partitioning(ones, names), shape, jnp.float32)
+      bias = self.param('bias', nn.with_logical_partitioning(zeros, names), shape, jnp.float32)
+      y = y * scale + bias
+    return y.astype(self.dtype)

@@ -1,0 +1,51 @@
+"""Rotary position embedding computed from integer positions, which are data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def angles(positions: jax.Array, axes_dims: tuple[int, ...], theta: float
+           ) -> tuple[jax.Array, jax.Array]:
+  """Cosines and sines of the rotation of every pair of channels.
+
+  Args:
+    positions: i32[B, L, A], may be negative; A axes such as (t, h, w).
+    axes_dims: head channels given to each axis, all even; they sum to H.
+    theta: base of the frequencies.
+
+  Returns:
+    cos, sin: f32[B, L, H / 2], the pairs of the first axis first.
+  """
+  assert positions.shape[-1] == len(axes_dims), (positions.shape, axes_dims)
+  # Frequencies are constants, rounded once from float64 as FLUX does.
+  frequencies = [1.0 / theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
+                 for dim in axes_dims]
+  parts = [positions[..., axis, None].astype(jnp.float32) * frequency.astype(np.float32)
+           for axis, frequency in enumerate(frequencies)]
+  angle = jnp.concatenate(parts, axis=-1)
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool) -> jax.Array:
+  """Rotates the channel pairs of every head.
+
+  Args:
+    x: f[B, L, N, H].
+    cos: f32[B, L, H / 2]; ``sin`` alike.
+    interleaved: pairs are channels (2i, 2i + 1), as in FLUX; otherwise (i, i + H / 2), as in
+      Qwen2.
+
+  Returns:
+    f[B, L, N, H] in the dtype of ``x``; the rotation itself is fp32.
+  """
+  cos, sin = cos[:, :, None, :], sin[:, :, None, :]
+  y = x.astype(jnp.float32)
+  if interleaved:
+    pairs = y.reshape(*x.shape[:-1], -1, 2)
+    a, b = pairs[..., 0], pairs[..., 1]
+    y = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
+  else:
+    a, b = jnp.split(y, 2, axis=-1)
+    y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return y.astype(x.dtype)
