@@ -1,0 +1,237 @@
+"""The conversion engine: reads a name table forwards to import and backwards to export.
+
+A table is data. Each ``Rule`` says which parameter of ours is which tensor of theirs and how
+the layouts differ; each ``Constant`` is a tensor that their class always has and ours does not.
+Rules whose parameter the model at hand lacks (an optional bias, an untied head) are idle, so
+one table serves every size and option of a family.
+
+Paths may hold the wildcards ``{i}`` and ``{j}``, which stand for numbers. A wildcard on both
+sides pairs numbered modules; one on their side alone runs over the leading dimension of our
+parameter: the layers of a scanned stack.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxgen.conversion.transforms import Transform
+from jaxgen.core import trees
+from jaxgen.core.errors import user_error
+
+_SHOWN = 12  # names listed per kind of mismatch before the rest is counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """One parameter of ours and the tensor, or tensors, of theirs that it holds.
+
+  Attributes:
+    ours: parameter path, '/' between levels.
+    theirs: tensor name; several names are fused: ours is the concatenation of the transformed
+      tensors along ``fuse``.
+    transforms: what turns each tensor of theirs (of one layer) into ours.
+    fuse: dimension of our parameter (of one layer) along which several tensors are joined.
+    parts: relative sizes of the joined tensors; empty = equal.
+  """
+
+  ours: str
+  theirs: str | tuple[str, ...]
+  transforms: tuple[Transform, ...] = ()
+  fuse: int = 0
+  parts: tuple[int, ...] = ()
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+  """A tensor of theirs with one fixed value: written on export, checked on import.
+
+  Attributes:
+    theirs: tensor name.
+    shape: sizes; a pair ``(path, axis)`` takes the size of that dimension of our parameter.
+    unless: path of our parameter whose presence makes a rule apply instead; '' = always constant.
+    value: what every entry holds.
+  """
+
+  theirs: str
+  shape: tuple[int | tuple[str, int], ...]
+  unless: str = ''
+  value: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Link:
+  """One tensor of theirs and its place in one parameter of ours."""
+
+  theirs: str
+  rule: Rule
+  path: str
+  layer: int | None
+  part: slice | None
+  stages: tuple[tuple[int, ...], ...]  # shapes from ours (one layer, one part) to theirs
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.stages[-1]
+
+  def view(self, leaf: np.ndarray) -> np.ndarray:
+    """The region of our parameter that this tensor fills."""
+    leaf = leaf if self.layer is None else leaf[self.layer]
+    return leaf if self.part is None else leaf[(slice(None),) * self.rule.fuse + (self.part,)]
+
+
+Rules = tuple[Rule | Constant, ...]
+
+
+def from_torch(rules: Rules, tensors: Mapping[str, np.ndarray], shapes: trees.Tree, *,
+               where: str = 'tensors') -> dict[str, Any]:
+  """Reads their tensors as our parameters.
+
+  Args:
+    rules: the name table.
+    tensors: tensors by name; may load each on access. Dtypes are kept.
+    shapes: our parameter tree, leaves with ``.shape``.
+    where: file or folder named in errors.
+
+  Returns:
+    Our parameter tree of numpy arrays.
+
+  Raises:
+    UserError: one error that lists every missing, unknown and misshapen tensor.
+  """
+  flat = trees.flatten(shapes)
+  links, constants = _resolve(rules, flat)
+  _check(links, constants, tensors, where)
+  params: dict[str, np.ndarray] = {}
+  for link in links:
+    array = np.asarray(tensors[link.theirs])
+    if link.path not in params:
+      params[link.path] = np.empty(tuple(flat[link.path].shape), array.dtype)
+    for transform, shape in zip(link.rule.transforms, reversed(link.stages[:-1]), strict=True):
+      array = transform.read(array, shape)
+    link.view(params[link.path])[...] = array
+  return trees.unflatten(params)
+
+
+def to_torch(rules: Rules, params: trees.Tree) -> dict[str, np.ndarray]:
+  """Writes our parameters as their tensors: ``from_torch`` read backwards.
+
+  Args:
+    rules: the name table.
+    params: our parameter tree, numpy or JAX arrays. Dtypes are kept.
+
+  Returns:
+    Arrays by their names, mostly views of ours; copy before changing them.
+  """
+  flat = {path: np.asarray(leaf) for path, leaf in trees.flatten(params).items()}
+  links, constants = _resolve(rules, flat)
+  tensors = {}
+  for link in links:
+    array = link.view(flat[link.path])
+    for transform in reversed(link.rule.transforms):
+      array = transform.write(array)
+    tensors[link.theirs] = array
+  dtype = next(iter(flat.values())).dtype
+  for name, (shape, value) in constants.items():
+    tensors[name] = np.full(shape, value, dtype)
+  return tensors
+
+
+def names_and_shapes(rules: Rules, shapes: trees.Tree) -> dict[str, tuple[int, ...]]:
+  """What ``to_torch`` would write for parameters of these shapes, without the data."""
+  links, constants = _resolve(rules, trees.flatten(shapes))
+  return ({link.theirs: link.shape for link in links}
+          | {name: shape for name, (shape, _) in constants.items()})
+
+
+def _resolve(rules: Rules, flat: Mapping[str, Any]) -> tuple[
+    list[_Link], dict[str, tuple[tuple[int, ...], float]]]:
+  """Binds the table to the parameters at hand; every parameter must have one rule."""
+  links, covered = [], {}
+  for rule in rules:
+    if isinstance(rule, Rule):
+      for path, numbers in _matches(rule.ours, flat):
+        assert path not in covered, f'{path} has two rules: {covered[path]} and {rule}'
+        covered[path] = rule
+        links.extend(_links(rule, path, numbers, tuple(flat[path].shape)))
+  assert covered.keys() == flat.keys(), f'no rule for {sorted(flat.keys() - covered.keys())}'
+  constants = {}
+  for rule in rules:
+    if isinstance(rule, Constant) and rule.unless not in flat:
+      shape = tuple(size if isinstance(size, int) else flat[size[0]].shape[size[1]]
+                    for size in rule.shape)
+      constants[rule.theirs] = (shape, rule.value)
+  return links, constants
+
+
+def _matches(pattern: str, paths: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
+  """Paths of ours that a rule names, with the numbers that its wildcards stand for."""
+  if '{' not in pattern:
+    yield from ((path, {}) for path in (pattern,) if path in paths)
+    return
+  regex = re.sub(r'\\\{(\w)\\\}', r'(?P<\1>\\d+)', re.escape(pattern))
+  for path in paths:
+    if match := re.fullmatch(regex, path):
+      yield path, match.groupdict()
+
+
+def _links(rule: Rule, path: str, numbers: dict[str, str],
+           shape: tuple[int, ...]) -> Iterator[_Link]:
+  names = [_fill(name, numbers) for name in rule.names]
+  stacked = re.search(r'\{(\w)\}', names[0])
+  layers = range(shape[0]) if stacked else (None,)
+  one = shape[1:] if stacked else shape
+  parts = _parts(rule, one)
+  for name, part in zip(names, parts, strict=True):
+    own = list(one)
+    if part is not None:
+      own[rule.fuse] = part.stop - part.start
+    stages = [tuple(own)]
+    for transform in reversed(rule.transforms):
+      stages.append(transform.written_shape(stages[-1]))
+    for layer in layers:
+      full = name if layer is None else _fill(name, {stacked.group(1): str(layer)})
+      yield _Link(full, rule, path, layer, part, tuple(stages))
+
+
+def _fill(name: str, numbers: Mapping[str, str]) -> str:
+  for wildcard, number in numbers.items():
+    name = name.replace('{' + wildcard + '}', number)
+  return name
+
+
+def _parts(rule: Rule, shape: tuple[int, ...]) -> list[slice | None]:
+  """Where each fused tensor lies along the fused dimension."""
+  if len(rule.names) == 1:
+    return [None]
+  sizes = rule.parts or (1,) * len(rule.names)
+  unit, rest = divmod(shape[rule.fuse], sum(sizes))
+  assert rest == 0, f'{rule}: {shape} does not divide into {sizes}'
+  ends = np.cumsum(sizes) * unit
+  return [slice(int(end - size * unit), int(end)) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _check(links: list[_Link], constants: Mapping[str, tuple[tuple[int, ...], float]],
+           tensors: Mapping[str, np.ndarray], where: str) -> None:
+  """Raises one error naming all that does not fit."""
+  expected = {link.theirs: link.shape for link in links}
+  expected |= {name: shape for name, (shape, _) in constants.items()}
+  missing = sorted(expected.keys() - set(tensors))
+  unknown = sorted(set(tensors) - expected.keys())
+  shapes = {name: tuple(tensors[name].shape) for name in expected if name in tensors}
+  misshapen = [f'{name} {shapes[name]} (needs {expected[name]})'
+               for name in sorted(shapes) if shapes[name] != expected[name]]
+  filled = [f'{name} (needs {value} throughout)' for name, (_, value) in constants.items()
+            if name in shapes and not misshapen and not np.all(np.asarray(tensors[name]) == value)]
+  found = [f'{len(names)} {kind}: {_shorten(names)}' for kind, names in
+           (('missing', missing), ('unknown', unknown), ('misshapen', misshapen),
+            ('with weights this model cannot hold', filled)) if names]
+  if found:
+    raise user_error(where, None, 'these tensors do not fit the model; ' + '; '.join(found)
+                     + '; use the checkpoint of this family and these sizes')

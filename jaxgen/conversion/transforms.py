@@ -1,0 +1,141 @@
+"""Transforms of one array between PyTorch's layout and ours, as data that reads both ways.
+
+Every transform knows ``read`` (their array to ours), ``write`` (the inverse) and
+``written_shape`` (the shape that ``write`` gives, from the shape alone). A rule applies its
+transforms in order when reading and backwards when writing.
+"""
+
+import dataclasses
+import math
+from typing import Protocol
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+class Transform(Protocol):
+  """What the engine asks of a transform."""
+
+  def read(self, array: np.ndarray, shape: Shape) -> np.ndarray:
+    """Their array in our layout; ``shape`` is the shape that must come out."""
+
+  def write(self, array: np.ndarray) -> np.ndarray:
+    """Our array in their layout."""
+
+  def written_shape(self, shape: Shape) -> Shape:
+    """Shape of ``write`` for an array of ``shape``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Permute:
+  """Ours is theirs with its dimensions in the order ``axes``."""
+
+  axes: tuple[int, ...]
+
+  def read(self, array: np.ndarray, shape: Shape) -> np.ndarray:
+    return array.transpose(self.axes)
+
+  def write(self, array: np.ndarray) -> np.ndarray:
+    return array.transpose(np.argsort(self.axes))
+
+  def written_shape(self, shape: Shape) -> Shape:
+    return tuple(shape[index] for index in np.argsort(self.axes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Ours has ``into`` dimensions, from ``axis`` on, where theirs has their product."""
+
+  axis: int
+  into: int
+
+  def read(self, array: np.ndarray, shape: Shape) -> np.ndarray:
+    return array.reshape(shape)
+
+  def write(self, array: np.ndarray) -> np.ndarray:
+    return array.reshape(self.written_shape(array.shape))
+
+  def written_shape(self, shape: Shape) -> Shape:
+    end = self.axis + self.into
+    return shape[:self.axis] + (math.prod(shape[self.axis:end]),) + shape[end:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Squeeze:
+  """Theirs has dimensions of size 1 at ``axes`` that ours lacks."""
+
+  axes: tuple[int, ...]
+
+  def read(self, array: np.ndarray, shape: Shape) -> np.ndarray:
+    return array.reshape(shape)
+
+  def write(self, array: np.ndarray) -> np.ndarray:
+    return np.expand_dims(array, self.axes)
+
+  def written_shape(self, shape: Shape) -> Shape:
+    rest = iter(shape)
+    return tuple(1 if axis in self.axes else next(rest)
+                 for axis in range(len(shape) + len(self.axes)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Unsqueeze:
+  """Ours has dimensions of size 1 at ``axes`` that theirs lacks."""
+
+  axes: tuple[int, ...]
+
+  def read(self, array: np.ndarray, shape: Shape) -> np.ndarray:
+    return np.expand_dims(array, self.axes)
+
+  def write(self, array: np.ndarray) -> np.ndarray:
+    return array.reshape(self.written_shape(array.shape))
+
+  def written_shape(self, shape: Shape) -> Shape:
+    return tuple(size for axis, size in enumerate(shape) if axis not in self.axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunks:
+  """Theirs is ``len(order)`` equal chunks along ``axis``; chunk k of ours is their order[k]."""
+
+  axis: int
+  order: tuple[int, ...]
+
+  def read(self, array: np.ndarray, shape: Shape) -> np.ndarray:
+    return self._take(array, self.order)
+
+  def write(self, array: np.ndarray) -> np.ndarray:
+    return self._take(array, np.argsort(self.order))
+
+  def written_shape(self, shape: Shape) -> Shape:
+    return shape
+
+  def _take(self, array: np.ndarray, order) -> np.ndarray:
+    chunks = np.split(array, len(self.order), axis=self.axis)
+    return np.concatenate([chunks[index] for index in order], axis=self.axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchKernel:
+  """A convolution over square patches (O, c, p, p) as our matrix (c p p, O)."""
+
+  channels: int = 3
+
+  def read(self, array: np.ndarray, shape: Shape) -> np.ndarray:
+    return array.reshape(array.shape[0], -1).T
+
+  def write(self, array: np.ndarray) -> np.ndarray:
+    return array.T.reshape(self.written_shape(array.shape))
+
+  def written_shape(self, shape: Shape) -> Shape:
+    side = math.isqrt(shape[0] // self.channels)
+    return (shape[1], self.channels, side, side)
+
+
+SAME: tuple[Transform, ...] = ()
+LINEAR = (Permute((1, 0)),)  # (out, in) -> (in, out)
+CONV = (Permute((2, 3, 1, 0)),)  # (O, I, H, W) -> (H, W, I, O)
+HEADS_OUT = (Permute((1, 0)), Split(1, 2))  # (N H, D) -> (D, N, H)
+HEADS_IN = (Permute((1, 0)), Split(0, 2))  # (D, N H) -> (N, H, D)
+HEADS_BIAS = (Split(0, 2),)  # (N H,) -> (N, H)
