@@ -1,0 +1,36 @@
+# All the set-up that a fresh machine with Python >= 3.11 needs: each target makes .venv by itself.
+
+PYTHON ?= python3
+WORKDIR ?= runs/quickstart
+PY := .venv/bin/python
+INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt --editable
+HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux); make constraints
+
+.PHONY: quickstart test test-slow constraints
+
+quickstart: .venv/installed
+	PATH="$(CURDIR)/.venv/bin:$$PATH" bash launch/quickstart.sh $(WORKDIR)
+
+test: .venv/installed-test
+	$(PY) -m pytest -n 2 --dist loadfile -q
+
+test-slow: .venv/installed-test
+	$(PY) -m pytest -q -m slow
+
+# Rewrites constraints.txt with what is installed now.
+constraints: .venv/installed-test
+	echo '$(HEADER)' > constraints.txt
+	$(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//' | sort -f >> constraints.txt
+	touch .venv/installed .venv/installed-test
+
+$(PY):
+	$(PYTHON) -m venv .venv
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt | $(PY)
+	$(INSTALL) .
+	touch $@
+
+# One resolution of everything at once, so that nothing moves the pinned torch.
+.venv/installed-test: setup.cfg pyproject.toml constraints.txt | $(PY)
+	$(INSTALL) '.[test]'
+	touch $@ .venv/installed

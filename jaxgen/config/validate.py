@@ -1,0 +1,155 @@
+"""What config fields must satisfy together, checked before any device work.
+
+Sizes that depend on the models (grids, head counts) are checked where the models are built.
+"""
+
+import re
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from jaxgen.core.errors import user_error
+
+SOURCE_KINDS = ('shapes', 'folder', 'jsonl', 'arrayrecord', 'tfds')
+SOURCE_TASKS = ('image', 'pair', 'caption')
+SPLITS = ('train', 'test')
+DTYPES = ('float32', 'bfloat16')
+CHOICES = {
+    'model.compute_dtype': DTYPES,
+    'model.frozen_dtype': DTYPES,
+    'model.conditioning': ('all', 'queries_only'),
+    'objective.timesteps': ('logit_normal', 'uniform'),
+    'optimizer.name': ('adamw', 'muon'),
+    'optimizer.schedule': ('constant', 'cosine'),
+    'init_from.weights': ('ema', 'params'),
+}
+POSITIVE = (
+    'data.image_size', 'data.vision_size', 'data.segments_per_row', 'data.visual_tokens',
+    'data.prompt_tokens', 'data.threads', 'data.prefetch', 'objective.timestep_std',
+    'objective.timestep_shift', 'optimizer.learning_rate', 'optimizer.eps', 'optimizer.clip_norm',
+    'train.steps', 'train.rows', 'train.accumulate', 'train.log_every', 'train.checkpoint_every',
+    'train.keep', 'train.halt_after', 'sampling.steps', 'sampling.timestep_shift',
+)
+NOT_NEGATIVE = ('objective.flow_matching', 'objective.next_token', 'optimizer.warmup_steps',
+                'optimizer.weight_decay', 'sampling.guidance', 'sampling.size', 'seed')
+PROBABILITIES = ('model.mask_ratio', 'data.caption_dropout', 'data.max_bad_share')
+DECAYS = ('optimizer.b1', 'optimizer.b2', 'optimizer.ema_decay')  # in [0, 1)
+
+
+def validate(config: ConfigDict) -> None:
+  """Raises a ``UserError`` that names the field, the value and the fix; otherwise says nothing."""
+  _each(config, CHOICES, lambda value, field: value in CHOICES[field],
+        lambda field: f'use one of {", ".join(CHOICES[field])}')
+  _each(config, POSITIVE, lambda value, _: value > 0, lambda _: 'use a number above 0')
+  _each(config, NOT_NEGATIVE, lambda value, _: value >= 0, lambda _: 'use 0 or more')
+  _each(config, PROBABILITIES, lambda value, _: 0 <= value <= 1, lambda _: 'use 0 to 1')
+  _each(config, DECAYS, lambda value, _: 0 <= value < 1, lambda _: 'use 0 up to, not including, 1')
+  _check_objective(config)
+  _check_train(config)
+  _check_mesh(config)
+  _check_trainable(config)
+  _check_data(config.data)
+  for name, source in config.data.sources.items():
+    _check_source(f'config.data.sources.{name}', source)
+
+
+def _each(config: ConfigDict, fields, holds: Callable[[object, str], bool],
+          fix: Callable[[str], str]) -> None:
+  for field in fields:
+    value = config
+    for part in field.split('.'):
+      value = value[part]
+    if not holds(value, field):
+      raise user_error(f'config.{field}', value, fix(field))
+
+
+def _check_objective(config: ConfigDict) -> None:
+  if config.objective.flow_matching == 0 and config.objective.next_token == 0:
+    raise user_error('config.objective.flow_matching', 0.0,
+                     'nothing to learn: give flow_matching or next_token a weight above 0')
+  tasks = {source.task for source in config.data.sources.values()}
+  if config.objective.flow_matching and tasks and tasks == {'caption'}:
+    raise user_error('config.objective.flow_matching', config.objective.flow_matching,
+                     'every source has the task caption, which has no target image; '
+                     'add a source of task image or pair, or set it to 0')
+  if config.objective.next_token and 'caption' not in tasks:
+    raise user_error('config.objective.next_token', config.objective.next_token,
+                     'no source has the task caption; add one, or set it to 0')
+
+
+def _check_train(config: ConfigDict) -> None:
+  rows, accumulate = config.train.rows, config.train.accumulate
+  if rows % accumulate:
+    raise user_error('config.train.accumulate', accumulate,
+                     f'must divide train.rows = {rows}; use one of {_divisors(rows)}')
+  if config.optimizer.warmup_steps > config.train.steps:
+    raise user_error('config.optimizer.warmup_steps', config.optimizer.warmup_steps,
+                     f'must not exceed train.steps = {config.train.steps}')
+
+
+def _check_mesh(config: ConfigDict) -> None:
+  sizes = config.mesh.to_dict()
+  for axis, size in sizes.items():
+    if size != -1 and size < 1:
+      raise user_error(f'config.mesh.{axis}', size, 'use 1 or more, or -1 for the devices left')
+  free = [axis for axis, size in sizes.items() if size == -1]
+  if len(free) > 1:
+    raise user_error(f'config.mesh.{free[1]}', -1,
+                     f'mesh.{free[0]} is -1 already; only one axis can take the devices left')
+  rows = config.train.rows // config.train.accumulate
+  ways = max(sizes['data'], 1) * max(sizes['fsdp'], 1)
+  if rows % ways:
+    raise user_error('config.train.rows', config.train.rows,
+                     f'rows of a micro-batch ({rows}) must be a multiple of mesh.data x mesh.fsdp '
+                     f'= {ways}')
+
+
+def _check_trainable(config: ConfigDict) -> None:
+  if not config.trainable:
+    raise user_error('config.trainable', (), "give (regex, True or False) rules, as (('.*', True),)")
+  for rule in config.trainable:
+    if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
+            and isinstance(rule[1], bool)):
+      raise user_error('config.trainable', rule, "each rule is (regex, True or False)")
+    try:
+      re.compile(rule[0])
+    except re.error as error:
+      raise user_error('config.trainable', rule[0], f'not a regular expression: {error}') from None
+  if not any(trains for _, trains in config.trainable):
+    raise user_error('config.trainable', config.trainable, 'nothing trains; set a rule to True')
+
+
+def _check_data(data: ConfigDict) -> None:
+  if not data.sources:
+    raise user_error('config.data.sources', {}, 'name at least one source(kind, task)')
+  if not data.tokenizer:
+    raise user_error('config.data.tokenizer', '',
+                     'give the folder of a tokenizer; `jaxgen data tokenizer` trains a small one')
+  for field in ('pair_prompt',):
+    if '{caption}' not in data[field]:
+      raise user_error(f'config.data.{field}', data[field], 'must contain {caption}')
+  knots = {name: len(source.share) for name, source in data.sources.items()}
+  for index in range(max(knots.values())):
+    total = sum(source.share[index] for source in data.sources.values()
+                if index < len(source.share))
+    if knots and len(set(knots.values())) == 1 and total <= 0:
+      raise user_error('config.data.sources', [source.share for source in data.sources.values()],
+                       f'all shares are 0 at knot {index}; give one source a share above 0')
+
+
+def _check_source(where: str, source: ConfigDict) -> None:
+  for field, choices in (('kind', SOURCE_KINDS), ('task', SOURCE_TASKS), ('split', SPLITS)):
+    if source[field] not in choices:
+      raise user_error(f'{where}.{field}', source[field], f'use one of {", ".join(choices)}')
+  if source.kind == 'shapes' and source.path:
+    raise user_error(f'{where}.path', source.path, 'shapes are drawn, not read; leave path empty')
+  if source.kind != 'shapes' and not source.path:
+    raise user_error(f'{where}.path', '', f'a {source.kind} source needs a path')
+  if not source.share or min(source.share) < 0:
+    raise user_error(f'{where}.share', source.share, 'give one or more numbers of 0 or more')
+  if source.limit < 0:
+    raise user_error(f'{where}.limit', source.limit, 'use 0 for all records, or a number above 0')
+
+
+def _divisors(number: int) -> list[int]:
+  return [factor for factor in range(1, number + 1) if number % factor == 0]
