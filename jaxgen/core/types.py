@@ -9,6 +9,7 @@ with 0; everything that belongs to a sample as a whole (timestep, ids, loss weig
 array ``[B, G]`` whose entry ``g`` describes segment ``g + 1``.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -100,3 +101,20 @@ class Conditioning:
   states: Array
   positions: Array
   segments: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """What the data pipeline must know of the models, as plain numbers.
+
+  Attributes:
+    latent_factor: image pixels along one side of a latent token (autoencoder factor x patch).
+    latent_channels: C, channels of a latent token.
+    vision_patch: pixels along one side of a vision patch.
+    vision_tokens: prompt tokens that one image of ``data.vision_size`` occupies.
+  """
+
+  latent_factor: int
+  latent_channels: int
+  vision_patch: int
+  vision_tokens: int

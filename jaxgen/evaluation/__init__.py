@@ -1,1 +1,1 @@
-"""What a trained run is worth: scorers, evaluation of a workdir, and the report."""
+"""Scores: what a model makes, judged."""

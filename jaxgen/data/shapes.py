@@ -1,0 +1,233 @@
+"""``shapes``: drawn compositional scenes with captions in the manner of GenEval's six tasks.
+
+A scene is a few plain shapes on a grey ground. Scene ``i`` of a seed is always the same, there
+is no end to them, and nothing is read from disk or network, so that the whole stack can be
+trained and scored anywhere. ``jaxgen.evaluation.shapes_scorer`` reads images back.
+"""
+
+import dataclasses
+import itertools
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+BACKGROUND = (128, 128, 128)
+COLORS = {
+    'red': (220, 40, 40),
+    'orange': (250, 140, 20),
+    'yellow': (240, 230, 50),
+    'green': (30, 160, 60),
+    'blue': (40, 70, 230),
+    'purple': (170, 50, 200),
+    'black': (10, 10, 10),
+    'white': (250, 250, 250),
+}
+SHAPES = ('circle', 'square', 'triangle', 'cross')
+UNIT_AREA = {'circle': np.pi, 'square': 3.24, 'triangle': 2.0, 'cross': 2.2576}  # at radius 1
+TASKS = ('single_object', 'two_object', 'counting', 'colors', 'position', 'color_attribution')
+NUMBERS = {2: 'two', 3: 'three', 4: 'four'}
+GAP = 0.06  # least distance between the boxes of two objects, of the image side
+# A relation is the direction in which the first object lies from the second: (x, y), y down.
+RELATIONS = {'left of': (-1, 0), 'right of': (1, 0), 'above': (0, -1), 'below': (0, 1)}
+# Of the tasks with many captions one in six is held out of training, for the test split.
+HELD_OUT_TASKS = ('position', 'color_attribution')
+HELD_OUT_ONE_IN = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Object:
+  """One drawn shape: centre and radius in units of the image side."""
+
+  shape: str
+  color: str
+  x: float
+  y: float
+  radius: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What a caption asks for; ``color`` is None where the caption names none."""
+
+  task: str
+  wanted: tuple[tuple[str, str | None], ...]
+  relation: str | None = None
+
+  @property
+  def caption(self) -> str:
+    """The request in words."""
+    if self.task == 'counting':
+      return f'a photo of {NUMBERS[len(self.wanted)]} {_plural(self.wanted[0][0])}'
+    names = [_article(f'{color} {shape}' if color else shape) for shape, color in self.wanted]
+    return 'a photo of ' + (f' {self.relation} ' if self.relation else ' and ').join(names)
+
+  @property
+  def held_out(self) -> bool:
+    """True for the captions that training never shows."""
+    return (self.task in HELD_OUT_TASKS
+            and zlib.crc32(self.caption.encode()) % HELD_OUT_ONE_IN == 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+  """A request and the objects that answer it."""
+
+  request: Request
+  objects: tuple[Object, ...]
+
+  @property
+  def task(self) -> str:
+    return self.request.task
+
+  @property
+  def caption(self) -> str:
+    return self.request.caption
+
+
+class ShapesSource:
+  """Endless random access to scenes: ``source[i]`` is the same record at every call.
+
+  Args:
+    split: ``train`` leaves the held-out captions out; ``test`` draws only from the requests of
+      ``requests('test')``.
+    size: image side in pixels.
+    seed: another seed gives other scenes.
+  """
+
+  def __init__(self, split: str = 'train', size: int = 32, seed: int = 0):
+    self.split, self.size, self.seed = split, size, seed
+    self._requests = requests(split)
+
+  def __len__(self) -> int:
+    return 2**40
+
+  def scene(self, index: int) -> Scene:
+    """Scene number ``index``; the six tasks take turns at random, each equally often."""
+    rng = np.random.Generator(np.random.Philox(key=[self.seed, zlib.crc32(self.split.encode())],
+                                               counter=[0, 0, 0, index]))
+    pool = self._requests[TASKS[rng.integers(len(TASKS))]]
+    return arrange(pool[rng.integers(len(pool))], rng)
+
+  def __getitem__(self, index: int) -> dict[str, object]:
+    """``{'id': str, 'image': uint8[size, size, 3], 'caption': str}``."""
+    scene = self.scene(index)
+    return {'id': f'shapes/{self.split}/{self.seed}/{index}',
+            'image': draw(scene.objects, self.size), 'caption': scene.caption}
+
+
+def requests(split: str) -> dict[str, list[Request]]:
+  """All requests of a split, by task.
+
+  ``test`` holds the held-out captions of the tasks that have any and all captions of the others.
+  """
+  pools: dict[str, list[Request]] = {task: [] for task in TASKS}
+  for request in _all_requests():
+    pools[request.task].append(request)
+  for task in HELD_OUT_TASKS:
+    pools[task] = [request for request in pools[task] if request.held_out == (split == 'test')]
+  return pools
+
+
+def evaluation_prompts(per_task: int, seed: int = 0) -> list[Scene]:
+  """``per_task`` scenes of the test split for each task, without repeats while they last."""
+  rng = np.random.default_rng(seed)
+  scenes = []
+  for pool in requests('test').values():
+    order = itertools.chain.from_iterable(rng.permutation(len(pool)) for _ in itertools.count())
+    scenes += [arrange(pool[index], rng) for index in itertools.islice(order, per_task)]
+  return scenes
+
+
+def captions() -> list[str]:
+  """Every caption of both splits once: the text that a tokenizer is trained on."""
+  return sorted({request.caption for request in _all_requests()})
+
+
+def arrange(request: Request, rng: np.random.Generator) -> Scene:
+  """Places objects that answer the request: apart, inside the frame, in the asked relation."""
+  shared = str(rng.choice(list(COLORS)))
+  names = [(shape, color or (shared if request.task == 'counting' else str(rng.choice(list(COLORS)))))
+           for shape, color in request.wanted]
+  low, high = (0.16, 0.21) if len(names) <= 2 else (0.14, 0.165)
+  while True:
+    radii = rng.uniform(low, high, len(names))
+    centres = rng.uniform(radii[:, None] + 0.03, 0.97 - radii[:, None], (len(names), 2))
+    if _apart(centres, radii) and _related(centres, request.relation):
+      return Scene(request, tuple(
+          Object(shape, color, float(x), float(y), float(radius))
+          for (shape, color), (x, y), radius in zip(names, centres, radii)))
+
+
+def draw(objects: tuple[Object, ...], size: int) -> np.ndarray:
+  """Draws objects with smooth edges; uint8[size, size, 3]."""
+  image = np.empty((size, size, 3), np.float32)
+  image[:] = BACKGROUND
+  pixels = np.arange(size, dtype=np.float32) + 0.5
+  for item in objects:
+    dx = (pixels - item.x * size)[None, :]
+    dy = (pixels - item.y * size)[:, None]
+    cover = coverage(item.shape, dx, dy, item.radius * size)[..., None]
+    image += cover * (np.asarray(COLORS[item.color], np.float32) - image)
+  return np.round(image).astype(np.uint8)
+
+
+def coverage(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarray:
+  """Share of each pixel that the shape covers, from its signed distance; f32 in [0, 1].
+
+  Args:
+    shape: one of ``SHAPES``.
+    dx, dy: pixel centres relative to the shape's centre, broadcastable, in pixels.
+    radius: half the width of the shape in pixels.
+  """
+  if shape == 'circle':
+    distance = np.hypot(dx, dy) - radius
+  elif shape == 'square':
+    distance = np.maximum(np.abs(dx), np.abs(dy)) - 0.9 * radius
+  elif shape == 'triangle':  # apex up, as wide as it is high
+    side = (2 * np.abs(dx) - (dy + radius)) / np.sqrt(5)
+    distance = np.maximum(side, dy - radius)
+  else:
+    across, along = np.minimum(np.abs(dx), np.abs(dy)), np.maximum(np.abs(dx), np.abs(dy))
+    distance = np.maximum(across - 0.34 * radius, along - radius)
+  return np.clip(0.5 - distance, 0.0, 1.0).astype(np.float32)
+
+
+def _apart(centres: np.ndarray, radii: np.ndarray) -> bool:
+  """True if the boxes around the objects keep a gap, so that no two pieces ever touch."""
+  for (first, r), (second, q) in itertools.combinations(zip(centres.tolist(), radii.tolist()), 2):
+    if max(abs(first[0] - second[0]), abs(first[1] - second[1])) < r + q + GAP:
+      return False
+  return True
+
+
+def _related(centres: np.ndarray, relation: str | None) -> bool:
+  if relation is None:
+    return True
+  offset = centres[0] - centres[1]
+  along = float(offset @ np.asarray(RELATIONS[relation]))
+  return along > 0.25 and along > 1.2 * (np.abs(offset).sum() - abs(along))
+
+
+def _all_requests() -> Iterator[Request]:
+  pairs = list(itertools.permutations(SHAPES, 2))
+  for shape in SHAPES:
+    yield Request('single_object', ((shape, None),))
+    for color in COLORS:
+      yield Request('colors', ((shape, color),))
+    for count in NUMBERS:
+      yield Request('counting', ((shape, None),) * count)
+  for first, second in pairs:
+    yield Request('two_object', ((first, None), (second, None)))
+    for relation in RELATIONS:
+      yield Request('position', ((first, None), (second, None)), relation)
+    for color, other in itertools.permutations(COLORS, 2):
+      yield Request('color_attribution', ((first, color), (second, other)))
+
+
+def _article(noun: str) -> str:
+  return f'an {noun}' if noun[0] in 'aeiou' else f'a {noun}'
+
+
+def _plural(noun: str) -> str:
+  return f'{noun}es' if noun.endswith('s') else f'{noun}s'

@@ -1,0 +1,68 @@
+"""The drawn scenes: repeatable, endless, in the manner of six tasks, with captions held out."""
+
+import collections
+
+import numpy as np
+
+from jaxgen.data import shapes
+
+
+def test_record_is_a_pure_function_of_seed_split_and_index():
+  first, again = shapes.ShapesSource(size=32, seed=3), shapes.ShapesSource(size=32, seed=3)
+  for index in (0, 7, 2**33):
+    a, b = first[index], again[index]
+    assert a['id'] == b['id'] and a['caption'] == b['caption']
+    np.testing.assert_array_equal(a['image'], b['image'])
+  other = shapes.ShapesSource(size=32, seed=4)
+  assert any(other[i]['caption'] != first[i]['caption'] for i in range(10))
+
+
+def test_tasks_are_equally_frequent_and_training_never_shows_a_held_out_caption():
+  source = shapes.ShapesSource(size=16)
+  scenes = [source.scene(index) for index in range(3000)]
+  counts = collections.Counter(scene.task for scene in scenes)
+  assert set(counts) == set(shapes.TASKS)
+  assert all(abs(count - 500) < 5 * np.sqrt(500 * 5 / 6) for count in counts.values())
+  held_out = {request.caption for task in shapes.HELD_OUT_TASKS
+              for request in shapes.requests('test')[task]}
+  assert held_out and not held_out & {scene.caption for scene in scenes}
+
+
+def test_objects_stay_inside_apart_and_in_the_asked_relation():
+  source = shapes.ShapesSource(size=16, seed=1)
+  for scene in map(source.scene, range(500)):
+    for item in scene.objects:
+      assert item.radius < item.x < 1 - item.radius and item.radius < item.y < 1 - item.radius
+    for first in scene.objects:
+      for second in scene.objects:
+        gap = max(abs(first.x - second.x), abs(first.y - second.y))
+        assert first is second or gap >= first.radius + second.radius + shapes.GAP
+    if scene.request.relation:
+      dx, dy = shapes.RELATIONS[scene.request.relation]
+      first, second = scene.objects
+      assert dx * (first.x - second.x) + dy * (first.y - second.y) > 0.25
+
+
+def test_captions_read_like_geneval():
+  texts = shapes.captions()
+  assert 'a photo of three crosses' in texts
+  assert 'a photo of an orange circle and a blue square' in texts
+  assert 'a photo of a circle left of a triangle' in texts
+  assert len(texts) == 4 + 32 + 12 + 12 + 48 + 12 * 8 * 7
+
+
+def test_evaluation_prompts_cover_every_task_without_repeats():
+  scenes = shapes.evaluation_prompts(12)
+  by_task = collections.defaultdict(list)
+  for scene in scenes:
+    by_task[scene.task].append(scene.caption)
+  assert {task: len(texts) for task, texts in by_task.items()} == dict.fromkeys(shapes.TASKS, 12)
+  assert len(set(by_task['color_attribution'])) == 12
+  assert len(set(by_task['single_object'])) == 4  # there are no more
+
+
+def test_coverage_has_the_areas_that_the_scorer_relies_on():
+  axis = np.arange(-60, 60) + 0.5
+  for shape, area in shapes.UNIT_AREA.items():
+    drawn = shapes.coverage(shape, axis[None], axis[:, None], 50.0).sum() / 50.0**2
+    assert abs(drawn - area) < 0.02 * area, shape
