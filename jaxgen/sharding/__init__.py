@@ -1,0 +1,1 @@
+"""Device meshes, the table of logical axes, and where every array of a run lives."""

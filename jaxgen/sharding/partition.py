@@ -1,0 +1,121 @@
+"""Where arrays live: parameters by their logical axes, batches by rows, host rows to global."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+
+from jaxgen.core import trees
+from jaxgen.core.errors import user_error
+from jaxgen.sharding import rules
+
+
+def parameter_shardings(axes: trees.Tree, shapes: trees.Tree, mesh: Mesh) -> dict[str, Any]:
+  """Gives every parameter its sharding.
+
+  Args:
+    axes: tree of tuples of logical names, one name per dimension.
+    shapes: the same tree of arrays or ``ShapeDtypeStruct``.
+    mesh: of the run.
+
+  Returns:
+    The same tree of ``NamedSharding``.
+
+  Raises:
+    UserError: a logical name without a rule, or a dimension that its mesh axes do not divide
+      and that must not be replicated.
+  """
+  return trees.map_named(
+      lambda path, names, leaf: NamedSharding(mesh, spec(names, leaf.shape, mesh, path)),
+      axes, shapes)
+
+
+def spec(names: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, path: str) -> PartitionSpec:
+  """The partition of one array; ``path`` names it in errors."""
+  assert len(names) == len(shape), f'{path}: axes {names} for shape {shape}'
+  entries: list[tuple[str, ...] | None] = [None] * len(shape)
+  taken: set[str] = set()
+  for index in sorted(range(len(names)), key=lambda i: _precedence(names[i])):
+    rule = rules.rule(names[index])
+    axes = tuple(axis for axis in rule.axes if mesh.shape[axis] > 1)
+    ways = int(np.prod([mesh.shape[axis] for axis in axes]))
+    if not axes or taken & set(axes):
+      continue
+    if shape[index] % ways == 0:
+      entries[index] = axes
+      taken.update(axes)
+    elif not rule.may_replicate:
+      raise user_error(f'config.mesh.{axes[0]}', ways, f'does not divide the {names[index]} '
+                       f'dimension ({shape[index]}) of {path}; use a divisor of {shape[index]}')
+  return PartitionSpec(*entries)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of an array that every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def row_sharding(mesh: Mesh, rows: int, accumulate: int = 1) -> NamedSharding:
+  """The sharding of a batch: rows over all mesh axes of the rule ``rows``.
+
+  Raises:
+    UserError: rows of a micro-batch that do not divide over those axes.
+  """
+  axes = rules.rule('rows').axes
+  ways = int(np.prod([mesh.shape[axis] for axis in axes]))
+  if rows % (ways * accumulate):
+    raise user_error('config.train.rows', rows, f'must be a multiple of train.accumulate x '
+                     f'mesh.{" x mesh.".join(axes)} = {accumulate} x {ways}')
+  return NamedSharding(mesh, PartitionSpec(axes))
+
+
+def process_rows(mesh: Mesh, rows: int, process: int | None = None) -> tuple[int, int]:
+  """The global rows ``[lo, hi)`` that a process feeds; processes that share devices of the
+  tensor or context axis along one row feed the same ones.
+
+  Args:
+    mesh: of the run.
+    rows: R, rows of the global batch.
+    process: this one unless given.
+  """
+  process = jax.process_index() if process is None else process
+  owners: dict[int, set[int]] = {}
+  for device, (index, *_) in row_sharding(mesh, rows).devices_indices_map((rows,)).items():
+    owners.setdefault(device.process_index, set()).add(index.start or 0)
+  block = rows // len(set().union(*owners.values()))
+  # A TPU mesh follows the torus, so the blocks of a process need not be neighbours: processes
+  # take their turn in the order of their first block.
+  turns = sorted({tuple(sorted(starts)) for starts in owners.values()})
+  if sum(map(len, turns)) * block != rows:
+    raise user_error('config.mesh', dict(mesh.shape),
+                     'some processes share only a part of their rows; make the tensor and '
+                     'context axes a divisor or a multiple of the devices of a process')
+  mine = turns.index(tuple(sorted(owners[process])))
+  lo = sum(map(len, turns[:mine])) * block
+  return lo, lo + len(turns[mine]) * block
+
+
+def to_global(tree: Any, sharding: NamedSharding, rows: int) -> Any:
+  """Puts the rows of every process together: numpy leaves ``[R_local, ...]`` become global
+  arrays ``[R, ...]``; no data crosses between processes."""
+  return jax.tree.map(
+      lambda leaf: jax.make_array_from_process_local_data(
+          sharding, leaf, (rows, *leaf.shape[1:])), tree)
+
+
+@contextlib.contextmanager
+def scope(mesh: Mesh) -> Iterator[None]:
+  """Inside, modules may constrain their activations by logical names."""
+  with jax.set_mesh(mesh), nn.logical_axis_rules(rules.flax_rules()):
+    yield
+
+
+def _precedence(name: str) -> int:
+  rules.rule(name)
+  return list(rules.RULES).index(name)

@@ -1,0 +1,59 @@
+"""THE table from logical axis names to mesh axes; nothing else in the project places an array.
+
+Models name what a dimension means, this table says how it is spread. The order is the order of
+precedence: a mesh axis serves one dimension of an array only, and the first rule takes it.
+"""
+
+import dataclasses
+
+from jaxgen.core.errors import user_error
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """How one logical axis is spread.
+
+  Attributes:
+    axes: mesh axes that split the dimension together; empty keeps it whole.
+    may_replicate: whether a parameter's dimension that the mesh axes do not divide stays whole.
+      True where the cost is a little memory; False where it would silently undo the
+      parallelism that the user asked for.
+  """
+
+  axes: tuple[str, ...] = ()
+  may_replicate: bool = False
+
+
+RULES = {
+    # Activations.
+    'rows': Rule(('data', 'fsdp')),
+    'tokens': Rule(('context',), may_replicate=True),
+    'act_embed': Rule(),
+    # Parameters: tensor parallelism splits heads and hidden units, fsdp the model dimension.
+    'heads': Rule(('tensor',)),
+    'kv_heads': Rule(('tensor',), may_replicate=True),  # fewer than the ways: each way has them all
+    'mlp': Rule(('tensor',)),
+    'vocab': Rule(('tensor',), may_replicate=True),  # published vocabularies are seldom divisible
+    'embed': Rule(('fsdp',), may_replicate=True),
+    'layers': Rule(),
+    'head_dim': Rule(),
+    'latent': Rule(),
+    'cond': Rule(),
+    'patch': Rule(),
+    'queries': Rule(),
+    'conv_in': Rule(),
+    'conv_out': Rule(),
+    'norm': Rule(),
+}
+
+
+def rule(name: str) -> Rule:
+  """The rule of a logical axis; an unknown name is an error, never a replicated array."""
+  if name not in RULES:
+    raise user_error('logical axis', name, f'not in jaxgen/sharding/rules.py; add it to {sorted(RULES)}')
+  return RULES[name]
+
+
+def flax_rules() -> tuple[tuple[str, tuple[str, ...] | None], ...]:
+  """The same table as Flax's ``logical_axis_rules`` reads it, for activations inside modules."""
+  return tuple((name, entry.axes or None) for name, entry in RULES.items())
