@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import zeros
-from jaxgen.models.layers.norms import LayerNorm
+from jaxgen.models.layers.norms import standardise
 
 
 def per_token(vectors: jax.Array, segments: jax.Array) -> jax.Array:
@@ -52,5 +52,4 @@ class Modulation(nn.Module):
 
 def modulated_norm(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
   """``layer_norm(x) * (1 + scale) + shift`` without affine parameters; dtype of ``x``."""
-  normed = LayerNorm(affine=False, parent=None, dtype=x.dtype).apply({}, x)
-  return normed * (1 + scale) + shift
+  return standardise(x).astype(x.dtype) * (1 + scale) + shift

@@ -5,6 +5,14 @@ import jax
 import jax.numpy as jnp
 
 
+def standardise(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+  """``(x - mean(x)) / std(x)`` over the last axis, f32[...]: layer norm without parameters."""
+  x = x.astype(jnp.float32)
+  centred = x - jnp.mean(x, axis=-1, keepdims=True)
+  variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+  return centred * jax.lax.rsqrt(variance + epsilon)
+
+
 class RMSNorm(nn.Module):
   """``x / rms(x) * scale``.
 
@@ -29,30 +37,22 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """``(x - mean(x)) / std(x)``, with scale and bias where ``affine``.
+  """``standardise(x) * scale + bias``.
 
   Attributes:
     epsilon: added to the variance.
-    affine: learns a scale and a bias; without it the layer has no parameters.
     axis: logical name of the normalised axis.
     dtype: of the result.
   """
 
   epsilon: float = 1e-6
-  affine: bool = True
   axis: str = 'norm'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = x.astype(jnp.float32)
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    y = centred * jax.lax.rsqrt(variance + self.epsilon)
-    if self.affine:
-      names, shape = (self.axis,), (x.shape[-1],)
-      ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
-      scale = self.param('scale', nn.with_logical_partitioning(ones, names), shape, jnp.float32)
-      bias = self.param('bias', nn.with_logical_partitioning(zeros, names), shape, jnp.float32)
-      y = y * scale + bias
-    return y.astype(self.dtype)
+    names, shape = (self.axis,), (x.shape[-1],)
+    ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+    scale = self.param('scale', nn.with_logical_partitioning(ones, names), shape, jnp.float32)
+    bias = self.param('bias', nn.with_logical_partitioning(zeros, names), shape, jnp.float32)
+    return (standardise(x, self.epsilon) * scale + bias).astype(self.dtype)
