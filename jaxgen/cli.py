@@ -1,0 +1,188 @@
+"""The command line: ``jaxgen train | sample | evaluate | convert | data | report``.
+
+A command imports what it needs when it runs, so that ``--help`` is immediate and nothing but
+training loads TensorFlow. Mistakes of the user end in one line and exit code 1; any other
+exception is a defect and keeps its traceback.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from jaxgen.core.errors import UserError
+from jaxgen.core.errors import user_error
+
+OVERRIDE = '--config.'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command; returns the exit code."""
+  parser = _parser()
+  args, rest = parser.parse_known_args(argv)
+  strangers = [word for word in rest if not word.startswith(OVERRIDE)]
+  if strangers or (rest and 'config' not in args):
+    parser.error(f'unrecognised arguments: {" ".join(strangers or rest)}; '
+                 f'overrides are written {OVERRIDE}section.key=value')
+  args.overrides = [word.removeprefix(OVERRIDE) for word in rest]
+  try:
+    args.run(args)
+  except UserError as error:
+    print(f'jaxgen: {error}', file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    return 130
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog='jaxgen', allow_abbrev=False,
+      description='Train, run and ship unified multimodal image generators.',
+      epilog=f'Commands with --config also take {OVERRIDE}section.key=value, any number of times.')
+  commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
+  _add_train(commands)
+  _add_sample(commands)
+  _add_evaluate(commands)
+  _add_convert(commands)
+  _add_data(commands)
+  _add_report(commands)
+  return parser
+
+
+def _command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
+  parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+  parser.set_defaults(run=run)
+  return parser
+
+
+def _add_train(commands) -> None:
+  parser = _command(commands, 'train', _train, 'train, or resume the run that the workdir holds')
+  parser.add_argument('--config', required=True, metavar='FILE',
+                      help='config file, or FILE:argument for its get_config(argument)')
+  parser.add_argument('--workdir', required=True, metavar='DIR')
+
+
+def _train(args) -> None:
+  from jaxgen.config import load_config
+  from jaxgen.training.loop import train
+  train(load_config(args.config, args.overrides), args.workdir)
+
+
+def _add_sample(commands) -> None:
+  parser = _command(commands, 'sample', _sample, 'draw images for prompts, as PNG files')
+  parser.add_argument('--workdir', required=True, metavar='DIR', help='a trained run')
+  parser.add_argument('--prompt', action='append', default=[], help='may be given several times')
+  parser.add_argument('--prompts-file', metavar='FILE', help='one prompt in each line')
+  parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--steps', type=int, default=0, help="0 takes the config's")
+  parser.add_argument('--guidance', type=float, help="1 is none; the config's if not given")
+  _add_weights(parser)
+
+
+def _sample(args) -> None:
+  prompts = args.prompt + (_lines(args.prompts_file) if args.prompts_file else [])
+  if not prompts:
+    raise user_error('--prompt', None, 'give at least one --prompt, or a --prompts-file')
+  from jaxgen.sampling.images import save_images
+  from jaxgen.sampling.load import load_run
+  run = load_run(args.workdir, args.weights)
+  images = run.generate(prompts, seed=args.seed, steps=args.steps, guidance=args.guidance)
+  for path in save_images(images, prompts, args.out):
+    print(path)
+
+
+def _add_evaluate(commands) -> None:
+  parser = _command(commands, 'evaluate', _evaluate, 'score a run on the six tasks of shapes')
+  parser.add_argument('--workdir', required=True, metavar='DIR')
+  parser.add_argument('--images-per-prompt', type=int, default=4, metavar='N')
+  parser.add_argument('--prompts', type=int, default=32, metavar='N', help='prompts of each task')
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--untrained', action='store_true',
+                      help='also score the denoiser and bridge with random weights')
+  _add_weights(parser)
+
+
+def _evaluate(args) -> None:
+  from jaxgen.evaluation.evaluate import evaluate
+  evaluate(args.workdir, prompts=args.prompts, images_per_prompt=args.images_per_prompt,
+           seed=args.seed, weights=args.weights, untrained=args.untrained)
+
+
+def _add_convert(commands) -> None:
+  parser = commands.add_parser('convert', help='PyTorch checkpoints, both ways',
+                               allow_abbrev=False)
+  ways = parser.add_subparsers(metavar='export|import', required=True)
+  export = _command(ways, 'export', _export, 'write a run as diffusers and transformers folders')
+  export.add_argument('--workdir', required=True, metavar='DIR')
+  export.add_argument('--out', required=True, metavar='DIR')
+  _add_weights(export)
+  import_ = _command(ways, 'import', _import, 'read such a folder as weights for init_from')
+  import_.add_argument('--path', required=True, metavar='DIR')
+  import_.add_argument('--out', required=True, metavar='DIR')
+
+
+def _export(args) -> None:
+  from jaxgen.conversion.commands import export
+  export(args.workdir, args.out, weights=args.weights)
+
+
+def _import(args) -> None:
+  from jaxgen.conversion.commands import import_
+  import_(args.path, args.out)
+
+
+def _add_data(commands) -> None:
+  parser = commands.add_parser('data', help='pack and inspect data, train tokenizers',
+                               allow_abbrev=False)
+  ways = parser.add_subparsers(metavar='pack|tokenizer|inspect', required=True)
+  pack = _command(ways, 'pack', _pack, 'write a source as ArrayRecord shards')
+  tokenizer = _command(ways, 'tokenizer', _tokenizer, "train a small tokenizer on its captions")
+  inspect = _command(ways, 'inspect', _inspect, 'decode it and count what training would skip')
+  for command in (pack, tokenizer, inspect):
+    command.add_argument('--kind', required=True, help='shapes, folder, jsonl, arrayrecord or tfds')
+    command.add_argument('--path', default='', help='folder, file, glob or TFDS name')
+    command.add_argument('--split', default='train', choices=('train', 'test'))
+  for command in (pack, tokenizer):
+    command.add_argument('--out', required=True, metavar='DIR')
+  tokenizer.add_argument('--vocab', type=int, default=1024, help='tokens at the most')
+
+
+def _pack(args) -> None:
+  raise SystemExit('pending')
+
+
+def _tokenizer(args) -> None:
+  raise SystemExit('pending')
+
+
+def _inspect(args) -> None:
+  raise SystemExit('pending')
+
+
+def _add_report(commands) -> None:
+  parser = _command(commands, 'report', _report, 'write report.html and summary.json')
+  parser.add_argument('--workdir', required=True, metavar='DIR',
+                      help='a run, or a folder of runs that follow one another')
+
+
+def _report(args) -> None:
+  from jaxgen.evaluation.report import write_report
+  print(write_report(args.workdir))
+
+
+def _add_weights(parser) -> None:
+  parser.add_argument('--weights', default='ema', choices=('ema', 'params'),
+                      help='ema (where the run keeps one) or params')
+
+
+def _lines(path: str) -> list[str]:
+  from etils import epath
+  file = epath.Path(path)
+  if not file.exists():
+    raise user_error('--prompts-file', path, 'no such file')
+  return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,89 @@
+"""Charts as inline SVG: loss curves and paired bars, no script and nothing to load."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+WIDTH, HEIGHT = 360, 200
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26
+POINTS = 300  # of a curve at the most; longer ones are averaged
+
+
+def line_chart(steps: Sequence[float], values: Sequence[float], title: str) -> str:
+  """A curve over steps: every value faint, their running mean on top.
+
+  Values that span more than a factor of 20 above zero get a logarithmic axis; values that are
+  not finite (skipped steps) are left out.
+  """
+  pairs = [(x, y) for x, y in zip(steps, values, strict=True) if y is not None and math.isfinite(y)]
+  if not pairs:
+    return '<p>nothing was logged</p>'
+  xs, ys = _thin(pairs)
+  logarithmic = min(ys) > 0 and max(ys) > 20 * min(ys)
+  heights = [math.log10(y) for y in ys] if logarithmic else ys
+  low, high = min(heights), max(heights)
+  high = high if high > low else low + 1
+  first, last = min(xs), max(max(xs), min(xs) + 1)
+
+  def place(x: float, height: float) -> tuple[float, float]:
+    across = (x - first) / (last - first) * (WIDTH - LEFT - RIGHT) + LEFT
+    return across, (high - height) / (high - low) * (HEIGHT - TOP - BOTTOM) + TOP
+
+  parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+  for tick in _ticks(low, high):
+    _, y = place(first, tick)
+    label = _number(10**tick if logarithmic else tick)
+    parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                 f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{label}</text>')
+  for tick in _ticks(first, last):
+    x, _ = place(tick, low)
+    parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{_number(tick)}</text>')
+  parts.append(_path('raw', [place(x, y) for x, y in zip(xs, heights, strict=True)]))
+  parts.append(_path('mean', [place(x, y) for x, y in zip(xs, _smooth(heights), strict=True)]))
+  return ''.join(parts) + '</svg>'
+
+
+def bar_chart(rows: Mapping[str, tuple[float, float | None]]) -> str:
+  """Horizontal bars of shares in [0, 1]: name -> (value, baseline or None)."""
+  parts = ['<div class="bars">']
+  for name, (value, baseline) in rows.items():
+    mark = '' if baseline is None else (
+        f'<i style="left:{100 * baseline:.1f}%" title="untrained {baseline:.2f}"></i>')
+    parts.append(f'<span>{escape(name.replace("_", " "))}</span>'
+                 f'<div class="track"><b style="width:{100 * value:.1f}%"></b>{mark}</div>'
+                 f'<em>{value:.2f}</em>')
+  return ''.join(parts) + '</div>'
+
+
+def _thin(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+  size = math.ceil(len(pairs) / POINTS)
+  groups = [pairs[start:start + size] for start in range(0, len(pairs), size)]
+  xs = [sum(x for x, _ in group) / len(group) for group in groups]
+  ys = [sum(y for _, y in group) / len(group) for group in groups]
+  return xs, ys
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+  reach = max(1, len(values) // 40)
+  windows = [values[max(0, index - reach):index + reach + 1] for index in range(len(values))]
+  return [sum(window) / len(window) for window in windows]
+
+
+def _ticks(low: float, high: float, target: int = 4) -> list[float]:
+  """Round numbers between low and high."""
+  rough = (high - low) / target
+  unit = 10 ** math.floor(math.log10(rough))
+  step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+  first = math.ceil(low / step - 1e-9)
+  return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _path(kind: str, points: Sequence[tuple[float, float]]) -> str:
+  line = ' '.join(f'{"L" if index else "M"}{x:.1f},{y:.1f}' for index, (x, y) in enumerate(points))
+  return f'<path class="{kind}" d="{line}"/>'
+
+
+def _number(value: float) -> str:
+  if abs(value) >= 10_000:
+    return f'{value / 1000:.0f}k'
+  return f'{value:.3g}'

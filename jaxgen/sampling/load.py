@@ -1,0 +1,57 @@
+"""A trained run, ready to draw from: config, system, parameters and tokenizer of a workdir."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxgen.config import from_json
+from jaxgen.core.errors import user_error
+from jaxgen.core.types import Params
+from jaxgen.core.weights import load_weights
+from jaxgen.data.tokenizer import Tokenizer
+from jaxgen.data.tokenizer import load_tokenizer
+from jaxgen.sampling.generate import generate
+from jaxgen.systems.base import System
+from jaxgen.systems.registry import make_system
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A system with its parameters; ``generate`` draws from it."""
+
+  config: ConfigDict
+  system: System
+  params: Params
+  tokenizer: Tokenizer
+
+  def generate(self, texts: Sequence[str], **options) -> np.ndarray:
+    """``jaxgen.sampling.generate.generate`` with this run's parts; uint8[n, H, W, 3]."""
+    return generate(self.system, self.params, texts, tokenizer=self.tokenizer,
+                    config=self.config, **options)
+
+
+def load_run(workdir: str, weights: str = 'ema') -> Run:
+  """Reads a workdir.
+
+  Args:
+    workdir: folder of a run; its newest complete checkpoint is taken.
+    weights: ``ema`` (the plain parameters where the run keeps none) or ``params``.
+
+  Raises:
+    UserError: no such run, no checkpoint in it, or weights that do not fit its config.
+  """
+  config = load_workdir_config(workdir)
+  system = make_system(config)
+  params = load_weights(workdir, sorted(system.initialisers()), weights=weights)
+  return Run(config, system, params, load_tokenizer(config.data.tokenizer))
+
+
+def load_workdir_config(workdir: str) -> ConfigDict:
+  """The config that a run was started with."""
+  path = epath.Path(workdir) / 'config.json'
+  if not path.exists():
+    raise user_error('--workdir', workdir, 'no config.json there; give the folder of a run')
+  return from_json(path.read_text())
