@@ -50,7 +50,8 @@ RULES = {
 def rule(name: str) -> Rule:
   """The rule of a logical axis; an unknown name is an error, never a replicated array."""
   if name not in RULES:
-    raise user_error('logical axis', name, f'not in jaxgen/sharding/rules.py; add it to {sorted(RULES)}')
+    raise user_error('logical axis', name,
+                     f'add it to jaxgen/sharding/rules.py; known: {sorted(RULES)}')
   return RULES[name]
 
 

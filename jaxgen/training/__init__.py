@@ -1,0 +1,1 @@
+"""One train step, one loop, one checkpoint format, whatever the system."""

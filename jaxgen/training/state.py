@@ -1,0 +1,177 @@
+"""What a run carries from step to step, and how it begins."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxgen.core import trees
+from jaxgen.core.errors import user_error
+from jaxgen.core.types import Params
+from jaxgen.sharding import partition
+from jaxgen.training.optimizer import make_optimizer
+
+AUTOENCODER = 'autoencoder'  # the group that runs before the step
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a step changes; frozen parameters stay outside.
+
+  Attributes:
+    step: i32[], optimizer steps done, skipped ones included.
+    params: the parameters that train, fp32 masters.
+    opt_state: of the optimizer, for ``params`` only.
+    ema: moving average of ``params``; an empty dict without one.
+    rng: u32[2], never changes: step n uses ``fold_in(rng, n)``.
+    skipped: i32[], steps skipped because loss or gradient was not finite.
+    skipped_in_a_row: i32[], those since the last good step.
+  """
+
+  step: jax.Array
+  params: Params
+  opt_state: optax.OptState
+  ema: Params
+  rng: jax.Array
+  skipped: jax.Array
+  skipped_in_a_row: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Blueprint:
+  """The run before it holds any array: shapes, dtypes and shardings of all that it will hold.
+
+  Attributes:
+    groups: parameter groups of the run.
+    trains: parameter path -> whether it trains.
+    optimizer: of the trainable parameters.
+    state: ``TrainState`` of ``ShapeDtypeStruct`` with shardings.
+    frozen: the other parameters likewise, in ``config.model.frozen_dtype``.
+  """
+
+  groups: tuple[str, ...]
+  trains: Mapping[str, bool]
+  optimizer: optax.GradientTransformation
+  state: TrainState
+  frozen: Params
+
+
+def make_blueprint(config: ConfigDict, system: Any, groups: Sequence[str], mesh: Mesh) -> Blueprint:
+  """Works out what trains, what is frozen and where it all lives.
+
+  Args:
+    config: of the run.
+    system: provides ``groups``, ``shapes`` and ``axes``.
+    groups: parameter groups that the objectives need.
+    mesh: of the run.
+
+  Raises:
+    UserError: a parameter that no rule of ``config.trainable`` matches, a rule without a
+      parameter, nothing that trains, or an autoencoder that should.
+  """
+  groups = tuple(groups)
+  trains = trainable_paths(config, system, groups)
+  shapes, axes = system.shapes(groups), system.axes(groups)
+  placed = trees.map_named(
+      lambda _, leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+      shapes, partition.parameter_shardings(axes, shapes, mesh))
+  params, frozen = trees.partition(placed, trains)
+  optimizer = make_optimizer(config, trees.partition(axes, trains)[0])
+  dtype = jnp.dtype(config.model.frozen_dtype)
+  frozen = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding), frozen)
+  return Blueprint(groups, trains, optimizer,
+                   _abstract_state(config, optimizer, params, mesh), frozen)
+
+
+def trainable_paths(config: ConfigDict, system: Any, groups: Sequence[str]) -> dict[str, bool]:
+  """Which parameters of ``groups`` train, by path; rules are checked against all groups."""
+  paths = list(trees.flatten(system.shapes(system.groups)))
+  matched = trees.match_rules(paths, config.trainable, 'config.trainable')
+  trains = {path: value for path, value in matched.items() if path.split('/')[0] in groups}
+  for path, value in trains.items():
+    if value and path.startswith(f'{AUTOENCODER}/'):
+      raise user_error('config.trainable', path, 'the autoencoder runs before the step and cannot '
+                       f"train; put ('{AUTOENCODER}/.*', False) first")
+  if not any(trains.values()):
+    raise user_error('config.trainable', config.trainable,
+                     f'nothing trains in the groups that the objectives need: {tuple(groups)}')
+  return trains
+
+
+def init_state(config: ConfigDict, system: Any, blueprint: Blueprint,
+               loaded: Mapping[str, Any]) -> tuple[TrainState, Params]:
+  """The state and the frozen parameters at step 0, made where they will live.
+
+  Args:
+    config: of the run; ``config.seed`` decides every random number.
+    system: provides ``init``.
+    blueprint: of the run.
+    loaded: group -> numpy tree, for the groups that do not start at random.
+
+  Returns:
+    ``(state, frozen)``.
+  """
+  rng, init_rng = jax.random.split(jax.random.PRNGKey(config.seed))
+  target = trees.merge(blueprint.state.params, blueprint.frozen)
+  random = {group: target[group] for group in target if group not in loaded}
+  params = {group: _place(loaded[group], target[group]) for group in target if group in loaded}
+  if random:
+    params |= _init_random(system, init_rng, random)
+  trainable, frozen = trees.partition(params, blueprint.trains)
+  with_ema = config.optimizer.ema_decay > 0
+
+  def begin(params, rng):
+    return TrainState(
+        step=jnp.zeros((), jnp.int32), params=params, opt_state=blueprint.optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if with_ema else {}, rng=rng,
+        skipped=jnp.zeros((), jnp.int32), skipped_in_a_row=jnp.zeros((), jnp.int32))
+
+  begin = jax.jit(begin, out_shardings=shardings(blueprint.state), donate_argnums=0)
+  return begin(trainable, np.asarray(rng)), frozen
+
+
+def shardings(abstract: Any) -> Any:
+  """The shardings of a tree of arrays or ``ShapeDtypeStruct``."""
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def _init_random(system: Any, rng: jax.Array, target: Params) -> Params:
+  def init(rng):
+    params = system.init(rng, tuple(target))
+    return trees.map_named(lambda _, leaf, goal: leaf.astype(goal.dtype), params, target)
+
+  return jax.jit(init, out_shardings=shardings(target))(np.asarray(rng))
+
+
+def _place(tree: trees.Tree, target: trees.Tree) -> Params:
+  """Puts numpy leaves on the devices, each process only the parts that it holds."""
+  return trees.map_named(
+      lambda _, leaf, goal: jax.make_array_from_callback(
+          goal.shape, goal.sharding, lambda index: np.asarray(leaf[index], goal.dtype)),
+      tree, target)
+
+
+def _abstract_state(config: ConfigDict, optimizer: optax.GradientTransformation, params: Params,
+                    mesh: Mesh) -> TrainState:
+  whole = partition.replicated(mesh)
+
+  def scalar(dtype=jnp.int32, shape=()):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
+
+  opt_state = optax.tree.map_params(
+      optimizer,
+      lambda leaf, param: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding),
+      jax.eval_shape(optimizer.init, params), params,
+      transform_non_params=lambda leaf: scalar(leaf.dtype, leaf.shape))
+  return TrainState(
+      step=scalar(), params=params, opt_state=opt_state,
+      ema=params if config.optimizer.ema_decay > 0 else {}, rng=scalar(jnp.uint32, (2,)),
+      skipped=scalar(), skipped_in_a_row=scalar())

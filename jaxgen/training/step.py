@@ -1,0 +1,126 @@
+"""THE train step: every system, every stage, every objective."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from jaxgen.core import trees
+from jaxgen.core.types import Batch
+from jaxgen.core.types import Params
+from jaxgen.sharding import partition
+from jaxgen.training.optimizer import make_schedule
+from jaxgen.training.state import Blueprint
+from jaxgen.training.state import TrainState
+from jaxgen.training.state import shardings
+
+Objectives = Mapping[str, tuple[Any, float]]
+TrainStep = Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, Any]]]
+
+
+def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
+                    optimizer: optax.GradientTransformation) -> TrainStep:
+  """Builds ``train_step(state, frozen, batch) -> (state, metrics)``, not yet compiled.
+
+  The loss is ``sum_k weight_k * loss_sum_k / weight_sum_k`` over the objectives ``k``; both sums
+  run over the whole global batch, so that it depends neither on the number of devices nor on
+  ``config.train.accumulate``. A step whose loss or gradient is not finite changes nothing but
+  the counters.
+
+  Args:
+    config: ``optimizer`` and ``train.accumulate`` are read.
+    system: handed to the objectives.
+    objectives: name -> (objective, weight).
+    optimizer: of the trainable parameters.
+  """
+  schedule, decay = make_schedule(config), config.optimizer.ema_decay
+
+  def train_step(state, frozen, batch):
+    rng = jax.random.fold_in(state.rng, state.step)
+    parts = (micro_batches(batch, config.train.accumulate),
+             jax.random.split(rng, config.train.accumulate))
+
+    def sums(params, part):
+      batch, rng = part
+      params = trees.merge(params, frozen)
+      return {name: objective(system, params, batch, jax.random.fold_in(rng, index))
+              for index, (name, (objective, _)) in enumerate(objectives.items())}
+
+    totals = global_weights(lambda part: sums(state.params, part), parts)
+
+    def loss_of(params, part):
+      results = sums(params, part)
+      loss = sum(weight * results[name][0] / totals[name]
+                 for name, (_, weight) in objectives.items())
+      return loss, {name: metrics for name, (_, _, metrics) in results.items()}
+
+    loss, terms, grads = accumulated(loss_of, state.params, parts)
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, state.ema,
+                       params if decay else {})
+    params, opt_state, ema = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (params, opt_state, ema), (state.params, state.opt_state, state.ema))
+    metrics = dict(loss=loss, grad_norm=norm, terms=terms, finite=finite,
+                   learning_rate=schedule(state.step - state.skipped),
+                   sample_ids=batch.meta.sample_ids)
+    return TrainState(
+        step=state.step + 1, params=params, opt_state=opt_state, ema=ema, rng=state.rng,
+        skipped=state.skipped + ~finite,
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1)), metrics
+
+  return train_step
+
+
+def compile_step(train_step: TrainStep, blueprint: Blueprint, rows: NamedSharding) -> TrainStep:
+  """Jits the step with the shardings of the run; the old state's memory is given to the new.
+
+  Args:
+    train_step: from ``make_train_step``.
+    blueprint: of the run.
+    rows: sharding of the batch.
+  """
+  state = shardings(blueprint.state)
+  jitted = jax.jit(
+      train_step, in_shardings=(state, shardings(blueprint.frozen), rows),
+      out_shardings=(state, partition.replicated(rows.mesh)), donate_argnums=0)
+
+  def scoped(state, frozen, batch):
+    with partition.scope(rows.mesh):
+      return jitted(state, frozen, batch)
+
+  return scoped
+
+
+def micro_batches(batch: Batch, count: int) -> Batch:
+  """Splits rows ``[B, ...]`` into ``[count, B / count, ...]`` without moving any between devices:
+  every micro-batch takes each ``count``-th row, so all devices have a share of it."""
+  return jax.tree.map(
+      lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]).swapaxes(0, 1), batch)
+
+
+def global_weights(sums: Callable[[Any], Any], parts: Any) -> dict[str, jax.Array]:
+  """The weight sum of each objective over all micro-batches, at least a tiny number.
+
+  Weights come from masks alone, so the compiler drops the forward pass that is traced here.
+  """
+  weights = jax.lax.map(lambda part: {name: out[1] for name, out in sums(part).items()}, parts)
+  return jax.tree.map(lambda weight: jnp.maximum(jnp.sum(weight), 1e-6), weights)
+
+
+def accumulated(loss_of: Callable[..., Any], params: Params, parts: Any) -> tuple[Any, Any, Params]:
+  """Sums ``(loss, terms, gradients)`` over the micro-batches, one at a time."""
+  def add(grads, part):
+    (loss, terms), new = jax.value_and_grad(loss_of, has_aux=True)(params, part)
+    return jax.tree.map(jnp.add, grads, new), (loss, terms)
+
+  grads, sums = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+  loss, terms = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums)
+  return loss, terms, grads

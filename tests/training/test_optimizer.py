@@ -1,0 +1,159 @@
+"""AdamW against torch, Muon against numpy, sharded against whole, and golden schedules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxgen.config import base_config
+from jaxgen.sharding.mesh import make_mesh
+from jaxgen.training.optimizer import make_optimizer
+from jaxgen.training.optimizer import make_schedule
+from jaxgen.training.optimizer import matrix_dims
+
+AXES = {
+    'stack': {'kernel': ('layers', 'embed', 'heads', 'head_dim'),
+              'bias': ('layers', 'heads', 'head_dim')},
+    'out': {'kernel': ('heads', 'head_dim', 'embed')},
+    'embedding': ('vocab', 'embed'),
+    'norm': ('norm',),
+    'final': ('embed', 'latent'),
+}
+SHAPES = {'stack': {'kernel': (3, 16, 2, 4), 'bias': (3, 2, 4)}, 'out': {'kernel': (2, 4, 16)},
+          'embedding': (24, 16), 'norm': (16,), 'final': (16, 8)}
+
+
+def config_of(**fields):
+  config = base_config()
+  config.train.steps = 100
+  config.optimizer.update(fields)
+  return config
+
+
+def random_tree(seed, scale=1.0):
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda shape: jnp.asarray(scale * rng.normal(size=shape), jnp.float32),
+                      SHAPES, is_leaf=lambda leaf: isinstance(leaf, tuple))
+
+
+def run(config, steps, params=None, scale=1.0):
+  """Applies ``steps`` updates with seeded gradients."""
+  optimizer = make_optimizer(config, AXES)
+  params = random_tree(0) if params is None else params
+  state = jax.jit(optimizer.init)(params)
+
+  @jax.jit
+  def update(params, state, grads):
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  for step in range(steps):
+    grads = jax.tree.map(lambda p, g: jax.device_put(g, p.sharding), params,
+                         random_tree(step + 1, scale))
+    params, state = update(params, state, grads)
+  return params, state
+
+
+def test_ten_adamw_steps_equal_torch():
+  config = config_of(learning_rate=1e-2, weight_decay=0.1, clip_norm=1e9)
+  ours, _ = run(config, 10)
+  theirs = [torch.nn.Parameter(torch.tensor(np.asarray(leaf)))
+            for leaf in jax.tree.leaves(random_tree(0))]
+  adamw = torch.optim.AdamW(theirs, lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+  for step in range(10):
+    for leaf, grad in zip(theirs, jax.tree.leaves(random_tree(step + 1)), strict=True):
+      leaf.grad = torch.tensor(np.asarray(grad))
+    adamw.step()
+  for ours_leaf, leaf in zip(jax.tree.leaves(ours), theirs, strict=True):
+    np.testing.assert_allclose(ours_leaf, leaf.detach().numpy(), atol=2e-6)
+
+
+def newton_schulz(matrix):
+  """Five quintic iterations, written from Jordan's description of Muon."""
+  flip = matrix.shape[0] > matrix.shape[1]
+  x = matrix.T if flip else matrix
+  x = x / (np.linalg.norm(x) + 1e-8)
+  for _ in range(5):
+    a = x @ x.T
+    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+  return x.T if flip else x
+
+
+def test_muon_step_equals_newton_schulz_layer_by_layer():
+  config = config_of(name='muon', learning_rate=1e-2, clip_norm=1e9)
+  before, grads = random_tree(0), random_tree(1)
+  after, _ = run(config, 1)
+  # At the first step the bias-corrected Nesterov momentum is a multiple of the gradient, and
+  # Newton-Schulz normalises it away.
+  for layer in range(3):
+    step = newton_schulz(np.asarray(grads['stack']['kernel'][layer], np.float64).reshape(16, 8))
+    step = step.reshape(16, 2, 4) * 0.2 * np.sqrt(16)
+    moved = np.asarray(after['stack']['kernel'][layer] - before['stack']['kernel'][layer])
+    np.testing.assert_allclose(moved, -1e-2 * step, atol=2e-6)
+  step = newton_schulz(np.asarray(grads['out']['kernel'], np.float64).reshape(8, 16))
+  moved = np.asarray(after['out']['kernel'] - before['out']['kernel']).reshape(8, 16)
+  np.testing.assert_allclose(moved, -1e-2 * step * 0.2 * np.sqrt(16), atol=2e-6)
+
+
+def test_muon_leaves_embeddings_norms_biases_and_heads_to_adamw():
+  muon, _ = run(config_of(name='muon', learning_rate=1e-2), 2)
+  adamw, _ = run(config_of(learning_rate=1e-2), 2)
+  for path in (('embedding',), ('norm',), ('final',), ('stack', 'bias')):
+    ours, plain = muon, adamw
+    for name in path:
+      ours, plain = ours[name], plain[name]
+    np.testing.assert_array_equal(ours, plain)
+  assert not np.allclose(muon['out']['kernel'], adamw['out']['kernel'])
+
+
+@pytest.mark.parametrize('names, sides', [
+    (('layers', 'embed', 'mlp'), ((1,), (2,))),
+    (('embed', 'kv_heads', 'head_dim'), ((0,), (1, 2))),
+    (('layers', 'heads', 'head_dim', 'embed'), ((1, 2), (3,))),
+    (('layers', 'embed'), None),
+    (('heads', 'head_dim'), None),
+    (('embed', 'vocab'), None),
+])
+def test_which_dims_make_the_matrix(names, sides):
+  dims = matrix_dims(names)
+  assert (tuple(dims) if dims else None) == sides
+
+
+def test_muon_sharded_over_eight_devices_equals_whole():
+  config = config_of(name='muon', learning_rate=1e-2)
+  sizes = base_config().mesh
+  sizes.fsdp, sizes.tensor = 4, 2
+  mesh = make_mesh(sizes)
+  specs = {'stack': {'kernel': P(None, 'fsdp', 'tensor'), 'bias': P(None, 'tensor')},
+           'out': {'kernel': P('tensor', None, 'fsdp')}, 'embedding': P('tensor', 'fsdp'),
+           'norm': P(), 'final': P('fsdp')}
+  params = jax.tree.map(lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)),
+                        random_tree(0), specs)
+  sharded, _ = run(config, 3, params)
+  whole, _ = run(config, 3)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), sharded, whole)
+
+
+def test_clip_by_global_norm():
+  config = config_of(learning_rate=1e-2, clip_norm=1.0)
+  huge, _ = run(config, 1, scale=1e3)
+  norm = float(optax.global_norm(random_tree(1)))
+  small, _ = run(config_of(learning_rate=1e-2, clip_norm=1e9), 1, scale=1 / norm)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), huge, small)
+
+
+@pytest.mark.parametrize('fields, golden', [
+    (dict(learning_rate=1.0, warmup_steps=10), [0.1, 0.5, 1.0, 1.0, 1.0, 1.0]),
+    (dict(learning_rate=2.0, warmup_steps=0, schedule='cosine'),
+     [2.0, 1.9921147, 1.9602937, 1.0, 0.0489435, 0.0004935]),
+    (dict(learning_rate=1.0, warmup_steps=10, schedule='cosine'),
+     [0.1, 0.5, 1.0, 0.5868241, 0.0301537, 0.0003046]),
+])
+def test_schedules(fields, golden):
+  schedule = make_schedule(config_of(**fields))
+  values = [float(schedule(count)) for count in (0, 4, 9, 50, 90, 99)]
+  np.testing.assert_allclose(values, golden, atol=1e-5)
