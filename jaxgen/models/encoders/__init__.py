@@ -1,0 +1,1 @@
+"""Encoders of the conditioning: vision towers, causal language models and their compositions."""

@@ -1,0 +1,218 @@
+"""Qwen2-type causal language model: packed rows, every hidden state, KV cache for text."""
+
+import dataclasses
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core.errors import user_error
+from jaxgen.models.layers.attention import attend
+from jaxgen.models.layers.linear import Linear
+from jaxgen.models.layers.linear import normal
+from jaxgen.models.layers.mlp import GatedMLP
+from jaxgen.models.layers.norms import RMSNorm
+from jaxgen.models.layers.rope import angles
+from jaxgen.models.layers.rope import apply_rope
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalLMConfig:
+  """Sizes of the decoder.
+
+  Attributes:
+    vocab: V.
+    width: D.
+    layers: number of blocks.
+    heads: N query heads.
+    kv_heads: K key and value heads.
+    mlp: F.
+    rope_theta: base of the rotary frequencies.
+    norm_eps: epsilon of every norm.
+    tie_embeddings: the token embedding is the output head as well.
+    remat: recompute each block in the backward pass.
+  """
+
+  vocab: int
+  width: int
+  layers: int
+  heads: int
+  kv_heads: int
+  mlp: int
+  rope_theta: float = 1_000_000.0
+  norm_eps: float = 1e-6
+  tie_embeddings: bool = False
+  remat: bool = False
+
+  def __post_init__(self):
+    if self.width % (2 * self.heads):
+      raise user_error('config.model.mllm.text.width', self.width,
+                       f'must be an even multiple of heads {self.heads}')
+    if self.heads % self.kv_heads:
+      raise user_error('config.model.mllm.text.heads', self.heads,
+                       f'must be a multiple of kv_heads {self.kv_heads}')
+
+  @property
+  def head_dim(self) -> int:
+    """H."""
+    return self.width // self.heads
+
+
+@flax.struct.dataclass
+class KVCache:
+  """Keys and values of the tokens seen so far, with the slots' places in the text.
+
+  Attributes:
+    keys: f[layers, B, S, K, H], rotated.
+    values: f[layers, B, S, K, H].
+    positions: i32[B, S].
+    segments: i32[B, S], 0 = slot not filled.
+  """
+
+  keys: jax.Array
+  values: jax.Array
+  positions: jax.Array
+  segments: jax.Array
+
+  @classmethod
+  def empty(cls, config: CausalLMConfig, rows: int, slots: int, dtype: jnp.dtype) -> 'KVCache':
+    """A cache without tokens."""
+    shape = (config.layers, rows, slots, config.kv_heads, config.head_dim)
+    blank = jnp.zeros((rows, slots), jnp.int32)
+    return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), blank, blank)
+
+
+class CausalLM(nn.Module):
+  """The decoder; a token sees the tokens of its segment whose position is not after its own."""
+
+  config: CausalLMConfig
+  dtype: jnp.dtype = jnp.float32
+
+  def setup(self):
+    c = self.config
+    self.embedding = self.param(
+        'embedding', nn.with_logical_partitioning(normal(0.02), ('vocab', 'embed')),
+        (c.vocab, c.width), jnp.float32)
+    self.decoder = Decoder(c, self.dtype)
+    if not c.tie_embeddings:
+      self.head = self.param(
+          'head', nn.with_logical_partitioning(normal(0.02), ('embed', 'vocab')),
+          (c.width, c.vocab), jnp.float32)
+
+  def embed(self, tokens: jax.Array) -> jax.Array:
+    """i32[B, S] -> f[B, S, D]."""
+    return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+
+  def decode(self, embeddings: jax.Array, positions: jax.Array, segments: jax.Array,
+             all_layers: bool = False) -> jax.Array:
+    """Runs the blocks.
+
+    Args:
+      embeddings: f[B, S, D].
+      positions: i32[B, S], place of each token within its segment; tokens may stand anywhere
+        in the row, because causality goes by position.
+      segments: i32[B, S], 0 = padding.
+      all_layers: return every layer.
+
+    Returns:
+      f[B, S, D] after the final norm; or f[layers + 1, B, S, D]: the embeddings, the output of
+      every block but the last, and the normed output of the last, as transformers has them.
+    """
+    return self.decoder(embeddings, positions, segments, None, 0, all_layers)[0]
+
+  def extend(self, embeddings: jax.Array, positions: jax.Array, segments: jax.Array,
+             cache: KVCache, slot: jax.Array | int) -> tuple[jax.Array, KVCache]:
+    """Runs the blocks on new tokens that see the cached ones, and caches them from ``slot`` on.
+
+    Returns:
+      ``(f[B, S, D] after the final norm, the cache with the new tokens)``.
+    """
+    return self.decoder(embeddings, positions, segments, cache, slot)
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """f[B, S, D] after the final norm -> f32[B, S, V]."""
+    head = self.embedding.T if self.config.tie_embeddings else self.head
+    return jnp.matmul(hidden.astype(self.dtype), head.astype(self.dtype),
+                      preferred_element_type=jnp.float32)
+
+
+class Decoder(nn.Module):
+  """The scanned blocks and the final norm."""
+
+  config: CausalLMConfig
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array,
+               cache: KVCache | None, slot: jax.Array | int,
+               all_layers: bool = False) -> tuple[jax.Array, KVCache | None]:
+    """See ``CausalLM.decode`` and ``CausalLM.extend``."""
+    c = self.config
+    rotation = angles(positions[..., None], (c.head_dim,), c.rope_theta)
+    place = (positions, segments)
+    if cache is not None:
+      kv_place = tuple(jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1)
+                       for old, new in zip((cache.positions, cache.segments), place, strict=True))
+    else:
+      kv_place = place
+    block = nn.remat(DecoderBlock, prevent_cse=False) if c.remat else DecoderBlock
+    stack = nn.scan(block, variable_axes={'params': 0}, split_rngs={'params': True},
+                    in_axes=(0,) + (nn.broadcast,) * 4, length=c.layers,
+                    metadata_params={nn.PARTITION_NAME: 'layers'})
+    kv = None if cache is None else (cache.keys, cache.values)
+    last, (inputs, kv) = stack(c, self.dtype, all_layers, name='layers')(
+        x, kv, slot, rotation, place, kv_place)
+    last = RMSNorm(epsilon=c.norm_eps, dtype=self.dtype, name='norm')(last)
+    cache = None if cache is None else KVCache(*kv, *kv_place)
+    return (jnp.concatenate([inputs, last[None]]) if all_layers else last), cache
+
+
+class DecoderBlock(nn.Module):
+  """Pre-norm attention and gated MLP."""
+
+  config: CausalLMConfig
+  dtype: jnp.dtype
+  collect: bool  # hand out the block's input as well
+
+  @nn.compact
+  def __call__(self, x, kv, slot, rotation, place, kv_place):
+    """f[B, S, D] and this layer's cached (keys, values) or None -> the same, one block on."""
+    c = self.config
+    x = nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed'))
+    given = x if self.collect else None
+    norm = RMSNorm(epsilon=c.norm_eps, dtype=self.dtype, name='attention_norm')
+    out, kv = CausalAttention(c, self.dtype, name='attention')(
+        norm(x), kv, slot, rotation, place, kv_place)
+    x = x + out
+    norm = RMSNorm(epsilon=c.norm_eps, dtype=self.dtype, name='mlp_norm')
+    x = x + GatedMLP(c.mlp, dtype=self.dtype, name='mlp')(norm(x))
+    return x, (given, kv)
+
+
+class CausalAttention(nn.Module):
+  """Grouped-query attention with biased inputs and half-split RoPE, as in Qwen2."""
+
+  config: CausalLMConfig
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x, kv, slot, rotation, place, kv_place):
+    """f[B, S, D] -> f[B, S, D]; with a cache, new keys and values enter it before attending."""
+    c = self.config
+
+    def project(name, heads, axis):
+      return Linear((heads, c.head_dim), ('embed', axis, 'head_dim'), dtype=self.dtype,
+                    name=name)(x)
+
+    q = apply_rope(project('q', c.heads, 'heads'), *rotation, interleaved=False)
+    k = apply_rope(project('k', c.kv_heads, 'kv_heads'), *rotation, interleaved=False)
+    v = project('v', c.kv_heads, 'kv_heads')
+    if kv is not None:
+      k, v = kv = tuple(jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1)
+                        for old, new in zip(kv, (k, v), strict=True))
+    out = attend(q, k, v, q_positions=place[0], kv_positions=kv_place[0],
+                 q_segments=place[1], kv_segments=kv_place[1])
+    out = Linear((c.width,), ('heads', 'head_dim', 'embed'), inputs=2, use_bias=False,
+                 dtype=self.dtype, name='out')(out)
+    return out, kv

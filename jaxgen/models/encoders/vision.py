@@ -1,0 +1,152 @@
+"""InternViT: the vision tower of InternVL, checked against transformers' InternVLVisionModel."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core.errors import user_error
+from jaxgen.models.layers.attention import attend
+from jaxgen.models.layers.linear import Linear
+from jaxgen.models.layers.linear import normal
+from jaxgen.models.layers.mlp import MLP
+from jaxgen.models.layers.mlp import gelu_exact
+from jaxgen.models.layers.norms import LayerNorm
+from jaxgen.models.layers.norms import RMSNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+  """Sizes of the tower.
+
+  Attributes:
+    image_size: side of the square image in pixels.
+    patch_size: side of a patch in pixels.
+    width: D.
+    layers: number of blocks.
+    heads: N.
+    mlp: F.
+    qkv_bias: biases on the three input projections of attention.
+    qk_norm: RMS norm of queries and keys over all heads together.
+    norm_eps: epsilon of every norm.
+    layer_scale: initial value of the learned scale of each residual branch.
+  """
+
+  image_size: int
+  patch_size: int
+  width: int
+  layers: int
+  heads: int
+  mlp: int
+  qkv_bias: bool = True
+  qk_norm: bool = False
+  norm_eps: float = 1e-6
+  layer_scale: float = 0.1
+
+  def __post_init__(self):
+    if self.image_size % self.patch_size:
+      raise user_error('config.model.mllm.vision.image_size', self.image_size,
+                       f'must be a multiple of patch_size {self.patch_size}')
+    if self.width % self.heads:
+      raise user_error('config.model.mllm.vision.width', self.width,
+                       f'must be a multiple of heads {self.heads}')
+
+  @property
+  def grid(self) -> int:
+    """Patches along one side of an image."""
+    return self.image_size // self.patch_size
+
+  @property
+  def patch_dim(self) -> int:
+    """Dp: values of one patch, colour slowest."""
+    return 3 * self.patch_size**2
+
+
+class VisionTower(nn.Module):
+  """Patches to features; every image is encoded on its own."""
+
+  config: VisionConfig
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, patches: jax.Array) -> jax.Array:
+    """Encodes images.
+
+    Args:
+      patches: f[M, grid^2, Dp], raster order, each patch flattened as (colour, row, column).
+
+    Returns:
+      f[M, 1 + grid^2, D]: the class token, then the patches; no final norm (as InternVL reads).
+    """
+    c = self.config
+    images, count, _ = patches.shape
+    assert count == c.grid**2, (patches.shape, c)
+    x = Linear((c.width,), ('patch', 'embed'), kernel_init=normal(0.02), dtype=self.dtype,
+               name='patch_embed')(patches)
+    cls = self.param('cls', nn.with_logical_partitioning(normal(0.02), ('embed',)),
+                     (c.width,), jnp.float32)
+    positions = self.param(
+        'positions', nn.with_logical_partitioning(normal(0.02), ('patch', 'embed')),
+        (1 + count, c.width), jnp.float32)
+    cls = jnp.broadcast_to(cls.astype(self.dtype), (images, 1, c.width))
+    x = jnp.concatenate([cls, x], axis=1) + positions.astype(self.dtype)
+    stack = nn.scan(VisionBlock, variable_axes={'params': 0}, split_rngs={'params': True},
+                    length=c.layers, metadata_params={nn.PARTITION_NAME: 'layers'})
+    x, _ = stack(c, self.dtype, name='layers')(x, None)
+    return x
+
+
+class VisionBlock(nn.Module):
+  """Pre-norm attention and MLP, each with a learned layer scale."""
+
+  config: VisionConfig
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+    """f[M, T, D] -> f[M, T, D]."""
+    c = self.config
+    x = nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed'))
+
+    def scale(name):
+      init = nn.with_logical_partitioning(nn.initializers.constant(c.layer_scale), ('embed',))
+      return self.param(name, init, (c.width,), jnp.float32).astype(self.dtype)
+
+    def norm(name):
+      return LayerNorm(epsilon=c.norm_eps, dtype=self.dtype, name=name)
+
+    attention = VisionAttention(c, self.dtype, name='attention')
+    x = x + scale('attention_scale') * attention(norm('attention_norm')(x))
+    mlp = MLP(c.mlp, activation=gelu_exact, dtype=self.dtype, name='mlp')
+    x = x + scale('mlp_scale') * mlp(norm('mlp_norm')(x))
+    return x, None
+
+
+class VisionAttention(nn.Module):
+  """Attention of every token to every token of its image."""
+
+  config: VisionConfig
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """f[M, T, D] -> f[M, T, D]."""
+    c = self.config
+    heads = (c.heads, c.width // c.heads)
+
+    def project(name):
+      return Linear(heads, ('embed', 'heads', 'head_dim'), use_bias=c.qkv_bias, dtype=self.dtype,
+                    name=name)(x)
+
+    q, k, v = project('q'), project('k'), project('v')
+    if c.qk_norm:
+      q, k = (self._norm(name, y) for name, y in (('q_norm', q), ('k_norm', k)))
+    out = attend(q, k, v, q_segments=None, kv_segments=None)
+    return Linear((c.width,), ('heads', 'head_dim', 'embed'), inputs=2, dtype=self.dtype,
+                  name='out')(out)
+
+  def _norm(self, name: str, x: jax.Array) -> jax.Array:
+    """Normalises over all heads together: f[M, T, N, H] -> f[M, T, N, H]."""
+    flat = x.reshape(*x.shape[:-2], -1)
+    return RMSNorm(epsilon=self.config.norm_eps, dtype=self.dtype, name=name)(flat).reshape(x.shape)
