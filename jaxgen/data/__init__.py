@@ -1,0 +1,1 @@
+"""The data pipeline: sources, decode, buckets, templates and tokens, packing, mixture, loader."""

@@ -1,0 +1,188 @@
+"""The sample schema: ordered text and image parts, with a JSON form and a packed binary form.
+
+Image-only, paired, edit, multi-reference and interleaved data are all this one schema. On disk
+an image stays as it was encoded; only the pipeline decodes it.
+"""
+
+import dataclasses
+import io
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxgen.core.errors import user_error
+
+TEXT_ROLES = ('system', 'user', 'assistant')
+IMAGE_ROLES = ('context', 'source', 'reference', 'target')
+
+
+@dataclasses.dataclass(frozen=True)
+class FileImage:
+  """An image that still lies in a file; it is read when it is decoded."""
+
+  path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """One text or one image of a sample.
+
+  Attributes:
+    role: one of ``TEXT_ROLES`` for a text, of ``IMAGE_ROLES`` for an image.
+    text: the text, None for an image.
+    image: encoded bytes, uint8[H, W, 3] or a file; None for a text.
+    loss: True where the part is to be predicted.
+  """
+
+  role: str
+  text: str | None = None
+  image: bytes | np.ndarray | FileImage | None = None
+  loss: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """What a record of any source becomes.
+
+  Attributes:
+    id: name of the sample within its source.
+    parts: texts and images in reading order.
+    task: task that the sample was made for, '' where any will do.
+    origin: file, or file:line, that errors point to.
+  """
+
+  id: str
+  parts: tuple[Part, ...]
+  task: str = ''
+  origin: str = ''
+
+  @property
+  def texts(self) -> list[Part]:
+    return [part for part in self.parts if part.text is not None]
+
+  @property
+  def images(self) -> list[Part]:
+    return [part for part in self.parts if part.image is not None]
+
+
+def pair(sample_id: str, image: bytes | np.ndarray | FileImage, caption: str | None,
+         origin: str = '') -> Sample:
+  """The commonest sample: a target image, with a caption or without one."""
+  texts = () if caption is None else (Part('user', text=caption),)
+  return Sample(sample_id, (*texts, Part('target', image=image, loss=True)), origin=origin)
+
+
+def hash_id(sample_id: str) -> int:
+  """A 31-bit number that stands for the id in a batch, the same in every process and run."""
+  return zlib.crc32(sample_id.encode()) >> 1
+
+
+def from_json(record: Any, origin: str, folder: str) -> Sample:
+  """Reads one JSON object, in the short or the full form.
+
+  Short: ``{"file" or "image": path, "caption": text, "id": name}``; caption and id may be absent.
+  Full: ``{"id": name, "task": name, "parts": [{"text" or "image": ..., "role": ..., "loss": ...}]}``.
+
+  Args:
+    record: what ``json.loads`` gave.
+    origin: file:line, for errors.
+    folder: what relative image paths are relative to.
+
+  Raises:
+    UserError: naming file:line and the field.
+  """
+  if not isinstance(record, dict):
+    raise user_error(origin, record, 'each line must be one JSON object')
+  if 'parts' not in record:
+    return _from_short(record, origin, folder)
+  if not isinstance(record['parts'], list) or not record['parts']:
+    raise user_error(f'{origin}: parts', record['parts'], 'must be a list of one or more parts')
+  parts = tuple(_part(part, f'{origin}: parts[{index}]', folder)
+                for index, part in enumerate(record['parts']))
+  return Sample(_text(record, 'id', origin), parts,
+                _text(record, 'task', origin) if 'task' in record else '', origin)
+
+
+def _from_short(record: dict[str, Any], origin: str, folder: str) -> Sample:
+  field = 'file' if 'file' in record else 'image'
+  if field not in record:
+    raise user_error(f'{origin}: file', sorted(record), 'no image; give "file" (or "image"), a path')
+  path = _text(record, field, origin)
+  caption = None if record.get('caption') is None else _text(record, 'caption', origin)
+  sample_id = _text(record, 'id', origin) if 'id' in record else path
+  return pair(sample_id, FileImage(f'{folder}/{path}'), caption, origin)
+
+
+def _part(record: Any, where: str, folder: str) -> Part:
+  if not isinstance(record, dict) or ('text' in record) == ('image' in record):
+    raise user_error(where, record, 'must be an object with either "text" or "image"')
+  kind, roles = ('text', TEXT_ROLES) if 'text' in record else ('image', IMAGE_ROLES)
+  value, role = _text(record, kind, where), _text(record, 'role', where)
+  if role not in roles:
+    raise user_error(f'{where}.role', role, f'use one of {", ".join(roles)} for {kind}')
+  loss = record.get('loss', role in ('assistant', 'target'))
+  if not isinstance(loss, bool):
+    raise user_error(f'{where}.loss', loss, 'must be true or false')
+  if kind == 'text':
+    return Part(role, text=value, loss=loss)
+  return Part(role, image=FileImage(f'{folder}/{value}'), loss=loss)
+
+
+def _text(record: dict[str, Any], field: str, where: str) -> str:
+  if not isinstance(record.get(field), str):
+    raise user_error(f'{where}: {field}', record.get(field), 'must be a string')
+  return record[field]
+
+
+def to_bytes(sample: Sample) -> bytes:
+  """The sample as one binary record: a JSON header, then the encoded images one after another.
+
+  Arrays are stored as PNG, without loss. ``from_bytes`` reads it back.
+  """
+  blobs, parts = [], []
+  for part in sample.parts:
+    entry: dict[str, Any] = {'role': part.role, 'loss': part.loss}
+    if part.image is None:
+      entry['text'] = part.text
+    else:
+      blobs.append(encoded(part.image))
+      entry['bytes'] = len(blobs[-1])
+    parts.append(entry)
+  header = json.dumps({'id': sample.id, 'task': sample.task, 'parts': parts}).encode()
+  return b''.join([len(header).to_bytes(4, 'little'), header, *blobs])
+
+
+def from_bytes(data: bytes, origin: str) -> Sample:
+  """Reads what ``to_bytes`` wrote.
+
+  Raises:
+    UserError: the record is not one of ours.
+  """
+  start = 4 + int.from_bytes(data[:4], 'little')
+  try:
+    header = json.loads(data[4:start])
+    parts = []
+    for entry in header['parts']:
+      image = None
+      if 'bytes' in entry:
+        image, start = data[start:start + entry['bytes']], start + entry['bytes']
+      parts.append(Part(entry['role'], entry.get('text'), image, entry['loss']))
+    return Sample(header['id'], tuple(parts), header['task'], origin)
+  except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    raise user_error(origin, None, 'is not a sample of jaxgen; write the file anew with '
+                     f'`jaxgen data pack` ({type(error).__name__})') from error
+
+
+def encoded(image: bytes | np.ndarray | FileImage) -> bytes:
+  """The image as the bytes of an image file."""
+  if isinstance(image, FileImage):
+    with open(image.path, 'rb') as file:
+      return file.read()
+  if isinstance(image, np.ndarray):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, 'PNG')
+    return buffer.getvalue()
+  return image
