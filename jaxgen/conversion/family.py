@@ -5,7 +5,7 @@ theirs, ``Fixed`` states what theirs must say because our model knows no alterna
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from jaxgen.conversion.engine import Rules
@@ -24,14 +24,14 @@ class Field:
     ours: dotted field of the section (``text.width``).
     theirs: dotted field of config.json; of several names the first is written and the first
       that is present is read.
-    read: ``(their value, their whole config) -> our value``.
+    read: ``(their value, their whole config) -> our value``; None = written, never read.
     write: ``(our value, our whole section) -> their value``.
     default: our value where theirs has no such field; None = the field is required.
   """
 
   ours: str
   theirs: str | tuple[str, ...]
-  read: Callable[[Any, Mapping[str, Any]], Any] = _same
+  read: Callable[[Any, Mapping[str, Any]], Any] | None = _same
   write: Callable[[Any, Mapping[str, Any]], Any] = _same
   default: Any = None
 
@@ -52,6 +52,21 @@ class Fixed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Absent:
+  """A switch of ours that is on where a tensor is absent, whatever their config says.
+
+  Attributes:
+    ours: dotted field of the section.
+    tensor: name of the tensor.
+    theirs: dotted fields of config.json that export sets to our value.
+  """
+
+  ours: str
+  tensor: str
+  theirs: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
   """Everything that conversion knows of one external class.
 
@@ -67,52 +82,71 @@ class Family:
   marker: tuple[str, str]
   stem: str
   rules: Rules
-  fields: tuple[Field | Fixed, ...]
+  fields: tuple[Field | Fixed | Absent, ...]
 
-  def read_config(self, theirs: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Their config.json as fields of our section (without ``family``)."""
-    ours: dict[str, Any] = {}
+  def read_config(self, theirs: Mapping[str, Any], tensors: Container[str], where: str
+                  ) -> dict[str, Any]:
+    """Their config.json as our section.
+
+    Args:
+      theirs: parsed config.json.
+      tensors: names of the tensors beside it.
+      where: file named in errors.
+    """
+    ours: dict[str, Any] = {'family': self.name}
     for field in self.fields:
-      if isinstance(field, Fixed):
-        _check_fixed(field, theirs, where)
-        continue
-      names = (field.theirs,) if isinstance(field.theirs, str) else field.theirs
-      present = [name for name in names if _get(theirs, name) is not None]
-      if present:
-        value = field.read(_get(theirs, present[0]), theirs)
-      elif field.default is not None:
-        value = field.default
-      else:
-        raise user_error(where, None, f'lacks the field {names[0]!r}; is it a {self.marker[1]}?')
-      _set(ours, field.ours, value)
+      match field:
+        case Fixed():
+          _check_fixed(field, theirs, where)
+        case Absent():
+          _set(ours, field.ours, field.tensor not in tensors)
+        case Field(read=read) if read is not None:
+          _set(ours, field.ours, self._read(field, theirs, where))
     return ours
 
   def write_config(self, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Our section as their config.json: ``read_config`` backwards."""
-    theirs: dict[str, Any] = {}
+    """Our section, complete, as their config.json: ``read_config`` backwards."""
+    theirs: dict[str, Any] = {self.marker[0]: self.marker[1]}
     for field in self.fields:
-      if isinstance(field, Fixed):
-        _set(theirs, field.theirs, field.value)
-        continue
-      name = field.theirs if isinstance(field.theirs, str) else field.theirs[0]
-      _set(theirs, name, field.write(_get(ours, field.ours), ours))
-    return theirs | {self.marker[0]: self.marker[1]}
+      match field:
+        case Fixed():
+          _set(theirs, field.theirs, field.value)
+        case Absent():
+          for name in field.theirs:
+            _set(theirs, name, get(ours, field.ours))
+        case Field():
+          _set(theirs, _names(field)[0], field.write(get(ours, field.ours), ours))
+    return theirs
+
+  def _read(self, field: Field, theirs: Mapping[str, Any], where: str) -> Any:
+    for name in _names(field):
+      if (value := get(theirs, name)) is not None:
+        return field.read(value, theirs)
+    if field.default is None:
+      raise user_error(where, None, f'lacks the field {_names(field)[0]!r}; '
+                       f'is it the config of a {self.marker[1]}?')
+    return field.default
 
 
-def _check_fixed(field: Fixed, theirs: Mapping[str, Any], where: str) -> None:
-  value = _get(theirs, field.theirs)
-  value = tuple(value) if isinstance(value, list) else value
-  if value is not None and value not in (field.value, *field.also):
-    raise user_error(f'{where}: {field.theirs}', value,
-                     f'this model supports {field.value!r} only')
-
-
-def _get(tree: Mapping[str, Any], path: str) -> Any:
+def get(tree: Mapping[str, Any], path: str) -> Any:
+  """The value at a dotted path, None where there is none."""
   for name in path.split('.'):
     if not isinstance(tree, Mapping) or name not in tree:
       return None
     tree = tree[name]
   return tree
+
+
+def _names(field: Field) -> tuple[str, ...]:
+  return (field.theirs,) if isinstance(field.theirs, str) else field.theirs
+
+
+def _check_fixed(field: Fixed, theirs: Mapping[str, Any], where: str) -> None:
+  value = get(theirs, field.theirs)
+  value = tuple(value) if isinstance(value, list) else value
+  if value is not None and value not in (field.value, *field.also):
+    raise user_error(f'{where}: {field.theirs}', value,
+                     f'this model supports {field.value!r} only')
 
 
 def _set(tree: dict[str, Any], path: str, value: Any) -> None:

@@ -1,0 +1,1 @@
+"""Name tables: one external family per file, data only."""

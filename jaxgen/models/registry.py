@@ -1,0 +1,157 @@
+"""Model families by name, and how a config section becomes a module."""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core.errors import user_error
+from jaxgen.core.types import Params
+from jaxgen.models.autoencoders.kl import KLAutoencoder
+from jaxgen.models.autoencoders.kl import KLConfig
+from jaxgen.models.autoencoders.pixel import PixelAutoencoder
+from jaxgen.models.autoencoders.pixel import PixelConfig
+from jaxgen.models.bridges.residual_queries import ResidualQueries
+from jaxgen.models.bridges.residual_queries import ResidualQueriesConfig
+from jaxgen.models.denoisers.mmdit import MMDiT
+from jaxgen.models.denoisers.mmdit import MMDiTConfig
+from jaxgen.models.encoders.internvl import InternVL
+from jaxgen.models.encoders.internvl import InternVLConfig
+
+
+def section(family: str, **fields: Any) -> dict[str, Any]:
+  """A complete ``config.model.<group>`` section: every field, defaults included.
+
+  Args:
+    family: a key of ``FAMILIES``.
+    **fields: fields of its config class; a dict where the field is itself a config.
+
+  Raises:
+    UserError: an unknown family, an unknown, missing or mistyped field.
+  """
+  return {'family': family, **dataclasses.asdict(make_config(dict(fields, family=family)))}
+
+
+def build(values: Mapping[str, Any], dtype: jnp.dtype) -> nn.Module:
+  """The module that a config section describes.
+
+  Args:
+    values: ``family`` and the fields of its config class.
+    dtype: of the computation.
+
+  Raises:
+    UserError: as ``section``.
+  """
+  return FAMILIES[_family(values)].module(make_config(values), dtype)
+
+
+def make_config(values: Mapping[str, Any]) -> Any:
+  """The config object of a section; see ``build``."""
+  family = FAMILIES[_family(values)]
+  fields = {name: values[name] for name in values if name != 'family'}
+  return _construct(family.config, fields, f'config.model.{family.group}')
+
+
+def init(module: nn.Module, rng: jax.Array) -> Params:
+  """Random boxed Flax variables of a module that ``build`` made."""
+  return next(family for family in FAMILIES.values()
+              if isinstance(module, family.module)).init(module, rng)
+
+
+def param_shapes(module: nn.Module) -> Params:
+  """``jax.ShapeDtypeStruct`` of every parameter of a module that ``build`` made."""
+  boxed = jax.eval_shape(lambda rng: init(module, rng), jax.random.key(0))
+  return nn.meta.unbox(boxed).get('params', {})
+
+
+def _family(values: Mapping[str, Any]) -> str:
+  name = values['family'] if 'family' in values else None
+  if name not in FAMILIES:
+    raise user_error('config.model: family', name, f'must be one of {sorted(FAMILIES)}')
+  return name
+
+
+def _construct(kind: type, values: Mapping[str, Any], where: str) -> Any:
+  """``kind(**values)`` after checking names and types, nested configs included."""
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  for name in values:
+    if name not in fields:
+      raise user_error(f'{where}.{name}', values[name], f'no such field; known: {sorted(fields)}')
+  hints = typing.get_type_hints(kind)
+  checked = {}
+  for name, field in fields.items():
+    if name in values:
+      checked[name] = _convert(hints[name], values[name], f'{where}.{name}')
+    elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+      raise user_error(f'{where}.{name}', None, f'is missing; {kind.__name__} needs it')
+  return kind(**checked)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+  """``value`` as a ``kind``; integers pass as floats and lists as tuples, nothing else bends."""
+  if dataclasses.is_dataclass(kind):
+    if not isinstance(value, Mapping) and not hasattr(value, 'items'):
+      raise user_error(where, value, f'must be a section with the fields of {kind.__name__}')
+    return _construct(kind, dict(value.items()), where)
+  plain = typing.get_origin(kind) or kind
+  if plain is float and type(value) is int:
+    return float(value)
+  if plain is tuple and isinstance(value, (list, tuple)):
+    item = typing.get_args(kind)[0]
+    return tuple(_convert(item, part, f'{where}[{index}]') for index, part in enumerate(value))
+  if type(value) is not plain:
+    raise user_error(where, value, f'must be {plain.__name__}')
+  return value
+
+
+def _init_internvl(module: InternVL, rng: jax.Array) -> Params:
+  vision = module.config.vision
+  tokens = jnp.zeros((1, 2), jnp.int32)
+  patches = jnp.zeros((1, vision.grid**2, vision.patch_dim))
+  return module.init(rng, tokens, tokens, tokens, tokens, patches)
+
+
+def _init_residual_queries(module: ResidualQueries, rng: jax.Array) -> Params:
+  states, segments = jnp.zeros((1, 2, module.config.width)), jnp.ones((1, 2), jnp.int32)
+  return module.init(rng, states, segments, 1)
+
+
+def _init_mmdit(module: MMDiT, rng: jax.Array) -> Params:
+  c = module.config
+  latents, states = jnp.zeros((1, 4, c.in_channels)), jnp.zeros((1, 2, c.cond_dim))
+
+  def places(x):
+    return jnp.zeros((*x.shape[:2], 3), jnp.int32), jnp.ones(x.shape[:2], jnp.int32)
+
+  return module.init(
+      rng, latents, jnp.zeros((1, 1)), *places(latents), states, *places(states),
+      guidance=jnp.zeros((1, 1)) if c.guidance_embed else None,
+      pooled=jnp.zeros((1, 1, c.pooled_dim)) if c.pooled_dim else None)
+
+
+def _init_autoencoder(module: KLAutoencoder | PixelAutoencoder, rng: jax.Array) -> Params:
+  side = 2 * module.config.factor
+  return module.init(rng, jnp.zeros((1, side, side, 3)))
+
+
+class Family(typing.NamedTuple):
+  """A family: its config, its module, the parameter group that it fills, its initialiser."""
+
+  config: type
+  module: type[nn.Module]
+  group: str
+  init: Callable[[Any, jax.Array], Params]
+
+
+FAMILIES: dict[str, Family] = {
+    'internvl': Family(InternVLConfig, InternVL, 'mllm', _init_internvl),
+    'residual_queries': Family(ResidualQueriesConfig, ResidualQueries, 'bridge',
+                               _init_residual_queries),
+    'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_mmdit),
+    'kl': Family(KLConfig, KLAutoencoder, 'autoencoder', _init_autoencoder),
+    'pixel': Family(PixelConfig, PixelAutoencoder, 'autoencoder', _init_autoencoder),
+}
