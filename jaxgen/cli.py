@@ -64,8 +64,11 @@ def _add_train(commands) -> None:
 
 def _train(args) -> None:
   from jaxgen.config import load_config
+  from jaxgen.config import validate
+  config = load_config(args.config, args.overrides)
+  validate(config)  # before anything that takes long to import
   from jaxgen.training.loop import train
-  train(load_config(args.config, args.overrides), args.workdir)
+  train(config, args.workdir)
 
 
 def _add_sample(commands) -> None:

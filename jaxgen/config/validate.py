@@ -6,6 +6,7 @@ Sizes that depend on the models (grids, head counts) are checked where the model
 import re
 from collections.abc import Callable
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
@@ -51,6 +52,7 @@ def validate(config: ConfigDict) -> None:
   _check_data(config.data)
   for name, source in config.data.sources.items():
     _check_source(f'config.data.sources.{name}', source)
+  _check_shares(config.data.sources)
 
 
 def _each(config: ConfigDict, fields, holds: Callable[[object, str], bool],
@@ -106,11 +108,12 @@ def _check_mesh(config: ConfigDict) -> None:
 
 def _check_trainable(config: ConfigDict) -> None:
   if not config.trainable:
-    raise user_error('config.trainable', (), "give (regex, True or False) rules, as (('.*', True),)")
+    raise user_error('config.trainable', (),
+                     "give (regex, True or False) rules, as (('.*', True),)")
   for rule in config.trainable:
     if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
             and isinstance(rule[1], bool)):
-      raise user_error('config.trainable', rule, "each rule is (regex, True or False)")
+      raise user_error('config.trainable', rule, 'each rule is (regex, True or False)')
     try:
       re.compile(rule[0])
     except re.error as error:
@@ -125,16 +128,8 @@ def _check_data(data: ConfigDict) -> None:
   if not data.tokenizer:
     raise user_error('config.data.tokenizer', '',
                      'give the folder of a tokenizer; `jaxgen data tokenizer` trains a small one')
-  for field in ('pair_prompt',):
-    if '{caption}' not in data[field]:
-      raise user_error(f'config.data.{field}', data[field], 'must contain {caption}')
-  knots = {name: len(source.share) for name, source in data.sources.items()}
-  for index in range(max(knots.values())):
-    total = sum(source.share[index] for source in data.sources.values()
-                if index < len(source.share))
-    if knots and len(set(knots.values())) == 1 and total <= 0:
-      raise user_error('config.data.sources', [source.share for source in data.sources.values()],
-                       f'all shares are 0 at knot {index}; give one source a share above 0')
+  if '{caption}' not in data.pair_prompt:
+    raise user_error('config.data.pair_prompt', data.pair_prompt, 'must contain {caption}')
 
 
 def _check_source(where: str, source: ConfigDict) -> None:
@@ -149,6 +144,18 @@ def _check_source(where: str, source: ConfigDict) -> None:
     raise user_error(f'{where}.share', source.share, 'give one or more numbers of 0 or more')
   if source.limit < 0:
     raise user_error(f'{where}.limit', source.limit, 'use 0 for all records, or a number above 0')
+
+
+def _check_shares(sources: ConfigDict) -> None:
+  """At every knot of any source something must be drawn; between knots shares are linear."""
+  curves = [np.linspace(0, 1, len(source.share)) for source in sources.values()]
+  for place in np.unique(np.concatenate(curves)):
+    shares = [float(np.interp(place, curve, source.share))
+              for curve, source in zip(curves, sources.values(), strict=True)]
+    if sum(shares) <= 0:
+      raise user_error('config.data.sources', {name: tuple(source.share)
+                                               for name, source in sources.items()},
+                       f'all shares are 0 at {place:.0%} of the run; raise one of them')
 
 
 def _divisors(number: int) -> list[int]:

@@ -71,7 +71,7 @@ def generate(system: System, params: Params, texts: Sequence[str], *, tokenizer,
   images = []
   with partition.scope(mesh):
     params = jax.device_put(params, partition.parameter_shardings(axes(system), params, mesh))
-    empty = None if scale == 1 else encode([None])
+    empty = None if scale == 1 else encode([None] * ways)  # one row for each part of the mesh
     for start in range(0, len(texts), rows):
       chunk = list(texts[start:start + rows])
       padding = rows - len(chunk)

@@ -1,4 +1,4 @@
-"""Solvers of the probability-flow ODE ``dx/dt = v(x, t)`` in the convention x_t = (1-t) x0 + t eps."""
+"""Solvers of the probability-flow ODE ``dx/dt = v(x, t)``, where x_t = (1 - t) x0 + t eps."""
 
 import jax
 import jax.numpy as jnp

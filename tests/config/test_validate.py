@@ -1,0 +1,188 @@
+"""Broken configs fail at once, before any device work, naming the field, the value and the fix."""
+
+import functools
+
+import pytest
+
+from jaxgen.config import base_config
+from jaxgen.config import from_json
+from jaxgen.config import load_config
+from jaxgen.config import source
+from jaxgen.config import to_json
+from jaxgen.config import validate
+from jaxgen.core.errors import UserError
+
+CONFIG = '''
+from jaxgen.config import base_config, source
+
+def get_config():
+  config = base_config()
+  config.data.tokenizer = 'runs/tokenizer'
+  config.data.sources.photos = source('folder', 'image', path='photos', share=(1.0, 0.5))
+  config.data.sources.pairs = source('jsonl', 'pair', path='pairs.jsonl', share=(0.0, 0.5))
+  return config
+'''
+SOURCES = 'config.data.sources'
+
+# What is set, and what the line must say besides the field and the value: the fix.
+BROKEN = {
+    'model.compute_dtype=float16': 'float32, bfloat16',
+    'model.conditioning=some': 'all, queries_only',
+    'model.mask_ratio=1.5': '0 to 1',
+    'data.image_size=0': 'above 0',
+    'data.prompt_tokens=-1': 'above 0',
+    'data.segments_per_row=0': 'above 0',
+    'data.caption_dropout=-0.1': '0 to 1',
+    'data.max_bad_share=2.0': '0 to 1',
+    'data.pair_prompt=Generate an image': '{caption}',
+    'data.tokenizer=': 'jaxgen data tokenizer',
+    'data.sources.photos.kind=ftp': 'shapes, folder, jsonl, arrayrecord, tfds',
+    'data.sources.photos.task=edit': 'image, pair, caption',
+    'data.sources.photos.path=': 'needs a path',
+    'data.sources.photos.split=validation': 'train, test',
+    'data.sources.photos.share=(-1.0,)': '0 or more',
+    'data.sources.photos.share=()': 'one or more',
+    'data.sources.photos.limit=-5': '0 for all',
+    'objective.timesteps=cosine': 'logit_normal, uniform',
+    'objective.timestep_shift=0.0': 'above 0',
+    'objective.flow_matching=0.0': 'nothing to learn',
+    'objective.next_token=1.0': 'task caption',
+    'optimizer.name=sgd': 'adamw, muon',
+    'optimizer.schedule=linear': 'constant, cosine',
+    'optimizer.learning_rate=-0.1': 'above 0',
+    'optimizer.b2=1.0': 'not including, 1',
+    'optimizer.ema_decay=1.0': 'not including, 1',
+    'optimizer.warmup_steps=5000': 'train.steps = 1000',
+    'optimizer.clip_norm=0.0': 'above 0',
+    'train.steps=0': 'above 0',
+    'train.accumulate=3': 'use one of [1, 2, 4, 8]',
+    'train.keep=0': 'above 0',
+    'mesh.fsdp=0': '1 or more, or -1',
+    'mesh.tensor=-1': 'mesh.data is -1 already',
+    'trainable=((".*", False),)': 'nothing trains',
+    'init_from.weights=latest': 'ema, params',
+    'sampling.steps=0': 'above 0',
+    'sampling.guidance=-1.0': '0 or more',
+}
+
+
+@pytest.fixture
+def config_file(tmp_path):
+  file = tmp_path / 'config.py'
+  file.write_text(CONFIG)
+  return str(file)
+
+
+def check(error: pytest.ExceptionInfo, *parts: str) -> None:
+  message = str(error.value)
+  assert '\n' not in message
+  for part in parts:
+    assert part in message, message
+
+
+def test_sound_config_passes(config_file):
+  validate(load_config(config_file))
+
+
+@pytest.mark.parametrize('override', BROKEN)
+def test_broken_value(config_file, override):
+  config = load_config(config_file, [override])
+  field = override.partition('=')[0]
+  value = functools.reduce(lambda node, name: node[name], field.split('.'), config)
+  with pytest.raises(UserError) as error:
+    validate(config)
+  check(error, f'config.{field} = {value!r}: ', BROKEN[override])
+
+
+@pytest.mark.parametrize('override, shown, fix', [
+    ('trainable=(("(", True),)', "config.trainable = '(': ", 'not a regular expression'),
+    ('trainable=((".*", 1),)', "config.trainable = ('.*', 1): ", '(regex, True or False)'),
+    ('data.sources.photos.kind=shapes', f"{SOURCES}.photos.path = 'photos': ", 'leave path empty'),
+])
+def test_broken_part_of_a_value(config_file, override, shown, fix):
+  config = load_config(config_file, [override])
+  with pytest.raises(UserError) as error:
+    validate(config)
+  check(error, shown, fix)
+
+
+@pytest.mark.parametrize('override, fix', {
+    'train.stpes=5': "no such field; known: ['accumulate'",
+    'trian.steps=5': "no such section; known: ['data'",
+    'train=5': 'this is a section',
+    'train.steps=many': 'must be int',
+    'train.steps=5.0': 'must be int',
+    'optimizer.learning_rate=fast': 'must be float',
+    'train.steps': 'write --config.section.key=value',
+}.items())
+def test_broken_override(config_file, override, fix):
+  with pytest.raises(UserError) as error:
+    load_config(config_file, [override])
+  check(error, override.partition('=')[0], fix)
+
+
+def test_rows_must_fill_the_mesh(config_file):
+  config = load_config(config_file, ['mesh.data=3'])
+  with pytest.raises(UserError) as error:
+    validate(config)
+  check(error, 'config.train.rows', '8', 'multiple of mesh.data x mesh.fsdp = 3')
+
+
+def test_no_sources():
+  config = base_config()
+  config.data.tokenizer = 'somewhere'
+  with pytest.raises(UserError) as error:
+    validate(config)
+  check(error, SOURCES, 'at least one')
+
+
+def test_shares_that_vanish(config_file):
+  config = load_config(config_file, ['data.sources.photos.share=(1.0, 0.0)',
+                                     'data.sources.pairs.share=(1.0, 0.0)'])
+  with pytest.raises(UserError) as error:
+    validate(config)
+  check(error, SOURCES, 'all shares are 0 at 100% of the run')
+
+
+def test_captions_alone_give_no_image():
+  config = base_config()
+  config.data.tokenizer = 'somewhere'
+  config.data.sources.shapes = source('shapes', 'caption')
+  with pytest.raises(UserError) as error:
+    validate(config)
+  check(error, 'config.objective.flow_matching', '1.0', 'set it to 0')
+
+
+@pytest.mark.parametrize('body, fix', {
+    'def get_config():\n  return base_config().data.size': 'size',
+    'def get_config():\n  c = base_config()\n  c.train.steps = "many"\n  return c': 'TypeError',
+    'def get_config():\n  c = base_config()\n  c.lock()\n  c.nothing = 1\n  return c': 'nothing',
+    'steps = 5': 'get_config',
+}.items())
+def test_broken_config_file(tmp_path, body, fix):
+  file = tmp_path / 'broken.py'
+  file.write_text(f'from jaxgen.config import base_config\n{body}\n')
+  with pytest.raises(UserError) as error:
+    load_config(str(file))
+  check(error, 'broken.py', fix)
+
+
+def test_missing_config_file():
+  with pytest.raises(UserError) as error:
+    load_config('configs/none.py')
+  check(error, 'configs/none.py', 'no such file')
+
+
+def test_json_gives_the_config_back(config_file):
+  config = load_config(config_file, ['train.steps=7', 'optimizer.learning_rate=1'])
+  again = from_json(to_json(config))
+  assert again.to_dict() == config.to_dict()
+  assert again.train.steps == 7 and again.optimizer.learning_rate == 1.0
+  assert again.is_locked
+  validate(again)
+
+
+def test_json_of_something_else():
+  with pytest.raises(UserError) as error:
+    from_json('{"seed": 1}')
+  check(error, 'config.json', 'jaxgen workdir')

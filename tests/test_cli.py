@@ -1,0 +1,101 @@
+"""The command line as a user meets it: start-up, messages and exit codes."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxgen import cli
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def jaxgen(*words: str) -> subprocess.CompletedProcess:
+  return subprocess.run([sys.executable, '-m', 'jaxgen.cli', *words], cwd=ROOT, text=True,
+                        capture_output=True, check=False)
+
+
+def modules_after(code: str) -> set[str]:
+  """Top-level modules that a fresh process holds after running the code."""
+  script = f'{code}\nimport sys\nprint(*sys.modules)'
+  result = subprocess.run([sys.executable, '-c', script], cwd=ROOT, text=True, check=True,
+                          capture_output=True)
+  return {name.partition('.')[0] for name in result.stdout.split()}
+
+
+def test_help_is_immediate():
+  times = []
+  for _ in range(3):
+    started = time.monotonic()
+    result = jaxgen('--help')
+    times.append(time.monotonic() - started)
+    assert result.returncode == 0
+  assert min(times) < 1
+  for command in ('train', 'sample', 'evaluate', 'convert', 'data', 'report'):
+    assert command in result.stdout
+
+
+def test_help_loads_no_library():
+  loaded = modules_after('import jaxgen.cli')
+  assert not loaded & {'jax', 'numpy', 'tensorflow', 'torch', 'transformers'}
+
+
+@pytest.mark.parametrize('module', ['jaxgen.conversion.commands', 'jaxgen.sampling.load',
+                                    'jaxgen.evaluation.report', 'jaxgen.evaluation.evaluate'])
+def test_tensorflow_and_torch_stay_out(module):
+  assert not modules_after(f'import {module}') & {'tensorflow', 'torch'}
+
+
+@pytest.mark.parametrize('words, message', [
+    (['train', '--config=configs/none.py', '--workdir=w'],
+     "jaxgen: --config = 'configs/none.py': no such file; see configs/ for those that ship\n"),
+    (['sample', '--workdir=none', '--out=o'],
+     'jaxgen: --prompt: give at least one --prompt, or a --prompts-file\n'),
+    (['sample', '--workdir=none', '--out=o', '--prompts-file=none.txt'],
+     "jaxgen: --prompts-file = 'none.txt': no such file\n"),
+    (['sample', '--workdir=none', '--out=o', '--prompt=a cat'],
+     "jaxgen: --workdir = 'none': no config.json there; give the folder of a run\n"),
+    (['evaluate', '--workdir=none'],
+     "jaxgen: --workdir = 'none': no config.json there; give the folder of a run\n"),
+    (['evaluate', '--workdir=none', '--prompts=0'],
+     'jaxgen: --prompts = 0: use at least 1\n'),
+    (['report', '--workdir=none'],
+     "jaxgen: --workdir = 'none': holds no metrics.jsonl, nor do its subfolders; "
+     'give the folder of a run, or of several\n'),
+])
+def test_mistakes_end_in_one_line(capsys, words, message):
+  assert cli.main(words) == 1
+  assert capsys.readouterr() == ('', message)
+
+
+def test_broken_override_ends_in_one_line(capsys, tmp_path):
+  file = tmp_path / 'config.py'
+  file.write_text('from jaxgen.config import base_config as get_config\n')
+  code = cli.main(['train', f'--config={file}', f'--workdir={tmp_path / "run"}',
+                   '--config.train.stpes=5'])
+  out, err = capsys.readouterr()
+  assert code == 1 and out == ''
+  assert err.startswith("jaxgen: config.train.stpes = '5': no such field; known: ['accumulate'")
+  assert not os.path.exists(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('words', [
+    [], ['paint'], ['train', '--config=f.py'], ['train', '--config=f.py', '--workdir=w', 'more'],
+    ['report', '--workdir=w', '--config.seed=1'], ['sample', '--workdir=w', '--out=o', '--see=1'],
+])
+def test_wrong_usage_exits_with_2(capsys, words):
+  with pytest.raises(SystemExit) as error:
+    cli.main(words)
+  assert error.value.code == 2
+  assert 'usage: jaxgen' in capsys.readouterr().err
+
+
+def test_defects_keep_their_traceback(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('not json')
+  (tmp_path / 'config.json').write_text('{}')
+  result = jaxgen('report', f'--workdir={tmp_path}')
+  assert result.returncode == 1
+  assert 'Traceback' in result.stderr and 'JSONDecodeError' in result.stderr
