@@ -1,0 +1,147 @@
+"""The HTML of a report: self-contained, every image and chart inline."""
+
+import base64
+import json
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from jaxgen.evaluation import charts
+
+STYLE = '''
+:root { --ink: #1c2330; --dim: #667085; --line: #e4e7ec; --card: #fff; --ground: #f6f7f9;
+  --accent: #3257d6; --good: #12805c; --bad: #c4320a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --dim: #98a2b3; --line: #2c3442;
+  --card: #171c26; --ground: #0f131a; --accent: #7f9cff; --good: #4cc38a; --bad: #ff8a65; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1080px; padding: 40px 20px 80px; color: var(--ink);
+  background: var(--ground); font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 26px; margin: 0; } h2 { font-size: 18px; margin: 44px 0 14px; }
+h3 { font-size: 14px; margin: 18px 0 8px; color: var(--dim); font-weight: 500; }
+.dim { color: var(--dim); } .good { color: var(--good); } .bad { color: var(--bad); }
+.cards { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  padding: 14px 16px; }
+.facts { display: flex; gap: 36px; flex-wrap: wrap; margin-top: 22px; }
+.facts b { display: block; font-size: 30px; line-height: 1.2; font-weight: 600; }
+svg { width: 100%; display: block; } svg text { font-size: 10px; fill: var(--dim); }
+.grid { stroke: var(--line); } path { fill: none; stroke: var(--accent); stroke-linejoin: round; }
+path.raw { opacity: .25; } path.mean { stroke-width: 1.8; }
+.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 7px 14px;
+  align-items: center; } .bars em { font-style: normal; font-variant-numeric: tabular-nums; }
+.track { position: relative; height: 12px; border-radius: 6px; background: var(--line); }
+.track b { position: absolute; inset: 0 auto 0 0; border-radius: 6px; background: var(--accent); }
+.track i { position: absolute; top: -3px; bottom: -3px; width: 2px; background: var(--bad); }
+.samples { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); }
+figure { margin: 0; font-size: 12px; line-height: 1.35; } figcaption { margin-top: 4px; }
+figure img { width: 100%; display: block; border-radius: 6px; image-rendering: pixelated; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; } th { color: var(--dim); font-weight: 500; }
+details { margin-top: 10px; } summary { cursor: pointer; }
+pre { overflow: auto; font-size: 12px; line-height: 1.4; }
+'''
+
+
+def render_page(title: str, stages: Sequence[Any], summary: dict[str, Any]) -> str:
+  """The page as text.
+
+  Args:
+    title: name of the run.
+    stages: ``report.Stage`` in the order of training.
+    summary: what ``summary.json`` holds.
+  """
+  sections = [_header(title, summary), _scores(summary), _curves(stages), _speed(stages, summary),
+              *(_samples(stage) for stage in stages if stage.evaluation), _export(summary),
+              _configs(stages)]
+  return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
+          '</title><meta name="viewport" content="width=device-width, initial-scale=1">'
+          f'<style>{STYLE}</style></head><body>{"".join(sections)}</body></html>')
+
+
+def _header(title: str, summary: dict[str, Any]) -> str:
+  facts = []
+  if summary['score']:
+    facts.append(f'<div><b>{summary["score"]["overall"]:.3f}</b>overall score</div>')
+  if summary['score_untrained']:
+    facts.append(f'<div><b>{summary["score_untrained"]["overall"]:.3f}</b>untrained</div>')
+  if summary['seconds'] is not None:
+    facts.append(f'<div><b>{_duration(summary["seconds"])}</b>from nothing to export</div>')
+  facts.append(f'<div><b>{sum(summary["steps"].values()):,}</b>optimizer steps</div>')
+  return f'<h1>{escape(title)}</h1><div class="facts">{"".join(facts)}</div>'
+
+
+def _scores(summary: dict[str, Any]) -> str:
+  if not summary['score']:
+    return ''
+  untrained = summary['score_untrained'] or {}
+  rows = {task: (value, untrained.get(task)) for task, value in summary['score'].items()}
+  note = '<p class="dim">The red marks are the same system with random weights.</p>'
+  return (f'<h2>Score by task</h2><div class="card">{charts.bar_chart(rows)}'
+          f'{note if untrained else ""}</div>')
+
+
+def _curves(stages: Sequence[Any]) -> str:
+  cards = []
+  for stage in stages:
+    steps = [line['step'] for line in stage.metrics]
+    losses = [line['loss'] for line in stage.metrics]
+    last = f'{losses[-1]:.4g}' if losses and losses[-1] is not None else 'none'
+    cards.append(f'<div class="card"><h3>{escape(stage.name)}: loss, last {last}</h3>'
+                 f'{charts.line_chart(steps, losses, f"loss of {stage.name}")}</div>')
+  return f'<h2>Training</h2><div class="cards">{"".join(cards)}</div>'
+
+
+def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:
+  rows = []
+  for stage in stages:
+    seconds = summary['stage_seconds'].get(stage.name)
+    rate = _median([line['rows_per_second'] for line in stage.metrics if 'rows_per_second' in line])
+    cells = (escape(stage.name), f'{stage.steps:,}', str(stage.config['train']['rows']),
+             '–' if rate is None else f'{rate:,.1f}',
+             '–' if seconds is None else _duration(seconds))
+    rows.append('<tr>' + ''.join(f'<td>{cell}</td>' for cell in cells) + '</tr>')
+  head = ''.join(f'<th>{name}</th>' for name in (
+      'stage', 'steps', 'rows per step', 'rows/s (median)', 'time with start-up'))
+  return f'<h2>Throughput</h2><div class="card"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _samples(stage: Any) -> str:
+  by_task: dict[str, list[str]] = {}
+  for sample in stage.evaluation['samples']:
+    data = base64.b64encode((stage.folder / sample['file']).read_bytes()).decode()
+    verdict = ('<span class="good">✓ right</span>' if sample['correct']
+               else '<span class="bad">✗ wrong</span>')
+    by_task.setdefault(sample['task'], []).append(
+        f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>'
+        f'{escape(sample["caption"])}<br>{verdict}</figcaption></figure>')
+  blocks = ''.join(
+      f'<h3>{escape(task.replace("_", " "))}</h3><div class="samples">{"".join(figures)}</div>'
+      for task, figures in by_task.items())
+  return f'<h2>Samples of {escape(stage.name)}, held-out prompts</h2>{blocks}'
+
+
+def _export(summary: dict[str, Any]) -> str:
+  if summary['export'] is None:
+    return ''
+  return ('<h2>PyTorch export</h2><div class="card"><pre>'
+          f'{escape(json.dumps(summary["export"], indent=2))}</pre></div>')
+
+
+def _configs(stages: Sequence[Any]) -> str:
+  blocks = ''.join(
+      f'<details class="card"><summary>{escape(stage.name)}</summary><pre>'
+      f'{escape(json.dumps(stage.config, indent=2))}</pre></details>' for stage in stages)
+  return f'<h2>Configs</h2>{blocks}'
+
+
+def _median(values: Sequence[float]) -> float | None:
+  return sorted(values)[len(values) // 2] if values else None
+
+
+def _duration(seconds: float) -> str:
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours} h {minutes:02d} min'
+  return f'{minutes} min {rest:02d} s' if minutes else f'{rest} s'
