@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import shutil
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -84,12 +82,13 @@ def save_folder(folder: str, config: Mapping[str, Any], tensors: Mapping[str, np
     _write_shards(partial, tensors, stem, shard_bytes)
     if target.exists():
       target.rmdir()
-    os.rename(partial, target)
+    partial.rename(target)
   except (OSError, safetensors.SafetensorError) as error:
     raise user_error(str(folder), None, f'could not be written ({error}); free space or choose '
                      'another --out') from error
   finally:
-    shutil.rmtree(partial, ignore_errors=True)
+    if partial.exists():
+      partial.rmtree()
 
 
 def _weight_files(root: epath.Path) -> list[epath.Path]:

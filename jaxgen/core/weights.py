@@ -1,0 +1,138 @@
+"""Parameters on disk: reads them from a run's workdir or a weights folder, writes the latter.
+
+A workdir holds ``config.json``, ``checkpoints/<step>/{params,ema,...}`` (what trains) and
+``frozen/`` (what does not, once). A weights folder holds ``config.json`` and ``weights/``. Both
+are Orbax; values come back as numpy arrays, whatever devices wrote them.
+"""
+
+import uuid
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from jaxgen.core import trees
+from jaxgen.core.errors import user_error
+from jaxgen.core.types import Params
+
+_SHOWN = 6  # names listed per kind of mismatch
+
+
+def load_weights(folder: str, groups: Sequence[str], weights: str = 'ema', *,
+                 shapes: Params | None = None) -> tuple[Params, str]:
+  """Reads parameter groups.
+
+  Args:
+    folder: a workdir, of which the newest complete checkpoint is taken, or a weights folder.
+    groups: names of the groups; one without parameters comes back empty.
+    weights: ``ema`` (the plain parameters where the run keeps none) or ``params``.
+    shapes: tree with the groups and ``.shape`` at the leaves; when given, the weights must fit.
+
+  Returns:
+    ``({group: tree of numpy arrays}, text of config.json)``.
+
+  Raises:
+    UserError: not such a folder, nothing saved in it yet, damaged files, or weights that do
+      not fit ``shapes``.
+  """
+  root = epath.Path(folder)
+  config = read_config(folder)
+  if weights not in ('ema', 'params'):
+    raise user_error('weights', weights, "must be 'ema' or 'params'")
+  if (root / 'weights').exists():
+    stores = [root / 'weights']
+  else:
+    stores = _workdir_stores(root, weights)
+  params = trees.merge(*(_restore(store, groups) for store in stores))
+  params = {group: params.get(group, {}) for group in groups}
+  if shapes is not None:
+    check_fit(params, {group: shapes.get(group, {}) for group in groups}, folder)
+  return params, config
+
+
+def save_weights(folder: str, params: Params, config_json: str) -> None:
+  """Writes a weights folder in one piece: a temporary sibling is filled, then renamed.
+
+  Args:
+    folder: must not exist, or be empty.
+    params: ``{group: tree}``.
+    config_json: text of config.json.
+
+  Raises:
+    UserError: the folder holds something, or the disk is full.
+  """
+  target = epath.Path(folder)
+  if target.exists() and any(target.iterdir()):
+    raise user_error(str(folder), None, 'not empty; choose another --out or remove it')
+  target.parent.mkdir(parents=True, exist_ok=True)
+  partial = target.parent / f'{target.name}.partial-{uuid.uuid4().hex[:8]}'
+  partial.mkdir()
+  try:
+    (partial / 'config.json').write_text(config_json)
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(partial.resolve() / 'weights', params)
+    if target.exists():
+      target.rmdir()
+    partial.rename(target)
+  except (OSError, ValueError) as error:
+    text = ' '.join(str(error).split())[:200]
+    raise user_error(str(folder), None, f'could not be written ({text}); free space or choose '
+                     'another --out') from error
+  finally:
+    if partial.exists():
+      partial.rmtree()
+
+
+def read_config(folder: str) -> str:
+  """Text of the folder's config.json."""
+  path = epath.Path(folder) / 'config.json'
+  if not path.exists():
+    raise user_error(str(folder), None, 'no config.json there; give a workdir or a weights folder')
+  return path.read_text()
+
+
+def check_fit(params: Params, shapes: Params, where: str) -> None:
+  """Raises one error that lists every missing, unknown and misshapen parameter."""
+  found, wanted = trees.flatten(params), trees.flatten(shapes)
+  misshapen = [f'{path} {tuple(found[path].shape)} (needs {tuple(wanted[path].shape)})'
+               for path in sorted(found.keys() & wanted.keys())
+               if tuple(found[path].shape) != tuple(wanted[path].shape)]
+  kinds = (('missing', sorted(wanted.keys() - found.keys())),
+           ('unknown', sorted(found.keys() - wanted.keys())), ('misshapen', misshapen))
+  texts = [f'{len(names)} {kind}: {", ".join(names[:_SHOWN])}{", ..." * (len(names) > _SHOWN)}'
+           for kind, names in kinds if names]
+  if texts:
+    raise user_error(str(where), None, 'these weights do not fit config.model; '
+                     + '; '.join(texts) + '; use weights of these families and sizes')
+
+
+def _workdir_stores(root: epath.Path, weights: str) -> list[epath.Path]:
+  """The Orbax folders that together hold a run's parameters."""
+  checkpoints = root / 'checkpoints'
+  steps = ocp.utils.checkpoint_steps(checkpoints) if checkpoints.exists() else []
+  if not steps:
+    raise user_error(str(root), None, 'no checkpoint there yet; give a workdir after its first '
+                     'save, or the output of `jaxgen convert import`')
+  step = checkpoints / str(max(steps))
+  moving = step / 'ema' if weights == 'ema' and (step / 'ema').exists() else step / 'params'
+  frozen = root / 'frozen'
+  return [moving, frozen] if frozen.exists() else [moving]
+
+
+def _restore(path: epath.Path, groups: Sequence[str]) -> Params:
+  """The groups of an Orbax tree that it has, as numpy arrays; nothing else is read."""
+  path = path.resolve()  # Orbax wants an absolute path
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    tree = handler.metadata(path).tree
+    tree = {group: tree[group] for group in groups if group in tree}
+    if not trees.flatten(tree):
+      return {}
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    return handler.restore(path, args=ocp.args.PyTreeRestore(
+        item=tree, restore_args=as_numpy, partial_restore=True))
+  except (OSError, ValueError, KeyError) as error:
+    text = ' '.join(str(error).split())[:200]
+    raise user_error(str(path), None, f'damaged ({text}); use another checkpoint') from error
