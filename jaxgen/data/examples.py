@@ -70,7 +70,6 @@ class DecodedSource:
     self.bad: dict[int, Bad] = {}
 
   def __len__(self) -> int:
-    # Grain's shuffle counts in 32 bits; the shapes, which are longer, come in random order anyway.
     return len(self._source)
 
   def __getitem__(self, index: int) -> Decoded | Bad:

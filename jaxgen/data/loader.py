@@ -8,7 +8,6 @@ same whatever process feeds the row. So the state of all rows is one int array, 
 exactly on any number of processes.
 """
 
-import copy
 import logging
 import zlib
 from collections.abc import Iterator
@@ -33,7 +32,8 @@ from jaxgen.data.prompts import PromptWriter
 from jaxgen.data.sources import open_source
 from jaxgen.data.tokenizer import load_tokenizer
 
-_SHUFFLE_LIMIT = 2**31  # Grain shuffles up to 32 bits of index
+# Grain shuffles up to 32 bits of index; the shapes, which are more, come in random order anyway.
+_SHUFFLE_LIMIT = 2**31
 
 
 def make_loader(config: ConfigDict, layout: Layout, *, rows: tuple[int, int] | None = None,
@@ -98,7 +98,7 @@ class Loader:
     }
 
   def close(self) -> None:
-    """Stops the threads."""
+    """Stops the threads; the loader gives no more batches."""
     self._iterator.close()
     self._rows.pool.shutdown()
 

@@ -180,15 +180,18 @@ class TfdsSource:
   def __init__(self, path: str, split: str, field: str):
     # Imported here: half a second that only this kind of source needs.
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import dataset_info
     try:
       builder = (tfds.builder_from_directory(path) if epath.Path(path).is_dir()
                  else tfds.builder(path))
-      self._records = builder.as_data_source(split)
-    except (tfds.core.DatasetNotFoundError, FileNotFoundError, NotImplementedError, ValueError,
-            AssertionError) as error:
-      raise user_error(field, path, 'no TFDS data set of that name or folder is prepared as '
-                       f'array_record with the split {split!r} '
-                       f'({" ".join(str(error).split())[:200]})') from error
+      # Decoding is ours: it knows more kinds of images and names the broken ones.
+      self._records = builder.as_data_source(
+          split, decoders={'image': tfds.decode.SkipDecoding()})
+    except (tfds.core.DatasetNotFoundError, dataset_info.DatasetInfoFileError, OSError,
+            NotImplementedError, ValueError, AssertionError) as error:
+      raise user_error(field, path, 'no TFDS data set of that name, or in that folder, is prepared '
+                       f'as array_record with the split {split!r} ({type(error).__name__}); '
+                       'give the folder that holds dataset_info.json') from error
     features = set(builder.info.features or ())
     if 'image' not in features:
       raise user_error(field, path, f'has no feature "image", only {sorted(features)}')
