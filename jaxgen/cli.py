@@ -127,40 +127,53 @@ def _add_convert(commands) -> None:
 
 def _export(args) -> None:
   from jaxgen.conversion.commands import export
-  export(args.workdir, args.out, weights=args.weights)
+  for model in export(args.workdir, args.out, weights=args.weights).values():
+    print(f'{model["path"]}: {model["class"]}, {model["parameters"]:,} parameters')
 
 
 def _import(args) -> None:
   from jaxgen.conversion.commands import import_
-  import_(args.path, args.out)
+  for group, section in import_(args.path, args.out).items():
+    print(f'{args.out}: {group}, family {section["family"]}')
 
 
 def _add_data(commands) -> None:
   parser = commands.add_parser('data', help='pack and inspect data, train tokenizers',
                                allow_abbrev=False)
   ways = parser.add_subparsers(metavar='pack|tokenizer|inspect', required=True)
-  pack = _command(ways, 'pack', _pack, 'write a source as ArrayRecord shards')
-  tokenizer = _command(ways, 'tokenizer', _tokenizer, "train a small tokenizer on its captions")
-  inspect = _command(ways, 'inspect', _inspect, 'decode it and count what training would skip')
-  for command in (pack, tokenizer, inspect):
+  pack = _command(ways, 'pack', _pack, 'write a source as ArrayRecord files')
+  inspect = _command(ways, 'inspect', _inspect, 'count sizes, captions and files that are broken')
+  tokenizer = _command(ways, 'tokenizer', _tokenizer, 'train a small tokenizer on its captions')
+  for command in (pack, inspect, tokenizer):
     command.add_argument('--kind', required=True, help='shapes, folder, jsonl, arrayrecord or tfds')
     command.add_argument('--path', default='', help='folder, file, glob or TFDS name')
     command.add_argument('--split', default='train', choices=('train', 'test'))
+    command.add_argument('--limit', type=int, default=0, help='the first records only; 0 is all')
+  for command in (pack, inspect):
+    command.add_argument('--size', type=int, default=0, help='image side that shapes are drawn at')
+    command.add_argument('--seed', type=int, default=0, help='of shapes')
   for command in (pack, tokenizer):
     command.add_argument('--out', required=True, metavar='DIR')
-  tokenizer.add_argument('--vocab', type=int, default=1024, help='tokens at the most')
+  pack.add_argument('--shards', type=int, default=1, help='number of files')
+  tokenizer.add_argument('--vocab', type=int, default=512, help='tokens at the most')
 
 
 def _pack(args) -> None:
-  raise SystemExit('pending')
-
-
-def _tokenizer(args) -> None:
-  raise SystemExit('pending')
+  from jaxgen.data import commands
+  commands.pack(args.kind, args.path, args.out, shards=args.shards, split=args.split,
+                limit=args.limit, size=args.size, seed=args.seed)
 
 
 def _inspect(args) -> None:
-  raise SystemExit('pending')
+  from jaxgen.data import commands
+  commands.inspect(args.kind, args.path, split=args.split, limit=args.limit, size=args.size,
+                   seed=args.seed)
+
+
+def _tokenizer(args) -> None:
+  from jaxgen.data import commands
+  commands.tokenizer(args.out, vocab=args.vocab, kind=args.kind, path=args.path, split=args.split,
+                     limit=args.limit)
 
 
 def _add_report(commands) -> None:

@@ -7,7 +7,6 @@ same as one grid, a row for each task). Random weights get files of their own,
 """
 
 import dataclasses
-import functools
 import json
 import time
 from collections.abc import Sequence
@@ -25,7 +24,6 @@ from jaxgen.sampling.images import save_images
 from jaxgen.sampling.images import to_png
 from jaxgen.sampling.load import Run
 from jaxgen.sampling.load import load_run
-from jaxgen.systems.base import init
 
 SHOWN = 8  # images of each task that are kept
 
@@ -54,8 +52,7 @@ def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 
   settings = dict(prompts=prompts, images_per_prompt=images_per_prompt, seed=seed, weights=weights)
   table = _score(run, scenes, workdir, 'evaluation', settings)
   if untrained:
-    params = jax.jit(functools.partial(init, run.system))(jax.random.key(seed))
-    random = dataclasses.replace(run, params=params)
+    random = dataclasses.replace(run, params=jax.jit(run.system.init)(jax.random.key(seed)))
     _score(random, scenes, workdir, 'evaluation_untrained', settings)
   return table
 

@@ -96,13 +96,13 @@ def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:
   rows = []
   for stage in stages:
     seconds = summary['stage_seconds'].get(stage.name)
-    rate = _median([line['rows_per_second'] for line in stage.metrics if 'rows_per_second' in line])
+    rate = _median([line['images_per_second'] for line in stage.metrics if 'images_per_second' in line])
     cells = (escape(stage.name), f'{stage.steps:,}', str(stage.config['train']['rows']),
              '–' if rate is None else f'{rate:,.1f}',
              '–' if seconds is None else _duration(seconds))
     rows.append('<tr>' + ''.join(f'<td>{cell}</td>' for cell in cells) + '</tr>')
   head = ''.join(f'<th>{name}</th>' for name in (
-      'stage', 'steps', 'rows per step', 'rows/s (median)', 'time with start-up'))
+      'stage', 'steps', 'rows per step', 'images/s (median)', 'time with start-up'))
   return f'<h2>Throughput</h2><div class="card"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
@@ -124,8 +124,11 @@ def _samples(stage: Any) -> str:
 def _export(summary: dict[str, Any]) -> str:
   if summary['export'] is None:
     return ''
-  return ('<h2>PyTorch export</h2><div class="card"><pre>'
-          f'{escape(json.dumps(summary["export"], indent=2))}</pre></div>')
+  rows = ''.join(f'<tr><td>export/{escape(name)}</td><td>{escape(str(model["class"]))}</td>'
+                 f'<td>{model["bytes"] / 1e6:,.1f} MB</td></tr>'
+                 for name, model in summary['export'].items())
+  return ('<h2>PyTorch export</h2><div class="card"><table><tr><th>folder</th><th>class</th>'
+          f'<th>weights</th></tr>{rows}</table></div>')
 
 
 def _configs(stages: Sequence[Any]) -> str:

@@ -1,8 +1,8 @@
 """The report of a run, or of the runs that follow one another: one HTML page and one JSON file.
 
 Reads what the runs left in their workdirs (``config.json``, ``metrics.jsonl``,
-``evaluation*.json`` with its images, ``export/export.json``, ``timings.jsonl``); computes
-nothing anew, and takes what is not there yet as not done.
+``evaluation*.json`` with its images), ``timings.jsonl`` and ``export/``; computes nothing anew,
+and takes what is not there yet as not done.
 """
 
 import dataclasses
@@ -85,7 +85,7 @@ def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
       seconds=sum(line['seconds'] for line in timings) if timings else None,
       stage_seconds={line['stage']: line['seconds'] for line in timings},
       steps={stage.name: stage.steps for stage in stages},
-      export=_record(root / 'export' / 'export.json'))
+      export=_read_export(root / 'export'))
 
 
 def _read_stage(folder: epath.Path) -> Stage:
@@ -95,6 +95,17 @@ def _read_stage(folder: epath.Path) -> Stage:
     raise user_error('--workdir', str(folder), 'has metrics but no config.json')
   return Stage(folder.name, folder, config, [by_step[step] for step in sorted(by_step)],
                _record(folder / 'evaluation.json'), _record(folder / 'evaluation_untrained.json'))
+
+
+def _read_export(root: epath.Path) -> dict[str, Any] | None:
+  """The models of an export: folder -> class and size; None without any."""
+  models = {}
+  for file in sorted(root.glob('*/config.json')):
+    config = json.loads(file.read_text())
+    models[file.parent.name] = {
+        'class': config.get('_class_name') or config.get('model_type'),
+        'bytes': sum(part.stat().length for part in file.parent.glob('*.safetensors'))}
+  return models or None
 
 
 def _record(path: epath.Path) -> Any:

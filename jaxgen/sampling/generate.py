@@ -28,7 +28,6 @@ from jaxgen.sampling.solvers import euler
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.base import System
-from jaxgen.systems.base import axes
 
 ALL_DEVICES = ConfigDict(dict(data=1, fsdp=-1, context=1, tensor=1))
 
@@ -70,7 +69,7 @@ def generate(system: System, params: Params, texts: Sequence[str], *, tokenizer,
   rows = math.ceil(min(rows, len(texts)) / ways) * ways
   images = []
   with partition.scope(mesh):
-    params = jax.device_put(params, partition.parameter_shardings(axes(system), params, mesh))
+    params = jax.device_put(params, partition.parameter_shardings(system.axes(), params, mesh))
     empty = None if scale == 1 else encode([None] * ways)  # one row for each part of the mesh
     for start in range(0, len(texts), rows):
       chunk = list(texts[start:start + rows])

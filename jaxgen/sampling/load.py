@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
 from jaxgen.config import from_json
-from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.core.weights import load_weights
+from jaxgen.core.weights import read_config
 from jaxgen.data.tokenizer import Tokenizer
 from jaxgen.data.tokenizer import load_tokenizer
 from jaxgen.sampling.generate import generate
@@ -43,15 +42,7 @@ def load_run(workdir: str, weights: str = 'ema') -> Run:
   Raises:
     UserError: no such run, no checkpoint in it, or weights that do not fit its config.
   """
-  config = load_workdir_config(workdir)
+  config = from_json(read_config(workdir))
   system = make_system(config)
-  params = load_weights(workdir, sorted(system.initialisers()), weights=weights)
+  params, _ = load_weights(workdir, system.groups, weights, shapes=system.shapes())
   return Run(config, system, params, load_tokenizer(config.data.tokenizer))
-
-
-def load_workdir_config(workdir: str) -> ConfigDict:
-  """The config that a run was started with."""
-  path = epath.Path(workdir) / 'config.json'
-  if not path.exists():
-    raise user_error('--workdir', workdir, 'no config.json there; give the folder of a run')
-  return from_json(path.read_text())

@@ -1,0 +1,145 @@
+"""The report from what runs leave behind: the summary's keys and a page that needs nothing else."""
+
+import json
+import os
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from jaxgen.config import base_config
+from jaxgen.config import to_json
+from jaxgen.core.errors import UserError
+from jaxgen.data import shapes
+from jaxgen.evaluation import charts
+from jaxgen.evaluation.report import write_report
+from jaxgen.sampling.images import to_png
+
+TABLE = {task: 0.5 for task in shapes.TASKS} | {'overall': 0.5}
+CAPTION = 'a photo of a <red> circle'
+VOID = {'meta', 'img', 'br', 'line', 'path'}  # tags without an end
+
+
+def write_run(folder, steps: int, began: float) -> None:
+  folder.mkdir(parents=True)
+  (folder / 'config.json').write_text(to_json(base_config()))
+  os.utime(folder / 'config.json', (began, began))
+  lines = [dict(step=step, loss=3.0 / step, images_per_second=20.0) for step in range(1, steps + 1)]
+  (folder / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+
+
+def write_evaluation(folder) -> None:
+  (folder / 'samples/evaluation').mkdir(parents=True)
+  (folder / 'samples/evaluation/0000.png').write_bytes(to_png(np.full((8, 8, 3), 7, np.uint8)))
+  sample = dict(task='colors', caption=CAPTION, correct=False, file='samples/evaluation/0000.png')
+  (folder / 'evaluation.json').write_text(json.dumps(dict(score=TABLE, samples=[sample])))
+  chance = {task: 0.0 for task in TABLE}
+  (folder / 'evaluation_untrained.json').write_text(json.dumps(dict(score=chance, samples=[])))
+
+
+@pytest.fixture
+def finished(tmp_path):
+  """A folder as the quickstart leaves it; the names sort differently from the order of time."""
+  root = tmp_path / 'quickstart'
+  write_run(root / 'pretrain', 30, began=1000)
+  write_run(root / 'finetune', 20, began=2000)
+  write_evaluation(root / 'finetune')
+  (root / 'export/denoiser').mkdir(parents=True)
+  (root / 'export/denoiser/config.json').write_text('{"_class_name": "Flux"}')
+  (root / 'export/denoiser/model.safetensors').write_bytes(b'12 and more')
+  (root / 'timings.jsonl').write_text('{"stage": "pretrain", "seconds": 60}\n'
+                                      '{"stage": "finetune", "seconds": 41}\n')
+  return root
+
+
+class Checker(HTMLParser):
+  """Collects what a page refers to and whether its tags close."""
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.links, self.images = [], [], []
+
+  def handle_starttag(self, tag, attrs):
+    attrs = dict(attrs)
+    if tag not in VOID:
+      self.open.append(tag)
+    if tag == 'img':
+      self.images.append(attrs['src'])
+    self.links += [value for name, value in attrs.items() if name in ('href', 'src')]
+
+  def handle_startendtag(self, tag, attrs):
+    assert tag in VOID and 'href' not in dict(attrs)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+def test_summary(finished):
+  write_report(str(finished))
+  summary = json.loads((finished / 'summary.json').read_text())
+  assert summary['score'] == TABLE
+  assert set(summary['score']) == {*shapes.TASKS, 'overall'}
+  assert summary['score_untrained']['overall'] == 0.0
+  assert summary['seconds'] == 101
+  assert list(summary['steps'].items()) == [('pretrain', 30), ('finetune', 20)]
+  assert summary['export'] == {'denoiser': {'class': 'Flux', 'bytes': 11}}
+
+
+def test_page_stands_alone(finished):
+  page = write_report(str(finished))
+  text = (finished / 'report.html').read_text()
+  assert page == str(finished / 'report.html')
+  checker = Checker()
+  checker.feed(text)
+  assert not checker.open
+  assert len(checker.images) == 1
+  assert all(link.startswith('data:image/png;base64,') for link in checker.links)
+  assert 'a photo of a &lt;red&gt; circle' in text and CAPTION not in text
+  assert '✗ wrong' in text and '✓ right' not in text
+  assert text.index('pretrain: loss') < text.index('finetune: loss')
+  assert text.count('<svg') == 2
+  assert '1 min 41 s' in text and '50</b>optimizer steps' in text
+
+
+def test_a_single_unfinished_run(tmp_path):
+  write_run(tmp_path / 'run', 5, began=1000)
+  write_report(str(tmp_path / 'run'))
+  summary = json.loads((tmp_path / 'run/summary.json').read_text())
+  assert summary == dict(score=None, score_untrained=None, seconds=None, stage_seconds={},
+                         steps={'run': 5}, export=None)
+
+
+def test_no_run(tmp_path):
+  with pytest.raises(UserError, match='holds no metrics.jsonl'):
+    write_report(str(tmp_path))
+
+
+def curve_points(svg: str) -> list[tuple[float, float]]:
+  line = re.search(r'class="raw" d="([^"]+)"', svg).group(1)
+  return [tuple(map(float, point[1:].split(','))) for point in line.split()]
+
+
+def test_curve_reaches_its_corners():
+  points = curve_points(charts.line_chart([1, 2, 3], [4.0, 2.0, 2.5], 'loss'))
+  bottom, right = charts.HEIGHT - charts.BOTTOM, charts.WIDTH - charts.RIGHT
+  assert points[0] == (charts.LEFT, charts.TOP)
+  assert points[1][1] == bottom
+  assert points[2] == (right, bottom - 0.25 * (bottom - charts.TOP))
+
+
+def test_curve_leaves_out_what_is_not_finite():
+  assert len(curve_points(charts.line_chart([1, 2, 3], [4.0, float('nan'), None], 'x'))) == 1
+  assert 'nothing was logged' in charts.line_chart([1], [float('inf')], 'x')
+
+
+def test_wide_range_is_logarithmic():
+  points = curve_points(charts.line_chart([1, 2, 3], [100.0, 10.0, 1.0], 'loss'))
+  heights = [height for _, height in points]
+  assert heights[1] == pytest.approx((heights[0] + heights[2]) / 2)
+
+
+def test_long_curves_are_thinned():
+  count = 10 * charts.POINTS
+  points = curve_points(charts.line_chart(range(count), [1.0] * count, 'loss'))
+  assert len(points) == charts.POINTS
