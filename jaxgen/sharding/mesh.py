@@ -45,6 +45,13 @@ def start_processes(coordinator: str = '', num_processes: int = 0, process_id: i
   jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
+def use_compilation_cache() -> None:
+  """Keeps compiled programs from run to run, in ``JAX_COMPILATION_CACHE_DIR`` or in the user's
+  cache folder, so that a resumed run starts at once."""
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', os.path.expanduser('~/.cache/jaxgen'))
+
+
 def make_mesh(
     sizes: ConfigDict, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
   """Arranges the devices along the four axes of the project.

@@ -69,12 +69,12 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
         lambda new, old: jnp.where(finite, new, old),
         (params, opt_state, ema), (state.params, state.opt_state, state.ema))
     metrics = dict(loss=loss, grad_norm=norm, terms=terms, finite=finite,
-                   learning_rate=schedule(state.step - state.skipped),
-                   sample_ids=batch.meta.sample_ids)
-    return TrainState(
-        step=state.step + 1, params=params, opt_state=opt_state, ema=ema, rng=state.rng,
+                   learning_rate=schedule(state.step - state.skipped), **counts(batch))
+    state = state.replace(
+        step=state.step + 1, params=params, opt_state=opt_state, ema=ema,
         skipped=state.skipped + ~finite,
-        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1)), metrics
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1))
+    return state, metrics | dict(skipped=state.skipped, skipped_in_a_row=state.skipped_in_a_row)
 
   return train_step
 
@@ -113,6 +113,13 @@ def global_weights(sums: Callable[[Any], Any], parts: Any) -> dict[str, jax.Arra
   """
   weights = jax.lax.map(lambda part: {name: out[1] for name, out in sums(part).items()}, parts)
   return jax.tree.map(lambda weight: jnp.maximum(jnp.sum(weight), 1e-6), weights)
+
+
+def counts(batch: Batch) -> dict[str, jax.Array]:
+  """Who is in the global batch, how much of it is work and how much padding."""
+  visual, prompt = batch.visual.segments > 0, batch.prompt.segments > 0
+  return dict(sample_ids=batch.meta.sample_ids, images=jnp.sum(batch.meta.sample_ids != -1),
+              tokens=jnp.sum(visual) + jnp.sum(prompt), padding=1 - jnp.mean(visual))
 
 
 def accumulated(loss_of: Callable[..., Any], params: Params, parts: Any) -> tuple[Any, Any, Params]:

@@ -1,0 +1,122 @@
+"""Checkpoints of a run, asynchronous and independent of hosts and devices.
+
+``checkpoints/<step>/`` holds four items: ``params`` (what trains), ``ema`` (where the run keeps
+one), ``train`` (optimizer state, step, rng, counters) and ``data`` (cursors of all global rows).
+``frozen/`` holds the frozen parameters, once for the whole run. A step's folder gets its name
+only when it is complete, so a run that dies while saving finds the step before.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from jaxgen.core.errors import user_error
+from jaxgen.core.types import Params
+from jaxgen.training.state import Blueprint
+from jaxgen.training.state import TrainState
+from jaxgen.training.workdir import disk_errors
+
+
+class Checkpoints:
+  """The checkpoints of one workdir."""
+
+  def __init__(self, workdir: epath.Path, keep: int):
+    """Opens the folder and clears away what an interrupted save has left.
+
+    Args:
+      workdir: of the run.
+      keep: newest checkpoints kept.
+    """
+    self._workdir = epath.Path(workdir).resolve()
+    self._manager = ocp.CheckpointManager(
+        self._workdir / 'checkpoints',
+        options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True))
+
+  def latest(self) -> int | None:
+    """The newest complete step, None before the first."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: TrainState, cursors: np.ndarray) -> None:
+    """Starts to save a step; returns once the arrays are copied, waits for the save before.
+
+    Args:
+      step: optimizer steps done.
+      state: may be donated to the next step as soon as this returns.
+      cursors: int64[R, K] of all global rows.
+
+    Raises:
+      UserError: the disk is full, now or during the save before.
+    """
+    items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+    items['data'] = ocp.args.JsonSave({'cursors': cursors.tolist()})
+    with disk_errors(self._workdir):
+      self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+  def restore(self, step: int, blueprint: Blueprint) -> tuple[TrainState, np.ndarray]:
+    """The state of a step on the devices of the present run, and its cursors int64[R, K].
+
+    Raises:
+      UserError: a checkpoint that does not fit the blueprint.
+    """
+    items = {name: ocp.args.StandardRestore(tree)
+             for name, tree in _items(blueprint.state).items()}
+    items['data'] = ocp.args.JsonRestore()
+    try:
+      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+    except (KeyError, ValueError, FileNotFoundError) as error:
+      raise user_error(str(self._workdir / 'checkpoints' / str(step)), None,
+                       'does not fit this config or is damaged '
+                       f'({" ".join(str(error).split())[:200]}); delete it to resume from the '
+                       'one before') from error
+    state = TrainState(params=restored.params, ema=restored.get('ema', {}), **restored.train)
+    return state, np.asarray(restored.data['cursors'], np.int64)
+
+  def save_frozen(self, frozen: Params) -> None:
+    """Writes the frozen parameters; once per run, before the first checkpoint."""
+    if frozen:
+      with disk_errors(self._workdir), ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(self._workdir / 'frozen', frozen, force=True)
+
+  def restore_frozen(self, blueprint: Blueprint) -> Params:
+    """The frozen parameters on the devices of the present run."""
+    if not blueprint.frozen:
+      return {}
+    with ocp.StandardCheckpointer() as checkpointer:
+      return checkpointer.restore(self._workdir / 'frozen', blueprint.frozen)
+
+  def close(self) -> None:
+    """Waits until the last save is complete.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    with disk_errors(self._workdir):
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+
+def gather_cursors(local: np.ndarray, lo: int, rows: int) -> np.ndarray:
+  """int64[R_local, K] of each process, which feeds rows from ``lo``, to int64[R, K] on all."""
+  if jax.process_count() == 1:
+    return local
+  # Arrays on devices have no int64 here, so each cursor travels as two int32.
+  halves = np.ascontiguousarray(local).view(np.int32)
+  starts, parts = multihost_utils.process_allgather((np.asarray(lo, np.int32), halves))
+  cursors = np.zeros((rows, halves.shape[1]), np.int32)
+  for start, part in zip(starts, parts, strict=True):
+    cursors[start:start + len(part)] = part
+  return cursors.view(np.int64)
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+  """The state as named items; the same split serves arrays to save and abstract targets."""
+  items = {'params': state.params}
+  if state.ema:
+    items['ema'] = state.ema
+  items['train'] = {'opt_state': state.opt_state, 'step': state.step, 'rng': state.rng,
+                    'skipped': state.skipped, 'skipped_in_a_row': state.skipped_in_a_row}
+  return items

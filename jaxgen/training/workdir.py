@@ -1,0 +1,80 @@
+"""The folder of a run: its config, whose it is, and what a full disk looks like."""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from jaxgen.config import from_json
+from jaxgen.config import to_json
+from jaxgen.core import trees
+from jaxgen.core.errors import user_error
+
+# Fields that say how a run is carried out, not what it computes.
+MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
+              'train/halt_after', 'mesh/', 'data/threads', 'data/prefetch', 'sampling/')
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL_TEXTS = tuple(os.strerror(code) for code in FULL)  # storage libraries pass on the text only
+
+
+def claim(config: ConfigDict, workdir: str) -> epath.Path:
+  """Makes the folder of a run, or checks that it is this run's; writes ``config.json`` first.
+
+  Raises:
+    UserError: the folder belongs to another config; names the first field that differs.
+  """
+  path = epath.Path(workdir)
+  file = path / 'config.json'
+  if file.exists():
+    _check_same(config, from_json(file.read_text()), workdir)
+  if jax.process_index() == 0:
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(file, to_json(config))
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('workdir')
+  return path
+
+
+def write_text(file: epath.Path, text: str) -> None:
+  """Writes a file whole or not at all."""
+  fresh = file.parent / f'.{file.name}.new'
+  fresh.write_text(text)
+  fresh.replace(file)
+
+
+@contextlib.contextmanager
+def disk_errors(workdir: str) -> Iterator[None]:
+  """Turns an error of a full disk, however deep it arose, into one line for the user."""
+  try:
+    yield
+  except Exception as error:
+    if not _is_full(error):
+      raise
+    raise user_error(str(workdir), None, 'no room left on the disk while saving; free some space '
+                     '(or lower train.keep) and run the same command again: it resumes from the '
+                     'last complete checkpoint') from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in FULL:
+      return True
+    if any(text in str(error) for text in FULL_TEXTS):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+def _check_same(config: ConfigDict, old: ConfigDict, workdir: str) -> None:
+  before, now = (trees.flatten(json.loads(to_json(each))) for each in (old, config))
+  for field in sorted(before.keys() | now.keys()):
+    if not field.startswith(MAY_DIFFER) and before.get(field) != now.get(field):
+      raise user_error(f'config.{field.replace("/", ".")}', now.get(field), f'{workdir} is a run '
+                       f'with {before.get(field)!r} there; restore the value or take another '
+                       '--workdir')
