@@ -50,11 +50,16 @@ def load_folder(folder: str) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
   if not root.is_dir():
     raise user_error(str(folder), None, 'no such folder; give a folder with config.json and '
                      'safetensors')
-  config = _read_json(root / 'config.json')
+  config = read_config(folder)
   tensors: dict[str, StoredTensor] = {}
   for file in _weight_files(root):
     tensors.update(_open_file(file))
   return config, tensors
+
+
+def read_config(folder: str) -> dict[str, Any]:
+  """The folder's config.json."""
+  return _read_json(epath.Path(folder) / 'config.json')
 
 
 def save_folder(folder: str, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], *,
