@@ -1,0 +1,48 @@
+"""IOMM-B as published: what every config of this folder is derived from; not a stage itself."""
+
+from ml_collections import ConfigDict
+
+from jaxgen.config import base_config
+from jaxgen.models.encoders.internvl import INTERNVL3_2B
+from jaxgen.models.registry import section
+
+MLLM_WIDTH = 1536  # of InternVL3-2B
+
+FREEZE_ENCODERS = (
+    (r'bridge/.*|denoiser/.*', True),
+    (r'mllm/.*|autoencoder/.*', False),
+)
+
+
+def flux_denoiser(width: int) -> ConfigDict:
+  """10 double and 20 single blocks (A16): width 1536 is IOMM-B, width 2048 is IOMM-L."""
+  return ConfigDict(section(
+      'mmdit', in_channels=64, cond_dim=MLLM_WIDTH, width=width, heads=width // 128,
+      double_blocks=10, single_blocks=20, remat='dots'))
+
+
+def get_config() -> ConfigDict:
+  config = base_config()
+  config.system = 'iomm'
+  config.model.mllm = ConfigDict(section(**INTERNVL3_2B))
+  config.model.bridge = ConfigDict(section('residual_queries', width=MLLM_WIDTH, queries=256))
+  config.model.denoiser = flux_denoiser(1536)
+  config.model.autoencoder = ConfigDict(section('kl'))
+  config.model.mask_ratio = 0.85  # L091
+  config.trainable = FREEZE_ENCODERS
+
+  config.data.tokenizer = 'OpenGVLab/InternVL3-2B-hf'
+  config.data.image_size = 512
+  config.data.vision_size = 448
+  config.data.visual_tokens = 1024
+  config.data.prompt_tokens = 320  # the reconstruction prompt with its 256 image tokens fits
+  config.data.threads = 16
+
+  config.optimizer.learning_rate = 1e-4  # L091, L092
+  config.optimizer.clip_norm = 1.0
+  config.optimizer.weight_decay = 0.0
+  config.optimizer.ema_decay = 0.999
+  config.train.checkpoint_every = 1000
+  config.init_from.mllm = 'weights/internvl3_2b'
+  config.init_from.autoencoder = 'weights/flux_vae'
+  return config

@@ -1,0 +1,22 @@
+"""The quickstart: IOMM from nothing on drawn shapes, in three short stages on two CPU cores.
+
+  make quickstart
+
+runs launch/quickstart.sh, which trains quickstart.py:mllm, :pretrain and :finetune one after the
+other, then samples, scores, exports and reports. Measured scores: docs/quickstart.md.
+"""
+
+from configs.iomm import shapes
+
+STEPS = dict(mllm=400, pretrain=300, finetune=900)
+
+
+def get_config(stage: str = 'finetune'):
+  if stage == 'mllm':
+    config = shapes.captions()
+  elif stage == 'pretrain':
+    config = shapes.generation(image_share=1.0)
+  else:
+    config = shapes.generation(image_share=0.25)
+  config.train.steps = STEPS[stage]
+  return config

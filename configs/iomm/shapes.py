@@ -1,0 +1,78 @@
+"""IOMM on drawn shapes, small enough for two CPU cores: what the small configs are derived from.
+
+Every part of the full system is here in small: InternVL, residual queries, FLUX-shaped MMDiT,
+parameter-free pixel autoencoder. The folder ``tokenizer`` comes from
+
+  jaxgen data tokenizer --kind=shapes --out=FOLDER
+"""
+
+from ml_collections import ConfigDict
+
+from configs.iomm import base
+from jaxgen.config import source
+from jaxgen.models.registry import section
+
+VOCAB = 384
+WIDTH = 128  # of the language model
+
+
+def get_config() -> ConfigDict:
+  config = base.get_config()
+  config.model.mllm = ConfigDict(section(
+      'internvl',
+      vision=dict(image_size=24, patch_size=4, width=96, layers=2, heads=3, mlp=384),
+      text=dict(vocab=VOCAB, width=WIDTH, layers=3, heads=4, kv_heads=2, mlp=384,
+                rope_theta=10_000.0),
+      downsample=0.5, image_token_id=VOCAB - 1))
+  config.model.bridge = ConfigDict(section('residual_queries', width=WIDTH, queries=8, heads=4))
+  config.model.denoiser = ConfigDict(section(
+      'mmdit', in_channels=48, cond_dim=WIDTH, width=128, heads=4, double_blocks=2,
+      single_blocks=2, axes_dims=(8, 12, 12), theta=100.0))
+  config.model.autoencoder = ConfigDict(section('pixel', factor=2))
+  config.model.compute_dtype = 'float32'  # CPUs have no fast bfloat16
+  config.model.frozen_dtype = 'float32'
+
+  config.data.tokenizer = 'runs/shapes/tokenizer'
+  config.data.image_size = 24
+  config.data.vision_size = 24
+  config.data.visual_tokens = 36
+  config.data.prompt_tokens = 32
+  config.data.threads = 1
+
+  config.optimizer.name = 'muon'
+  config.optimizer.schedule = 'cosine'
+  config.optimizer.learning_rate = 3e-3
+  config.optimizer.warmup_steps = 50
+  config.optimizer.ema_decay = 0.99
+  config.train.rows = 64
+  config.train.log_every = 10
+  config.train.checkpoint_every = 500
+  config.mesh.fsdp = 1
+  config.init_from.mllm = ''
+  config.init_from.autoencoder = ''
+  config.sampling.steps = 20
+  config.sampling.guidance = 3.0
+  return config
+
+
+def captions() -> ConfigDict:
+  """The stage before the paper's: the MLLM learns to describe images, so that it knows words."""
+  config = get_config()
+  config.data.sources.captions = source('shapes', 'caption')
+  config.data.visual_tokens = 0
+  config.data.prompt_tokens = 40
+  config.objective.flow_matching = 0.0
+  config.objective.next_token = 1.0
+  config.trainable = ((r'mllm/.*', True),)
+  config.optimizer.ema_decay = 0.0
+  return config
+
+
+def generation(image_share: float) -> ConfigDict:
+  """Training of the generator on image-only samples (share ``image_share``) and pairs."""
+  config = get_config()
+  if image_share > 0:
+    config.data.sources.images = source('shapes', 'image', share=(image_share,))
+  if image_share < 1:
+    config.data.sources.pairs = source('shapes', 'pair', share=(1 - image_share,))
+  return config

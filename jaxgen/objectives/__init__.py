@@ -1,0 +1,1 @@
+"""What training minimises: interpolants, timesteps and loss terms, each a pure function."""

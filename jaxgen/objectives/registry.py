@@ -1,0 +1,37 @@
+"""From the config's weights to the terms that the train step sums."""
+
+from ml_collections import ConfigDict
+
+from jaxgen.core.errors import user_error
+from jaxgen.objectives.flow_matching import FlowMatching
+from jaxgen.objectives.next_token import NextToken
+
+Objective = FlowMatching | NextToken
+
+
+def make_objectives(config: ConfigDict) -> dict[str, tuple[Objective, float]]:
+  """``{name: (objective, weight)}`` of the terms with a weight above 0.
+
+  Raises:
+    UserError: all weights are 0.
+  """
+  section = config.objective
+  terms: dict[str, tuple[Objective, float]] = {}
+  if section.flow_matching > 0:
+    terms['flow_matching'] = (FlowMatching(
+        density=section.timesteps, mean=section.timestep_mean, std=section.timestep_std,
+        shift=section.timestep_shift, tasks=tuple(sorted(config.data.sources))),
+        section.flow_matching)
+  if section.next_token > 0:
+    terms['next_token'] = (NextToken(), section.next_token)
+  if not terms:
+    raise user_error('config.objective', section.to_dict(), 'give one term a weight above 0')
+  return terms
+
+
+def needed_groups(objectives: dict[str, tuple[Objective, float]]) -> tuple[str, ...]:
+  """Parameter groups that the terms read, in a fixed order, plus the frozen autoencoder."""
+  needed = {group for objective, _ in objectives.values() for group in objective.groups}
+  if 'denoiser' in needed:
+    needed.add('autoencoder')
+  return tuple(sorted(needed))

@@ -1,0 +1,39 @@
+"""Densities that training timesteps are drawn from; fp32 throughout."""
+
+import jax
+import jax.numpy as jnp
+
+DENSITIES = ('uniform', 'logit_normal')
+
+
+def shift_time(t: jax.Array, shift: float) -> jax.Array:
+  """SD3's resolution shift ``s t / (1 + (s - 1) t)`` (L138): s > 1 moves mass to the noise."""
+  return shift * t / (1 + (shift - 1) * t)
+
+
+def sample_timesteps(
+    rng: jax.Array,
+    shape: tuple[int, ...],
+    *,
+    density: str = 'logit_normal',
+    mean: float = 0.0,
+    std: float = 1.0,
+    shift: float = 1.0,
+) -> jax.Array:
+  """Draws timesteps in [0, 1].
+
+  Args:
+    rng: key.
+    shape: of the result, usually [B, G].
+    density: one of ``DENSITIES``; ``mean`` and ``std`` are those of logit(t).
+    shift: applied after the draw, once.
+
+  Returns:
+    f32[shape].
+  """
+  if density == 'uniform':
+    t = jax.random.uniform(rng, shape, jnp.float32)
+  else:
+    assert density == 'logit_normal', density
+    t = jax.nn.sigmoid(mean + std * jax.random.normal(rng, shape, jnp.float32))
+  return shift_time(t, shift)
