@@ -71,6 +71,9 @@ class MMDiTConfig:
     if sum(self.axes_dims) != self.head_dim or any(dim % 2 for dim in self.axes_dims):
       raise user_error(f'{where}.axes_dims', self.axes_dims,
                        f'must be three even numbers with sum width / heads = {self.head_dim}')
+    if self.hidden % self.heads:
+      raise user_error(f'{where}.mlp_ratio', self.mlp_ratio,
+                       f'heads = {self.heads} must divide width * mlp_ratio = {self.hidden}')
     if self.remat not in REMAT:
       raise user_error(f'{where}.remat', self.remat, f'must be one of {sorted(REMAT)}')
 
@@ -205,7 +208,11 @@ class DoubleBlock(nn.Module):
 
 
 class SingleBlock(nn.Module):
-  """Attention and MLP in parallel over the joint sequence, summed by one output bias."""
+  """Attention and MLP in parallel over the joint sequence, joined by one output projection.
+
+  Each head carries its share of the hidden units through that projection, so that splitting the
+  heads over devices splits both branches alike.
+  """
 
   config: MMDiTConfig
   dtype: jnp.dtype
@@ -217,9 +224,12 @@ class SingleBlock(nn.Module):
     shift, scale, gate = Modulation(3, dtype, name='modulation')(vectors, segments)
     normed = modulated_norm(x, shift, scale)
     attended = rotary_attention(*QKV(config, dtype, name='attention')(normed), cos, sin, segments)
-    attended = Linear((config.width,), ('heads', 'head_dim', 'embed'), inputs=2, use_bias=False,
-                      dtype=dtype, name='attention_out')(attended)
-    x = x + gate * (attended + MLP(config.hidden, gelu_tanh, dtype=dtype, name='mlp')(normed))
+    share = config.hidden // config.heads
+    hidden = gelu_tanh(Linear((config.heads, share), ('embed', 'heads', 'head_dim'), dtype=dtype,
+                              name='mlp_up')(normed))
+    out = Linear((config.width,), ('heads', 'head_dim', 'embed'), inputs=2, dtype=dtype,
+                 name='out')(jnp.concatenate([attended, hidden], axis=-1))
+    x = x + gate * out
     return nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed')), None
 
 

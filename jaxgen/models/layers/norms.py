@@ -56,3 +56,30 @@ class LayerNorm(nn.Module):
     scale = self.param('scale', nn.with_logical_partitioning(ones, names), shape, jnp.float32)
     bias = self.param('bias', nn.with_logical_partitioning(zeros, names), shape, jnp.float32)
     return (standardise(x, self.epsilon) * scale + bias).astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+  """Standardises each image over its pixels and the channels of a group, then scales and shifts.
+
+  Attributes:
+    groups: how many groups of neighbouring channels.
+    epsilon: added to the variance.
+    dtype: of the result.
+  """
+
+  groups: int = 32
+  epsilon: float = 1e-6
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps f[n, h, w, c] to the same."""
+    n, h, w, channels = x.shape
+    ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+    scale = self.param('scale', nn.with_logical_partitioning(ones, ('norm',)), (channels,))
+    bias = self.param('bias', nn.with_logical_partitioning(zeros, ('norm',)), (channels,))
+    grouped = x.astype(jnp.float32).reshape(n, h * w, self.groups, channels // self.groups)
+    centred = grouped - jnp.mean(grouped, axis=(1, 3), keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=(1, 3), keepdims=True)
+    normed = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+    return (normed * scale + bias).astype(self.dtype)

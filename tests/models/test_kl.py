@@ -1,0 +1,139 @@
+"""The KL and pixel autoencoders and patchify against diffusers."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from diffusers import FluxPipeline
+
+from jaxgen.conversion import engine
+from jaxgen.conversion.folders import load_folder
+from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.tables import kl
+from jaxgen.core import trees
+from jaxgen.core.errors import UserError
+from jaxgen.models.autoencoders.kl import KLAutoencoder
+from jaxgen.models.autoencoders.kl import KLConfig
+from jaxgen.models.autoencoders.patchify import patchify
+from jaxgen.models.autoencoders.patchify import unpatchify
+from jaxgen.models.autoencoders.pixel import PixelAutoencoder
+from jaxgen.models.autoencoders.pixel import PixelConfig
+
+CONFIG = KLConfig(channels=16, block_channels=(8, 16, 16), layers_per_block=1, norm_groups=4)
+SIZE = (16, 24)  # not square, so that swapped sides show
+
+
+@functools.cache
+def random_params():
+  shapes = nn.unbox(jax.eval_shape(
+      KLAutoencoder(CONFIG).init, jax.random.key(0),
+      jax.ShapeDtypeStruct((1, *SIZE, 3), np.float32)))['params']
+  rng = np.random.default_rng(0)
+  return trees.map_named(
+      lambda _, leaf: (0.2 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
+
+
+@functools.cache
+def torch_model():
+  model = AutoencoderKL.from_config(
+      kl.FAMILY.write_config(CONFIG.__dict__)
+      | dict(down_block_types=['DownEncoderBlock2D'] * 3, up_block_types=['UpDecoderBlock2D'] * 3))
+  tensors = engine.to_torch(kl.RULES, random_params())
+  model.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()},
+                        strict=True)
+  return model
+
+
+def images():
+  return np.random.default_rng(1).uniform(-1, 1, (2, *SIZE, 3)).astype(np.float32)
+
+
+def run(method, *args):
+  apply = jax.jit(functools.partial(KLAutoencoder(CONFIG).apply, method=method))
+  return jax.tree.map(np.asarray, apply({'params': random_params()}, *args))
+
+
+def to_torch(array):
+  return torch.tensor(array.transpose(0, 3, 1, 2))
+
+
+def from_torch(tensor):
+  return tensor.numpy().transpose(0, 2, 3, 1)
+
+
+@torch.no_grad()
+def test_moments_and_latents_equal_diffusers():
+  posterior = torch_model().encode(to_torch(images())).latent_dist
+  mean, log_variance = run('moments', images())
+  np.testing.assert_allclose(mean, from_torch(posterior.mean), atol=1e-4)
+  np.testing.assert_allclose(log_variance, from_torch(posterior.logvar), atol=1e-4)
+  # FluxPipeline shifts, then scales.
+  latents = (posterior.mean - CONFIG.shift) * CONFIG.scaling
+  np.testing.assert_allclose(run('encode', images()), from_torch(latents), atol=1e-4)
+  assert mean.shape == (2, SIZE[0] // CONFIG.factor, SIZE[1] // CONFIG.factor, 16)
+
+
+@torch.no_grad()
+def test_images_equal_diffusers():
+  latents = np.random.default_rng(2).normal(size=(2, 4, 6, 16)).astype(np.float32)
+  unscaled = to_torch(latents) / CONFIG.scaling + CONFIG.shift
+  theirs = from_torch(torch_model().decode(unscaled).sample)
+  np.testing.assert_allclose(run('decode', latents), theirs, atol=1e-4)
+
+
+def test_shift_and_scaling_are_applied_once_each_way():
+  mean, _ = run('moments', images())
+  plain = KLAutoencoder(KLConfig(**(CONFIG.__dict__ | dict(scaling=1.0, shift=0.0))))
+  np.testing.assert_allclose(
+      run('decode', run('encode', images())),
+      plain.apply({'params': random_params()}, mean, method='decode'), atol=1e-4)
+
+
+def test_folder_loads_in_diffusers_and_returns(tmp_path):
+  folder = str(tmp_path / 'vae')
+  save_folder(folder, kl.FAMILY.write_config(CONFIG.__dict__),
+              engine.to_torch(kl.RULES, random_params()), stem=kl.FAMILY.stem)
+  AutoencoderKL.from_pretrained(folder)
+  config, tensors = load_folder(folder)
+  section = kl.FAMILY.read_config(config, tensors, folder)
+  assert section.pop('family') == 'kl'
+  assert KLConfig(**section) == CONFIG
+  again = trees.flatten(engine.from_torch(kl.RULES, tensors, random_params()))
+  for path, leaf in trees.flatten(random_params()).items():
+    np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+
+
+def test_flux_sizes_by_shape():
+  model = KLAutoencoder(KLConfig())
+  shapes = jax.eval_shape(model.init, jax.random.key(0),
+                          jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32))
+  total = sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(shapes)))
+  assert total == 83_819_683  # of the published FLUX.1 autoencoder
+  assert KLConfig().factor == 8
+
+
+def test_patchify_has_the_channel_order_of_flux():
+  latents = np.random.default_rng(0).normal(size=(2, 4, 6, 5)).astype(np.float32)
+  theirs = FluxPipeline._pack_latents(to_torch(latents), 2, 5, 4, 6).numpy()
+  tokens = patchify(latents, 2)
+  np.testing.assert_array_equal(tokens, theirs)
+  np.testing.assert_array_equal(unpatchify(tokens, (2, 3), 2), latents)
+
+
+def test_pixel_autoencoder_is_exact_and_has_no_parameters():
+  model = PixelAutoencoder(PixelConfig(4))
+  assert not model.init(jax.random.key(0), images())
+  latents = model.apply({}, images(), method='encode')
+  assert latents.shape == (2, 4, 6, 48)
+  np.testing.assert_array_equal(latents[0, 1, 2].reshape(3, 4, 4),
+                                images()[0, 4:8, 8:12].transpose(2, 0, 1))
+  np.testing.assert_array_equal(model.apply({}, latents, method='decode'), images())
+
+
+def test_channels_that_do_not_fit_the_groups_are_named():
+  with pytest.raises(UserError, match='autoencoder.block_channels'):
+    KLConfig(block_channels=(100, 256))

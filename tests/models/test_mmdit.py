@@ -1,0 +1,234 @@
+"""The MMDiT against diffusers' FluxTransformer2DModel, and what packing adds to it."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+
+from jaxgen.conversion import engine
+from jaxgen.conversion.folders import load_folder
+from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.tables import flux
+from jaxgen.core import trees
+from jaxgen.core.errors import UserError
+from jaxgen.models.denoisers.mmdit import MMDiT
+from jaxgen.models.denoisers.mmdit import MMDiTConfig
+
+TINY = dict(in_channels=8, cond_dim=20, width=32, heads=2, double_blocks=2, single_blocks=3,
+            axes_dims=(4, 6, 6))
+GRID, TEXT = (3, 4), 5
+
+
+def count(config):
+  shapes = jax.eval_shape(lambda key: MMDiT(config).init(key, **example(config)),
+                          jax.random.key(0))
+  return sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(shapes)))
+
+
+def example(config, rows=1, groups=1):
+  """Inputs with one segment per row, on a grid of image tokens."""
+  rng = np.random.default_rng(0)
+  length = GRID[0] * GRID[1]
+  h, w = np.indices(GRID).reshape(2, -1)
+  positions = np.stack([np.zeros_like(h), h, w], axis=-1)
+  return dict(
+      latents=rng.normal(size=(rows, length, config.in_channels)).astype(np.float32),
+      t=rng.uniform(size=(rows, groups)).astype(np.float32),
+      positions=np.tile(positions, (rows, 1, 1)).astype(np.int32),
+      segments=np.ones((rows, length), np.int32),
+      states=rng.normal(size=(rows, TEXT, config.cond_dim)).astype(np.float32),
+      state_positions=np.zeros((rows, TEXT, 3), np.int32),
+      state_segments=np.ones((rows, TEXT), np.int32),
+  )
+
+
+def random_params(config, seed=0):
+  """Parameters without the zeros of the initialisation, so that every one matters."""
+  shapes = nn.unbox(jax.eval_shape(
+      lambda key: MMDiT(config).init(key, **example(config), **vectors(config, 1)),
+      jax.random.key(0)))['params']
+  rng = np.random.default_rng(seed)
+  return trees.map_named(
+      lambda _, leaf: (0.15 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
+
+
+def vectors(config, rows, groups=1):
+  """Guidance and pooled inputs where the config asks for them."""
+  rng = np.random.default_rng(1)
+  extra = {}
+  if config.guidance_embed:
+    extra['guidance'] = rng.uniform(1, 5, size=(rows, groups)).astype(np.float32)
+  if config.pooled_dim:
+    extra['pooled'] = rng.normal(size=(rows, groups, config.pooled_dim)).astype(np.float32)
+  return extra
+
+
+def torch_model(config, params):
+  """diffusers' class with our weights, carried over by the conversion table."""
+  theirs = flux.FAMILY.write_config(config.__dict__)
+  model = FluxTransformer2DModel.from_config(theirs)
+  tensors = {name: torch.tensor(array)
+             for name, array in engine.to_torch(flux.RULES, params).items()}
+  model.load_state_dict(tensors, strict=True)
+  return model
+
+
+def torch_velocity(model, batch, guidance=None, pooled=None):
+  def tensor(name):
+    return torch.tensor(batch[name])
+
+  if pooled is None:
+    pooled = np.ones((len(batch['t']), 1, model.config.pooled_projection_dim), np.float32)
+  return model(
+      hidden_states=tensor('latents'), encoder_hidden_states=tensor('states'),
+      pooled_projections=torch.tensor(pooled[:, 0]), timestep=tensor('t')[:, 0],
+      img_ids=tensor('positions')[0].float(), txt_ids=tensor('state_positions')[0].float(),
+      guidance=None if guidance is None else torch.tensor(guidance[:, 0]),
+      return_dict=False)[0]
+
+
+@functools.cache
+def jitted(config, dtype=jnp.float32):
+  return jax.jit(MMDiT(config, dtype).apply)
+
+
+@pytest.mark.parametrize('guidance_embed, pooled_dim, remat', [
+    (False, 0, 'none'), (True, 6, 'dots'), (True, 0, 'full'), (False, 6, 'none')])
+def test_equals_diffusers_outputs_and_gradients(guidance_embed, pooled_dim, remat):
+  config = MMDiTConfig(**TINY, guidance_embed=guidance_embed, pooled_dim=pooled_dim, remat=remat)
+  params, batch = random_params(config), example(config, rows=2)
+  extra = vectors(config, rows=2)
+  target = np.random.default_rng(2).normal(size=batch['latents'].shape).astype(np.float32)
+
+  model = torch_model(config, params)
+  theirs = torch_velocity(model, batch, **extra)
+  ((theirs - torch.tensor(target)) ** 2).mean().backward()
+  gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+
+  @jax.jit
+  def loss(params):
+    velocity = MMDiT(config).apply({'params': params}, **batch, **extra)
+    return jnp.mean(jnp.square(velocity - target)), velocity
+
+  (_, ours), ours_gradients = jax.value_and_grad(loss, has_aux=True)(params)
+  assert float(np.abs(theirs.detach().numpy()).mean()) > 0.1
+  np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-4)
+  ours_gradients = engine.to_torch(flux.RULES, ours_gradients)
+  for name, expected in gradients.items():
+    if 'text_embedder' in name and not pooled_dim:
+      continue  # constants of the export, not parameters of ours
+    error = np.linalg.norm(ours_gradients[name] - expected)
+    assert error <= 1e-3 * np.linalg.norm(expected) + 1e-7, (name, error)
+
+
+def test_export_without_pooled_vector_loads_in_diffusers_and_returns(tmp_path):
+  config = MMDiTConfig(**TINY)
+  params, batch = random_params(config), example(config)
+  folder = str(tmp_path / 'denoiser')
+  save_folder(folder, flux.FAMILY.write_config(config.__dict__),
+              engine.to_torch(flux.RULES, params), stem=flux.FAMILY.stem)
+
+  model = FluxTransformer2DModel.from_pretrained(folder)
+  theirs = torch_velocity(model, batch).detach().numpy()
+  ours = jitted(config)({'params': params}, **batch)
+  np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+  theirs_config, tensors = load_folder(folder)
+  section = flux.FAMILY.read_config(theirs_config, tensors, folder)
+  assert section.pop('family') == 'mmdit'
+  assert MMDiTConfig(**section) == config
+  again = engine.from_torch(flux.RULES, tensors, params)
+  for path, leaf in trees.flatten(params).items():
+    np.testing.assert_array_equal(trees.flatten(again)[path], leaf, err_msg=path)
+
+
+def test_import_refuses_a_pooled_vector_that_the_model_cannot_hold():
+  params = random_params(MMDiTConfig(**TINY))
+  tensors = engine.to_torch(flux.RULES, params)
+  name = 'time_text_embed.text_embedder.linear_2.bias'
+  tensors[name] = tensors[name] + 1
+  with pytest.raises(UserError, match=name):
+    engine.from_torch(flux.RULES, tensors, params)
+
+
+def test_export_refuses_what_diffusers_cannot_express():
+  config = MMDiTConfig(**TINY, mlp_ratio=2.0)
+  with pytest.raises(UserError, match='mlp_ratio'):
+    flux.FAMILY.write_config(config.__dict__)
+
+
+def test_packed_row_equals_separate_rows():
+  config = MMDiTConfig(**TINY, guidance_embed=True, pooled_dim=6)
+  params = {'params': random_params(config)}
+  whole = example(config)
+  extra = vectors(config, 1, groups=2)
+  t = np.array([[0.2, 0.9]], np.float32)
+  latent_spans, state_spans = ((0, 7), (7, 11)), ((0, 2), (2, 5))  # the last latent is padding
+
+  packed = dict(whole, t=t)
+  packed['segments'] = np.array([[1] * 7 + [2] * 4 + [0]], np.int32)
+  packed['state_segments'] = np.array([[1] * 2 + [2] * 3], np.int32)
+  together = jitted(config)(params, **packed, **extra)
+
+  for group, ((a, b), (c, d)) in enumerate(zip(latent_spans, state_spans)):
+    alone = {name: array[:, c:d] if name.startswith('state') else array[:, a:b]
+             for name, array in whole.items() if name != 't'}
+    chosen = {name: array[:, group:group + 1] for name, array in extra.items()}
+    separate = jitted(config)(params, t=t[:, group:group + 1], **alone, **chosen)
+    np.testing.assert_allclose(together[:, a:b], separate, atol=1e-5)
+
+
+def test_bf16_compute_keeps_near_times_apart():
+  config = MMDiTConfig(**TINY)
+  params, batch = {'params': random_params(config)}, example(config)
+
+  def embedded(t):
+    _, state = MMDiT(config, jnp.bfloat16).apply(
+        params, **dict(batch, t=np.array([[t]], np.float32)), mutable='intermediates',
+        capture_intermediates=lambda module, _: module.name == 'vectors')
+    return state['intermediates']['vectors']['__call__'][0]
+
+  first, second = embedded(0.7501), embedded(0.7502)
+  assert first.dtype == jnp.float32
+  assert float(jnp.abs(first - second).max()) > 1e-3
+  assert float(jnp.abs(first - embedded(0.7501)).max()) == 0
+
+
+def test_fresh_model_predicts_zero():
+  config = MMDiTConfig(**TINY)
+  batch = example(config)
+  params = nn.unbox(jax.jit(MMDiT(config).init)(jax.random.key(0), **batch))
+  assert float(jnp.abs(jitted(config)(params, **batch)).max()) == 0
+
+
+@pytest.mark.parametrize('width, total', [(1536, 1.57e9), (2048, 2.79e9)])
+def test_iomm_presets_have_the_published_sizes(width, total):
+  config = MMDiTConfig(in_channels=64, cond_dim=1536, width=width, heads=width // 128,
+                       double_blocks=10, single_blocks=20)
+  assert abs(count(config) - total) < 0.005e9, count(config)
+
+
+def test_every_parameter_names_its_axes():
+  config = MMDiTConfig(**TINY, guidance_embed=True, pooled_dim=6)
+  boxed = jax.eval_shape(
+      lambda key: MMDiT(config).init(key, **example(config), **vectors(config, 1)),
+      jax.random.key(0))
+  names = nn.get_partition_spec(boxed)['params']
+  shapes = nn.unbox(boxed)['params']
+  for path, leaf in trees.flatten(shapes).items():
+    spec = trees.flatten(names)[path]
+    assert len(spec) == leaf.ndim and all(spec), (path, spec)
+    assert (spec[0] == 'layers') == ('blocks/' in path), (path, spec)
+
+
+@pytest.mark.parametrize('wrong, field', [
+    (dict(heads=3), 'heads'), (dict(axes_dims=(4, 6, 8)), 'axes_dims'), (dict(remat='x'), 'remat'),
+])
+def test_sizes_that_do_not_fit_are_named(wrong, field):
+  with pytest.raises(UserError, match=f'denoiser.{field}'):
+    MMDiTConfig(**(TINY | wrong))
