@@ -31,9 +31,7 @@ def step_flops(config: ConfigDict, blueprint: Blueprint, batch: Batch) -> float:
     batch: any batch of the run, or its shapes.
   """
   config = ConfigDict(config.to_dict())
-  for section in config.model.values():
-    if isinstance(section, ConfigDict) and 'remat' in section:
-      section.remat = 'none'
+  _keep_activations(config.model)
   system, objectives = make_system(config), make_objectives(config)
 
   def loss(params, frozen, batch):
@@ -51,6 +49,15 @@ def count_flops(function: Callable[..., Any], *arguments: Any) -> float:
   without it. A ``while`` loop of unknown length counts once, a branch as its dearest side.
   """
   return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _keep_activations(section: ConfigDict) -> None:
+  """Switches rematerialisation off, in whatever terms a model has it."""
+  for name, value in section.items():
+    if isinstance(value, ConfigDict):
+      _keep_activations(value)
+    elif name == 'remat':
+      section.remat = False if isinstance(value, bool) else 'none'
 
 
 def _count(jaxpr: core.Jaxpr) -> float:
