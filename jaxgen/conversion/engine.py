@@ -20,8 +20,8 @@ import numpy as np
 from jaxgen.conversion.transforms import Transform
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
-
-_SHOWN = 12  # names listed per kind of mismatch before the rest is counted
+from jaxgen.core.mismatch import mismatch
+from jaxgen.core.mismatch import shorten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,18 +220,13 @@ def _parts(rule: Rule, shape: tuple[int, ...]) -> list[slice | None]:
 def _check(links: list[_Link], constants: Mapping[str, tuple[tuple[int, ...], float]],
            tensors: Mapping[str, np.ndarray], where: str) -> None:
   """Raises one error naming all that does not fit."""
-  expected = {link.theirs: link.shape for link in links}
-  expected |= {name: shape for name, (shape, _) in constants.items()}
-  missing = sorted(expected.keys() - set(tensors))
-  unknown = sorted(set(tensors) - expected.keys())
-  shapes = {name: tuple(tensors[name].shape) for name in expected if name in tensors}
-  misshapen = [f'{name} {shapes[name]} (needs {expected[name]})'
-               for name in sorted(shapes) if shapes[name] != expected[name]]
-  filled = [f'{name} (needs {value} throughout)' for name, (_, value) in constants.items()
-            if name in shapes and not misshapen and not np.all(np.asarray(tensors[name]) == value)]
-  found = [f'{len(names)} {kind}: {_shorten(names)}' for kind, names in
-           (('missing', missing), ('unknown', unknown), ('misshapen', misshapen),
-            ('with weights this model cannot hold', filled)) if names]
-  if found:
-    raise user_error(where, None, 'these tensors do not fit the model; ' + '; '.join(found)
-                     + '; use the checkpoint of this family and these sizes')
+  wanted = {link.theirs: link.shape for link in links}
+  wanted |= {name: shape for name, (shape, _) in constants.items()}
+  text = mismatch({name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted)
+  if not text:
+    held = [f'{name} (must be {value} throughout)' for name, (_, value) in constants.items()
+            if np.any(np.asarray(tensors[name]) != value)]
+    text = f'{len(held)} that this model cannot hold: {shorten(held)}' if held else ''
+  if text:
+    raise user_error(where, None, f'these tensors do not fit the model; {text}; use a checkpoint '
+                     'of this family and these sizes')

@@ -80,43 +80,6 @@ class Squeeze:
 
 
 @dataclasses.dataclass(frozen=True)
-class Unsqueeze:
-  """Ours has dimensions of size 1 at ``axes`` that theirs lacks."""
-
-  axes: tuple[int, ...]
-
-  def read(self, array: np.ndarray, shape: Shape) -> np.ndarray:
-    return np.expand_dims(array, self.axes)
-
-  def write(self, array: np.ndarray) -> np.ndarray:
-    return array.reshape(self.written_shape(array.shape))
-
-  def written_shape(self, shape: Shape) -> Shape:
-    return tuple(size for axis, size in enumerate(shape) if axis not in self.axes)
-
-
-@dataclasses.dataclass(frozen=True)
-class Chunks:
-  """Theirs is ``len(order)`` equal chunks along ``axis``; chunk k of ours is their order[k]."""
-
-  axis: int
-  order: tuple[int, ...]
-
-  def read(self, array: np.ndarray, shape: Shape) -> np.ndarray:
-    return self._take(array, self.order)
-
-  def write(self, array: np.ndarray) -> np.ndarray:
-    return self._take(array, np.argsort(self.order))
-
-  def written_shape(self, shape: Shape) -> Shape:
-    return shape
-
-  def _take(self, array: np.ndarray, order) -> np.ndarray:
-    chunks = np.split(array, len(self.order), axis=self.axis)
-    return np.concatenate([chunks[index] for index in order], axis=self.axis)
-
-
-@dataclasses.dataclass(frozen=True)
 class PatchKernel:
   """A convolution over square patches (O, c, p, p) as our matrix (c p p, O)."""
 

@@ -15,9 +15,8 @@ from etils import epath
 
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
+from jaxgen.core.mismatch import mismatch
 from jaxgen.core.types import Params
-
-_SHOWN = 6  # names listed per kind of mismatch
 
 
 def load_weights(folder: str, groups: Sequence[str], weights: str = 'ema', *,
@@ -95,17 +94,11 @@ def read_config(folder: str) -> str:
 
 def check_fit(params: Params, shapes: Params, where: str) -> None:
   """Raises one error that lists every missing, unknown and misshapen parameter."""
-  found, wanted = trees.flatten(params), trees.flatten(shapes)
-  misshapen = [f'{path} {tuple(found[path].shape)} (needs {tuple(wanted[path].shape)})'
-               for path in sorted(found.keys() & wanted.keys())
-               if tuple(found[path].shape) != tuple(wanted[path].shape)]
-  kinds = (('missing', sorted(wanted.keys() - found.keys())),
-           ('unknown', sorted(found.keys() - wanted.keys())), ('misshapen', misshapen))
-  texts = [f'{len(names)} {kind}: {", ".join(names[:_SHOWN])}{", ..." * (len(names) > _SHOWN)}'
-           for kind, names in kinds if names]
-  if texts:
-    raise user_error(str(where), None, 'these weights do not fit config.model; '
-                     + '; '.join(texts) + '; use weights of these families and sizes')
+  found, wanted = ({path: tuple(leaf.shape) for path, leaf in trees.flatten(tree).items()}
+                   for tree in (params, shapes))
+  if text := mismatch(found, wanted):
+    raise user_error(str(where), None, f'these weights do not fit config.model; {text}; use '
+                     'weights of these families and sizes')
 
 
 def _workdir_stores(root: epath.Path, weights: str) -> list[epath.Path]:

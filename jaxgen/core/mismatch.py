@@ -1,0 +1,28 @@
+"""What does not fit between the named arrays at hand and those wanted, in words."""
+
+from collections.abc import Mapping, Sequence
+
+_SHOWN = 10  # names of each kind before the rest is only counted
+
+Shape = tuple[int, ...]
+
+
+def mismatch(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> str:
+  """Lists missing, unknown and misshapen names; empty where all fit.
+
+  Args:
+    found: name -> shape at hand.
+    wanted: name -> shape that the model needs.
+  """
+  wrong = [f'{name} {tuple(found[name])} (needs {tuple(wanted[name])})'
+           for name in sorted(found.keys() & wanted.keys())
+           if tuple(found[name]) != tuple(wanted[name])]
+  kinds = (('missing', sorted(wanted.keys() - found.keys())),
+           ('unknown', sorted(found.keys() - wanted.keys())), ('misshapen', wrong))
+  return '; '.join(f'{len(names)} {kind}: {shorten(names)}' for kind, names in kinds if names)
+
+
+def shorten(names: Sequence[str]) -> str:
+  """The first names, and how many more there are."""
+  more = len(names) - _SHOWN
+  return ', '.join(names[:_SHOWN]) + (f' and {more} more' if more > 0 else '')
