@@ -29,6 +29,7 @@ from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.base import System
 
+TOKENS = 32  # prompt lengths are multiples of this, so that few programs are compiled
 ALL_DEVICES = ConfigDict(dict(data=1, fsdp=-1, context=1, tensor=1))
 
 
@@ -70,14 +71,14 @@ def generate(system: System, params: Params, texts: Sequence[str], *, tokenizer,
   images = []
   with partition.scope(mesh):
     params = jax.device_put(params, partition.parameter_shardings(system.axes(), params, mesh))
-    empty = None if scale == 1 else encode([None] * ways)  # one row for each part of the mesh
     for start in range(0, len(texts), rows):
       chunk = list(texts[start:start + rows])
       padding = rows - len(chunk)
+      # Empty prompts fill the batch; those behind it, one for each part of the mesh, guide it.
+      prompts = trim(encode(chunk + [None] * (padding + ways * (scale != 1))))
       keys = image_keys(seed, np.pad(ids[start:start + rows], (0, padding)))
-      prompt, keys = jax.device_put((encode(chunk + [None] * padding), keys),
-                                    partition.row_sharding(mesh, rows))
-      latents, pixels = _sample(system, params, prompt, empty, keys, sigmas, scale, grid)
+      prompts, keys = jax.device_put((prompts, keys), partition.row_sharding(mesh, rows))
+      latents, pixels = _sample(system, params, prompts, keys, sigmas, scale, grid)
       _refuse_non_finite(np.asarray(latents), chunk)
       images.append(np.asarray(pixels)[:len(chunk)])
       progress(start + len(chunk), len(texts))
@@ -97,15 +98,29 @@ def latent_grid(size: int, factor: int) -> tuple[int, int]:
   return size // factor, size // factor
 
 
-@functools.partial(jax.jit, static_argnums=(0, 7))
-def _sample(system: System, params: Params, prompt: Prompt, empty: Prompt | None, keys: Array,
-            sigmas: Array, scale: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
-  """Latents f32[B, h*w, C] and images uint8[B, H, W, 3] of one chunk."""
+def trim(prompts: Prompt) -> Prompt:
+  """Cuts token columns that are padding in every row, down to a multiple of ``TOKENS``."""
+  used = np.flatnonzero(prompts.segments.any(axis=0)).max(initial=-1) + 1
+  length = math.ceil(used / TOKENS) * TOKENS
+  names = ('tokens', 'positions', 'segments', 'loss_mask', 'image_index')
+  return prompts.replace(**{name: getattr(prompts, name)[:, :length] for name in names})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6))
+def _sample(system: System, params: Params, prompts: Prompt, keys: Array, sigmas: Array,
+            scale: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
+  """Latents f32[B, h*w, C] and images uint8[B, H, W, 3] of one batch.
+
+  ``prompts`` has B rows for the images; empty ones behind them switch guidance on.
+  """
   def velocity(x, t, conditioning):
     return system.denoise(params, x, t[:, None], _one_image(x, grid), conditioning)
 
-  conditional = system.condition(params, prompt)
-  unconditional = None if empty is None else system.condition(params, empty)
+  states, rows = system.condition(params, prompts), len(keys)
+  conditional = jax.tree.map(lambda leaf: leaf[:rows], states)
+  unconditional = None
+  if len(prompts.tokens) > rows:
+    unconditional = jax.tree.map(lambda leaf: leaf[rows:rows + 1], states)
   shape = (grid[0] * grid[1], system.layout.latent_channels)
   noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
   latents = euler(guided_velocity(velocity, conditional, unconditional, scale), noise, sigmas)

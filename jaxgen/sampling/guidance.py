@@ -23,8 +23,8 @@ def guided_velocity(velocity: Callable[[Array, Array, Conditioning], Array],
   Args:
     velocity: ``(x_t f[B, L, C], t f32[B], conditioning) -> v f32[B, L, C]`` for any B.
     conditional: conditioning of the B rows.
-    unconditional: conditioning of the empty prompt, of whose equal rows the first serves all;
-      None runs the conditional model alone, one forward for each step instead of two.
+    unconditional: conditioning of the empty prompt, one row, shared by all; None runs the
+      conditional model alone, one forward for each step instead of two.
     scale: f32 scalar s.
 
   Returns:
@@ -44,6 +44,6 @@ def guided_velocity(velocity: Callable[[Array, Array, Conditioning], Array],
 
 
 def _interleave(rows: Array, shared: Array) -> Array:
-  """Puts the first shared row behind each row, so that both stay on the device of their image."""
-  shared = jnp.broadcast_to(shared[:1], rows.shape)
+  """Puts the shared row behind each row, so that both stay on the device of their image."""
+  shared = jnp.broadcast_to(shared, rows.shape)
   return jnp.stack([rows, shared], axis=1).reshape(2 * rows.shape[0], *rows.shape[1:])

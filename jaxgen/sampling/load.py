@@ -43,6 +43,7 @@ def load_run(workdir: str, weights: str = 'ema') -> Run:
     UserError: no such run, no checkpoint in it, or weights that do not fit its config.
   """
   config = from_json(read_config(workdir))
+  config.data.segments_per_row = 1  # packing is for training; here a row is an image
   system = make_system(config)
   params, _ = load_weights(workdir, system.groups, weights, shapes=system.shapes())
   return Run(config, system, params, load_tokenizer(config.data.tokenizer))
