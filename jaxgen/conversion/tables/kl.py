@@ -56,6 +56,11 @@ FAMILY = Family(
     fields=(
         Field('channels', 'latent_channels'),
         Field('block_channels', 'block_out_channels', read=lambda sizes, _: tuple(sizes)),
+        # Their class makes as many blocks as it is given types, and only warns of the others.
+        Field('block_channels', 'down_block_types', read=None,
+              write=lambda sizes, _: ['DownEncoderBlock2D'] * len(sizes)),
+        Field('block_channels', 'up_block_types', read=None,
+              write=lambda sizes, _: ['UpDecoderBlock2D'] * len(sizes)),
         Field('layers_per_block', 'layers_per_block'),
         Field('norm_groups', 'norm_num_groups', default=32),
         Field('scaling', 'scaling_factor'),

@@ -1,0 +1,55 @@
+"""Config sections become modules, and mistakes in them are named."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from jaxgen.core.errors import UserError
+from jaxgen.models import registry
+
+TINY_TEXT = dict(vocab=8, width=16, layers=1, heads=2, kv_heads=1, mlp=8)
+TINY_VISION = dict(image_size=4, patch_size=2, width=8, layers=1, heads=2, mlp=8)
+
+
+def test_a_section_is_complete_and_builds_what_it_says():
+  section = registry.section('mmdit', width=64, heads=4, axes_dims=[4, 6, 6])
+  assert section['family'] == 'mmdit' and section['theta'] == 10_000.0
+  module = registry.build(ConfigDict(section), jnp.bfloat16)
+  assert module.dtype == jnp.bfloat16
+  assert module.config.axes_dims == (4, 6, 6)
+  assert {'family': 'mmdit', **dataclasses.asdict(module.config)} == section
+
+
+def test_sections_may_hold_sections():
+  section = registry.section('internvl', text=TINY_TEXT, vision=TINY_VISION)
+  assert section['text']['rope_theta'] == 1e6
+  assert registry.build(ConfigDict(section), jnp.float32).config.vision.grid == 2
+
+
+@pytest.mark.parametrize('values, message', [
+    (dict(family='unet'), "config.model: family = 'unet': must be one of ['internvl'"),
+    (dict(), 'config.model: family: must be one of'),
+    (dict(family='mmdit', widht=64), 'config.model.denoiser.widht = 64: no such field; known'),
+    (dict(family='mmdit', width=64.0), 'config.model.denoiser.width = 64.0: must be int'),
+    (dict(family='mmdit', heads=True), 'config.model.denoiser.heads = True: must be int'),
+    (dict(family='mmdit', axes_dims=(1.5, 2, 3)), 'axes_dims[0] = 1.5: must be int'),
+    (dict(family='mmdit', axes_dims=16), 'axes_dims = 16: must be tuple'),
+    (dict(family='residual_queries'), 'config.model.bridge.width: is missing'),
+    (dict(family='internvl', vision=TINY_VISION, text=3), 'mllm.text = 3: must be a section'),
+    (dict(family='internvl', vision=TINY_VISION, text={**TINY_TEXT, 'depth': 2}),
+     'config.model.mllm.text.depth = 2: no such field'),
+])
+def test_mistakes_are_named(values, message):
+  with pytest.raises(UserError) as caught:
+    registry.build(values, jnp.float32)
+  assert message in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_every_family_counts_its_parameters_without_making_them():
+  for family, fields in (('pixel', {}), ('kl', {}), ('residual_queries', dict(width=24)),
+                         ('mmdit', dict(guidance_embed=True, pooled_dim=8)),
+                         ('internvl', dict(text=TINY_TEXT, vision=TINY_VISION))):
+    module = registry.build(registry.section(family, **fields), jnp.float32)
+    assert bool(registry.param_shapes(module)) == (family != 'pixel')
