@@ -8,7 +8,6 @@ cd "$(dirname "$0")/.."
 root=${1:-runs/quickstart}
 config=configs/iomm/quickstart.py
 export TF_CPP_MIN_LOG_LEVEL=3
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/$root/.compiled}
 mkdir -p "$root"
 
 # Runs a stage and notes how long it took; the report adds the seconds up. A finished stage is

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Array
 from jaxgen.core.types import Params
@@ -70,7 +71,8 @@ def generate(system: System, params: Params, texts: Sequence[str], *, tokenizer,
   rows = math.ceil(min(rows, len(texts)) / ways) * ways
   images = []
   with partition.scope(mesh):
-    params = jax.device_put(params, partition.parameter_shardings(system.axes(), params, mesh))
+    params = trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
+                             partition.parameter_shardings(system.axes(), params, mesh))
     for start in range(0, len(texts), rows):
       chunk = list(texts[start:start + rows])
       padding = rows - len(chunk)

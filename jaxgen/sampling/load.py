@@ -13,6 +13,7 @@ from jaxgen.core.weights import read_config
 from jaxgen.data.tokenizer import Tokenizer
 from jaxgen.data.tokenizer import load_tokenizer
 from jaxgen.sampling.generate import generate
+from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.systems.base import System
 from jaxgen.systems.registry import make_system
 
@@ -42,6 +43,7 @@ def load_run(workdir: str, weights: str = 'ema') -> Run:
   Raises:
     UserError: no such run, no checkpoint in it, or weights that do not fit its config.
   """
+  use_compilation_cache()
   config = from_json(read_config(workdir))
   config.data.segments_per_row = 1  # packing is for training; here a row is an image
   system = make_system(config)

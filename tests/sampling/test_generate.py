@@ -1,5 +1,6 @@
 """Texts to images with a tiny IOMM: seeds, batches, devices, guidance, refusals and files."""
 
+import copy
 import json
 
 import jax
@@ -7,44 +8,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.config import base_config
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.data.prompts import encode_prompts
-from jaxgen.data.tokenizer import train_tokenizer
-from jaxgen.models.registry import section
+from jaxgen.data.tokenizer import load_tokenizer
 from jaxgen.sampling.generate import generate
 from jaxgen.sampling.generate import trim
 from jaxgen.sampling.images import image_grid
 from jaxgen.sampling.images import save_images
 from jaxgen.sharding.mesh import make_mesh
-from jaxgen.systems.registry import make_system
 
 TEXTS = ['a red circle', 'two blue squares', 'a cross', 'a white triangle above a cross']
 
 
-def tiny_config():
-  config = base_config()
-  config.model.update(
-      compute_dtype='float32', frozen_dtype='float32',
-      mllm=section('internvl',
-                   vision=dict(image_size=16, patch_size=4, width=16, layers=1, heads=2, mlp=32),
-                   text=dict(vocab=300, width=32, layers=2, heads=4, kv_heads=2, mlp=48)),
-      bridge=section('residual_queries', width=32, queries=4, heads=4),
-      denoiser=section('mmdit', in_channels=48, cond_dim=32, width=32, heads=2, double_blocks=1,
-                       single_blocks=1, axes_dims=(4, 6, 6)),
-      autoencoder=section('pixel', factor=2))
-  config.data.update(image_size=16, vision_size=16, visual_tokens=16, prompt_tokens=96)
-  config.sampling.update(steps=4, guidance=3.0)
-  return config
-
-
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
+def run(tiny_base, tiny_system):
   """A function that generates with random weights, none of them zero."""
-  config = tiny_config()
-  system = make_system(config)
-  tokenizer = train_tokenizer(TEXTS, 270, str(tmp_path_factory.mktemp('tokenizer')))
+  config, system = copy.deepcopy(tiny_base), tiny_system
+  config.data.prompt_tokens = 96
+  config.sampling.update(steps=4, guidance=3.0)
+  tokenizer = load_tokenizer(config.data.tokenizer)
   rng = np.random.default_rng(0)
   params = trees.map_named(
       lambda _, leaf: np.float32(rng.normal(0.0 if leaf.ndim > 1 else 1.0, 0.1, leaf.shape)),
@@ -125,7 +108,7 @@ def test_long_prompt_is_refused(run):
 
 
 def test_size_must_fit_the_latents(run):
-  config = tiny_config()
+  config = copy.deepcopy(run.config)
   config.sampling.size = 18
   with pytest.raises(UserError, match='config.sampling.size = 18.*multiple of 4'):
     generate(run.system, run.params, TEXTS, tokenizer=run.tokenizer, config=config, seed=0)
