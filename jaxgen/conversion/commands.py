@@ -1,4 +1,4 @@
-"""``jaxgen convert export`` and ``import``: whole runs to PyTorch folders, and folders to weights."""
+"""``jaxgen convert export`` and ``import``: runs to PyTorch folders, and folders to weights."""
 
 import dataclasses
 import json

@@ -21,14 +21,10 @@ from jaxgen.models.layers.mlp import gelu_tanh
 from jaxgen.models.layers.modulation import Modulation
 from jaxgen.models.layers.modulation import modulated_norm
 from jaxgen.models.layers.norms import RMSNorm
+from jaxgen.models.layers.remat import check_remat
+from jaxgen.models.layers.remat import recomputed
 from jaxgen.models.layers.rope import angles
 from jaxgen.models.layers.rope import apply_rope
-
-REMAT = {
-    'none': None,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    'full': jax.checkpoint_policies.nothing_saveable,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +70,7 @@ class MMDiTConfig:
     if self.hidden % self.heads:
       raise user_error(f'{where}.mlp_ratio', self.mlp_ratio,
                        f'heads = {self.heads} must divide width * mlp_ratio = {self.hidden}')
-    if self.remat not in REMAT:
-      raise user_error(f'{where}.remat', self.remat, f'must be one of {sorted(REMAT)}')
+    check_remat(f'{where}.remat', self.remat)
 
   @property
   def head_dim(self) -> int:
@@ -258,10 +253,8 @@ def rotary_attention(q, k, v, cos, sin, segments):
 
 def _stack(block: type[nn.Module], config: MMDiTConfig, dtype: jnp.dtype, length: int, name: str):
   """A function that runs ``length`` scanned blocks and returns the last carry."""
-  if config.remat != 'none':
-    block = nn.remat(block, policy=REMAT[config.remat], prevent_cse=False)
   scanned = nn.scan(
-      block, length=length, variable_axes={'params': 0}, split_rngs={'params': True},
+      recomputed(block, config.remat), length=length, variable_axes={'params': 0}, split_rngs={'params': True},
       in_axes=nn.broadcast, metadata_params={nn.PARTITION_NAME: 'layers'})
   module = scanned(config, dtype, name=name)
   return lambda carry, *shared: module(carry, *shared)[0]

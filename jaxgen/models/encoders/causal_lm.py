@@ -13,6 +13,8 @@ from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import normal
 from jaxgen.models.layers.mlp import GatedMLP
 from jaxgen.models.layers.norms import RMSNorm
+from jaxgen.models.layers.remat import check_remat
+from jaxgen.models.layers.remat import recomputed
 from jaxgen.models.layers.rope import angles
 from jaxgen.models.layers.rope import apply_rope
 
@@ -31,7 +33,8 @@ class CausalLMConfig:
     rope_theta: base of the rotary frequencies.
     norm_eps: epsilon of every norm.
     tie_embeddings: the token embedding is the output head as well.
-    remat: recompute each block in the backward pass.
+    remat: what the backward pass recomputes: ``none``, all but matrix products (``dots``) or
+      everything within a block (``full``).
   """
 
   vocab: int
@@ -43,7 +46,7 @@ class CausalLMConfig:
   rope_theta: float = 1_000_000.0
   norm_eps: float = 1e-6
   tie_embeddings: bool = False
-  remat: bool = False
+  remat: str = 'none'
 
   def __post_init__(self):
     if self.width % (2 * self.heads):
@@ -52,6 +55,7 @@ class CausalLMConfig:
     if self.heads % self.kv_heads:
       raise user_error('config.model.mllm.text.heads', self.heads,
                        f'must be a multiple of kv_heads {self.kv_heads}')
+    check_remat('config.model.mllm.text.remat', self.remat)
 
   @property
   def head_dim(self) -> int:
@@ -156,9 +160,9 @@ class Decoder(nn.Module):
                        for old, new in zip((cache.positions, cache.segments), place, strict=True))
     else:
       kv_place = place
-    block = nn.remat(DecoderBlock, prevent_cse=False) if c.remat else DecoderBlock
-    stack = nn.scan(block, variable_axes={'params': 0}, split_rngs={'params': True},
-                    in_axes=(0,) + (nn.broadcast,) * 4, length=c.layers,
+    stack = nn.scan(recomputed(DecoderBlock, c.remat), length=c.layers,
+                    variable_axes={'params': 0}, split_rngs={'params': True},
+                    in_axes=(0,) + (nn.broadcast,) * 4,
                     metadata_params={nn.PARTITION_NAME: 'layers'})
     kv = None if cache is None else (cache.keys, cache.values)
     last, (inputs, kv) = stack(c, self.dtype, all_layers, name='layers')(

@@ -24,11 +24,13 @@ from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.mlp import gelu_exact
 from jaxgen.models.layers.norms import LayerNorm
 
-# InternVL3-2B: InternViT-300M and Qwen2.5-1.5B (L085, L143).
+# InternVL3-2B: InternViT-300M and Qwen2.5-1.5B (L085, L143). Frozen, it still lies between the
+# loss and the adapter, hence the remat.
 INTERNVL3_2B: dict[str, Any] = dict(
     family='internvl',
     vision=dict(image_size=448, patch_size=14, width=1024, layers=24, heads=16, mlp=4096),
-    text=dict(vocab=151674, width=1536, layers=28, heads=12, kv_heads=2, mlp=8960),
+    text=dict(vocab=151674, width=1536, layers=28, heads=12, kv_heads=2, mlp=8960,
+              remat='full'),
 )
 
 
