@@ -12,7 +12,7 @@ from configs.iomm import base
 from jaxgen.config import source
 from jaxgen.models.registry import section
 
-VOCAB = 384
+VOCAB = 512  # at least the size of the tokenizer
 WIDTH = 128  # of the language model
 
 
@@ -63,7 +63,7 @@ def captions() -> ConfigDict:
   config.data.prompt_tokens = 40
   config.objective.flow_matching = 0.0
   config.objective.next_token = 1.0
-  config.trainable = ((r'mllm/.*', True),)
+  config.trainable = ((r'mllm/.*', True), (r'bridge/.*|denoiser/.*|autoencoder/.*', False))
   config.optimizer.ema_decay = 0.0
   return config
 

@@ -25,14 +25,15 @@ CHOICES = {
     'init_from.weights': ('ema', 'params'),
 }
 POSITIVE = (
-    'data.image_size', 'data.vision_size', 'data.segments_per_row', 'data.visual_tokens',
-    'data.prompt_tokens', 'data.threads', 'data.prefetch', 'objective.timestep_std',
+    'data.image_size', 'data.vision_size', 'data.segments_per_row', 'data.prompt_tokens',
+    'data.threads', 'data.prefetch', 'objective.timestep_std',
     'objective.timestep_shift', 'optimizer.learning_rate', 'optimizer.eps', 'optimizer.clip_norm',
     'train.steps', 'train.rows', 'train.accumulate', 'train.log_every', 'train.checkpoint_every',
     'train.keep', 'train.halt_after', 'sampling.steps', 'sampling.timestep_shift',
 )
-NOT_NEGATIVE = ('objective.flow_matching', 'objective.next_token', 'optimizer.warmup_steps',
-                'optimizer.weight_decay', 'sampling.guidance', 'sampling.size', 'seed')
+NOT_NEGATIVE = ('data.visual_tokens', 'objective.flow_matching', 'objective.next_token',
+                'optimizer.warmup_steps', 'optimizer.weight_decay', 'sampling.guidance',
+                'sampling.size', 'seed')
 PROBABILITIES = ('model.mask_ratio', 'data.caption_dropout', 'data.max_bad_share')
 DECAYS = ('optimizer.b1', 'optimizer.b2', 'optimizer.ema_decay')  # in [0, 1)
 
