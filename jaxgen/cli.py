@@ -96,17 +96,24 @@ def _sample(args) -> None:
 
 
 def _add_evaluate(commands) -> None:
-  parser = _command(commands, 'evaluate', _evaluate, 'score a run on the six tasks of shapes')
+  parser = _command(commands, 'evaluate', _evaluate,
+                    'score a run on the six tasks of shapes, or on its fit to its own pairs')
   parser.add_argument('--workdir', required=True, metavar='DIR')
   parser.add_argument('--images-per-prompt', type=int, default=4, metavar='N')
   parser.add_argument('--prompts', type=int, default=32, metavar='N', help='prompts of each task')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--untrained', action='store_true',
                       help='also score the denoiser and bridge with random weights')
+  parser.add_argument('--fit', type=int, default=0, metavar='N',
+                      help='instead: PSNR of the first N training images drawn from their captions')
   _add_weights(parser)
 
 
 def _evaluate(args) -> None:
+  if args.fit:
+    from jaxgen.evaluation.fit import evaluate_fit
+    evaluate_fit(args.workdir, args.fit, seed=args.seed, weights=args.weights)
+    return
   from jaxgen.evaluation.evaluate import evaluate
   evaluate(args.workdir, prompts=args.prompts, images_per_prompt=args.images_per_prompt,
            seed=args.seed, weights=args.weights, untrained=args.untrained)

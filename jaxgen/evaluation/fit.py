@@ -1,0 +1,81 @@
+"""How well a run draws the very images it was trained on, from their captions alone.
+
+A check of the whole path on real photographs: the peak signal-to-noise ratio (PSNR) between the
+image drawn for a caption and the training image of that caption, and between the same drawing
+and another caption's image, which must be far worse or the captions were not read.
+"""
+
+import json
+
+import numpy as np
+from etils import epath
+
+from jaxgen.core.errors import user_error
+from jaxgen.data.examples import Bad
+from jaxgen.data.examples import DecodedSource
+from jaxgen.data.sources import open_source
+from jaxgen.sampling.images import image_grid
+from jaxgen.sampling.images import to_png
+from jaxgen.sampling.load import load_run
+
+
+def evaluate_fit(workdir: str, count: int, *, seed: int = 0,
+                 weights: str = 'ema') -> dict[str, float]:
+  """Draws the first ``count`` captions of the run's pairs and compares with their images.
+
+  Writes ``fit.json`` and ``samples/fit.png`` (originals above, drawings below) into the workdir.
+
+  Args:
+    workdir: a run with a source of task ``pair``.
+    count: records to draw.
+    seed: of the drawings.
+    weights: ``ema`` or ``params``.
+
+  Returns:
+    ``psnr`` and ``psnr_shuffled`` in dB, means over the images, and ``psnr_min``.
+
+  Raises:
+    UserError: the run has no pairs, or fewer than two.
+  """
+  run = load_run(workdir, weights)
+  originals, captions = _pairs(run.config, count)
+  drawn = run.generate(captions, seed=seed)
+  right = np.array([psnr(image, original) for image, original in zip(drawn, originals)])
+  # Every caption against the image of the next one: no caption keeps its own.
+  wrong = np.array([psnr(image, original)
+                    for image, original in zip(drawn, np.roll(originals, -1, axis=0))])
+  table = dict(images=len(drawn), psnr=float(right.mean()), psnr_min=float(right.min()),
+               psnr_shuffled=float(wrong.mean()))
+  root = epath.Path(workdir)
+  (root / 'samples').mkdir(parents=True, exist_ok=True)
+  (root / 'samples' / 'fit.png').write_bytes(
+      to_png(image_grid(np.concatenate([originals, drawn]), len(drawn))))
+  (root / 'fit.json').write_text(json.dumps(
+      dict(table, seed=seed, weights=weights, captions=captions), indent=2))
+  print('fit: ' + '  '.join(f'{name} {value:.2f}' for name, value in table.items()), flush=True)
+  return table
+
+
+def psnr(image: np.ndarray, original: np.ndarray) -> float:
+  """Peak signal-to-noise ratio of two uint8 images in dB; infinite where they are equal."""
+  error = np.mean((image.astype(np.float64) - original) ** 2)
+  return float(10 * np.log10(255**2 / error)) if error else float('inf')
+
+
+def _pairs(config, count: int) -> tuple[np.ndarray, list[str]]:
+  """The first images, uint8[n, H, W, 3] as training saw them, and captions of the pairs."""
+  for name, spec in config.data.sources.items():
+    if spec.task != 'pair':
+      continue
+    field = f'config.data.sources.{name}'
+    source = open_source(spec.kind, spec.path, split=spec.split, limit=spec.limit,
+                         size=config.data.image_size, seed=config.seed, field=f'{field}.path')
+    decoded = DecodedSource(source, spec.task, config.data, f'{field}.path')
+    records = [decoded[index] for index in range(min(count, len(decoded)))]
+    kept = [record for record in records if not isinstance(record, Bad)]
+    if len(kept) < 2:
+      raise user_error('--fit', count, f'{field} has {len(kept)} of these records; use 2 or more')
+    return (np.stack([record.target for record in kept]),
+            [record.sample.texts[0].text for record in kept])
+  raise user_error('config.data.sources', sorted(config.data.sources),
+                   'no source of task pair, so there are no captions to draw')
