@@ -103,7 +103,10 @@ def _add_evaluate(commands) -> None:
   parser.add_argument('--prompts', type=int, default=32, metavar='N', help='prompts of each task')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--untrained', action='store_true',
-                      help='also score the denoiser and bridge with random weights')
+                      help='also score the same system with random weights')
+  parser.add_argument('--fit', type=int, default=0, metavar='N',
+                      help='instead, compare drawings of the first N training captions with '
+                           'their images')
   parser.add_argument('--fit', type=int, default=0, metavar='N',
                       help='instead: PSNR of the first N training images drawn from their captions')
   _add_weights(parser)

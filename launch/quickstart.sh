@@ -28,6 +28,6 @@ stage tokenizer jaxgen data tokenizer --kind=shapes --out="$root/tokenizer"
 for name in mllm pretrain finetune; do
   stage "$name" jaxgen train --config="$config:$name" --workdir="$root/$name"
 done
-stage evaluate jaxgen evaluate --workdir="$root/finetune" --untrained
+stage evaluate jaxgen evaluate --workdir="$root/finetune" --prompts=20 --images-per-prompt=2 --untrained
 stage export jaxgen convert export --workdir="$root/finetune" --out="$root/export"
 jaxgen report --workdir="$root"

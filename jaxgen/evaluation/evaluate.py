@@ -70,7 +70,8 @@ def _score(run: Run, scenes: Sequence[shapes.Scene], workdir: str, name: str,
       [place for place, other in enumerate(tasks) if other == task])]
   folder = epath.Path(workdir) / 'samples'
   files = save_images(images[shown], [captions[index] for index in shown], str(folder / name))
-  (folder / f'{name}.png').write_bytes(to_png(image_grid(images[shown], len(shown) // len(table))))
+  grid = image_grid(images[shown], columns=len(shown) // len(shapes.TASKS))
+  (folder / f'{name}.png').write_bytes(to_png(grid))
   record = dict(
       settings, score=table, seconds=round(time.monotonic() - started, 1), images=len(images),
       samples=[dict(task=tasks[index], caption=captions[index], correct=verdicts[index],
