@@ -53,8 +53,7 @@ def best_bucket(size: Size, buckets: Sequence[Size] = CANONICAL_BUCKETS) -> Size
 def resize_and_crop(image: np.ndarray, size: Size) -> np.ndarray:
   """Scales the image until it just covers ``size``, then cuts the middle out.
 
-  For a square this is: short edge resized, central crop (L097). The crop is taken first, in
-  source pixels, so that each output pixel is resampled once.
+  For a square this is: short edge resized, central crop (L097). Only the middle is computed.
 
   Args:
     image: uint8[H, W, 3].

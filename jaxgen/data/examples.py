@@ -76,6 +76,7 @@ class DecodedSource:
     if index in self._kept:
       return self._kept[index]
     if index in self.bad:
+      self._judge()
       return self.bad[index]
     sample = self._source[index]
     if len(sample.images) != 1:
@@ -98,18 +99,24 @@ class DecodedSource:
     return Decoded(dataclasses.replace(sample, parts=tuple(sample.texts)), target, seen)
 
   def _set_aside(self, index: int, bad: Bad) -> Bad:
-    """Counts and logs a broken record; stops when there are too many."""
+    """Counts and logs a record that turns out to be broken."""
     with self._lock:
       self._tried += 1
       self.bad[index] = bad
-      count, records = len(self.bad), max(self._tried, min(len(self), JUDGED_FROM))
-      named = ', '.join(f'{item.name} ({item.reason})' for item in list(self.bad.values())[-5:])
     logging.warning('skipped %s: %s', bad.name, bad.reason)
-    if count > self._max_bad_share * records or count == len(self):
-      raise user_error(self._field, None, f'{count} of {records} records cannot be decoded, more '
-                       f'than config.data.max_bad_share = {self._max_bad_share}: {named}; mend or '
-                       'remove them, or raise the share')
+    self._judge()
     return bad
+
+  def _judge(self) -> None:
+    """Stops the run when too many records are broken, or all of them."""
+    with self._lock:
+      count, records = len(self.bad), max(self._tried, min(len(self), JUDGED_FROM))
+      latest = list(self.bad.values())[-5:]
+    if count > self._max_bad_share * records or count == len(self):
+      named = ', '.join(f'{item.name} ({item.reason})' for item in latest)
+      raise user_error(self._field, None, f'{count} of {records} records cannot be decoded, more '
+                       f'than config.data.max_bad_share = {self._max_bad_share} allows: {named}; '
+                       'mend or remove them, or raise the share')
 
 
 class ExampleMaker:

@@ -60,6 +60,7 @@ class Loader:
     self._rows = rows
     self._iterator = grain.experimental.ThreadPrefetchIterDataset(
         rows, prefetch_buffer_size=prefetch).__iter__()
+    self._state = self._iterator.get_state()['cursors']
     self._batches, self._padding = 0, 0.0
 
   def __iter__(self) -> 'Loader':
@@ -67,13 +68,14 @@ class Loader:
 
   def __next__(self) -> Loaded:
     loaded = next(self._iterator)
+    self._state = self._iterator.get_state()['cursors']
     self._batches += 1
     self._padding += loaded.padding_share
     return loaded
 
   def state(self) -> np.ndarray:
     """Where the rows stand after the last batch handed out; int64[high - low, 1 + sources]."""
-    return self._iterator.get_state()['cursors'].copy()
+    return self._state.copy()
 
   def restore(self, state: np.ndarray, step: int) -> None:
     """Goes to where ``state()`` was taken; the next batch is that of ``step``.
@@ -81,12 +83,12 @@ class Loader:
     Raises:
       UserError: the state is of another number of rows or sources.
     """
-    wanted = self._iterator.get_state()['cursors'].shape
-    if tuple(state.shape) != wanted:
+    if state.shape != self._state.shape:
       raise user_error('data state of the checkpoint', list(state.shape),
-                       f'this config has {list(wanted)} (rows, 1 + sources); resume with the '
-                       'train.rows and data.sources that the checkpoint was written with')
-    self._iterator.set_state({'cursors': np.array(state, np.int64), 'step': int(step)})
+                       f'this config has {list(self._state.shape)} (rows, 1 + sources); resume '
+                       'with the train.rows and data.sources that the checkpoint was written with')
+    self._state = np.array(state, np.int64)
+    self._iterator.set_state({'cursors': self._state.copy(), 'step': int(step)})
 
   def report(self) -> dict[str, object]:
     """What happened so far: skipped files by name, epochs seen of each source, padding."""
@@ -98,8 +100,10 @@ class Loader:
     }
 
   def close(self) -> None:
-    """Stops the threads; the loader gives no more batches."""
+    """Stops the threads; the loader gives no more batches, but state and report remain."""
     self._iterator.close()
+    # Let go of now: Grain's destructor fails when the interpreter is shutting down.
+    self._iterator = iter(())
     self._rows.pool.shutdown()
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Protocol
 
 from etils import epath
@@ -13,6 +14,7 @@ from jaxgen.data.sample import Sample
 from jaxgen.data.shapes import ShapesSource
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.ppm')
+CAPTION_SUFFIX = '.txt'
 CAPTIONS_FILE = 'captions.jsonl'
 
 
@@ -92,9 +94,9 @@ class FolderSource:
     self._root = _existing(path, field)
     if not self._root.is_dir():
       raise user_error(field, path, 'is not a folder; use kind jsonl, arrayrecord or tfds for it')
-    names = sorted(str(file.relative_to(self._root)) for file in self._root.rglob('*'))
+    names = sorted(str(file.relative_to(self._root)) for file in _below(self._root))
     self._files = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    self._sidecars = {name for name in names if name.lower().endswith('.txt')}
+    self._sidecars = {name for name in names if name.lower().endswith(CAPTION_SUFFIX)}
     listed = self._root / CAPTIONS_FILE
     self._captions = JsonlSource(str(listed), '', field).captions() if listed.exists() else {}
 
@@ -104,7 +106,7 @@ class FolderSource:
   def __getitem__(self, index: int) -> Sample:
     name = self._files[index]
     file, caption = self._root / name, self._captions.get(name)
-    sidecar = f'{name.rpartition(".")[0]}.txt'
+    sidecar = name.rpartition('.')[0] + CAPTION_SUFFIX
     if caption is None and sidecar in self._sidecars:
       caption = (self._root / sidecar).read_text().strip()
     return samples.pair(name, FileImage(str(file)), caption, str(file))
@@ -223,3 +225,12 @@ def _existing(path: str, field: str) -> epath.Path:
   if not found.exists():
     raise user_error(field, path, 'no such file or folder; check the path')
   return found
+
+
+def _below(folder: epath.Path) -> Iterator[epath.Path]:
+  """Images and caption files below a folder; only other names are asked if they are folders."""
+  for entry in folder.iterdir():
+    if entry.name.lower().endswith((*IMAGE_SUFFIXES, CAPTION_SUFFIX)):
+      yield entry
+    elif entry.is_dir():
+      yield from _below(entry)
