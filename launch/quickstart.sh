@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # The whole of jaxgen on the data set `shapes`: tokenizer, language model, pre-training,
-# fine-tuning, samples, score, PyTorch export, report. Usage: launch/quickstart.sh [WORKDIR]
-# Run it again after an interruption: every stage continues where it stopped.
+# fine-tuning, samples, score, PyTorch export, report.
+#
+#   launch/quickstart.sh [WORKDIR] [--config.section.key=value ...]
+#
+# Run it again after an interruption: finished stages are left as they are, the one that was
+# under way resumes. Remove WORKDIR to begin anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 root=${1:-runs/quickstart}
-config=configs/iomm/quickstart.py
-export TF_CPP_MIN_LOG_LEVEL=3
+overrides=("${@:2}")
+export TF_CPP_MIN_LOG_LEVEL=3 TF_ENABLE_ONEDNN_OPTS=0
 mkdir -p "$root"
 
-# Runs a stage and notes how long it took; the report adds the seconds up. A finished stage is
-# not run again.
+# Runs a stage unless it is done, and notes the seconds that it took; the report adds them up.
 stage() {
   local name=$1 started=$SECONDS
   shift
@@ -24,10 +27,18 @@ stage() {
   echo "{\"stage\": \"$name\", \"seconds\": $((SECONDS - started))}" >> "$root/timings.jsonl"
 }
 
+# train NAME [--config...]: a stage of configs/iomm/quickstart.py in its own folder.
+train() {
+  stage "$1" jaxgen train --config="configs/iomm/quickstart.py:$1" --workdir="$root/$1" \
+    --config.data.tokenizer="$root/tokenizer" "${@:2}" "${overrides[@]}"
+}
+
 stage tokenizer jaxgen data tokenizer --kind=shapes --out="$root/tokenizer"
-for name in mllm pretrain finetune; do
-  stage "$name" jaxgen train --config="$config:$name" --workdir="$root/$name"
-done
-stage evaluate jaxgen evaluate --workdir="$root/finetune" --prompts=20 --images-per-prompt=2 --untrained
+train mllm
+train pretrain --config.init_from.mllm="$root/mllm"
+train finetune --config.init_from.mllm="$root/mllm" \
+  --config.init_from.bridge="$root/pretrain" --config.init_from.denoiser="$root/pretrain"
+stage evaluate jaxgen evaluate --workdir="$root/finetune" --prompts=20 --images-per-prompt=2 \
+  --untrained
 stage export jaxgen convert export --workdir="$root/finetune" --out="$root/export"
 jaxgen report --workdir="$root"
