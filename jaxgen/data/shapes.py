@@ -7,6 +7,7 @@ trained and scored anywhere. ``jaxgen.evaluation.shapes_scorer`` reads images ba
 
 import dataclasses
 import itertools
+import random
 import zlib
 from collections.abc import Iterator
 
@@ -104,10 +105,8 @@ class ShapesSource:
 
   def scene(self, index: int) -> Scene:
     """Scene number ``index``; the six tasks take turns at random, each equally often."""
-    rng = np.random.Generator(np.random.Philox(key=[self.seed, zlib.crc32(self.split.encode())],
-                                               counter=[0, 0, 0, index]))
-    pool = self._requests[TASKS[rng.integers(len(TASKS))]]
-    return arrange(pool[rng.integers(len(pool))], rng)
+    rng = random.Random(f'{self.seed}/{self.split}/{index}')
+    return arrange(rng.choice(self._requests[rng.choice(TASKS)]), rng)
 
   def __getitem__(self, index: int) -> dict[str, object]:
     """``{'id': str, 'image': uint8[size, size, 3], 'caption': str}``."""
@@ -131,11 +130,12 @@ def requests(split: str) -> dict[str, list[Request]]:
 
 def evaluation_prompts(per_task: int, seed: int = 0) -> list[Scene]:
   """``per_task`` scenes of the test split for each task, without repeats while they last."""
-  rng = np.random.default_rng(seed)
+  rng = random.Random(seed)
   scenes = []
   for pool in requests('test').values():
-    order = itertools.chain.from_iterable(rng.permutation(len(pool)) for _ in itertools.count())
-    scenes += [arrange(pool[index], rng) for index in itertools.islice(order, per_task)]
+    rounds = (rng.sample(pool, len(pool)) for _ in itertools.count())
+    order = itertools.chain.from_iterable(rounds)
+    scenes += [arrange(request, rng) for request in itertools.islice(order, per_task)]
   return scenes
 
 
@@ -144,19 +144,22 @@ def captions() -> list[str]:
   return sorted({request.caption for request in _all_requests()})
 
 
-def arrange(request: Request, rng: np.random.Generator) -> Scene:
+def arrange(request: Request, rng: random.Random) -> Scene:
   """Places objects that answer the request: apart, inside the frame, in the asked relation."""
-  shared = str(rng.choice(list(COLORS)))
-  names = [(shape, color or (shared if request.task == 'counting' else str(rng.choice(list(COLORS)))))
+  colors = list(COLORS)
+  shared = rng.choice(colors)
+  names = [(shape, color or (shared if request.task == 'counting' else rng.choice(colors)))
            for shape, color in request.wanted]
   low, high = (0.16, 0.21) if len(names) <= 2 else (0.14, 0.165)
   while True:
-    radii = rng.uniform(low, high, len(names))
-    centres = rng.uniform(radii[:, None] + 0.03, 0.97 - radii[:, None], (len(names), 2))
-    if _apart(centres, radii) and _related(centres, request.relation):
-      return Scene(request, tuple(
-          Object(shape, color, float(x), float(y), float(radius))
-          for (shape, color), (x, y), radius in zip(names, centres, radii)))
+    placed: list[Object] = []
+    for shape, color in names:
+      spot = _free_spot(placed, rng.uniform(low, high), rng)
+      if spot is None:
+        break
+      placed.append(Object(shape, color, *spot))
+    if len(placed) == len(names) and _related(placed, request.relation):
+      return Scene(request, tuple(placed))
 
 
 def draw(objects: tuple[Object, ...], size: int) -> np.ndarray:
@@ -193,20 +196,26 @@ def coverage(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.nd
   return np.clip(0.5 - distance, 0.0, 1.0).astype(np.float32)
 
 
-def _apart(centres: np.ndarray, radii: np.ndarray) -> bool:
-  """True if the boxes around the objects keep a gap, so that no two pieces ever touch."""
-  for (first, r), (second, q) in itertools.combinations(zip(centres.tolist(), radii.tolist()), 2):
-    if max(abs(first[0] - second[0]), abs(first[1] - second[1])) < r + q + GAP:
-      return False
-  return True
+def _free_spot(placed: list[Object], radius: float,
+               rng: random.Random) -> tuple[float, float, float] | None:
+  """A centre and the radius, clear of all that is placed; None if none is found soon."""
+  margin = radius + 0.03
+  for _ in range(12):
+    x, y = rng.uniform(margin, 1 - margin), rng.uniform(margin, 1 - margin)
+    if all(max(abs(x - other.x), abs(y - other.y)) >= radius + other.radius + GAP
+           for other in placed):
+      return x, y, radius
+  return None
 
 
-def _related(centres: np.ndarray, relation: str | None) -> bool:
+def _related(placed: list[Object], relation: str | None) -> bool:
+  """True if the first object lies clearly in the asked direction from the second."""
   if relation is None:
     return True
-  offset = centres[0] - centres[1]
-  along = float(offset @ np.asarray(RELATIONS[relation]))
-  return along > 0.25 and along > 1.2 * (np.abs(offset).sum() - abs(along))
+  dx, dy = placed[0].x - placed[1].x, placed[0].y - placed[1].y
+  right, down = RELATIONS[relation]
+  along, across = dx * right + dy * down, abs(dx * down) + abs(dy * right)
+  return along > 0.25 and along > 1.2 * across
 
 
 def _all_requests() -> Iterator[Request]:
