@@ -105,9 +105,6 @@ def _add_evaluate(commands) -> None:
   parser.add_argument('--untrained', action='store_true',
                       help='also score the same system with random weights')
   parser.add_argument('--fit', type=int, default=0, metavar='N',
-                      help='instead, compare drawings of the first N training captions with '
-                           'their images')
-  parser.add_argument('--fit', type=int, default=0, metavar='N',
                       help='instead: PSNR of the first N training images drawn from their captions')
   _add_weights(parser)
 
