@@ -58,8 +58,8 @@ def write_archive(source: Source, out: str, *, shards: int = 1,
     archive = _write(source, folder, shards, progress)
     if not archive.samples:
       name, reason = next(iter(archive.skipped.items()))
-      raise user_error('--path', None, f'none of the {len(archive.skipped)} records can be decoded; '
-                       f'the first is {name}: {reason}')
+      raise user_error('--path', None, f'none of the {len(archive.skipped)} records can be '
+                       f'decoded; the first is {name}: {reason}')
     with open(os.path.join(folder, INFO_FILE), 'w') as file:
       json.dump(dataclasses.asdict(archive), file, indent=2)
   return archive

@@ -101,16 +101,18 @@ class DecodedSource:
   def _set_aside(self, index: int, bad: Bad) -> Bad:
     """Counts and logs a record that turns out to be broken."""
     with self._lock:
-      self._tried += 1
+      known = index in self.bad  # another thread came upon it at the same time
+      self._tried += not known
       self.bad[index] = bad
-    logging.warning('skipped %s: %s', bad.name, bad.reason)
+    if not known:
+      logging.warning('skipped %s: %s', bad.name, bad.reason)
     self._judge()
     return bad
 
   def _judge(self) -> None:
     """Stops the run when too many records are broken, or all of them."""
     with self._lock:
-      count, records = len(self.bad), max(self._tried, min(len(self), JUDGED_FROM))
+      count, records = len(self.bad), min(len(self), max(self._tried, JUDGED_FROM))
       latest = list(self.bad.values())[-5:]
     if count > self._max_bad_share * records or count == len(self):
       named = ', '.join(f'{item.name} ({item.reason})' for item in latest)

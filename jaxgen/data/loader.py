@@ -104,11 +104,16 @@ class Loader:
     self._iterator.close()
     # Let go of now: Grain's destructor fails when the interpreter is shutting down.
     self._iterator = iter(())
-    self._rows.pool.shutdown()
+    self._rows.pool.shutdown(cancel_futures=True)
 
 
 class _Rows(grain.IterDataset):
-  """The rows of one process as a Grain dataset: everything that does not change."""
+  """The rows of one process as a Grain dataset: all that does not change from step to step.
+
+  Attributes:
+    low, high: the global rows of this process, of ``total_rows``.
+    sources, sequences: decoded records and endless examples of each source, by sorted name.
+  """
 
   def __init__(self, config: ConfigDict, layout: Layout, rows: tuple[int, int], start_step: int):
     super().__init__()
@@ -129,7 +134,8 @@ class _Rows(grain.IterDataset):
       logging.info('data source %s: %d samples, task %s', name, len(source), spec.task)
       self.sources.append(DecodedSource(source, spec.task, data, field))
       maker = ExampleMaker(index, spec.task, writer, data.caption_dropout, seed)
-      self.sequences.append(_endless(self.sources[-1], maker, zlib.crc32(f'{seed}/{name}'.encode())))
+      order = zlib.crc32(f'{seed}/{name}'.encode())
+      self.sequences.append(_endless(self.sources[-1], maker, order))
     self.pool = futures.ThreadPoolExecutor(data.threads, 'jaxgen-decode')
     self.threads = data.threads
 
@@ -150,6 +156,7 @@ class _Rows(grain.IterDataset):
     return filling.examples
 
   def _next(self, row: int, cursor: np.ndarray, progress: float) -> Example:
+    """The next example of a row; broken records are passed over."""
     source = self.mixture.draw(row, int(cursor[0]), progress)
     cursor[0] += 1
     while True:
@@ -183,7 +190,7 @@ class _RowsIterator(grain.DatasetIterator):
     def fill(some: range) -> list[list[Example]]:
       return [rows.fill(rows.low + row, self._cursors[row], progress) for row in some]
 
-    # Each thread takes a run of neighbouring rows: rows are independent, and cheap ones many.
+    # Rows are independent; a run of them goes to each thread, because single rows may be cheap.
     each = -(-count // rows.threads)
     runs = [range(start, min(start + each, count)) for start in range(0, count, each)]
     filled = [row for run in rows.pool.map(fill, runs) for row in run]

@@ -51,7 +51,8 @@ class Mixture:
     if len(self.names) == 1:
       return 0
     edges = np.cumsum(self.shares(progress))
-    chosen = np.searchsorted(edges, uniform(self._seed, 'mixture', row, number) * edges[-1], 'right')
+    point = uniform(self._seed, 'mixture', row, number) * edges[-1]
+    chosen = np.searchsorted(edges, point, 'right')
     return int(min(chosen, len(self.names) - 1))
 
   def _raw(self, progress: float) -> np.ndarray:

@@ -170,8 +170,8 @@ def pack(rows: Sequence[Sequence[Example]], shape: RowShape, pad: int) -> Loaded
   for row, examples in enumerate(rows):
     text = visual = patch = 0
     for segment, example in enumerate(examples, start=1):
-      _write_text(batch.prompt, row, text, segment, example, patch // max(shape.patches_per_image, 1)
-                  * shape.vision_tokens)
+      images_before = patch // shape.patches_per_image
+      _write_text(batch.prompt, row, text, segment, example, images_before * shape.vision_tokens)
       text += len(example.tokens)
       for image in example.seen:
         _write_seen(batch.prompt, row, patch, segment, example, shape)

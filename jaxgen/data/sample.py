@@ -84,7 +84,8 @@ def from_json(record: Any, origin: str, folder: str) -> Sample:
   """Reads one JSON object, in the short or the full form.
 
   Short: ``{"file" or "image": path, "caption": text, "id": name}``; caption and id may be absent.
-  Full: ``{"id": name, "task": name, "parts": [{"text" or "image": ..., "role": ..., "loss": ...}]}``.
+  Full: ``{"id": name, "task": name, "parts": [part, ...]}``, where a part is
+  ``{"text" or "image": text or path, "role": name, "loss": true or false}``.
 
   Args:
     record: what ``json.loads`` gave.
@@ -109,7 +110,8 @@ def from_json(record: Any, origin: str, folder: str) -> Sample:
 def _from_short(record: dict[str, Any], origin: str, folder: str) -> Sample:
   field = 'file' if 'file' in record else 'image'
   if field not in record:
-    raise user_error(f'{origin}: file', sorted(record), 'no image; give "file" (or "image"), a path')
+    raise user_error(f'{origin}: file', sorted(record),
+                     'no image; give "file" (or "image"), a path')
   path = _text(record, field, origin)
   caption = None if record.get('caption') is None else _text(record, 'caption', origin)
   sample_id = _text(record, 'id', origin) if 'id' in record else path

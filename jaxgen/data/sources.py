@@ -158,7 +158,8 @@ class ArrayRecordSource:
     else:
       files = [path]
     if not files:
-      raise user_error(field, path, 'no .arrayrecord file there; write some with `jaxgen data pack`')
+      raise user_error(field, path,
+                       'no .arrayrecord file there; write some with `jaxgen data pack`')
     try:
       self._records = array_record_data_source.ArrayRecordDataSource(files)
     except (RuntimeError, ValueError) as error:
@@ -169,7 +170,13 @@ class ArrayRecordSource:
     return len(self._records)
 
   def __getitem__(self, index: int) -> Sample:
-    return samples.from_bytes(self._records[index], f'{self._path}: record {index}')
+    origin = f'{self._path}: record {index}'
+    try:
+      data = self._records[index]
+    except RuntimeError as error:
+      raise user_error(origin, None, 'the file is damaged; write it anew with `jaxgen data pack` '
+                       f'({str(error)[:60]})') from error
+    return samples.from_bytes(data, origin)
 
 
 class TfdsSource:

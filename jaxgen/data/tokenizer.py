@@ -113,7 +113,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str) -> Token
   """
   least = 256 + len(SPECIALS)
   if vocab_size < least:
-    raise user_error('--vocab', vocab_size, f'use {least} or more: 256 bytes and the special tokens')
+    raise user_error('--vocab', vocab_size,
+                     f'use {least} or more: 256 bytes and the special tokens')
   backend = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN))
   backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   backend.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""The sample schema: both JSON forms, the binary form, and errors that name file, line and field."""
+"""The sample schema: both JSON forms, the binary form, errors that name file, line and field."""
 
 import numpy as np
 import pytest

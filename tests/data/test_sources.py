@@ -129,6 +129,19 @@ def test_bad_paths(kind, make, message, tmp_path):
     open_source(kind, str(make(tmp_path)), field='config.data.sources.s.path')
 
 
+def test_a_damaged_archive_names_the_record(folder, tmp_path):
+  write_archive(open_source('folder', str(folder)), str(tmp_path / 'out'))
+  path = tmp_path / 'out/data-00000-of-00001.arrayrecord'
+  data = bytearray(path.read_bytes())
+  at = data.index(b'"id": "07.png"')
+  data[at:at + 40] = bytes(40)
+  path.write_bytes(data)
+  found = open_source('arrayrecord', str(path))
+  assert found[6].id == '06.png'
+  with pytest.raises(UserError, match=rf'^{path}: record 7: the file is damaged'):
+    found[7]
+
+
 @pytest.mark.parametrize('line, message', [
     ('{"file": "a.png"', 'is not JSON'),
     ('{"caption": "x"}', 'file'),
