@@ -52,12 +52,12 @@ def count_flops(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 def _keep_activations(section: ConfigDict) -> None:
-  """Switches rematerialisation off, in whatever terms a model has it."""
+  """Switches rematerialisation off, wherever a model has it."""
   for name, value in section.items():
     if isinstance(value, ConfigDict):
       _keep_activations(value)
     elif name == 'remat':
-      section.remat = False if isinstance(value, bool) else 'none'
+      section.remat = 'none'
 
 
 def _count(jaxpr: core.Jaxpr) -> float:

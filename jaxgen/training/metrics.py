@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from typing import Any
@@ -43,8 +44,8 @@ class Journal:
       cut_lines(workdir / 'metrics.jsonl', start)
       self._file = (workdir / 'metrics.jsonl').open('a')
       self._board = _board(workdir)
-    self._began, self._start = time.perf_counter(), start
-    self._last = self._began
+    self._last = time.perf_counter()
+    self._shown = (start, self._last)
 
   def put(self, step: int, metrics: dict[str, Any], ids: Ids, wait: float) -> None:
     """Takes the metrics of a step that was just started and records those of the one before.
@@ -117,12 +118,12 @@ class Journal:
   def _show(self, step: int, record: dict[str, Any]) -> None:
     if not self._is_log_step(step):
       return
-    steps, elapsed = self._config.train.steps, time.perf_counter() - self._began
-    left = (steps - step) * elapsed / (step - self._start)
+    (before, then), self._shown = self._shown, (step, self._last)
+    rate = (step - before) / (self._last - then)
+    steps = self._config.train.steps
     loss = 'not finite' if record['loss'] is None else f'{record["loss"]:.4f}'
     print(f'{self._workdir.name}: step {step}/{steps}  loss {loss}  '
-          f'{(step - self._start) / elapsed:.2f} steps/s  '
-          f'{record["images_per_second"]:.1f} images/s  ETA {clock(left)}',
+          f'{rate:.2f} steps/s  ETA {clock((steps - step) / rate)}',
           file=sys.stderr, flush=True)
     self._board.write_scalars(step, {name: value for name, value in record.items()
                                      if isinstance(value, (int, float)) and name != 'step'})
@@ -163,6 +164,7 @@ def device_peak() -> float:
 
 def _board(workdir: epath.Path):
   """TensorBoard's event file; here and not above, as it imports TensorFlow for seconds."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # it greets users with its build options
   from clu.metric_writers.summary_writer import SummaryWriter
   return SummaryWriter(str(workdir))
 

@@ -159,6 +159,10 @@ def _place(tree: trees.Tree, target: trees.Tree) -> Params:
       tree, target)
 
 
+def _is_masked(leaf: Any) -> bool:
+  return isinstance(leaf, optax.MaskedNode)
+
+
 def _abstract_state(config: ConfigDict, optimizer: optax.GradientTransformation, params: Params,
                     mesh: Mesh) -> TrainState:
   whole = partition.replicated(mesh)
@@ -166,10 +170,13 @@ def _abstract_state(config: ConfigDict, optimizer: optax.GradientTransformation,
   def scalar(dtype=jnp.int32, shape=()):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
 
+  def moment(leaf, param):
+    if _is_masked(leaf):  # the place of a parameter that another rule of the optimizer trains
+      return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding)
+
   opt_state = optax.tree.map_params(
-      optimizer,
-      lambda leaf, param: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding),
-      jax.eval_shape(optimizer.init, params), params,
+      optimizer, moment, jax.eval_shape(optimizer.init, params), params, is_leaf=_is_masked,
       transform_non_params=lambda leaf: scalar(leaf.dtype, leaf.shape))
   return TrainState(
       step=scalar(), params=params, opt_state=opt_state,

@@ -103,7 +103,8 @@ def micro_batches(batch: Batch, count: int) -> Batch:
   """Splits rows ``[B, ...]`` into ``[count, B / count, ...]`` without moving any between devices:
   every micro-batch takes each ``count``-th row, so all devices have a share of it."""
   return jax.tree.map(
-      lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]).swapaxes(0, 1), batch)
+      lambda leaf: leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:]).swapaxes(0, 1),
+      batch)
 
 
 def global_weights(sums: Callable[[Any], Any], parts: Any) -> dict[str, jax.Array]:
@@ -119,7 +120,7 @@ def counts(batch: Batch) -> dict[str, jax.Array]:
   """Who is in the global batch, how much of it is work and how much padding."""
   visual, prompt = batch.visual.segments > 0, batch.prompt.segments > 0
   return dict(sample_ids=batch.meta.sample_ids, images=jnp.sum(batch.meta.sample_ids != -1),
-              tokens=jnp.sum(visual) + jnp.sum(prompt), padding=1 - jnp.mean(visual))
+              tokens=jnp.sum(visual) + jnp.sum(prompt), padding=jnp.sum(~visual) / max(visual.size, 1))
 
 
 def accumulated(loss_of: Callable[..., Any], params: Params, parts: Any) -> tuple[Any, Any, Params]:
