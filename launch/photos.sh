@@ -1,30 +1,34 @@
 #!/usr/bin/env bash
-# The main job on one's own photographs: pack, tokenizer, three stages, fit, samples, report.
-# Usage: launch/photos.sh PHOTOS.jsonl [WORKDIR]; each line has "file" and "caption".
+# The main job on one's own photographs: pack, tokenizer, three stages, fit, export, report.
+#
+#   launch/photos.sh PHOTOS [WORKDIR] [--config.section.key=value ...]
+#
+# PHOTOS is a folder (a.jpg with its caption in a.txt, or a captions.jsonl at the top) or a JSON
+# Lines file ({"file": ..., "caption": ...} in each line). Run it again to go on where it stopped.
 set -euo pipefail
-photos=$(realpath "${1:?usage: launch/photos.sh PHOTOS.jsonl [WORKDIR]}")
+photos=$(realpath "${1:?usage: launch/photos.sh PHOTOS [WORKDIR]}")
 cd "$(dirname "$0")/.."
 root=${2:-runs/photos}
-config=configs/iomm/photos.py
+overrides=("${@:3}")
+kind=jsonl
+[[ -d $photos ]] && kind=folder
 
-jaxgen data pack --kind=jsonl --path="$photos" --out="$root/data"
-jaxgen data tokenizer --kind=jsonl --path="$photos" --vocab=2048 --out="$root/tokenizer"
-
-# Trains a stage of the config on the packed data; the other arguments are overrides.
+# train STAGE [--config...]: a stage of configs/iomm/photos.py on the packed photographs.
 train() {
-  local stage=$1
-  shift
-  jaxgen train --config="$config:$stage" --workdir="$root/$stage" \
-    --config.data.tokenizer="$root/tokenizer" "$@"
+  jaxgen train --config="configs/iomm/photos.py:$1" --workdir="$root/$1" \
+    --config.data.tokenizer="$root/tokenizer" "${@:2}" "${overrides[@]}"
 }
-packed=$root/data/*.arrayrecord
+
+[[ -d $root/data ]] || jaxgen data pack --kind=$kind --path="$photos" --out="$root/data"
+jaxgen data tokenizer --kind=$kind --path="$photos" --vocab=2048 --out="$root/tokenizer"
+
+packed="$root/data/*.arrayrecord"
 train mllm --config.data.sources.captions.path="$packed"
 train pretrain --config.data.sources.images.path="$packed" \
   --config.init_from.mllm="$root/mllm"
 train finetune --config.data.sources.images.path="$packed" \
-  --config.data.sources.pairs.path="$packed" \
-  --config.init_from.mllm="$root/mllm" --config.init_from.bridge="$root/pretrain" \
-  --config.init_from.denoiser="$root/pretrain"
+  --config.data.sources.pairs.path="$packed" --config.init_from.mllm="$root/mllm" \
+  --config.init_from.bridge="$root/pretrain" --config.init_from.denoiser="$root/pretrain"
 
 jaxgen evaluate --workdir="$root/finetune" --fit=16
 jaxgen report --workdir="$root"
