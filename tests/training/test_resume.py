@@ -1,0 +1,182 @@
+"""Real processes: kill -9, a kill during a save, two processes, a full disk, other devices."""
+
+import copy
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from jaxgen.config import from_json
+from jaxgen.config import to_json
+from jaxgen.objectives.registry import make_objectives
+from jaxgen.objectives.registry import needed_groups
+from jaxgen.sharding.mesh import make_mesh
+from jaxgen.systems.registry import make_system
+from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.loop import train
+from jaxgen.training.state import make_blueprint
+
+REPO = pathlib.Path(__file__).parents[2]
+AGREED = ('step', 'loss', 'sample_ids', 'grad_norm', 'learning_rate', 'skipped')
+CONFIG_FILE = '''"""The config of a test, as JSON."""
+
+from jaxgen.config import from_json
+
+
+def get_config():
+  return from_json({text!r})
+'''
+
+
+@pytest.fixture(scope='module')
+def straight(tiny_base, tmp_path_factory):
+  """Twenty steps without a break, on 8 devices; checkpoints at 10 and 20."""
+  workdir = tmp_path_factory.mktemp('runs') / 'straight'
+  train(tiny_base, str(workdir))
+  return workdir
+
+
+def start(config, workdir, *, devices=8, environment=(), file_limit=None):
+  """Starts `jaxgen train` as a process of its own."""
+  file = workdir.parent / f'{workdir.name}_config.py'
+  file.write_text(CONFIG_FILE.format(text=to_json(config)))
+  flags = os.environ['XLA_FLAGS'].replace('device_count=8', f'device_count={devices}')
+
+  def limit():
+    if file_limit:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+  return subprocess.Popen(
+      [sys.executable, '-m', 'jaxgen.cli', 'train', f'--config={file}', f'--workdir={workdir}'],
+      cwd=REPO, env=os.environ | {'XLA_FLAGS': flags} | dict(environment), text=True,
+      stderr=subprocess.PIPE, preexec_fn=limit)
+
+
+def kill_when(process, appears, limit=300.0):
+  """Sends SIGKILL as soon as ``appears()`` is true."""
+  end = time.monotonic() + limit
+  while not appears():
+    assert process.poll() is None, process.stderr.read()
+    assert time.monotonic() < end, 'the process did not come that far'
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+
+
+def lines_of(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [{name: json.loads(line)[name] for name in AGREED} for line in lines]
+
+
+def restored(workdir, step, devices=8):
+  """State and cursors of a checkpoint, restored on the first ``devices`` devices."""
+  config = from_json((workdir / 'config.json').read_text())
+  mesh = make_mesh(config.mesh, jax.devices()[:devices])
+  groups = needed_groups(make_objectives(config))
+  blueprint = make_blueprint(config, make_system(config), groups, mesh)
+  checkpoints = Checkpoints(epath.Path(workdir), 2)
+  state, cursors = checkpoints.restore(step, blueprint)
+  frozen = checkpoints.restore_frozen(blueprint)
+  checkpoints.close()
+  assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == devices
+  return jax.device_get((state, frozen)), cursors
+
+
+def assert_same_bits(first, second):
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def steps_in(workdir):
+  return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir()
+                if path.name.isdigit())
+
+
+def test_killed_twice_once_during_a_save_equals_straight(straight, tiny_base, tmp_path):
+  workdir = tmp_path / 'broken'
+  saves = workdir / 'checkpoints'
+  kill_when(start(tiny_base, workdir), (saves / '10').exists)
+  assert steps_in(workdir) == [10]
+  # Again from step 10, and now into the save of step 20, whose folder has a temporary name.
+  kill_when(start(tiny_base, workdir), lambda: any(saves.glob('20.*')))
+  assert steps_in(workdir) == [10] and any(saves.glob('20.*'))
+  restored(workdir, 10)
+  train(tiny_base, str(workdir))
+  assert_same_bits(restored(workdir, 20), restored(straight, 20))
+  assert lines_of(workdir) == lines_of(straight)
+  assert not any(saves.glob('20.*'))
+
+
+def test_two_processes_of_four_devices_equal_one_of_eight(straight, tiny_base, tmp_path):
+  config = copy.deepcopy(tiny_base)
+  config.train.steps = 10
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    port = probe.getsockname()[1]
+  workdir = tmp_path / 'pair'
+  processes = [
+      start(config, workdir, devices=4, environment={
+          'JAXGEN_COORDINATOR': f'localhost:{port}', 'JAXGEN_NUM_PROCESSES': '2',
+          'JAXGEN_PROCESS_ID': str(index)}) for index in range(2)]
+  for process in processes:
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+  ours, theirs = lines_of(workdir), lines_of(straight)[:10]
+  assert [line['sample_ids'] for line in ours] == [line['sample_ids'] for line in theirs]
+  np.testing.assert_allclose([line['loss'] for line in ours],
+                             [line['loss'] for line in theirs], rtol=1e-5)
+  (state, _), cursors = restored(workdir, 10)
+  _, theirs = restored(straight, 10)
+  np.testing.assert_array_equal(cursors, theirs)
+  for devices in (1, 4):
+    assert_same_bits(restored(workdir, 10, devices)[0][0], state)
+
+
+def test_restores_on_one_four_and_eight_devices(straight):
+  whole = restored(straight, 20)
+  for devices in (1, 4):
+    assert_same_bits(restored(straight, 20, devices), whole)
+  assert int(whole[0][0].step) == 20
+
+
+def test_full_disk_during_a_save(straight, tiny_base, tmp_path):
+  workdir = tmp_path / 'full'
+  shutil.copytree(straight, workdir)
+  shutil.rmtree(workdir / 'checkpoints' / '20')
+  process = start(tiny_base, workdir, file_limit=100_000)
+  _, errors = process.communicate(timeout=300)
+  assert process.returncode == 1, errors
+  line = errors.splitlines()[-1]
+  assert str(workdir) in line and 'no room left' in line and 'Traceback' not in errors
+  assert steps_in(workdir) == [10]
+  assert_same_bits(restored(workdir, 10), restored(straight, 10))
+
+
+def test_frozen_parameters_are_stored_once(straight):
+  assert (straight / 'frozen').is_dir()
+  for step in (10, 20):
+    names = {path.name for path in (straight / 'checkpoints' / str(step)).iterdir()}
+    assert {'params', 'ema', 'train', 'data'} <= names and 'frozen' not in names
+
+
+def test_a_finished_run_says_so_and_goes_on_with_more_steps(straight, tiny_base, tmp_path, capsys):
+  workdir = tmp_path / 'longer'
+  shutil.copytree(straight, workdir)
+  train(tiny_base, str(workdir))
+  assert 'all 20 steps are done' in capsys.readouterr().err
+  config = copy.deepcopy(tiny_base)
+  config.train.steps = 22
+  train(config, str(workdir))
+  assert lines_of(workdir)[:20] == lines_of(straight)
+  assert [line['step'] for line in lines_of(workdir)[20:]] == [21, 22]
