@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
   config.model.bridge = ConfigDict(section('residual_queries', width=WIDTH, queries=8, heads=4))
   config.model.denoiser = ConfigDict(section(
       'mmdit', in_channels=48, cond_dim=WIDTH, width=128, heads=4, double_blocks=2,
-      single_blocks=2, axes_dims=(8, 12, 12), theta=100.0))
+      single_blocks=2, axes_dims=(8, 12, 12)))
   config.model.autoencoder = ConfigDict(section('pixel', factor=2))
   config.model.compute_dtype = 'float32'  # CPUs have no fast bfloat16
   config.model.frozen_dtype = 'float32'
