@@ -58,10 +58,14 @@ def write_report(workdir: str) -> str:
 
 
 def read_stages(root: epath.Path) -> list[Stage]:
-  """The runs in a folder, in the order in which they began."""
+  """The runs in a folder in the order of ``timings.jsonl``, else of the last change of configs."""
+  turns = {line['stage']: turn for turn, line in enumerate(_lines(root / 'timings.jsonl'))}
+
+  def age(folder: epath.Path) -> tuple[int, float]:
+    return turns.get(folder.name, len(turns)), (folder / 'config.json').stat().mtime
+
   folders = [root] if (root / 'metrics.jsonl').exists() else sorted(
-      (path.parent for path in root.glob('*/metrics.jsonl')),
-      key=lambda folder: (folder / 'config.json').stat().mtime)
+      (path.parent for path in root.glob('*/metrics.jsonl')), key=age)
   if not folders:
     raise user_error('--workdir', str(root), 'holds no metrics.jsonl, nor do its subfolders; '
                      'give the folder of a run, or of several')

@@ -40,9 +40,9 @@ def write_evaluation(folder) -> None:
 
 @pytest.fixture
 def finished(tmp_path):
-  """A folder as the quickstart leaves it; the names sort differently from the order of time."""
+  """A folder as the quickstart leaves it; neither names nor dates sort like the stages."""
   root = tmp_path / 'quickstart'
-  write_run(root / 'pretrain', 30, began=1000)
+  write_run(root / 'pretrain', 30, began=3000)  # begun first, but resumed since
   write_run(root / 'finetune', 20, began=2000)
   write_evaluation(root / 'finetune')
   (root / 'export/denoiser').mkdir(parents=True)
@@ -108,6 +108,13 @@ def test_a_single_unfinished_run(tmp_path):
   summary = json.loads((tmp_path / 'run/summary.json').read_text())
   assert summary == dict(score=None, score_untrained=None, seconds=None, stage_seconds={},
                          steps={'run': 5}, export=None)
+
+
+def test_order_without_timings(finished):
+  (finished / 'timings.jsonl').unlink()
+  write_report(str(finished))
+  summary = json.loads((finished / 'summary.json').read_text())
+  assert list(summary['steps']) == ['finetune', 'pretrain']
 
 
 def test_no_run(tmp_path):
