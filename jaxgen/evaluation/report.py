@@ -65,7 +65,8 @@ def read_stages(root: epath.Path) -> list[Stage]:
     return turns.get(folder.name, len(turns)), (folder / 'config.json').stat().mtime
 
   folders = [root] if (root / 'metrics.jsonl').exists() else sorted(
-      (path.parent for path in root.glob('*/metrics.jsonl')), key=age)
+      (path.parent for path in root.glob('*/config.json')
+       if (path.parent / 'metrics.jsonl').exists()), key=age)
   if not folders:
     raise user_error('--workdir', str(root), 'holds no metrics.jsonl, nor do its subfolders; '
                      'give the folder of a run, or of several')
