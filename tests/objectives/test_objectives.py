@@ -1,0 +1,140 @@
+"""Loss terms against plain loops, timestep densities against their distribution functions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxgen.core.types import Batch
+from jaxgen.core.types import Meta
+from jaxgen.core.types import Visual
+from jaxgen.objectives.flow_matching import FlowMatching
+from jaxgen.objectives.interpolant import interpolate
+from jaxgen.objectives.interpolant import velocity
+from jaxgen.objectives.masking import mask_image_tokens
+from jaxgen.objectives.timesteps import sample_timesteps
+from jaxgen.objectives.timesteps import shift_time
+
+
+class Still:
+  """A system that predicts x_t itself, so that the loss tells how x_t was made."""
+
+  def condition(self, params, prompt, rng):
+    del params, prompt, rng
+
+  def denoise(self, params, x_t, t, visual, conditioning):
+    del params, t, visual, conditioning
+    return x_t
+
+
+def _batch(rng, rows=2, targets=(3, 2), conditions=2, padding=2, groups=3):
+  """Rows of ``len(targets)`` segments: each its targets, then clean conditions; then padding."""
+  segments, is_target = [], []
+  for index, count in enumerate(targets, start=1):
+    segments += [index] * (count + conditions)
+    is_target += [True] * count + [False] * conditions
+  segments += [0] * padding
+  is_target += [False] * padding
+  length = len(segments)
+  visual = Visual(
+      latents=rng.normal(size=(rows, length, 4)).astype(np.float32),
+      positions=np.zeros((rows, length, 3), np.int32),
+      segments=np.tile(np.int32(segments), (rows, 1)),
+      is_target=np.tile(np.array(is_target), (rows, 1)))
+  task_ids = np.full((rows, groups), -1, np.int32)
+  task_ids[:, :len(targets)] = np.arange(rows * len(targets)).reshape(rows, -1) % 2
+  return Batch(visual=visual, prompt=None, meta=Meta(sample_ids=task_ids, task_ids=task_ids))
+
+
+OBJECTIVE = FlowMatching('uniform', 0.0, 1.0, 1.0, ('first', 'second'))
+
+
+def test_flow_matching_is_the_mean_over_target_tokens_of_a_plain_loop():
+  batch, key = _batch(np.random.default_rng(0)), jax.random.key(1)
+  loss, weight, metrics = OBJECTIVE(Still(), {}, batch, key)
+  time_key, noise_key, _ = jax.random.split(key, 3)
+  t = np.asarray(sample_timesteps(time_key, (2, 3), density='uniform'))
+  noise = np.asarray(jax.random.normal(noise_key, batch.visual.latents.shape))
+  total, count, by_task = 0.0, 0, {'first': [], 'second': []}
+  for row in range(2):
+    for token in range(batch.visual.latents.shape[1]):
+      if batch.visual.is_target[row, token]:
+        segment = batch.visual.segments[row, token] - 1
+        x0, eps, s = batch.visual.latents[row, token], noise[row, token], t[row, segment]
+        error = np.mean(((1 - s) * x0 + s * eps - (eps - x0)) ** 2)
+        total, count = total + error, count + 1
+        by_task[('first', 'second')[batch.meta.task_ids[row, segment]]].append(error)
+  assert float(weight) == count == 10
+  np.testing.assert_allclose(loss, total, rtol=1e-5)
+  for task, errors in by_task.items():
+    part, share = metrics[f'loss_task/{task}']
+    np.testing.assert_allclose([part, share], [sum(errors), len(errors)], rtol=1e-5)
+  bins = [value for name, value in metrics.items() if name.startswith('loss_t/')]
+  np.testing.assert_allclose(sum(float(part) for part, _ in bins), total, rtol=1e-5)
+
+
+def test_conditions_and_padding_change_nothing():
+  """Values of condition and padding tokens never reach the loss of a token-wise system (F21)."""
+  batch, key = _batch(np.random.default_rng(0)), jax.random.key(1)
+  other = np.where(batch.visual.is_target[..., None], batch.visual.latents, 7.0)
+  changed = batch.replace(visual=batch.visual.replace(latents=other))
+  before, after = (OBJECTIVE(Still(), {}, each, key)[:2] for each in (batch, changed))
+  np.testing.assert_array_equal(before, after)
+
+
+def test_condition_tokens_enter_the_denoiser_clean():
+  seen = {}
+
+  class Recorder(Still):
+    def denoise(self, params, x_t, t, visual, conditioning):
+      seen['x_t'] = x_t
+      return x_t
+
+  batch = _batch(np.random.default_rng(0))
+  OBJECTIVE(Recorder(), {}, batch, jax.random.key(0))
+  clean = ~batch.visual.is_target
+  np.testing.assert_array_equal(np.asarray(seen['x_t'])[clean], batch.visual.latents[clean])
+  assert not np.allclose(np.asarray(seen['x_t'])[~clean], batch.visual.latents[~clean])
+
+
+@pytest.mark.parametrize('density, mean, std, shift', [
+    ('uniform', 0.0, 1.0, 1.0), ('uniform', 0.0, 1.0, 5.0),
+    ('logit_normal', 0.0, 1.0, 1.0), ('logit_normal', 0.5, 0.8, 3.0)])
+def test_timesteps_follow_their_distribution_function(density, mean, std, shift):
+  t = np.asarray(sample_timesteps(jax.random.key(0), (100_000,), density=density, mean=mean,
+                                  std=std, shift=shift))
+
+  def cdf(x):
+    unshifted = x / (shift - (shift - 1) * x)
+    if density == 'uniform':
+      return unshifted
+    with np.errstate(divide='ignore'):
+      return stats.norm.cdf((np.log(unshifted) - np.log1p(-unshifted) - mean) / std)
+
+  assert t.dtype == np.float32 and t.min() >= 0 and t.max() <= 1
+  assert stats.kstest(t, cdf).statistic < 1.95 / np.sqrt(len(t))  # p = 0.001
+
+
+def test_path_and_velocity_agree():
+  x0, noise = jnp.array([1.0, -2.0]), jnp.array([0.5, 3.0])
+  np.testing.assert_array_equal(interpolate(x0, noise, 0.0), x0)
+  np.testing.assert_array_equal(interpolate(x0, noise, 1.0), noise)
+  slope = jax.jacfwd(lambda t: interpolate(x0, noise, t))(0.3)
+  np.testing.assert_allclose(slope, velocity(x0, noise), rtol=1e-6)
+  np.testing.assert_allclose(shift_time(jnp.array([0.0, 0.5, 1.0]), 3.0), [0.0, 0.75, 1.0])
+
+
+@pytest.mark.parametrize('ratio', [0.85, 0.45])
+def test_masking_hits_its_ratio_and_only_images_that_are_their_own_target(ratio):
+  rows, length = 20, 500
+  may_mask = np.zeros((rows, length), bool)
+  may_mask[:, 100:] = True
+  tokens = np.ones((rows, length, 3), np.float32)
+  masked = np.asarray(mask_image_tokens(jax.random.key(3), tokens, may_mask, ratio))
+  hidden = (masked == 0).all(-1)
+  assert ((masked == 0).any(-1) == hidden).all() and not hidden[:, :100].any()
+  count = may_mask.sum()
+  assert abs(hidden.sum() - ratio * count) < 3 * np.sqrt(count * ratio * (1 - ratio))
+  again = np.asarray(mask_image_tokens(jax.random.key(3), tokens, may_mask, ratio))
+  np.testing.assert_array_equal(masked, again)
