@@ -1,0 +1,24 @@
+"""The paper's recipe study (Table 9, L096, L107) in small, on drawn shapes.
+
+  launch/recipes.sh runs/recipes
+
+pre-trains on images only or on pairs, fine-tunes each on images, pairs or the mix, scores all six
+and prints the table. ``recipes.py:pretrain_image`` is a stage and its data. Measured:
+docs/recipes.md.
+"""
+
+from configs.iomm import quickstart
+from configs.iomm import shapes
+from jaxgen.core.errors import user_error
+
+IMAGE_SHARE = dict(image=1.0, pair=0.0, mix=0.5)  # the mix as L092
+
+
+def get_config(recipe: str = 'finetune_mix'):
+  stage, _, data = recipe.partition('_')
+  if stage not in ('pretrain', 'finetune') or data not in IMAGE_SHARE:
+    raise user_error('--config', f'recipes.py:{recipe}', 'write pretrain or finetune, _, and one '
+                     f'of {", ".join(IMAGE_SHARE)}')
+  config = shapes.generation(IMAGE_SHARE[data])
+  config.train.steps = quickstart.STEPS[stage]
+  return config

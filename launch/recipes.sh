@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The six recipes of the paper's Table 9 on the data set `shapes`, and their scores.
+#
+#   launch/recipes.sh [WORKDIR] [--config.section.key=value ...]
+#
+# Run it again to go on where it stopped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=${1:-runs/recipes}
+overrides=("${@:2}")
+export TF_CPP_MIN_LOG_LEVEL=3 TF_ENABLE_ONEDNN_OPTS=0
+
+# train FOLDER CONFIG [--config...]
+train() {
+  jaxgen train --workdir="$root/$1" --config="configs/iomm/$2" \
+    --config.data.tokenizer="$root/tokenizer" "${@:3}" "${overrides[@]}"
+}
+
+jaxgen data tokenizer --kind=shapes --out="$root/tokenizer"
+train mllm quickstart.py:mllm
+for before in pair image; do
+  train "pretrain_$before" "recipes.py:pretrain_$before" --config.init_from.mllm="$root/mllm"
+  for after in image pair mix; do
+    name=${before}_then_$after
+    train "$name" "recipes.py:finetune_$after" --config.init_from.mllm="$root/mllm" \
+      --config.init_from.bridge="$root/pretrain_$before" \
+      --config.init_from.denoiser="$root/pretrain_$before"
+    [[ -f $root/$name/evaluation.json ]] ||
+      jaxgen evaluate --workdir="$root/$name" --prompts=32 --images-per-prompt=2
+  done
+done
+
+echo '| pre-training | fine-tuned on image | on pair | on mix |'
+echo '|---|---|---|---|'
+for before in pair image; do
+  row="| $before |"
+  for after in image pair mix; do
+    score=$(sed -n 's/.*"overall": \([0-9.]*\).*/\1/p' "$root/${before}_then_$after/evaluation.json")
+    row+=$(printf ' %.3f |' "$score")
+  done
+  echo "$row"
+done
