@@ -6,6 +6,7 @@ exception is a defect and keeps its traceback.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -67,6 +68,9 @@ def _train(args) -> None:
   from jaxgen.config import validate
   config = load_config(args.config, args.overrides)
   validate(config)  # before anything that takes long to import
+  # TensorFlow only writes event files here; its greetings would bury the progress.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   from jaxgen.training.loop import train
   train(config, args.workdir)
 

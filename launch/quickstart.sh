@@ -11,7 +11,6 @@ cd "$(dirname "$0")/.."
 
 root=${1:-runs/quickstart}
 overrides=("${@:2}")
-export TF_CPP_MIN_LOG_LEVEL=3 TF_ENABLE_ONEDNN_OPTS=0
 mkdir -p "$root"
 
 # Runs a stage unless it is done, and notes the seconds that it took; the report adds them up.

@@ -8,7 +8,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=${1:-runs/recipes}
 overrides=("${@:2}")
-export TF_CPP_MIN_LOG_LEVEL=3 TF_ENABLE_ONEDNN_OPTS=0
 
 # train FOLDER CONFIG [--config...]
 train() {
