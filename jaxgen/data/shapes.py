@@ -28,7 +28,8 @@ SHAPES = ('circle', 'square', 'triangle', 'cross')
 UNIT_AREA = {'circle': np.pi, 'square': 3.24, 'triangle': 2.0, 'cross': 2.2576}  # at radius 1
 TASKS = ('single_object', 'two_object', 'counting', 'colors', 'position', 'color_attribution')
 NUMBERS = {2: 'two', 3: 'three', 4: 'four'}
-GAP = 0.06  # least distance between the boxes of two objects, of the image side
+CELLS = 3  # objects stand in cells of a CELLS x CELLS grid, so that they never touch
+RADIUS = 0.14  # of every object, in units of the image side
 # A relation is the direction in which the first object lies from the second: (x, y), y down.
 RELATIONS = {'left of': (-1, 0), 'right of': (1, 0), 'above': (0, -1), 'below': (0, 1)}
 # Of the tasks with many captions one in six is held out of training, for the test split.
@@ -145,20 +146,16 @@ def captions() -> list[str]:
 
 
 def arrange(request: Request, rng: random.Random) -> Scene:
-  """Places objects that answer the request: apart, inside the frame, in the asked relation."""
+  """Puts objects that answer the request into cells of their own, in the asked relation."""
   colors = list(COLORS)
   shared = rng.choice(colors)
   names = [(shape, color or (shared if request.task == 'counting' else rng.choice(colors)))
            for shape, color in request.wanted]
-  low, high = (0.16, 0.21) if len(names) <= 2 else (0.14, 0.165)
   while True:
-    placed: list[Object] = []
-    for shape, color in names:
-      spot = _free_spot(placed, rng.uniform(low, high), rng)
-      if spot is None:
-        break
-      placed.append(Object(shape, color, *spot))
-    if len(placed) == len(names) and _related(placed, request.relation):
+    cells = rng.sample(range(CELLS**2), len(names))
+    placed = [Object(*name, (cell % CELLS + 0.5) / CELLS, (cell // CELLS + 0.5) / CELLS, RADIUS)
+              for name, cell in zip(names, cells)]
+    if _related(placed, request.relation):
       return Scene(request, tuple(placed))
 
 
@@ -194,18 +191,6 @@ def coverage(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.nd
     across, along = np.minimum(np.abs(dx), np.abs(dy)), np.maximum(np.abs(dx), np.abs(dy))
     distance = np.maximum(across - 0.34 * radius, along - radius)
   return np.clip(0.5 - distance, 0.0, 1.0).astype(np.float32)
-
-
-def _free_spot(placed: list[Object], radius: float,
-               rng: random.Random) -> tuple[float, float, float] | None:
-  """A centre and the radius, clear of all that is placed; None if none is found soon."""
-  margin = radius + 0.03
-  for _ in range(12):
-    x, y = rng.uniform(margin, 1 - margin), rng.uniform(margin, 1 - margin)
-    if all(max(abs(x - other.x), abs(y - other.y)) >= radius + other.radius + GAP
-           for other in placed):
-      return x, y, radius
-  return None
 
 
 def _related(placed: list[Object], relation: str | None) -> bool:

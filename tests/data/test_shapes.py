@@ -28,19 +28,19 @@ def test_tasks_are_equally_frequent_and_training_never_shows_a_held_out_caption(
   assert held_out and not held_out & {scene.caption for scene in scenes}
 
 
-def test_objects_stay_inside_apart_and_in_the_asked_relation():
+def test_objects_stand_in_cells_of_their_own_and_in_the_asked_relation():
   source = shapes.ShapesSource(size=16, seed=1)
+  used = set()
   for scene in map(source.scene, range(500)):
-    for item in scene.objects:
-      assert item.radius < item.x < 1 - item.radius and item.radius < item.y < 1 - item.radius
-    for first in scene.objects:
-      for second in scene.objects:
-        gap = max(abs(first.x - second.x), abs(first.y - second.y))
-        assert first is second or gap >= first.radius + second.radius + shapes.GAP
+    cells = [(int(item.x * shapes.CELLS), int(item.y * shapes.CELLS)) for item in scene.objects]
+    assert len(set(cells)) == len(cells)
+    used |= set(cells)
+    assert all(item.radius < 0.5 / shapes.CELLS for item in scene.objects)
     if scene.request.relation:
       dx, dy = shapes.RELATIONS[scene.request.relation]
       first, second = scene.objects
       assert dx * (first.x - second.x) + dy * (first.y - second.y) > 0.25
+  assert len(used) == shapes.CELLS**2
 
 
 def test_captions_read_like_geneval():
