@@ -19,6 +19,7 @@ from jaxgen.core.types import Params
 from jaxgen.training.state import Blueprint
 from jaxgen.training.state import TrainState
 from jaxgen.training.workdir import disk_errors
+from jaxgen.training.workdir import reserve
 
 
 class Checkpoints:
@@ -54,6 +55,8 @@ class Checkpoints:
     items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
     items['data'] = ocp.args.JsonSave({'cursors': cursors.tolist()})
     with disk_errors(self._workdir):
+      self._manager.wait_until_finished()
+      reserve(self._workdir / 'checkpoints', _bytes_here(state))
       self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
   def restore(self, step: int, blueprint: Blueprint) -> tuple[TrainState, np.ndarray]:
@@ -79,6 +82,7 @@ class Checkpoints:
     """Writes the frozen parameters; once per run, before the first checkpoint."""
     if frozen:
       with disk_errors(self._workdir), ocp.StandardCheckpointer() as checkpointer:
+        reserve(self._workdir, _bytes_here(frozen))
         checkpointer.save(self._workdir / 'frozen', frozen, force=True)
 
   def restore_frozen(self, blueprint: Blueprint) -> Params:
@@ -96,7 +100,7 @@ class Checkpoints:
     """
     with disk_errors(self._workdir):
       self._manager.wait_until_finished()
-      self._manager.close()
+    self._manager.close()
 
 
 def gather_cursors(local: np.ndarray, lo: int, rows: int) -> np.ndarray:
@@ -110,6 +114,12 @@ def gather_cursors(local: np.ndarray, lo: int, rows: int) -> np.ndarray:
   for start, part in zip(starts, parts, strict=True):
     cursors[start:start + len(part)] = part
   return cursors.view(np.int64)
+
+
+def _bytes_here(tree: Any) -> int:
+  """What this process writes of a tree: the first replica of each shard that it holds."""
+  return sum(shard.data.nbytes for leaf in jax.tree.leaves(tree)
+             for shard in leaf.addressable_shards if shard.replica_id == 0)
 
 
 def _items(state: TrainState) -> dict[str, Any]:

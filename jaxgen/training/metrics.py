@@ -164,7 +164,9 @@ def device_peak() -> float:
 
 def _board(workdir: epath.Path):
   """TensorBoard's event file; here and not above, as it imports TensorFlow for seconds."""
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # it greets users with its build options
+  # TensorFlow greets users with its build options; it writes files here and computes nothing.
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   from clu.metric_writers.summary_writer import SummaryWriter
   return SummaryWriter(str(workdir))
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -19,6 +20,7 @@ from jaxgen.core.errors import user_error
 # Fields that say how a run is carried out, not what it computes.
 MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
               'train/halt_after', 'mesh/', 'data/threads', 'data/prefetch', 'sampling/')
+MARGIN = 1 << 20  # bytes of metadata that come with a checkpoint
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL_TEXTS = tuple(os.strerror(code) for code in FULL)  # storage libraries pass on the text only
 
@@ -46,6 +48,18 @@ def write_text(file: epath.Path, text: str) -> None:
   fresh = file.parent / f'.{file.name}.new'
   fresh.write_text(text)
   fresh.replace(file)
+
+
+def reserve(folder: epath.Path, size: int) -> None:
+  """Raises ``OSError`` now if ``size`` bytes more do not fit on the disk of a folder.
+
+  A checkpoint is written by many threads; one that runs out of room in the middle buries the
+  reason under their tracebacks and leaves a part of itself behind. Buckets are not checked.
+  """
+  if not os.path.isdir(folder):
+    return
+  with tempfile.TemporaryFile(dir=folder) as file:
+    os.posix_fallocate(file.fileno(), 0, size + MARGIN)
 
 
 @contextlib.contextmanager

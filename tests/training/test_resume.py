@@ -47,29 +47,29 @@ def straight(tiny_base, tmp_path_factory):
   return workdir
 
 
-def start(config, workdir, *, devices=8, environment=(), file_limit=None):
+def start(config, workdir, *, devices=8, environment=()):
   """Starts `jaxgen train` as a process of its own."""
   file = workdir.parent / f'{workdir.name}_config.py'
   file.write_text(CONFIG_FILE.format(text=to_json(config)))
   flags = os.environ['XLA_FLAGS'].replace('device_count=8', f'device_count={devices}')
-
-  def limit():
-    if file_limit:
-      resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-
   return subprocess.Popen(
       [sys.executable, '-m', 'jaxgen.cli', 'train', f'--config={file}', f'--workdir={workdir}'],
       cwd=REPO, env=os.environ | {'XLA_FLAGS': flags} | dict(environment), text=True,
-      stderr=subprocess.PIPE, preexec_fn=limit)
+      stderr=subprocess.PIPE)
 
 
-def kill_when(process, appears, limit=300.0):
-  """Sends SIGKILL as soon as ``appears()`` is true."""
+def wait_for(process, appears, limit=300.0):
+  """Waits until ``appears()`` is true."""
   end = time.monotonic() + limit
   while not appears():
     assert process.poll() is None, process.stderr.read()
     assert time.monotonic() < end, 'the process did not come that far'
     time.sleep(0.002)
+
+
+def kill_when(process, appears):
+  """Sends SIGKILL as soon as ``appears()`` is true."""
+  wait_for(process, appears)
   process.send_signal(signal.SIGKILL)
   process.communicate()
   assert process.returncode == -signal.SIGKILL
@@ -154,11 +154,14 @@ def test_full_disk_during_a_save(straight, tiny_base, tmp_path):
   workdir = tmp_path / 'full'
   shutil.copytree(straight, workdir)
   shutil.rmtree(workdir / 'checkpoints' / '20')
-  process = start(tiny_base, workdir, file_limit=100_000)
+  (workdir / 'metrics.jsonl').unlink()
+  process = start(tiny_base, workdir)
+  wait_for(process, lambda: (workdir / 'metrics.jsonl').exists() and lines_of(workdir))
+  resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
   _, errors = process.communicate(timeout=300)
   assert process.returncode == 1, errors
   line = errors.splitlines()[-1]
-  assert str(workdir) in line and 'no room left' in line and 'Traceback' not in errors
+  assert str(workdir) in line and 'no room left' in line and 'Traceback' not in errors, errors
   assert steps_in(workdir) == [10]
   assert_same_bits(restored(workdir, 10), restored(straight, 10))
 
