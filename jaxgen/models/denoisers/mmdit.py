@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
-from jaxgen.models.layers.attention import attend
+from jaxgen.models.layers import attention
 from jaxgen.models.layers.embeddings import VectorEmbedder
 from jaxgen.models.layers.embeddings import timestep_embedding
 from jaxgen.models.layers.linear import Linear
@@ -43,7 +43,8 @@ class MMDiTConfig:
     theta: base of the RoPE frequencies.
     guidance_embed: takes a guidance scale as input (guidance-distilled models).
     pooled_dim: channels of a pooled prompt vector; 0 = none.
-    remat: what the backward pass recomputes: ``none``, all but matrix products (``dots``) or
+    remat: what the backward pass recomputes: ``none``, all but matrix products
+      and attention (``dots``) or
       everything within a block (``full``).
   """
 
@@ -248,7 +249,7 @@ def rotary_attention(q, k, v, cos, sin, segments):
   """Attention within segments with FLUX's interleaved RoPE; f[B, L, N, H]."""
   q = apply_rope(q, cos, sin, interleaved=True)
   k = apply_rope(k, cos, sin, interleaved=True)
-  return attend(q, k, v, q_segments=segments, kv_segments=segments)
+  return attention.attend(q, k, v, q_segments=segments, kv_segments=segments)
 
 
 def _stack(block: type[nn.Module], config: MMDiTConfig, dtype: jnp.dtype, length: int, name: str):

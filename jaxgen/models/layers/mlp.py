@@ -1,5 +1,6 @@
 """Feed-forward layers."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -11,8 +12,9 @@ from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import xavier
 
 
+@functools.partial(jax.checkpoint, prevent_cse=False)
 def gelu_tanh(x: jax.Array) -> jax.Array:
-  """GELU in its tanh approximation."""
+  """GELU in its tanh approximation; the backward pass keeps its input only."""
   return nn.gelu(x, approximate=True)
 
 

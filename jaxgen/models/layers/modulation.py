@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import zeros
+from jaxgen.models.layers.norms import recomputed
 from jaxgen.models.layers.norms import standardise
 
 
@@ -50,6 +51,7 @@ class Modulation(nn.Module):
             for chunk in jnp.split(out, self.chunks, axis=-1)]
 
 
+@recomputed
 def modulated_norm(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
   """``layer_norm(x) * (1 + scale) + shift`` without affine parameters; dtype of ``x``."""
   return standardise(x).astype(x.dtype) * (1 + scale) + shift

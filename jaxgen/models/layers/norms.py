@@ -1,16 +1,33 @@
-"""Normalisations over the last axis with fp32 statistics."""
+"""Normalisations with fp32 statistics.
+
+The arithmetic is rematerialised: recomputing it costs less than storing its intermediates.
+"""
+
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 
+recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+@recomputed
 def standardise(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
   """``(x - mean(x)) / std(x)`` over the last axis, f32[...]: layer norm without parameters."""
   x = x.astype(jnp.float32)
   centred = x - jnp.mean(x, axis=-1, keepdims=True)
   variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
   return centred * jax.lax.rsqrt(variance + epsilon)
+
+
+@recomputed
+def rms_normalise(x: jax.Array, scale: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+  """``x / rms(x) * scale`` over the last axis, f32[...]."""
+  x = x.astype(jnp.float32)
+  inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
+  return x * inverse * scale
 
 
 class RMSNorm(nn.Module):
@@ -31,9 +48,7 @@ class RMSNorm(nn.Module):
     scale = self.param(
         'scale', nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,)),
         (x.shape[-1],), jnp.float32)
-    x = x.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
-    return (x * inverse * scale).astype(self.dtype)
+    return rms_normalise(x, scale, self.epsilon).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):
