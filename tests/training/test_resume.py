@@ -14,7 +14,6 @@ import time
 
 import jax
 import numpy as np
-import pytest
 from etils import epath
 
 from jaxgen.config import from_json
@@ -37,14 +36,6 @@ from jaxgen.config import from_json
 def get_config():
   return from_json({text!r})
 '''
-
-
-@pytest.fixture(scope='module')
-def straight(tiny_base, tmp_path_factory):
-  """Twenty steps without a break, on 8 devices; checkpoints at 10 and 20."""
-  workdir = tmp_path_factory.mktemp('runs') / 'straight'
-  train(tiny_base, str(workdir))
-  return workdir
 
 
 def start(config, workdir, *, devices=8, environment=()):
