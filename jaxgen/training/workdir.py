@@ -20,7 +20,7 @@ from jaxgen.core.errors import user_error
 # Fields that say how a run is carried out, not what it computes.
 MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
               'train/halt_after', 'mesh/', 'data/threads', 'data/prefetch', 'sampling/')
-MARGIN = 1 << 20  # bytes of metadata that come with a checkpoint
+MARGIN = 4 << 20  # bytes of metadata that come with a checkpoint
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL_TEXTS = tuple(os.strerror(code) for code in FULL)  # storage libraries pass on the text only
 
