@@ -120,7 +120,8 @@ def counts(batch: Batch) -> dict[str, jax.Array]:
   """Who is in the global batch, how much of it is work and how much padding."""
   visual, prompt = batch.visual.segments > 0, batch.prompt.segments > 0
   return dict(sample_ids=batch.meta.sample_ids, images=jnp.sum(batch.meta.sample_ids != -1),
-              tokens=jnp.sum(visual) + jnp.sum(prompt), padding=jnp.sum(~visual) / max(visual.size, 1))
+              tokens=jnp.sum(visual) + jnp.sum(prompt),
+              padding=jnp.sum(~visual) / max(visual.size, 1))
 
 
 def accumulated(loss_of: Callable[..., Any], params: Params, parts: Any) -> tuple[Any, Any, Params]:

@@ -1,5 +1,6 @@
 """Meshes, the rule table and where parameters and rows end up."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -75,7 +76,6 @@ def test_rows_that_do_not_divide():
 
 
 def test_activations_are_constrained_inside_the_scope():
-  import flax.linen as nn
   mesh = mesh_of(data=4, fsdp=2)
 
   def constrain(x):

@@ -22,6 +22,7 @@ from jaxgen.training.state import init_state
 from jaxgen.training.state import make_blueprint
 from jaxgen.training.step import compile_step
 from jaxgen.training.step import make_train_step
+from jaxgen.training.step import micro_batches
 
 MESHES = {'one device': dict(data=1), '8': dict(data=8), '4x2': dict(data=4, fsdp=2),
           '2x2x2': dict(data=2, fsdp=2, tensor=2)}
@@ -181,6 +182,5 @@ def test_four_micro_batches_of_two_equal_one_of_eight(tiny_config):
 
 
 def test_micro_batches_take_a_share_of_every_device():
-  from jaxgen.training.step import micro_batches
   rows = jnp.arange(8)
   np.testing.assert_array_equal(micro_batches(rows, 2), [[0, 2, 4, 6], [1, 3, 5, 7]])
