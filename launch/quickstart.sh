@@ -4,12 +4,14 @@
 #
 #   launch/quickstart.sh [WORKDIR] [--config.section.key=value ...]
 #
+# CONFIG=configs/iomm/long.py trains the same model for longer.
 # Run it again after an interruption: finished stages are left as they are, the one that was
 # under way resumes. Remove WORKDIR to begin anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 root=${1:-runs/quickstart}
+config=${CONFIG:-configs/iomm/quickstart.py}
 overrides=("${@:2}")
 mkdir -p "$root"
 
@@ -26,9 +28,9 @@ stage() {
   echo "{\"stage\": \"$name\", \"seconds\": $((SECONDS - started))}" >> "$root/timings.jsonl"
 }
 
-# train NAME [--config...]: a stage of configs/iomm/quickstart.py in its own folder.
+# train NAME [--config...]: a stage of the config in its own folder.
 train() {
-  stage "$1" jaxgen train --config="configs/iomm/quickstart.py:$1" --workdir="$root/$1" \
+  stage "$1" jaxgen train --config="$config:$1" --workdir="$root/$1" \
     --config.data.tokenizer="$root/tokenizer" "${@:2}" "${overrides[@]}"
 }
 

@@ -41,7 +41,7 @@ def _photos(config: ConfigDict) -> ConfigDict:
   config.model.autoencoder = ConfigDict(section('pixel', factor=4))
   config.model.denoiser.in_channels = 192
   config.model.denoiser.width = 192
-  config.model.denoiser.heads = 6
+  config.model.denoiser.heads = 3
   config.data.tokenizer = 'runs/photos/tokenizer'
   config.data.image_size = 64
   config.data.vision_size = 64

@@ -1,6 +1,7 @@
 """IOMM as a composition: what the denoiser is told, masking, packing, and sizes that must fit."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,21 @@ from jaxgen.core.errors import UserError
 from jaxgen.data.loader import make_loader
 from jaxgen.objectives.next_token import NextToken
 from jaxgen.systems.registry import make_system
+
+
+def condition(system, params, prompt, rng=None):
+  """``system.condition``, compiled once for each system and shape."""
+  return _condition(params, prompt, rng, system=system)
+
+
+@functools.partial(jax.jit, static_argnames='system')
+def _condition(params, prompt, rng, *, system):
+  return system.condition(params, prompt, rng)
+
+
+@functools.partial(jax.jit, static_argnames='system')
+def denoise(params, x_t, t, visual, conditioning, *, system):
+  return system.denoise(params, x_t, t, visual, conditioning)
 
 
 def _loaded(config, layout):
@@ -37,7 +53,7 @@ def made(tiny_base):
 def test_prompt_states_are_those_of_the_stock_mllm(made):
   """The queries stand behind the prompt, so a causal model's states before them are its own."""
   system, params, batch = made
-  conditioning = system.condition(params, batch.prompt)
+  conditioning = condition(system, params, batch.prompt)
   prompt = batch.prompt
   stock = system.mllm.apply(
       {'params': params['mllm']}, system._embed(params['mllm'], prompt, None),
@@ -45,7 +61,7 @@ def test_prompt_states_are_those_of_the_stock_mllm(made):
   length, queries = prompt.tokens.shape[1], system.bridge.config.queries
   assert conditioning.states.shape[1] == length + queries
   np.testing.assert_allclose(conditioning.states[:, :length], stock, atol=1e-6)
-  only = dataclasses.replace(system, queries_only=True).condition(params, prompt)
+  only = condition(dataclasses.replace(system, queries_only=True), params, prompt)
   np.testing.assert_array_equal(only.states, conditioning.states[:, length:])
   assert (np.asarray(only.segments) == 1).all()
 
@@ -55,7 +71,7 @@ def test_queries_do_not_see_other_rows_nor_padding(made):
   padding = batch.prompt.segments == 0
   assert padding.any()
   scrambled = batch.prompt.replace(tokens=np.where(padding, 7, batch.prompt.tokens))
-  before, after = (system.condition(params, prompt) for prompt in (batch.prompt, scrambled))
+  before, after = (condition(system, params, prompt) for prompt in (batch.prompt, scrambled))
   valid = np.asarray(before.segments) > 0
   np.testing.assert_array_equal(np.asarray(before.states)[valid], np.asarray(after.states)[valid])
 
@@ -64,12 +80,12 @@ def test_masking_is_for_training_and_for_images_that_are_their_own_target(made):
   system, params, batch = made
   own = np.asarray(batch.prompt.patch_is_target).any(axis=1)
   assert own.any() and not own.all()
-  quiet = np.asarray(system.condition(params, batch.prompt).states)
-  np.testing.assert_array_equal(quiet, system.condition(params, batch.prompt).states)
-  masked = np.asarray(system.condition(params, batch.prompt, jax.random.key(1)).states)
+  quiet = np.asarray(condition(system, params, batch.prompt).states)
+  np.testing.assert_array_equal(quiet, condition(system, params, batch.prompt).states)
+  masked = np.asarray(condition(system, params, batch.prompt, jax.random.key(1)).states)
   changed = np.abs(masked - quiet).max(axis=(1, 2)) > 1e-4
   np.testing.assert_array_equal(changed, own)
-  again = system.condition(params, batch.prompt, jax.random.key(1)).states
+  again = condition(system, params, batch.prompt, jax.random.key(1)).states
   np.testing.assert_array_equal(masked, again)
 
 
@@ -84,16 +100,16 @@ def test_samples_packed_in_a_row_see_nothing_of_each_other(made, tiny_base):
   rng = np.random.default_rng(0)
   x_t = rng.normal(size=packed.visual.latents.shape).astype(np.float32)
   t = rng.uniform(size=(4, 2)).astype(np.float32)
-  conditioning = packed_system.condition(params, packed.prompt)
-  together = packed_system.denoise(params, x_t, t, packed.visual, conditioning)
+  conditioning = condition(packed_system, params, packed.prompt)
+  together = denoise(params, x_t, t, packed.visual, conditioning, system=packed_system)
   single = dataclasses.replace(packed_system, segments_per_row=1)
   for segment in (1, 2):
     prompt, visual = (jax.tree.map(np.array, part) for part in (packed.prompt, packed.visual))
     for part in (prompt, visual):
       part.segments[part.segments != segment] = 0
       part.segments[part.segments == segment] = 1
-    alone = single.denoise(params, x_t, t[:, segment - 1:segment], visual,
-                           single.condition(params, prompt))
+    alone = denoise(params, x_t, t[:, segment - 1:segment], visual,
+                    condition(single, params, prompt), system=single)
     mine = packed.visual.segments == segment
     np.testing.assert_allclose(np.asarray(together)[mine], np.asarray(alone)[mine], atol=1e-5)
 
@@ -115,8 +131,9 @@ def test_next_token_loss_is_cross_entropy_with_ignored_labels(tiny_base):
   system = make_system(config)
   params = jax.jit(system.init)(jax.random.key(0))
   batch = _loaded(config, system.layout).batch
-  loss, weight, metrics = NextToken()(system, params, batch, jax.random.key(0))
-  logits = np.asarray(system.next_token_logits(params, batch.prompt))
+  loss, weight, metrics = jax.jit(functools.partial(NextToken(), system))(
+      params, batch, jax.random.key(0))
+  logits = np.asarray(jax.jit(system.next_token_logits)(params, batch.prompt))
   labels = np.where(batch.prompt.loss_mask > 0, batch.prompt.tokens, -100)
   expected = torch.nn.functional.cross_entropy(
       torch.tensor(logits[:, :-1]).flatten(0, 1), torch.tensor(labels[:, 1:]).flatten().long(),
@@ -167,13 +184,12 @@ def test_time_reaches_the_denoiser_in_full_precision_under_bfloat16(made, tiny_b
   config.model.compute_dtype = 'bfloat16'
   system = make_system(config)
   assert jnp.bfloat16(0.7501) == jnp.bfloat16(0.7502)
-  conditioning = system.condition(params, batch.prompt)
+  conditioning = condition(system, params, batch.prompt)
   x_t = np.ones_like(batch.visual.latents)
 
   def at(t):
-    return system.denoise(params, x_t, jnp.full((8, 1), t), batch.visual, conditioning)
+    return denoise(params, x_t, jnp.full((8, 1), t), batch.visual, conditioning, system=system)
 
-  large = trees.map_named(lambda path, leaf: leaf * (1e3 if path.startswith('denoiser/time') else 1),
-                          params)
-  params = large
+  params = trees.map_named(
+      lambda path, leaf: leaf * (1e3 if path.startswith('denoiser/time') else 1), params)
   assert not np.array_equal(at(0.7501), at(0.7502))
