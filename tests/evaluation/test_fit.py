@@ -1,0 +1,56 @@
+"""The fit of a run to its own pairs: PSNR by hand, and the images it compares with."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgen.config import to_json
+from jaxgen.core.errors import UserError
+from jaxgen.core.weights import save_weights
+from jaxgen.data.shapes import ShapesSource
+from jaxgen.evaluation.fit import evaluate_fit
+from jaxgen.evaluation.fit import psnr
+
+
+def test_psnr_by_hand():
+  black, grey = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 51, np.uint8)
+  assert psnr(black, grey) == pytest.approx(10 * np.log10(25.0))
+  assert psnr(grey, grey) == np.inf
+
+
+def _run(folder, config, system):
+  rng = np.random.default_rng(0)
+  params = {group: _random(tree, rng) for group, tree in system.shapes().items()}
+  save_weights(folder, params, to_json(config))
+  return folder
+
+
+def _random(tree, rng):
+  return {name: _random(leaf, rng) if isinstance(leaf, dict)
+          else np.float32(rng.normal(0.0, 0.1, leaf.shape)) for name, leaf in tree.items()}
+
+
+def test_fit_compares_with_the_images_that_training_saw(tmp_path, tiny_config, tiny_system):
+  tiny_config.sampling.update(steps=2, guidance=1.0)
+  folder = _run(str(tmp_path / 'run'), tiny_config, tiny_system)
+  table = evaluate_fit(folder, 3)
+  assert table['images'] == 3 and table['psnr_min'] <= table['psnr'] < 20  # nothing was trained
+  record = json.loads((tmp_path / 'run' / 'fit.json').read_text())
+  source = ShapesSource('train', 16, tiny_config.seed)
+  assert record['captions'] == [source[index]['caption'] for index in range(3)]
+  grid = np.asarray(Image.open(tmp_path / 'run' / 'samples' / 'fit.png'))
+  for index in range(3):
+    np.testing.assert_array_equal(
+        grid[:16, 18 * index:18 * index + 16], source[index]['image'])
+  drawn = [grid[18:34, 18 * index:18 * index + 16] for index in range(3)]
+  values = [psnr(image, source[index]['image']) for index, image in enumerate(drawn)]
+  assert np.mean(values) == pytest.approx(table['psnr'])
+
+
+def test_a_run_without_pairs_cannot_be_fitted(tmp_path, tiny_config, tiny_system):
+  with tiny_config.unlocked():
+    del tiny_config.data.sources.pair
+  with pytest.raises(UserError, match='no source of task pair'):
+    evaluate_fit(_run(str(tmp_path / 'run'), tiny_config, tiny_system), 3)
