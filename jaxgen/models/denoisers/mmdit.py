@@ -5,6 +5,7 @@ Beyond it, a row may pack several samples, each with its own timestep, prompt an
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -44,8 +45,7 @@ class MMDiTConfig:
     guidance_embed: takes a guidance scale as input (guidance-distilled models).
     pooled_dim: channels of a pooled prompt vector; 0 = none.
     remat: what the backward pass recomputes: ``none``, all but matrix products
-      and attention (``dots``) or
-      everything within a block (``full``).
+      and attention (``dots``) or everything within a block (``full``).
   """
 
   in_channels: int = 64
@@ -221,12 +221,18 @@ class SingleBlock(nn.Module):
     normed = modulated_norm(x, shift, scale)
     attended = rotary_attention(*QKV(config, dtype, name='attention')(normed), cos, sin, segments)
     share = config.hidden // config.heads
-    hidden = gelu_tanh(Linear((config.heads, share), ('embed', 'heads', 'head_dim'), dtype=dtype,
-                              name='mlp_up')(normed))
+    hidden = Linear((config.heads, share), ('embed', 'heads', 'head_dim'), dtype=dtype,
+                    name='mlp_up')(normed)
     out = Linear((config.width,), ('heads', 'head_dim', 'embed'), inputs=2, dtype=dtype,
-                 name='out')(jnp.concatenate([attended, hidden], axis=-1))
+                 activation=functools.partial(_gelu_behind, config.head_dim), name='out')(
+                     jnp.concatenate([attended, hidden], axis=-1))
     x = x + gate * out
     return nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed')), None
+
+
+def _gelu_behind(head_dim: int, x: jax.Array) -> jax.Array:
+  """GELU of the hidden units of each head, which stand behind its attention output."""
+  return jnp.concatenate([x[..., :head_dim], gelu_tanh(x[..., head_dim:])], axis=-1)
 
 
 class QKV(nn.Module):

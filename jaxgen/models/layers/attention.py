@@ -85,10 +85,13 @@ def _attention_forward(q, k, v, mask):
   weights = jnp.exp(scores - largest)
   total = jnp.sum(weights, axis=-1, keepdims=True)
   out = _product(weights.astype(v.dtype), v, 3, 2) / total
+  log_total = largest + jnp.log(total)
   if mask is not None:
-    out = jnp.where(mask.any(axis=-1)[:, None, :, None], out, 0)
+    # A query that sees nothing: zeros here, and weights of exp(NEGATIVE) = 0 in the gradient.
+    sees = mask.any(axis=-1)[:, None, :, None]
+    out, log_total = jnp.where(sees, out, 0), jnp.where(sees, log_total, 0)
   out = checkpoint_name(out.astype(q.dtype), SAVED)
-  log_total = checkpoint_name(largest + jnp.log(total), SAVED)
+  log_total = checkpoint_name(log_total, SAVED)
   return out, (q, k, v, mask, out, log_total)
 
 
@@ -96,8 +99,6 @@ def _attention_backward(residuals, gradient):
   q, k, v, mask, out, log_total = residuals
   gradient = gradient.astype(q.dtype)
   weights = jnp.exp(_scores(q, k, mask) - log_total)
-  if mask is not None:
-    weights = jnp.where(mask[:, None], weights, 0)
   by_v = _product(weights.astype(q.dtype), gradient, 2, 2)
   along = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1, keepdims=True)
   by_scores = (weights * (_product(gradient, v, 3, 3) - along)).astype(q.dtype)

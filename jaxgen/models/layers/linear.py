@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 Initializer = Callable[..., jax.Array]
+Activation = Callable[[jax.Array], jax.Array]
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros_init()
@@ -19,8 +20,13 @@ def normal(stddev: float) -> Initializer:
   return nn.initializers.normal(stddev)
 
 
+def identity(x: jax.Array) -> jax.Array:
+  """No activation."""
+  return x
+
+
 class Linear(nn.Module):
-  """``y[..., *features] = x[..., *inputs] @ kernel[*inputs, *features] + bias[*features]``.
+  """``y[..., *features] = act(x)[..., *inputs] @ kernel[*inputs, *features] + bias[*features]``.
 
   Attributes:
     features: output dims; ``(N, H)`` splits into heads at once.
@@ -28,6 +34,7 @@ class Linear(nn.Module):
     inputs: how many trailing dims of ``x`` are contracted; 2 for ``(N, H) -> D``.
     use_bias: adds a bias, zero at the start.
     kernel_init: sees the kernel as a matrix, so that fans are right whatever the dims.
+    activation: applied to ``x`` first; the backward pass keeps ``x`` and applies it again.
     dtype: of the computation and the result; parameters are created fp32.
   """
 
@@ -36,6 +43,7 @@ class Linear(nn.Module):
   inputs: int = 1
   use_bias: bool = True
   kernel_init: Initializer = xavier
+  activation: Activation = identity
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -50,7 +58,7 @@ class Linear(nn.Module):
 
     kernel = self.param(
         'kernel', nn.with_logical_partitioning(kernel_init, self.names), shape, jnp.float32)
-    y = matrix_product(x.astype(self.dtype), kernel, self.inputs)
+    y = matrix_product(x.astype(self.dtype), kernel, self.inputs, self.activation)
     if self.use_bias:
       bias = self.param(
           'bias', nn.with_logical_partitioning(zeros, self.names[self.inputs:]),
@@ -59,37 +67,39 @@ class Linear(nn.Module):
     return y
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def matrix_product(x: jax.Array, kernel: jax.Array, inputs: int) -> jax.Array:
-  """Contracts the last ``inputs`` dims of ``x`` with the first of ``kernel``, in the dtype of x.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def matrix_product(x: jax.Array, kernel: jax.Array, inputs: int, activation: Activation
+                   ) -> jax.Array:
+  """Contracts the last ``inputs`` dims of ``activation(x)`` with the first of ``kernel``.
 
-  Its own gradient, for two reasons. The backward pass keeps the kernel as it is stored, so that a
-  scan over layers does not stack reshaped or converted copies of it. And on CPU the gradient by
-  the kernel is taken over one flat axis: given several, XLA first writes a transposed copy of an
-  operand, which costs more than the product. Elsewhere the axes stay apart, because rows and
-  tokens may be spread over different devices.
+  Its own gradient, for three reasons. The backward pass keeps the kernel as it is stored, so that
+  a scan over layers does not stack reshaped or converted copies of it. It keeps ``x`` and not its
+  activation. And on CPU the gradient by the kernel is taken over one flat axis: given several,
+  XLA first writes a transposed copy of an operand, which costs more than the product. Elsewhere
+  the axes stay apart, because rows and tokens may be spread over different devices.
   """
-  return _forward(x, kernel, inputs)[0]
+  return _forward(x, kernel, inputs, activation)[0]
+
+
+def _forward(x, kernel, inputs, activation):
+  flat, matrix = _matrices(activation(x), kernel, inputs)
+  return (flat @ matrix).reshape(*flat.shape[:-1], *kernel.shape[inputs:]), (x, kernel)
+
+
+def _backward(inputs, activation, residuals, gradient):
+  x, kernel = residuals
+  activated, pull_back = jax.vjp(activation, x)
+  flat, matrix = _matrices(activated, kernel, inputs)
+  gradient = gradient.reshape(*flat.shape[:-1], -1)
+  by_kernel = jax.lax.platform_dependent(flat, gradient, cpu=_flat_outer, default=_outer)
+  by_x, = pull_back((gradient @ matrix.T).reshape(activated.shape))
+  return by_x, by_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _matrices(x, kernel, inputs):
   depth = math.prod(kernel.shape[:inputs])
   x = x.reshape(*x.shape[:x.ndim - inputs], depth)
   return x, kernel.astype(x.dtype).reshape(depth, -1)
-
-
-def _forward(x, kernel, inputs):
-  flat, matrix = _matrices(x, kernel, inputs)
-  return (flat @ matrix).reshape(*flat.shape[:-1], *kernel.shape[inputs:]), (x, kernel)
-
-
-def _backward(inputs, residuals, gradient):
-  x, kernel = residuals
-  flat, matrix = _matrices(x, kernel, inputs)
-  gradient = gradient.reshape(*flat.shape[:-1], -1)
-  by_kernel = jax.lax.platform_dependent(flat, gradient, cpu=_flat_outer, default=_outer)
-  return ((gradient @ matrix.T).reshape(x.shape),
-          by_kernel.reshape(kernel.shape).astype(kernel.dtype))
 
 
 def _flat_outer(x, gradient):

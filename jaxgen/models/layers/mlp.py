@@ -1,20 +1,17 @@
 """Feed-forward layers."""
 
-import functools
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxgen.models.layers.linear import Activation
 from jaxgen.models.layers.linear import Initializer
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import xavier
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False)
 def gelu_tanh(x: jax.Array) -> jax.Array:
-  """GELU in its tanh approximation; the backward pass keeps its input only."""
+  """GELU in its tanh approximation."""
   return nn.gelu(x, approximate=True)
 
 
@@ -35,7 +32,7 @@ class MLP(nn.Module):
   """
 
   hidden: int
-  activation: Callable[[jax.Array], jax.Array] = gelu_tanh
+  activation: Activation = gelu_tanh
   use_bias: bool = True
   down_init: Initializer = xavier
   dtype: jnp.dtype = jnp.float32
@@ -45,8 +42,9 @@ class MLP(nn.Module):
     up = Linear((self.hidden,), ('embed', 'mlp'), use_bias=self.use_bias, dtype=self.dtype,
                 name='up')
     down = Linear((x.shape[-1],), ('mlp', 'embed'), use_bias=self.use_bias,
-                  kernel_init=self.down_init, dtype=self.dtype, name='down')
-    return down(self.activation(up(x)))
+                  kernel_init=self.down_init, activation=self.activation, dtype=self.dtype,
+                  name='down')
+    return down(up(x))
 
 
 class GatedMLP(nn.Module):
