@@ -9,6 +9,7 @@
 # under way resumes. Remove WORKDIR to begin anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/cpu.env
 
 root=${1:-runs/quickstart}
 config=${CONFIG:-configs/iomm/quickstart.py}

@@ -6,6 +6,7 @@
 # Run it again to go on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/cpu.env
 root=${1:-runs/recipes}
 overrides=("${@:2}")
 

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
       'internvl',
       vision=dict(image_size=24, patch_size=4, width=96, layers=2, heads=3, mlp=384),
       text=dict(vocab=VOCAB, width=WIDTH, layers=2, heads=4, kv_heads=2, mlp=384,
-                rope_theta=10_000.0),
+                rope_theta=10_000.0, embedding_std=1.0),
       downsample=0.5, image_token_id=VOCAB - 1))
   config.model.bridge = ConfigDict(section('residual_queries', width=WIDTH, queries=8, heads=4))
   config.model.denoiser = ConfigDict(section(
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
 
   config.optimizer.name = 'muon'
   config.optimizer.schedule = 'cosine'
-  config.optimizer.learning_rate = 1e-2
+  config.optimizer.learning_rate = 6e-3
   config.optimizer.warmup_steps = 50
   config.optimizer.ema_decay = 0.99
   config.train.rows = 64

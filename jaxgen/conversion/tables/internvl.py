@@ -121,6 +121,7 @@ FIELDS = (
     Field('text.mlp', 'text_config.intermediate_size'),
     Field('text.rope_theta', ('text_config.rope_parameters.rope_theta', 'text_config.rope_theta')),
     Field('text.norm_eps', 'text_config.rms_norm_eps', default=1e-6),
+    Field('text.embedding_std', 'text_config.initializer_range', default=0.02),
     Absent('text.tie_embeddings', 'language_model.lm_head.weight',
            ('text_config.tie_word_embeddings', 'tie_word_embeddings')),
     Fixed('text_config.model_type', 'qwen2'),

@@ -33,6 +33,8 @@ class CausalLMConfig:
     rope_theta: base of the rotary frequencies.
     norm_eps: epsilon of every norm.
     tie_embeddings: the token embedding is the output head as well.
+    embedding_std: of the initial token embeddings; published models are 0.02, but a model of few
+      layers that starts there soon forgets which token it is at.
     remat: what the backward pass recomputes: ``none``, all but matrix products (``dots``) or
       everything within a block (``full``).
   """
@@ -46,6 +48,7 @@ class CausalLMConfig:
   rope_theta: float = 1_000_000.0
   norm_eps: float = 1e-6
   tie_embeddings: bool = False
+  embedding_std: float = 0.02
   remat: str = 'none'
 
   def __post_init__(self):
@@ -96,7 +99,7 @@ class CausalLM(nn.Module):
   def setup(self):
     c = self.config
     self.embedding = self.param(
-        'embedding', nn.with_logical_partitioning(normal(0.02), ('vocab', 'embed')),
+        'embedding', nn.with_logical_partitioning(normal(c.embedding_std), ('vocab', 'embed')),
         (c.vocab, c.width), jnp.float32)
     self.decoder = Decoder(c, self.dtype)
     if not c.tie_embeddings:
