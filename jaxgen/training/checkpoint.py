@@ -6,6 +6,8 @@ one), ``train`` (optimizer state, step, rng, counters) and ``data`` (cursors of 
 only when it is complete, so a run that dies while saving finds the step before.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -68,13 +70,8 @@ class Checkpoints:
     items = {name: ocp.args.StandardRestore(tree)
              for name, tree in _items(blueprint.state).items()}
     items['data'] = ocp.args.JsonRestore()
-    try:
+    with _restoring(self._workdir / 'checkpoints' / str(step), 'resume from the one before'):
       restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    except (KeyError, ValueError, FileNotFoundError) as error:
-      raise user_error(str(self._workdir / 'checkpoints' / str(step)), None,
-                       'does not fit this config or is damaged '
-                       f'({" ".join(str(error).split())[:200]}); delete it to resume from the '
-                       'one before') from error
     state = TrainState(params=restored.params, ema=restored.get('ema', {}), **restored.train)
     return state, np.asarray(restored.data['cursors'], np.int64)
 
@@ -86,11 +83,16 @@ class Checkpoints:
         checkpointer.save(self._workdir / 'frozen', frozen, force=True)
 
   def restore_frozen(self, blueprint: Blueprint) -> Params:
-    """The frozen parameters on the devices of the present run."""
+    """The frozen parameters on the devices of the present run.
+
+    Raises:
+      UserError: they are damaged.
+    """
     if not blueprint.frozen:
       return {}
-    with ocp.StandardCheckpointer() as checkpointer:
-      return checkpointer.restore(self._workdir / 'frozen', blueprint.frozen)
+    folder = self._workdir / 'frozen'
+    with _restoring(folder, 'start anew'), ocp.StandardCheckpointer() as checkpointer:
+      return checkpointer.restore(folder, blueprint.frozen)
 
   def close(self) -> None:
     """Waits until the last save is complete.
@@ -114,6 +116,16 @@ def gather_cursors(local: np.ndarray, lo: int, rows: int) -> np.ndarray:
   for start, part in zip(starts, parts, strict=True):
     cursors[start:start + len(part)] = part
   return cursors.view(np.int64)
+
+
+@contextlib.contextmanager
+def _restoring(folder: epath.Path, aim: str) -> Iterator[None]:
+  try:
+    yield
+  except (KeyError, OSError, ValueError) as error:
+    text = ' '.join(str(error).split())[:200]
+    raise user_error(str(folder), None, f'damaged, or of another config ({text}); delete it to '
+                     f'{aim}') from error
 
 
 def _bytes_here(tree: Any) -> int:

@@ -14,10 +14,12 @@ import time
 
 import jax
 import numpy as np
+import pytest
 from etils import epath
 
 from jaxgen.config import from_json
 from jaxgen.config import to_json
+from jaxgen.core.errors import UserError
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sharding.mesh import make_mesh
@@ -27,6 +29,7 @@ from jaxgen.training.loop import train
 from jaxgen.training.state import make_blueprint
 
 REPO = pathlib.Path(__file__).parents[2]
+PATIENCE = 1200  # seconds; a cold start on a busy machine compiles for minutes
 AGREED = ('step', 'loss', 'sample_ids', 'grad_norm', 'learning_rate', 'skipped')
 CONFIG_FILE = '''"""The config of a test, as JSON."""
 
@@ -38,20 +41,30 @@ def get_config():
 '''
 
 
-def start(config, workdir, *, devices=8, environment=()):
-  """Starts `jaxgen train` as a process of its own."""
-  file = workdir.parent / f'{workdir.name}_config.py'
-  file.write_text(CONFIG_FILE.format(text=to_json(config)))
-  flags = os.environ['XLA_FLAGS'].replace('device_count=8', f'device_count={devices}')
-  return subprocess.Popen(
-      [sys.executable, '-m', 'jaxgen.cli', 'train', f'--config={file}', f'--workdir={workdir}'],
-      cwd=REPO, env=os.environ | {'XLA_FLAGS': flags} | dict(environment), text=True,
-      stderr=subprocess.PIPE)
+@pytest.fixture
+def start():
+  """Starts `jaxgen train` as a process of its own, which the test does not outlive."""
+  processes = []
+
+  def launch(config, workdir, *, devices=8, environment=()):
+    file = workdir.parent / f'{workdir.name}_config.py'
+    file.write_text(CONFIG_FILE.format(text=to_json(config)))
+    flags = os.environ['XLA_FLAGS'].replace('device_count=8', f'device_count={devices}')
+    processes.append(subprocess.Popen(
+        [sys.executable, '-m', 'jaxgen.cli', 'train', f'--config={file}', f'--workdir={workdir}'],
+        cwd=REPO, env=os.environ | {'XLA_FLAGS': flags} | dict(environment), text=True,
+        stderr=subprocess.PIPE))
+    return processes[-1]
+
+  yield launch
+  for process in processes:
+    process.kill()
+    process.wait()
 
 
-def wait_for(process, appears, limit=300.0):
+def wait_for(process, appears):
   """Waits until ``appears()`` is true."""
-  end = time.monotonic() + limit
+  end = time.monotonic() + PATIENCE
   while not appears():
     assert process.poll() is None, process.stderr.read()
     assert time.monotonic() < end, 'the process did not come that far'
@@ -94,7 +107,7 @@ def steps_in(workdir):
                 if path.name.isdigit())
 
 
-def test_killed_twice_once_during_a_save_equals_straight(straight, tiny_base, tmp_path):
+def test_killed_twice_once_during_a_save_equals_straight(start, straight, tiny_base, tmp_path):
   workdir = tmp_path / 'broken'
   saves = workdir / 'checkpoints'
   kill_when(start(tiny_base, workdir), (saves / '10').exists)
@@ -109,7 +122,7 @@ def test_killed_twice_once_during_a_save_equals_straight(straight, tiny_base, tm
   assert not any(saves.glob('20.*'))
 
 
-def test_two_processes_of_four_devices_equal_one_of_eight(straight, tiny_base, tmp_path):
+def test_two_processes_of_four_devices_equal_one_of_eight(start, straight, tiny_base, tmp_path):
   config = copy.deepcopy(tiny_base)
   config.train.steps = 10
   with socket.socket() as probe:
@@ -121,7 +134,7 @@ def test_two_processes_of_four_devices_equal_one_of_eight(straight, tiny_base, t
           'JAXGEN_COORDINATOR': f'localhost:{port}', 'JAXGEN_NUM_PROCESSES': '2',
           'JAXGEN_PROCESS_ID': str(index)}) for index in range(2)]
   for process in processes:
-    _, errors = process.communicate(timeout=400)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
   ours, theirs = lines_of(workdir), lines_of(straight)[:10]
   assert [line['sample_ids'] for line in ours] == [line['sample_ids'] for line in theirs]
@@ -141,7 +154,7 @@ def test_restores_on_one_four_and_eight_devices(straight):
   assert int(whole[0][0].step) == 20
 
 
-def test_full_disk_during_a_save(straight, tiny_base, tmp_path):
+def test_full_disk_during_a_save(start, straight, tiny_base, tmp_path):
   workdir = tmp_path / 'full'
   shutil.copytree(straight, workdir)
   shutil.rmtree(workdir / 'checkpoints' / '20')
@@ -149,7 +162,7 @@ def test_full_disk_during_a_save(straight, tiny_base, tmp_path):
   process = start(tiny_base, workdir)
   wait_for(process, lambda: (workdir / 'metrics.jsonl').exists() and lines_of(workdir))
   resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
-  _, errors = process.communicate(timeout=300)
+  _, errors = process.communicate(timeout=PATIENCE)
   assert process.returncode == 1, errors
   line = errors.splitlines()[-1]
   assert str(workdir) in line and 'no room left' in line and 'Traceback' not in errors, errors
@@ -174,3 +187,16 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(straight, tiny_base,
   train(config, str(workdir))
   assert lines_of(workdir)[:20] == lines_of(straight)
   assert [line['step'] for line in lines_of(workdir)[20:]] == [21, 22]
+
+
+def test_a_damaged_checkpoint_is_named(straight, tiny_base, tmp_path):
+  workdir = tmp_path / 'damaged'
+  shutil.copytree(straight, workdir)
+  shutil.rmtree(workdir / 'checkpoints' / '20' / 'train')
+  with pytest.raises(UserError, match=r'checkpoints/20: damaged.*delete it') as error:
+    restored(workdir, 20)
+  assert '\n' not in str(error.value)
+  shutil.rmtree(workdir / 'checkpoints' / '20')
+  shutil.rmtree(workdir / 'frozen')
+  with pytest.raises(UserError, match=r'frozen: damaged'):
+    train(tiny_base, str(workdir))
