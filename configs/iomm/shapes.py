@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
 
   config.optimizer.name = 'muon'
   config.optimizer.schedule = 'cosine'
-  config.optimizer.learning_rate = 6e-3
+  config.optimizer.learning_rate = 8e-3
   config.optimizer.warmup_steps = 50
   config.optimizer.ema_decay = 0.99
   config.train.rows = 64

@@ -1,8 +1,9 @@
 """``shapes``: drawn compositional scenes with captions in the manner of GenEval's six tasks.
 
-A scene is a few plain shapes on a grey ground. Scene ``i`` of a seed is always the same, there
-is no end to them, and nothing is read from disk or network, so that the whole stack can be
-trained and scored anywhere. ``jaxgen.evaluation.shapes_scorer`` reads images back.
+A scene is a few plain shapes on a grey ground, black unless the caption names a colour. Scene
+``i`` of a seed is always the same, there is no end to them, and nothing is read from disk or
+network, so that the whole stack can be trained and scored anywhere.
+``jaxgen.evaluation.shapes_scorer`` reads images back.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ COLORS = {
     'black': (10, 10, 10),
     'white': (250, 250, 250),
 }
+PLAIN = 'black'  # of objects whose colour the caption leaves open
 SHAPES = ('circle', 'square', 'triangle', 'cross')
 UNIT_AREA = {'circle': np.pi, 'square': 3.24, 'triangle': 2.0, 'cross': 2.2576}  # at radius 1
 TASKS = ('single_object', 'two_object', 'counting', 'colors', 'position', 'color_attribution')
@@ -147,10 +149,7 @@ def captions() -> list[str]:
 
 def arrange(request: Request, rng: random.Random) -> Scene:
   """Puts objects that answer the request into cells of their own, in the asked relation."""
-  colors = list(COLORS)
-  shared = rng.choice(colors)
-  names = [(shape, color or (shared if request.task == 'counting' else rng.choice(colors)))
-           for shape, color in request.wanted]
+  names = [(shape, color or PLAIN) for shape, color in request.wanted]
   while True:
     cells = rng.sample(range(CELLS**2), len(names))
     placed = [Object(*name, (cell % CELLS + 0.5) / CELLS, (cell // CELLS + 0.5) / CELLS, RADIUS)
