@@ -17,6 +17,7 @@ from jaxgen.models.layers import mlp
 from jaxgen.models.layers import modulation
 from jaxgen.models.layers import norms
 from jaxgen.models.layers import rope
+from jaxgen.models.layers.attention import CACHED_SCORES
 from jaxgen.models.layers.attention import attend
 
 Q_SEGMENTS = np.array([[1, 1, 2, 0, 3], [1, 2, 2, 2, 2]], np.int32)
@@ -81,15 +82,37 @@ def test_attention_gradients_equal_automatic_ones():
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize('rows, heads', [(2, 2), (1, 4)])
+def test_attention_over_long_rows_taken_in_turn_equals_all_at_once(rows, heads):
+  """Long enough for CPU to go through rows or heads one by one, forwards and backwards."""
+  length = 1024
+  q, k, v, target = (normal(rows, length, heads, 4, seed=seed) for seed in range(4))
+  segments = np.tile(np.repeat([1, 2, 0], [600, 400, 24]).astype(np.int32), (rows, 1))
+  assert rows * heads * length**2 > CACHED_SCORES
+
+  def run(q, k, v, segments, target):
+    out, pull_back = jax.vjp(
+        lambda *qkv: attend(*qkv, q_segments=segments, kv_segments=segments), q, k, v)
+    return out, *pull_back(target)
+
+  together = jax.jit(run)(q, k, v, segments, target)
+  for row, head in np.ndindex(rows, heads):
+    part = (slice(row, row + 1), slice(None), slice(head, head + 1))
+    alone = jax.jit(run)(q[part], k[part], v[part], segments[:1], target[part])
+    for ours, expected in zip(together, alone):
+      np.testing.assert_allclose(ours[part], expected, atol=1e-5)
+
+
 def test_attention_is_half_precision_in_and_out_with_an_fp32_softmax():
   q, k, v = (normal(1, 4, 2, 8, seed=seed) for seed in range(3))
   half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
-  out = attend(*half, q_segments=None, kv_segments=None)
-  exact = attend(*(x.astype(jnp.float32) for x in half), q_segments=None, kv_segments=None)
+  everywhere = jax.jit(functools.partial(attend, q_segments=None, kv_segments=None))
+  out = everywhere(*half)
+  exact = everywhere(*(x.astype(jnp.float32) for x in half))
   assert out.dtype == jnp.bfloat16
   np.testing.assert_allclose(out.astype(np.float32), exact, atol=2e-2)
   wide = jnp.full((1, 1, 1, 8), 300.0, jnp.bfloat16)  # scores of 254558 must not overflow
-  assert jnp.isfinite(attend(wide, wide, wide, q_segments=None, kv_segments=None)).all()
+  assert jnp.isfinite(everywhere(wide, wide, wide)).all()
 
 
 @pytest.mark.parametrize('inputs, features', [(1, (6,)), (1, (2, 3)), (2, (5,))])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 SAVED = 'attention'  # the name under which remat policies find the results of attention
+CACHED_SCORES = 2**21  # scores, 8 MB, that a CPU holds close while it works on them
 NEGATIVE = -1e30  # finite, so that a fully masked row stays free of NaN
 
 
@@ -68,49 +69,79 @@ def _attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None)
   """Attention of scaled queries, heads first: f[B, N, L, H] and f[B, N, S, H] to f[B, N, L, H].
 
   Its own gradient keeps the logarithm of the softmax sum instead of the L x S weights, which the
-  backward pass computes again: quadratic memory lives for one layer at a time, and on CPU the
-  weights never travel through the stacked residuals of a scan.
+  backward pass computes again: quadratic memory lives for one layer at a time, and the weights
+  never travel through the stacked residuals of a scan.
   """
   return _attention_forward(q, k, v, mask)[0]
 
 
-def _scores(q, k, mask):
-  scores = _product(q, k, 3, 3)
-  return scores if mask is None else jnp.where(mask[:, None], scores, NEGATIVE)
-
-
 def _attention_forward(q, k, v, mask):
-  scores = _scores(q, k, mask)
-  largest = jnp.max(scores, axis=-1, keepdims=True)
-  weights = jnp.exp(scores - largest)
-  total = jnp.sum(weights, axis=-1, keepdims=True)
-  out = _product(weights.astype(v.dtype), v, 3, 2) / total
-  log_total = largest + jnp.log(total)
-  if mask is not None:
-    # A query that sees nothing: zeros here, and weights of exp(NEGATIVE) = 0 in the gradient.
-    sees = mask.any(axis=-1)[:, None, :, None]
-    out, log_total = jnp.where(sees, out, 0), jnp.where(sees, log_total, 0)
-  out = checkpoint_name(out.astype(q.dtype), SAVED)
-  log_total = checkpoint_name(log_total, SAVED)
+  out, log_total = _each_head(_head_forward, mask, q, k, v)
+  out, log_total = checkpoint_name((out, log_total), SAVED)
   return out, (q, k, v, mask, out, log_total)
 
 
 def _attention_backward(residuals, gradient):
   q, k, v, mask, out, log_total = residuals
-  gradient = gradient.astype(q.dtype)
-  weights = jnp.exp(_scores(q, k, mask) - log_total)
-  by_v = _product(weights.astype(q.dtype), gradient, 2, 2)
-  along = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1, keepdims=True)
-  by_scores = (weights * (_product(gradient, v, 3, 3) - along)).astype(q.dtype)
-  by_q = _product(by_scores, k, 3, 2)
-  by_k = _product(by_scores, q, 2, 2)
-  return by_q.astype(q.dtype), by_k.astype(k.dtype), by_v.astype(v.dtype), None
-
-
-def _product(a, b, a_axis, b_axis):
-  """Contracts one axis for every row and head, accumulating in fp32: what matrix units do best."""
-  return jax.lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((0, 1), (0, 1))),
-                             preferred_element_type=jnp.float32)
+  return *_each_head(_head_backward, mask, q, k, v, out, log_total, gradient), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _head_forward(mask, q, k, v):
+  """One head: (out f[L, H], logarithm of the softmax sum f32[L, 1])."""
+  scores = _scores(mask, q, k)
+  largest = jnp.max(scores, axis=-1, keepdims=True)
+  weights = jnp.exp(scores - largest)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  out = _product(weights.astype(v.dtype), v) / total
+  log_total = largest + jnp.log(total)
+  if mask is not None:
+    # A query that sees nothing: zeros here, and weights of exp(NEGATIVE) = 0 in the gradient.
+    sees = mask.any(axis=-1, keepdims=True)
+    out, log_total = jnp.where(sees, out, 0), jnp.where(sees, log_total, 0)
+  return out.astype(q.dtype), log_total
+
+
+def _head_backward(mask, q, k, v, out, log_total, gradient):
+  """One head: gradients by q, k and v."""
+  gradient = gradient.astype(q.dtype)
+  weights = jnp.exp(_scores(mask, q, k) - log_total)
+  along = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1, keepdims=True)
+  by_scores = (weights * (_product(gradient, v.T) - along)).astype(q.dtype)
+  by_q = _product(by_scores, k)
+  by_k = _product(by_scores.T, q)
+  by_v = _product(weights.astype(q.dtype).T, gradient)
+  return by_q.astype(q.dtype), by_k.astype(k.dtype), by_v.astype(v.dtype)
+
+
+def _scores(mask, q, k):
+  scores = _product(q, k.T)
+  return scores if mask is None else jnp.where(mask, scores, NEGATIVE)
+
+
+def _product(a, b):
+  return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+def _each_head(function, mask, *arrays):
+  """Runs ``function(mask[L, S], *[L, H])`` for each row and head of bool[B, L, S], f[B, N, L, H].
+
+  All at once on accelerators. On CPU one after another as soon as the scores of all together
+  leave the cache: every core works on the same head.
+  """
+  together = jax.vmap(jax.vmap(function, (None, *[0] * len(arrays))))
+
+  def in_turn(mask, *arrays):
+    rows, heads, length, _ = arrays[0].shape
+    head = length * arrays[1].shape[2]
+    if rows * heads * head <= CACHED_SCORES:
+      return together(mask, *arrays)
+    if heads * head <= CACHED_SCORES:
+      return jax.lax.map(lambda row: jax.vmap(function, (None, *[0] * len(arrays)))(*row),
+                         (mask, *arrays))
+    return jax.lax.map(
+        lambda row: jax.lax.map(lambda one: function(row[0], *one), row[1:]), (mask, *arrays))
+
+  return jax.lax.platform_dependent(mask, *arrays, cpu=in_turn, default=together)
