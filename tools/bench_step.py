@@ -7,8 +7,9 @@ alternate, so that a busy machine slows both alike, and the medians are compared
   python tools/bench_step.py --hidden=3072 --double=4 --single=8 --image=4096 --text=512
 
 On Linux the process restarts itself once with huge pages for malloc, for both sides: a step
-allocates the same large buffers again and again. On a GPU, jaxgen runs in bf16 and the MFU is printed too: matrix-product FLOPs with full
-bidirectional attention, three times the forward pass, against the bf16 peak of the chip.
+allocates the same large buffers again and again. On a GPU, both run in bf16 and the MFU is printed
+too: matrix-product FLOPs with full bidirectional attention, three times the forward pass, against
+the bf16 peak of the chip.
 """
 
 import argparse

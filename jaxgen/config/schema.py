@@ -88,7 +88,7 @@ def base_config() -> ConfigDict:
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),  # -1 = all devices that are left
       trainable=(('.*', True),),  # (regex over group/path, trains?) in order; all must match
-      init_from=dict(  # group -> workdir, checkpoint or Hugging Face folder; '' = random
+      init_from=dict(  # group -> workdir or folder of `jaxgen convert import`; '' = random
           mllm='', bridge='', denoiser='', autoencoder='',
           weights='ema',  # of a workdir take 'ema' where it has one, or always 'params'
       ),

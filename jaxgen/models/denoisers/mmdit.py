@@ -12,20 +12,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
-from jaxgen.models.layers import attention
 from jaxgen.models.layers.embeddings import VectorEmbedder
 from jaxgen.models.layers.embeddings import timestep_embedding
+from jaxgen.models.layers.heads import QKV
+from jaxgen.models.layers.heads import rotary_attention
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import zeros
 from jaxgen.models.layers.mlp import MLP
 from jaxgen.models.layers.mlp import gelu_tanh
 from jaxgen.models.layers.modulation import Modulation
 from jaxgen.models.layers.modulation import modulated_norm
-from jaxgen.models.layers.norms import RMSNorm
 from jaxgen.models.layers.remat import check_remat
-from jaxgen.models.layers.remat import recomputed
+from jaxgen.models.layers.remat import stack
 from jaxgen.models.layers.rope import angles
-from jaxgen.models.layers.rope import apply_rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,10 +135,10 @@ class MMDiT(nn.Module):
     joint_segments = jnp.concatenate([state_segments, segments], axis=1)
     shared = (vectors, cos, sin, joint_segments)
 
-    text, image = _stack(DoubleBlock, config, dtype, config.double_blocks, 'double_blocks')(
+    text, image = stack(DoubleBlock, config, dtype, config.double_blocks, 'double_blocks')(
         (text, image), *shared)
     joint = jnp.concatenate([text, image], axis=1)
-    joint = _stack(SingleBlock, config, dtype, config.single_blocks, 'single_blocks')(
+    joint = stack(SingleBlock, config, dtype, config.single_blocks, 'single_blocks')(
         joint, *shared)
     image = joint[:, text.shape[1]:]
 
@@ -187,7 +186,8 @@ class DoubleBlock(nn.Module):
 
     normed = [modulated_norm(x, shift, scale)
               for x, (shift, scale, *_) in zip(streams, chunks)]
-    qkv = [QKV(config, dtype, name=f'{name}_attention')(x) for name, x in zip(names, normed)]
+    qkv = [QKV(config.heads, config.head_dim, dtype=dtype, name=f'{name}_attention')(x)
+           for name, x in zip(names, normed)]
     q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*qkv))
     attended = rotary_attention(q, k, v, cos, sin, segments)
 
@@ -219,7 +219,8 @@ class SingleBlock(nn.Module):
     config, dtype = self.config, self.dtype
     shift, scale, gate = Modulation(3, dtype, name='modulation')(vectors, segments)
     normed = modulated_norm(x, shift, scale)
-    attended = rotary_attention(*QKV(config, dtype, name='attention')(normed), cos, sin, segments)
+    qkv = QKV(config.heads, config.head_dim, dtype=dtype, name='attention')(normed)
+    attended = rotary_attention(*qkv, cos, sin, segments)
     share = config.hidden // config.heads
     hidden = Linear((config.heads, share), ('embed', 'heads', 'head_dim'), dtype=dtype,
                     name='mlp_up')(normed)
@@ -233,35 +234,3 @@ class SingleBlock(nn.Module):
 def _gelu_behind(head_dim: int, x: jax.Array) -> jax.Array:
   """GELU of the hidden units of each head, which stand behind its attention output."""
   return jnp.concatenate([x[..., :head_dim], gelu_tanh(x[..., head_dim:])], axis=-1)
-
-
-class QKV(nn.Module):
-  """Queries and keys with RMS norm per head, and values: three f[B, L, N, H]."""
-
-  config: MMDiTConfig
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    config, dtype = self.config, self.dtype
-    q, k, v = (Linear((config.heads, config.head_dim), ('embed', 'heads', 'head_dim'),
-                      dtype=dtype, name=name)(x) for name in 'qkv')
-    q = RMSNorm(axis='head_dim', dtype=dtype, name='q_norm')(q)
-    k = RMSNorm(axis='head_dim', dtype=dtype, name='k_norm')(k)
-    return q, k, v
-
-
-def rotary_attention(q, k, v, cos, sin, segments):
-  """Attention within segments with FLUX's interleaved RoPE; f[B, L, N, H]."""
-  q = apply_rope(q, cos, sin, interleaved=True)
-  k = apply_rope(k, cos, sin, interleaved=True)
-  return attention.attend(q, k, v, q_segments=segments, kv_segments=segments)
-
-
-def _stack(block: type[nn.Module], config: MMDiTConfig, dtype: jnp.dtype, length: int, name: str):
-  """A function that runs ``length`` scanned blocks and returns the last carry."""
-  scanned = nn.scan(
-      recomputed(block, config.remat), length=length, variable_axes={'params': 0}, split_rngs={'params': True},
-      in_axes=nn.broadcast, metadata_params={nn.PARTITION_NAME: 'layers'})
-  module = scanned(config, dtype, name=name)
-  return lambda carry, *shared: module(carry, *shared)[0]
