@@ -1,7 +1,11 @@
-"""What the backward pass of a scanned block recomputes instead of storing."""
+"""Stacks of scanned blocks, and what their backward pass recomputes instead of storing."""
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
 from jaxgen.models.layers.attention import SAVED
@@ -26,3 +30,22 @@ def recomputed(block: type[nn.Module], remat: str) -> type[nn.Module]:
   if remat == 'none':
     return block
   return nn.remat(block, policy=REMAT[remat], prevent_cse=False)
+
+
+def stack(block: type[nn.Module], config: Any, dtype: jnp.dtype, length: int, name: str
+          ) -> Callable[..., Any]:
+  """A function that runs ``length`` scanned blocks and returns the last carry.
+
+  Args:
+    block: called as ``block(config, dtype)(carry, *shared) -> (carry, None)``.
+    config: of the blocks; its field ``remat`` is their policy.
+    dtype: of the computation.
+    length: how many; their parameters get a leading axis ``layers``.
+    name: of the stack in the parameter tree.
+  """
+  scanned = nn.scan(
+      recomputed(block, config.remat), length=length, variable_axes={'params': 0},
+      split_rngs={'params': True}, in_axes=nn.broadcast,
+      metadata_params={nn.PARTITION_NAME: 'layers'})
+  module = scanned(config, dtype, name=name)
+  return lambda carry, *shared: module(carry, *shared)[0]
