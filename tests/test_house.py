@@ -31,6 +31,7 @@ SYSTEMS = {path.stem for path in (ROOT / 'jaxgen/systems').glob('*.py')} - {
     '__init__', 'base', 'registry'}
 MAX_LINES = 450
 MAX_FUNCTION = 80
+MAX_COLUMNS = 100
 
 
 def part_of(path: pathlib.Path) -> str:
@@ -87,7 +88,9 @@ def test_system_names_stay_upstairs(module):
 def test_files_and_functions_are_short(module):
   path, tree = module
   assert path.name != 'utils.py'
-  assert len(path.read_text().splitlines()) <= MAX_LINES
+  lines = path.read_text().splitlines()
+  assert len(lines) <= MAX_LINES
+  assert not [number for number, line in enumerate(lines, 1) if len(line) > MAX_COLUMNS]
   for node in ast.walk(tree):
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
       assert node.end_lineno - node.lineno < MAX_FUNCTION, node.name

@@ -43,7 +43,8 @@ def map_named(function: Callable[..., Any], tree: Tree, *rest: Tree) -> dict[str
   })
 
 
-def match_rules(paths: Sequence[str], rules: Sequence[tuple[str, Any]], field: str) -> dict[str, Any]:
+def match_rules(paths: Sequence[str], rules: Sequence[tuple[str, Any]], field: str
+                ) -> dict[str, Any]:
   """Gives each path the value of the first rule whose regex matches all of it.
 
   Args:

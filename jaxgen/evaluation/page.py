@@ -96,7 +96,8 @@ def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:
   rows = []
   for stage in stages:
     seconds = summary['stage_seconds'].get(stage.name)
-    rate = _median([line['images_per_second'] for line in stage.metrics if 'images_per_second' in line])
+    rate = _median([line['images_per_second'] for line in stage.metrics
+                    if 'images_per_second' in line])
     cells = (escape(stage.name), f'{stage.steps:,}', str(stage.config['train']['rows']),
              '–' if rate is None else f'{rate:,.1f}',
              '–' if seconds is None else _duration(seconds))

@@ -2,9 +2,9 @@
 
 Detection goes by colour: every pixel takes the nearest of palette and ground, and the connected
 pieces of one colour are the objects. A piece, edges included, is the shape that overlaps it best
-when drawn with the piece's own area and centroid. The verdicts follow GenEval's rules (L148): at least the
-objects asked for, exactly as many where the task is counting, colours where the caption names
-them, and positions by the offset of the centres beyond a margin of a tenth of both sizes.
+when drawn with the piece's own area and centroid. The verdicts follow GenEval's rules (L148): at
+least the objects asked for, exactly as many where the task is counting, colours where the caption
+names them, and positions by the offset of the centres beyond a margin of a tenth of both sizes.
 """
 
 import dataclasses

@@ -40,7 +40,8 @@ def test_numbers_of_the_paper(name):
   assert round(sizes['denoiser'] / 1e9, 2) == billions
   assert round(sizes['bridge'] / 1e6, 1) == 28.7
   assert round(sizes['mllm'] / 1e9, 2) == 2.09
-  assert (config.train.rows, config.optimizer.ema_decay, config.data.image_size) == (rows, ema, side)
+  found = (config.train.rows, config.optimizer.ema_decay, config.data.image_size)
+  assert found == (rows, ema, side)
   assert (config.optimizer.name, config.optimizer.learning_rate) == ('adamw', 1e-4)
   assert (config.optimizer.b1, config.optimizer.b2) == (0.9, 0.95)
   assert (config.optimizer.clip_norm, config.optimizer.weight_decay) == (1.0, 0.0)
