@@ -25,8 +25,9 @@ GRID, TEXT = (3, 4), 5
 
 
 def count(config):
-  shapes = jax.eval_shape(lambda key: MMDiT(config).init(key, **example(config)),
-                          jax.random.key(0))
+  shapes = jax.eval_shape(
+      lambda key: MMDiT(config).init(key, **example(config), **vectors(config, 1)),
+      jax.random.key(0))
   return sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(shapes)))
 
 
@@ -211,6 +212,11 @@ def test_iomm_presets_have_the_published_sizes(width, total):
   config = MMDiTConfig(in_channels=64, cond_dim=1536, width=width, heads=width // 128,
                        double_blocks=10, single_blocks=20)
   assert abs(count(config) - total) < 0.005e9, count(config)
+
+
+def test_flux_dev_has_the_published_size():
+  config = MMDiTConfig(guidance_embed=True, pooled_dim=768)
+  assert abs(count(config) - 11.90e9) < 0.005e9, count(config)
 
 
 def test_every_parameter_names_its_axes():

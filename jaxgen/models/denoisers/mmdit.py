@@ -5,25 +5,16 @@ Beyond it, a row may pack several samples, each with its own timestep, prompt an
 """
 
 import dataclasses
-import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.errors import user_error
-from jaxgen.models.layers.embeddings import VectorEmbedder
-from jaxgen.models.layers.embeddings import timestep_embedding
-from jaxgen.models.layers.heads import QKV
-from jaxgen.models.layers.heads import rotary_attention
+from jaxgen.models.denoisers.blocks import BlockConfig
+from jaxgen.models.denoisers.blocks import SegmentVectors
+from jaxgen.models.denoisers.blocks import dual_then_single
+from jaxgen.models.denoisers.blocks import project_out
 from jaxgen.models.layers.linear import Linear
-from jaxgen.models.layers.linear import zeros
-from jaxgen.models.layers.mlp import MLP
-from jaxgen.models.layers.mlp import gelu_tanh
-from jaxgen.models.layers.modulation import Modulation
-from jaxgen.models.layers.modulation import modulated_norm
-from jaxgen.models.layers.remat import check_remat
-from jaxgen.models.layers.remat import stack
 from jaxgen.models.layers.rope import angles
 
 
@@ -61,26 +52,13 @@ class MMDiTConfig:
   remat: str = 'none'
 
   def __post_init__(self):
-    where = 'config.model.denoiser'
-    if self.width % self.heads:
-      raise user_error(f'{where}.heads', self.heads, f'must divide width = {self.width}')
-    if sum(self.axes_dims) != self.head_dim or any(dim % 2 for dim in self.axes_dims):
-      raise user_error(f'{where}.axes_dims', self.axes_dims,
-                       f'must be three even numbers with sum width / heads = {self.head_dim}')
-    if self.hidden % self.heads:
-      raise user_error(f'{where}.mlp_ratio', self.mlp_ratio,
-                       f'heads = {self.heads} must divide width * mlp_ratio = {self.hidden}')
-    check_remat(f'{where}.remat', self.remat)
+    self.blocks.check(self.axes_dims)
 
   @property
-  def head_dim(self) -> int:
-    """H."""
-    return self.width // self.heads
-
-  @property
-  def hidden(self) -> int:
-    """F."""
-    return int(self.width * self.mlp_ratio)
+  def blocks(self) -> BlockConfig:
+    """Sizes of every block."""
+    return BlockConfig(self.width, self.heads, int(self.width * self.mlp_ratio),
+                       remat=self.remat)
 
 
 class MMDiT(nn.Module):
@@ -125,112 +103,15 @@ class MMDiT(nn.Module):
       f32[B, L, C]; what stands at padding has no meaning.
     """
     config, dtype = self.config, self.dtype
-    vectors = SegmentVectors(config, name='vectors')(t, guidance, pooled)
+    assert (guidance is not None) == config.guidance_embed, 'guidance goes with guidance_embed'
+    assert (pooled is not None) == bool(config.pooled_dim), 'pooled goes with pooled_dim'
+    vectors = SegmentVectors(config.width, name='vectors')(t, guidance, pooled)
     image = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(latents)
     text = Linear((config.width,), ('cond', 'embed'), dtype=dtype, name='text_in')(states)
 
-    # Conditioning stands before the image throughout, as in FLUX.
     cos, sin = angles(jnp.concatenate([state_positions, positions], axis=1),
                       config.axes_dims, config.theta)
     joint_segments = jnp.concatenate([state_segments, segments], axis=1)
-    shared = (vectors, cos, sin, joint_segments)
-
-    text, image = stack(DoubleBlock, config, dtype, config.double_blocks, 'double_blocks')(
-        (text, image), *shared)
-    joint = jnp.concatenate([text, image], axis=1)
-    joint = stack(SingleBlock, config, dtype, config.single_blocks, 'single_blocks')(
-        joint, *shared)
-    image = joint[:, text.shape[1]:]
-
-    scale, shift = Modulation(2, dtype, name='final_modulation')(vectors, segments)
-    image = modulated_norm(image, shift, scale)
-    velocity = Linear((config.in_channels,), ('embed', 'latent'), kernel_init=zeros, dtype=dtype,
-                      name='image_out')(image)
-    return velocity.astype(jnp.float32)
-
-
-class SegmentVectors(nn.Module):
-  """Sum of the embeddings of time, guidance and pooled prompt: f32[B, G, D]."""
-
-  config: MMDiTConfig
-
-  @nn.compact
-  def __call__(self, t: jax.Array, guidance: jax.Array | None, pooled: jax.Array | None
-               ) -> jax.Array:
-    config = self.config
-    assert (guidance is not None) == config.guidance_embed, 'guidance goes with guidance_embed'
-    assert (pooled is not None) == bool(config.pooled_dim), 'pooled goes with pooled_dim'
-    vectors = VectorEmbedder(config.width, name='time')(timestep_embedding(t))
-    if guidance is not None:
-      vectors += VectorEmbedder(config.width, name='guidance')(timestep_embedding(guidance))
-    if pooled is not None:
-      vectors += VectorEmbedder(config.width, name='pooled')(pooled)
-    return vectors
-
-
-class DoubleBlock(nn.Module):
-  """Joint attention of conditioning and image, each with its own weights."""
-
-  config: MMDiTConfig
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, streams, vectors, cos, sin, segments):
-    """Maps (text f[B, S, D], image f[B, L, D]) to the same; scanned, hence the None."""
-    config, dtype = self.config, self.dtype
-    split = streams[0].shape[1]
-    stream_segments = (segments[:, :split], segments[:, split:])
-    names = ('text', 'image')
-    chunks = [Modulation(6, dtype, name=f'{name}_modulation')(vectors, own)
-              for name, own in zip(names, stream_segments)]
-
-    normed = [modulated_norm(x, shift, scale)
-              for x, (shift, scale, *_) in zip(streams, chunks)]
-    qkv = [QKV(config.heads, config.head_dim, dtype=dtype, name=f'{name}_attention')(x)
-           for name, x in zip(names, normed)]
-    q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*qkv))
-    attended = rotary_attention(q, k, v, cos, sin, segments)
-
-    outs = []
-    for name, x, part, (_, _, gate, mlp_shift, mlp_scale, mlp_gate) in zip(
-        names, streams, (attended[:, :split], attended[:, split:]), chunks):
-      projection = Linear((config.width,), ('heads', 'head_dim', 'embed'), inputs=2, dtype=dtype,
-                          name=f'{name}_attention_out')
-      x = x + gate * projection(part)
-      mlp = MLP(config.hidden, gelu_tanh, dtype=dtype, name=f'{name}_mlp')
-      x = x + mlp_gate * mlp(modulated_norm(x, mlp_shift, mlp_scale))
-      outs.append(nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed')))
-    return tuple(outs), None
-
-
-class SingleBlock(nn.Module):
-  """Attention and MLP in parallel over the joint sequence, joined by one output projection.
-
-  Each head carries its share of the hidden units through that projection, so that splitting the
-  heads over devices splits both branches alike.
-  """
-
-  config: MMDiTConfig
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x, vectors, cos, sin, segments):
-    """Maps f[B, S + L, D] to the same; scanned, hence the None."""
-    config, dtype = self.config, self.dtype
-    shift, scale, gate = Modulation(3, dtype, name='modulation')(vectors, segments)
-    normed = modulated_norm(x, shift, scale)
-    qkv = QKV(config.heads, config.head_dim, dtype=dtype, name='attention')(normed)
-    attended = rotary_attention(*qkv, cos, sin, segments)
-    share = config.hidden // config.heads
-    hidden = Linear((config.heads, share), ('embed', 'heads', 'head_dim'), dtype=dtype,
-                    name='mlp_up')(normed)
-    out = Linear((config.width,), ('heads', 'head_dim', 'embed'), inputs=2, dtype=dtype,
-                 activation=functools.partial(_gelu_behind, config.head_dim), name='out')(
-                     jnp.concatenate([attended, hidden], axis=-1))
-    x = x + gate * out
-    return nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed')), None
-
-
-def _gelu_behind(head_dim: int, x: jax.Array) -> jax.Array:
-  """GELU of the hidden units of each head, which stand behind its attention output."""
-  return jnp.concatenate([x[..., :head_dim], gelu_tanh(x[..., head_dim:])], axis=-1)
+    image = dual_then_single(config.blocks, dtype, config.double_blocks, config.single_blocks,
+                             text, image, vectors, joint_segments, cos, sin, joint_segments)
+    return project_out(image, config.in_channels, vectors, segments, dtype)

@@ -11,12 +11,13 @@ from jaxgen.models.layers.rope import apply_rope
 
 
 class QKV(nn.Module):
-  """Queries and keys with RMS norm per head, and values.
+  """Queries and keys, normed per head, and values.
 
   Attributes:
     heads: N.
     head_dim: H.
     use_bias: for the three projections.
+    norm: queries and keys get an RMS norm per head.
     epsilon: of the norms.
     dtype: of the computation.
   """
@@ -24,6 +25,7 @@ class QKV(nn.Module):
   heads: int
   head_dim: int
   use_bias: bool = True
+  norm: bool = True
   epsilon: float = 1e-6
   dtype: jnp.dtype = jnp.float32
 
@@ -43,13 +45,18 @@ class QKV(nn.Module):
     q, k, v = (Linear((self.heads, self.head_dim), ('embed', 'heads', 'head_dim'),
                       use_bias=self.use_bias, dtype=self.dtype, name=name)(source)
                for name, source in zip('qkv', (x, context, context)))
-    q = RMSNorm(self.epsilon, 'head_dim', self.dtype, name='q_norm')(q)
-    k = RMSNorm(self.epsilon, 'head_dim', self.dtype, name='k_norm')(k)
+    if self.norm:
+      q = RMSNorm(self.epsilon, 'head_dim', self.dtype, name='q_norm')(q)
+      k = RMSNorm(self.epsilon, 'head_dim', self.dtype, name='k_norm')(k)
     return q, k, v
 
 
 def rotary_attention(q, k, v, cos, sin, segments, *, interleaved: bool = True) -> jax.Array:
-  """Self-attention within segments i32[B, L] of rotated f[B, L, N, H]; see ``apply_rope``."""
-  q = apply_rope(q, cos, sin, interleaved=interleaved)
-  k = apply_rope(k, cos, sin, interleaved=interleaved)
+  """Self-attention within segments i32[B, L] of rotated f[B, L, N, H]; see ``apply_rope``.
+
+  Where ``cos`` and ``sin`` are None, nothing is rotated.
+  """
+  if cos is not None:
+    q = apply_rope(q, cos, sin, interleaved=interleaved)
+    k = apply_rope(k, cos, sin, interleaved=interleaved)
   return attention.attend(q, k, v, q_segments=segments, kv_segments=segments)
