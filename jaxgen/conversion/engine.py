@@ -35,6 +35,8 @@ class Rule:
     transforms: what turns each tensor of theirs (of one layer) into ours.
     fuse: dimension of our parameter (of one layer) along which several tensors are joined.
     parts: relative sizes of the joined tensors; empty = equal.
+    joined: their tensor holds several parameters of ours, one below the other along its first
+      dimension, in the order of the joined rules that name it (a fused qkv).
   """
 
   ours: str
@@ -42,6 +44,7 @@ class Rule:
   transforms: tuple[Transform, ...] = ()
   fuse: int = 0
   parts: tuple[int, ...] = ()
+  joined: bool = False
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -67,7 +70,7 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class _Link:
-  """One tensor of theirs and its place in one parameter of ours."""
+  """One tensor of theirs, or a range of its rows, and its place in one parameter of ours."""
 
   theirs: str
   rule: Rule
@@ -75,6 +78,7 @@ class _Link:
   layer: int | None
   part: slice | None
   stages: tuple[tuple[int, ...], ...]  # shapes from ours (one layer, one part) to theirs
+  rows: slice | None = None  # of a joined tensor
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -111,6 +115,7 @@ def from_torch(rules: Rules, tensors: Mapping[str, np.ndarray], shapes: trees.Tr
   params: dict[str, np.ndarray] = {}
   for link in links:
     array = np.asarray(tensors[link.theirs])
+    array = array if link.rows is None else array[link.rows]
     if link.path not in params:
       params[link.path] = np.empty(tuple(flat[link.path].shape), array.dtype)
     for transform, shape in zip(link.rule.transforms, reversed(link.stages[:-1]), strict=True):
@@ -131,12 +136,17 @@ def to_torch(rules: Rules, params: trees.Tree) -> dict[str, np.ndarray]:
   """
   flat = {path: np.asarray(leaf) for path, leaf in trees.flatten(params).items()}
   links, constants = _resolve(rules, flat)
-  tensors = {}
+  tensors: dict[str, np.ndarray] = {}
+  joined: dict[str, list[np.ndarray]] = {}
   for link in links:
     array = link.view(flat[link.path])
     for transform in reversed(link.rule.transforms):
       array = transform.write(array)
-    tensors[link.theirs] = array
+    if link.rows is None:
+      tensors[link.theirs] = array
+    else:
+      joined.setdefault(link.theirs, []).append(array)
+  tensors |= {name: np.concatenate(arrays) for name, arrays in joined.items()}
   dtype = next(iter(flat.values())).dtype
   for name, (shape, value) in constants.items():
     tensors[name] = np.full(shape, value, dtype)
@@ -146,8 +156,7 @@ def to_torch(rules: Rules, params: trees.Tree) -> dict[str, np.ndarray]:
 def names_and_shapes(rules: Rules, shapes: trees.Tree) -> dict[str, tuple[int, ...]]:
   """What ``to_torch`` would write for parameters of these shapes, without the data."""
   links, constants = _resolve(rules, trees.flatten(shapes))
-  return ({link.theirs: link.shape for link in links}
-          | {name: shape for name, (shape, _) in constants.items()})
+  return _shapes(links) | {name: shape for name, (shape, _) in constants.items()}
 
 
 def _resolve(rules: Rules, flat: Mapping[str, Any]) -> tuple[
@@ -167,7 +176,25 @@ def _resolve(rules: Rules, flat: Mapping[str, Any]) -> tuple[
       shape = tuple(size if isinstance(size, int) else flat[size[0]].shape[size[1]]
                     for size in rule.shape)
       constants[rule.theirs] = (shape, rule.value)
-  return links, constants
+  return _place(links), constants
+
+
+def _place(links: list[_Link]) -> list[_Link]:
+  """Gives the links of joined rules their rows, in the order of the rules."""
+  placed, ends = [], {}
+  for link in links:
+    if link.rule.joined:
+      start = ends.get(link.theirs, 0)
+      ends[link.theirs] = start + link.shape[0]
+      link = dataclasses.replace(link, rows=slice(start, ends[link.theirs]))
+    placed.append(link)
+  return placed
+
+
+def _shapes(links: list[_Link]) -> dict[str, tuple[int, ...]]:
+  """Shapes of their tensors; a joined one ends where its last link does."""
+  return {link.theirs: link.shape if link.rows is None else (link.rows.stop, *link.shape[1:])
+          for link in links}
 
 
 def _matches(pattern: str, paths: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -220,7 +247,7 @@ def _parts(rule: Rule, shape: tuple[int, ...]) -> list[slice | None]:
 def _check(links: list[_Link], constants: Mapping[str, tuple[tuple[int, ...], float]],
            tensors: Mapping[str, np.ndarray], where: str) -> None:
   """Raises one error naming all that does not fit."""
-  wanted = {link.theirs: link.shape for link in links}
+  wanted = _shapes(links)
   wanted |= {name: shape for name, (shape, _) in constants.items()}
   text = mismatch({name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted)
   if not text:

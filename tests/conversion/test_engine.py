@@ -30,6 +30,8 @@ RULES = (
     Rule('blocks/kv/kernel', ('blocks.{i}.k.weight', 'blocks.{i}.v.weight'), LINEAR, fuse=1),
     Rule('blocks/mix/kernel', ('blocks.{i}.a.weight', 'blocks.{i}.b.weight'), LINEAR, fuse=1,
          parts=(1, 4)),
+    Rule('blocks/up/kernel', 'blocks.{i}.fused.weight', HEADS_OUT, joined=True),
+    Rule('blocks/gate/kernel', 'blocks.{i}.fused.weight', LINEAR, joined=True),
     Rule('optional/kernel', 'optional.weight', LINEAR),
     Constant('pooled.weight', (('in/kernel', 1), 3), unless='optional/kernel'),
 )
@@ -39,6 +41,7 @@ SHAPES = {  # ours
     'stack_0/scale': (2, 3), 'stack_1/scale': (1, 3),
     'blocks/q/kernel': (2, 6, 3, 4), 'blocks/q/bias': (2, 3, 4), 'blocks/out/kernel': (2, 3, 4, 6),
     'blocks/kv/kernel': (2, 6, 8), 'blocks/mix/kernel': (2, 6, 10),
+    'blocks/up/kernel': (2, 6, 3, 2), 'blocks/gate/kernel': (2, 6, 5),
 }
 
 
@@ -78,6 +81,9 @@ def test_layouts_are_those_of_torch():
                              patch.reshape(-1) @ flat['patch'], rtol=1e-5)
   fused = np.concatenate([theirs['blocks.0.k.weight'], theirs['blocks.0.v.weight']])
   assert np.array_equal(fused.T, flat['blocks/kv/kernel'][0])
+  joined = np.concatenate([flat['blocks/up/kernel'][1].reshape(6, 6),
+                           flat['blocks/gate/kernel'][1]], axis=1)
+  assert np.array_equal(theirs['blocks.1.fused.weight'].T, joined)
   assert theirs['blocks.0.a.weight'].shape == (2, 6)
   assert theirs['blocks.0.b.weight'].shape == (8, 6)
   assert theirs['pooled.weight'].shape == (6, 3) and not theirs['pooled.weight'].any()
