@@ -15,6 +15,7 @@ from jaxgen.conversion.folders import load_folder
 from jaxgen.conversion.folders import read_config
 from jaxgen.conversion.folders import save_folder
 from jaxgen.conversion.tables import adapter
+from jaxgen.conversion.tables import cosmos
 from jaxgen.conversion.tables import flux
 from jaxgen.conversion.tables import internvl
 from jaxgen.conversion.tables import kl
@@ -24,7 +25,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.models import registry
 
 TABLES: dict[str, Family] = {
-    table.FAMILY.name: table.FAMILY for table in (adapter, flux, internvl, kl)
+    table.FAMILY.name: table.FAMILY for table in (adapter, cosmos, flux, internvl, kl)
 }
 
 # Parameter group -> folder of the export.

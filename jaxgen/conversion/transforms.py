@@ -96,6 +96,33 @@ class PatchKernel:
     return (shape[1], self.channels, side, side)
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenOrder:
+  """Theirs orders the channels of a token by pixel (p, p, c) along ``axis``, ours (c, p, p).
+
+  Attributes:
+    axis: dimension of the token's channels.
+    area: pixels p x p of a token.
+  """
+
+  axis: int
+  area: int
+
+  def read(self, array: np.ndarray, shape: Shape) -> np.ndarray:
+    return self._swap(array, self.area, shape[self.axis] // self.area)
+
+  def write(self, array: np.ndarray) -> np.ndarray:
+    return self._swap(array, array.shape[self.axis] // self.area, self.area)
+
+  def written_shape(self, shape: Shape) -> Shape:
+    return shape
+
+  def _swap(self, array: np.ndarray, slow: int, fast: int) -> np.ndarray:
+    before, after = array.shape[:self.axis], array.shape[self.axis + 1:]
+    split = array.reshape(*before, slow, fast, *after)
+    return split.swapaxes(self.axis, self.axis + 1).reshape(array.shape)
+
+
 SAME: tuple[Transform, ...] = ()
 LINEAR = (Permute((1, 0)),)  # (out, in) -> (in, out)
 CONV = (Permute((2, 3, 1, 0)),)  # (O, I, H, W) -> (H, W, I, O)

@@ -17,6 +17,8 @@ from jaxgen.models.autoencoders.pixel import PixelAutoencoder
 from jaxgen.models.autoencoders.pixel import PixelConfig
 from jaxgen.models.bridges.residual_queries import ResidualQueries
 from jaxgen.models.bridges.residual_queries import ResidualQueriesConfig
+from jaxgen.models.denoisers.cosmos import Cosmos
+from jaxgen.models.denoisers.cosmos import CosmosConfig
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
 from jaxgen.models.encoders.internvl import InternVL
@@ -120,16 +122,21 @@ def _init_residual_queries(module: ResidualQueries, rng: jax.Array) -> Params:
   return module.init(rng, states, segments, 1)
 
 
-def _init_mmdit(module: MMDiT, rng: jax.Array) -> Params:
+def _init_denoiser(module: nn.Module, rng: jax.Array, **vectors: jax.Array | None) -> Params:
   c = module.config
   latents, states = jnp.zeros((1, 4, c.in_channels)), jnp.zeros((1, 2, c.cond_dim))
 
   def places(x):
     return jnp.zeros((*x.shape[:2], 3), jnp.int32), jnp.ones(x.shape[:2], jnp.int32)
 
-  return module.init(
-      rng, latents, jnp.zeros((1, 1)), *places(latents), states, *places(states),
-      guidance=jnp.zeros((1, 1)) if c.guidance_embed else None,
+  return module.init(rng, latents, jnp.zeros((1, 1)), *places(latents), states, *places(states),
+                     **vectors)
+
+
+def _init_mmdit(module: MMDiT, rng: jax.Array) -> Params:
+  c = module.config
+  return _init_denoiser(
+      module, rng, guidance=jnp.zeros((1, 1)) if c.guidance_embed else None,
       pooled=jnp.zeros((1, 1, c.pooled_dim)) if c.pooled_dim else None)
 
 
@@ -152,6 +159,7 @@ FAMILIES: dict[str, Family] = {
     'residual_queries': Family(ResidualQueriesConfig, ResidualQueries, 'bridge',
                                _init_residual_queries),
     'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_mmdit),
+    'cosmos': Family(CosmosConfig, Cosmos, 'denoiser', _init_denoiser),
     'kl': Family(KLConfig, KLAutoencoder, 'autoencoder', _init_autoencoder),
     'pixel': Family(PixelConfig, PixelAutoencoder, 'autoencoder', _init_autoencoder),
 }

@@ -44,6 +44,7 @@ RULES = {
     'conv_in': Rule(),
     'conv_out': Rule(),
     'norm': Rule(),
+    'rank': Rule(),
 }
 
 

@@ -13,15 +13,16 @@ from jaxgen.models.layers.linear import normal
 TIME_FACTOR = 1000.0  # diffusion models of this family see t in [0, 1000]
 
 
-def timestep_embedding(value: jax.Array, dim: int = 256, max_period: float = 10_000.0
-                       ) -> jax.Array:
-  """Sinusoidal features of ``1000 * value``, cosines first, as FLUX has them.
+def timestep_embedding(value: jax.Array, dim: int = 256, max_period: float = 10_000.0,
+                       factor: float = TIME_FACTOR) -> jax.Array:
+  """Sinusoidal features of ``factor * value``, cosines first, as FLUX has them.
 
   Args:
     value: f32[...], a time in [0, 1] or a guidance scale; half precision is refused, because
       bf16 has no number between 0.7500 and 0.7539.
     dim: channels of the result, even.
     max_period: longest period.
+    factor: 1 where the model sees t in [0, 1], as Cosmos does.
 
   Returns:
     f32[..., dim].
@@ -32,7 +33,7 @@ def timestep_embedding(value: jax.Array, dim: int = 256, max_period: float = 10_
   # angle of 5000, where an ulp of the frequency shows in the fourth decimal.
   exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32)
   frequencies = np.exp((exponents / np.float32(half)).astype(np.float64)).astype(np.float32)
-  angle = TIME_FACTOR * value[..., None] * frequencies
+  angle = factor * value[..., None] * frequencies
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 

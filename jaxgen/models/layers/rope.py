@@ -5,22 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def angles(positions: jax.Array, axes_dims: tuple[int, ...], theta: float
+def angles(positions: jax.Array, axes_dims: tuple[int, ...], theta: float | tuple[float, ...]
            ) -> tuple[jax.Array, jax.Array]:
   """Cosines and sines of the rotation of every pair of channels.
 
   Args:
-    positions: i32[B, L, A], may be negative; A axes such as (t, h, w).
+    positions: i32[B, L, A], may be negative; A axes such as (t, h, w). Fractions are allowed.
     axes_dims: head channels given to each axis, all even; they sum to H.
-    theta: base of the frequencies.
+    theta: base of the frequencies, one for all axes or one for each.
 
   Returns:
     cos, sin: f32[B, L, H / 2], the pairs of the first axis first.
   """
   assert positions.shape[-1] == len(axes_dims), (positions.shape, axes_dims)
   # Frequencies are constants, rounded once from float64 as FLUX does.
-  frequencies = [1.0 / theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
-                 for dim in axes_dims]
+  thetas = theta if isinstance(theta, tuple) else (theta,) * len(axes_dims)
+  frequencies = [1.0 / base ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
+                 for dim, base in zip(axes_dims, thetas, strict=True)]
   parts = [positions[..., axis, None].astype(jnp.float32) * frequency.astype(np.float32)
            for axis, frequency in enumerate(frequencies)]
   angle = jnp.concatenate(parts, axis=-1)

@@ -1,0 +1,34 @@
+"""Groups of rules that most tables are made of; a rule whose parameter a model lacks is idle."""
+
+from jaxgen.conversion.engine import Rule
+from jaxgen.conversion.transforms import HEADS_BIAS
+from jaxgen.conversion.transforms import HEADS_IN
+from jaxgen.conversion.transforms import HEADS_OUT
+from jaxgen.conversion.transforms import LINEAR
+from jaxgen.conversion.transforms import SAME
+from jaxgen.conversion.transforms import Transform
+
+Transforms = tuple[Transform, ...]
+
+
+def linear(ours: str, theirs: str, kernel: Transforms = LINEAR, bias: Transforms = SAME
+           ) -> tuple[Rule, ...]:
+  """A ``Linear`` of ours and their module with ``weight`` and perhaps ``bias``."""
+  return (Rule(f'{ours}/kernel', f'{theirs}.weight', kernel),
+          Rule(f'{ours}/bias', f'{theirs}.bias', bias))
+
+
+def heads(ours: str, theirs: str) -> tuple[Rule, ...]:
+  """A ``Linear`` from tokens to heads."""
+  return linear(ours, theirs, HEADS_OUT, HEADS_BIAS)
+
+
+def attention(ours: str, theirs: str, q: str = 'to_q', k: str = 'to_k', v: str = 'to_v',
+              q_norm: str = 'norm_q', k_norm: str = 'norm_k', out: str = 'to_out.0'
+              ) -> tuple[Rule, ...]:
+  """A ``QKV`` named ``ours`` and the projection ``ours_out``; names as in diffusers."""
+  return (*heads(f'{ours}/q', f'{theirs}.{q}'), *heads(f'{ours}/k', f'{theirs}.{k}'),
+          *heads(f'{ours}/v', f'{theirs}.{v}'),
+          Rule(f'{ours}/q_norm/scale', f'{theirs}.{q_norm}.weight'),
+          Rule(f'{ours}/k_norm/scale', f'{theirs}.{k_norm}.weight'),
+          *linear(f'{ours}_out', f'{theirs}.{out}', HEADS_IN))

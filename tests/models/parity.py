@@ -1,0 +1,71 @@
+"""What the parity tests of the models share: random weights, gradients, names on the meta device."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import torch
+
+from jaxgen.conversion import engine
+from jaxgen.core import trees
+from jaxgen.models import registry
+
+
+def random_params(module, seed=0, scale=0.15):
+  """Parameters without the zeros of the initialisation, so that every one matters."""
+  rng = np.random.default_rng(seed)
+  return trees.map_named(
+      lambda _, leaf: (scale * rng.normal(size=leaf.shape)).astype(np.float32),
+      registry.param_shapes(module))
+
+
+def load(model, rules, params):
+  """Gives a torch model our weights, all of them and no others."""
+  tensors = {name: torch.tensor(array) for name, array in engine.to_torch(rules, params).items()}
+  model.load_state_dict(tensors, strict=True)
+  return model
+
+
+def count(module):
+  """Number of parameters, without making them."""
+  return sum(leaf.size for leaf in jax.tree.leaves(registry.param_shapes(module)))
+
+
+def assert_same_gradients(rules, ours, model):
+  """Our gradients by the parameters, under their names, equal those that torch holds."""
+  ours = engine.to_torch(rules, ours)
+  for name, parameter in model.named_parameters():
+    expected = parameter.grad.numpy()
+    error = np.linalg.norm(ours[name] - expected)
+    assert error <= 1e-3 * np.linalg.norm(expected) + 1e-7, (name, error)
+
+
+def assert_complete(rules, module, make_model):
+  """Table and module have every tensor of their class, made on the meta device, and no other."""
+  with torch.device('meta'):
+    theirs = {name: tuple(tensor.shape) for name, tensor in make_model().state_dict().items()}
+  assert engine.names_and_shapes(rules, registry.param_shapes(module)) == theirs
+
+
+def assert_round_trip(rules, model, shapes):
+  """torch -> jaxgen -> torch gives every byte back, in fp32 and in bf16."""
+  for dtype in (torch.float32, torch.bfloat16):
+    # bf16 travels as its bits: the engine moves bytes and never reads them as numbers.
+    view = np.float32 if dtype == torch.float32 else np.uint16
+    before = {name: tensor.to(dtype).view(torch.float32 if dtype == torch.float32
+                                          else torch.uint16).numpy()
+              for name, tensor in model.state_dict().items()}
+    after = engine.to_torch(rules, engine.from_torch(rules, before, shapes))
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+      assert after[name].dtype == view
+      np.testing.assert_array_equal(after[name], array, err_msg=name)
+
+
+def assert_axes_named(module):
+  """Every dimension of every parameter has a logical name; stacks, and they alone, have layers."""
+  boxed = jax.eval_shape(lambda key: registry.init(module, key), jax.random.key(0))['params']
+  shapes, names = nn.unbox(boxed), trees.flatten(nn.get_partition_spec(boxed))
+  for path, leaf in trees.flatten(shapes).items():
+    spec = names[path]
+    assert len(spec) == leaf.ndim and all(spec), (path, spec)
+    assert (spec[0] == 'layers') == ('blocks' in path.split('/')[0]), (path, spec)
