@@ -20,8 +20,8 @@ from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.core.types import Prompt
 from jaxgen.models import registry
+from jaxgen.models.encoders.generate import generate
 from jaxgen.models.encoders.internvl import INTERNVL3_2B
-from jaxgen.models.encoders.internvl import generate
 
 IMAGE_TOKEN = 5
 VOCAB = 61

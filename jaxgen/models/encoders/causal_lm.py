@@ -1,4 +1,4 @@
-"""Qwen2-type causal language model: packed rows, every hidden state, KV cache for text."""
+"""Causal language model (Qwen2, Qwen3, Llama 3): packed rows, every state, KV cache for text."""
 
 import dataclasses
 
@@ -15,8 +15,9 @@ from jaxgen.models.layers.mlp import GatedMLP
 from jaxgen.models.layers.norms import RMSNorm
 from jaxgen.models.layers.remat import check_remat
 from jaxgen.models.layers.remat import recomputed
-from jaxgen.models.layers.rope import angles
+from jaxgen.models.layers.rope import RopeScaling
 from jaxgen.models.layers.rope import apply_rope
+from jaxgen.models.layers.rope import sectioned_angles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,13 @@ class CausalLMConfig:
     heads: N query heads.
     kv_heads: K key and value heads.
     mlp: F.
+    head_channels: H; 0 = width / heads.
+    qkv_bias: biases on the three input projections of attention.
+    qk_norm: RMS norm of the queries and keys of each head.
     rope_theta: base of the rotary frequencies.
+    rope_sections: pairs of channels that rotate with (t, h, w) (mRoPE); empty = positions have
+      one axis.
+    rope_scaling: of the rotary frequencies.
     norm_eps: epsilon of every norm.
     tie_embeddings: the token embedding is the output head as well.
     embedding_std: of the initial token embeddings; published models are 0.02, but a model of few
@@ -45,16 +52,26 @@ class CausalLMConfig:
   heads: int
   kv_heads: int
   mlp: int
+  head_channels: int = 0
+  qkv_bias: bool = True
+  qk_norm: bool = False
   rope_theta: float = 1_000_000.0
+  rope_sections: tuple[int, ...] = ()
+  rope_scaling: RopeScaling = RopeScaling()
   norm_eps: float = 1e-6
   tie_embeddings: bool = False
   embedding_std: float = 0.02
   remat: str = 'none'
 
   def __post_init__(self):
-    if self.width % (2 * self.heads):
+    if not self.head_channels and self.width % (2 * self.heads):
       raise user_error('config.model.mllm.text.width', self.width,
                        f'must be an even multiple of heads {self.heads}')
+    if self.head_channels % 2:
+      raise user_error('config.model.mllm.text.head_channels', self.head_channels, 'must be even')
+    if self.rope_sections and sum(self.rope_sections) != self.head_dim // 2:
+      raise user_error('config.model.mllm.text.rope_sections', self.rope_sections,
+                       f'must have the sum {self.head_dim // 2}, half the channels of a head')
     if self.heads % self.kv_heads:
       raise user_error('config.model.mllm.text.heads', self.heads,
                        f'must be a multiple of kv_heads {self.kv_heads}')
@@ -63,7 +80,7 @@ class CausalLMConfig:
   @property
   def head_dim(self) -> int:
     """H."""
-    return self.width // self.heads
+    return self.head_channels or self.width // self.heads
 
 
 @flax.struct.dataclass
@@ -73,13 +90,13 @@ class KVCache:
   Attributes:
     keys: f[layers, B, S, K, H], rotated.
     values: f[layers, B, S, K, H].
-    positions: i32[B, S].
+    order: i32[B, S], what causality goes by.
     segments: i32[B, S], 0 = slot not filled.
   """
 
   keys: jax.Array
   values: jax.Array
-  positions: jax.Array
+  order: jax.Array
   segments: jax.Array
 
   @classmethod
@@ -91,7 +108,11 @@ class KVCache:
 
 
 class CausalLM(nn.Module):
-  """The decoder; a token sees the tokens of its segment whose position is not after its own."""
+  """The decoder; a token sees the tokens of its segment that do not come after it.
+
+  What comes after goes by position, so that tokens may stand anywhere in the row. Where positions
+  have three axes, which do not order the tokens of an image, it goes by the place in the row.
+  """
 
   config: CausalLMConfig
   dtype: jnp.dtype = jnp.float32
@@ -107,26 +128,33 @@ class CausalLM(nn.Module):
           'head', nn.with_logical_partitioning(normal(0.02), ('embed', 'vocab')),
           (c.width, c.vocab), jnp.float32)
 
+  def __call__(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
+    """Logits f32[B, S, V] of i32[B, S]; see ``decode``."""
+    return self.logits(self.decode(self.embed(tokens), positions, segments))
+
   def embed(self, tokens: jax.Array) -> jax.Array:
     """i32[B, S] -> f[B, S, D]."""
     return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
 
   def decode(self, embeddings: jax.Array, positions: jax.Array, segments: jax.Array,
-             all_layers: bool = False) -> jax.Array:
+             all_layers: bool = False, skip: int = 0) -> jax.Array:
     """Runs the blocks.
 
     Args:
       embeddings: f[B, S, D].
-      positions: i32[B, S], place of each token within its segment; tokens may stand anywhere
-        in the row, because causality goes by position.
+      positions: i32[B, S], place of each token within its segment; i32[B, S, 3] with
+        ``rope_sections``.
       segments: i32[B, S], 0 = padding.
       all_layers: return every layer.
+      skip: leave out the last blocks, and with them the final norm.
 
     Returns:
-      f[B, S, D] after the final norm; or f[layers + 1, B, S, D]: the embeddings, the output of
-      every block but the last, and the normed output of the last, as transformers has them.
+      f[B, S, D] after the final norm, with ``skip`` before it: ``hidden_states[-1 - skip]`` of
+      transformers. Or f[layers + 1, B, S, D], all of them: the embeddings, the output of every
+      block but the last, and the normed output of the last.
     """
-    return self.decoder(embeddings, positions, segments, None, 0, all_layers)[0]
+    assert not (all_layers and skip), 'either every layer or one before the last'
+    return self.decoder(embeddings, positions, segments, None, 0, all_layers, skip)[0]
 
   def extend(self, embeddings: jax.Array, positions: jax.Array, segments: jax.Array,
              cache: KVCache, slot: jax.Array | int) -> tuple[jax.Array, KVCache]:
@@ -144,6 +172,14 @@ class CausalLM(nn.Module):
                       preferred_element_type=jnp.float32)
 
 
+def place_images(text: jax.Array, image_tokens: jax.Array, image_index: jax.Array) -> jax.Array:
+  """f[B, S, D]: text embeddings f[B, S, D] with image tokens f[B, T, D] where the index
+  i32[B, S] names one of them, and is not -1."""
+  index = jnp.maximum(image_index, 0)[..., None]
+  images = jnp.take_along_axis(image_tokens.astype(text.dtype), index, axis=1)
+  return jnp.where(image_index[..., None] >= 0, images, text)
+
+
 class Decoder(nn.Module):
   """The scanned blocks and the final norm."""
 
@@ -153,24 +189,32 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array,
                cache: KVCache | None, slot: jax.Array | int,
-               all_layers: bool = False) -> tuple[jax.Array, KVCache | None]:
+               all_layers: bool = False, skip: int = 0) -> tuple[jax.Array, KVCache | None]:
     """See ``CausalLM.decode`` and ``CausalLM.extend``."""
     c = self.config
-    rotation = angles(positions[..., None], (c.head_dim,), c.rope_theta)
-    place = (positions, segments)
+    if not c.rope_sections:
+      rotation = sectioned_angles(positions[..., None], (c.head_dim // 2,), c.rope_theta,
+                                  c.rope_scaling)
+      order = positions
+    else:
+      rotation = sectioned_angles(positions, c.rope_sections, c.rope_theta, c.rope_scaling)
+      order = jnp.broadcast_to(slot + jnp.arange(x.shape[1], dtype=jnp.int32), segments.shape)
+    place = (order, segments)
     if cache is not None:
       kv_place = tuple(jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1)
-                       for old, new in zip((cache.positions, cache.segments), place, strict=True))
+                       for old, new in zip((cache.order, cache.segments), place, strict=True))
     else:
       kv_place = place
     stack = nn.scan(recomputed(DecoderBlock, c.remat), length=c.layers,
                     variable_axes={'params': 0}, split_rngs={'params': True},
-                    in_axes=(0,) + (nn.broadcast,) * 4,
+                    in_axes=(0, 0) + (nn.broadcast,) * 4,
                     metadata_params={nn.PARTITION_NAME: 'layers'})
     kv = None if cache is None else (cache.keys, cache.values)
+    runs = jnp.arange(c.layers) < c.layers - skip if skip else None
     last, (inputs, kv) = stack(c, self.dtype, all_layers, name='layers')(
-        x, kv, slot, rotation, place, kv_place)
-    last = RMSNorm(epsilon=c.norm_eps, dtype=self.dtype, name='norm')(last)
+        x, kv, runs, slot, rotation, place, kv_place)
+    if not skip:
+      last = RMSNorm(epsilon=c.norm_eps, dtype=self.dtype, name='norm')(last)
     cache = None if cache is None else KVCache(*kv, *kv_place)
     return (jnp.concatenate([inputs, last[None]]) if all_layers else last), cache
 
@@ -183,10 +227,13 @@ class DecoderBlock(nn.Module):
   collect: bool  # hand out the block's input as well
 
   @nn.compact
-  def __call__(self, x, kv, slot, rotation, place, kv_place):
-    """f[B, S, D] and this layer's cached (keys, values) or None -> the same, one block on."""
+  def __call__(self, x, kv, runs, slot, rotation, place, kv_place):
+    """f[B, S, D] and this layer's cached (keys, values) or None -> the same, one block on.
+
+    A block that does not run (bool[], None = it does) hands its input on.
+    """
     c = self.config
-    x = nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed'))
+    x = start = nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed'))
     given = x if self.collect else None
     norm = RMSNorm(epsilon=c.norm_eps, dtype=self.dtype, name='attention_norm')
     out, kv = CausalAttention(c, self.dtype, name='attention')(
@@ -194,11 +241,11 @@ class DecoderBlock(nn.Module):
     x = x + out
     norm = RMSNorm(epsilon=c.norm_eps, dtype=self.dtype, name='mlp_norm')
     x = x + GatedMLP(c.mlp, dtype=self.dtype, name='mlp')(norm(x))
-    return x, (given, kv)
+    return x if runs is None else jnp.where(runs, x, start), (given, kv)
 
 
 class CausalAttention(nn.Module):
-  """Grouped-query attention with biased inputs and half-split RoPE, as in Qwen2."""
+  """Grouped-query attention with half-split RoPE."""
 
   config: CausalLMConfig
   dtype: jnp.dtype
@@ -209,12 +256,15 @@ class CausalAttention(nn.Module):
     c = self.config
 
     def project(name, heads, axis):
-      return Linear((heads, c.head_dim), ('embed', axis, 'head_dim'), dtype=self.dtype,
-                    name=name)(x)
+      return Linear((heads, c.head_dim), ('embed', axis, 'head_dim'), use_bias=c.qkv_bias,
+                    dtype=self.dtype, name=name)(x)
 
-    q = apply_rope(project('q', c.heads, 'heads'), *rotation, interleaved=False)
-    k = apply_rope(project('k', c.kv_heads, 'kv_heads'), *rotation, interleaved=False)
+    q, k = project('q', c.heads, 'heads'), project('k', c.kv_heads, 'kv_heads')
     v = project('v', c.kv_heads, 'kv_heads')
+    if c.qk_norm:
+      q = RMSNorm(c.norm_eps, 'head_dim', self.dtype, name='q_norm')(q)
+      k = RMSNorm(c.norm_eps, 'head_dim', self.dtype, name='k_norm')(k)
+    q, k = (apply_rope(y, *rotation, interleaved=False) for y in (q, k))
     if kv is not None:
       k, v = kv = tuple(jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1)
                         for old, new in zip(kv, (k, v), strict=True))

@@ -5,7 +5,6 @@ that rows may pack several samples and that image tokens are placed by ``image_i
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -13,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
-from jaxgen.core.types import Params
 from jaxgen.core.types import Prompt
 from jaxgen.models.encoders.causal_lm import CausalLM
 from jaxgen.models.encoders.causal_lm import CausalLMConfig
 from jaxgen.models.encoders.causal_lm import KVCache
+from jaxgen.models.encoders.causal_lm import place_images
 from jaxgen.models.encoders.vision import VisionConfig
 from jaxgen.models.encoders.vision import VisionTower
 from jaxgen.models.layers.linear import Linear
@@ -107,6 +106,10 @@ class InternVL(nn.Module):
     features = features.reshape(-1, side**2, r * r * c.vision.width)
     return self.projector(features).reshape(rows, -1, c.text.width)
 
+  def embed_prompt(self, prompt: Prompt) -> jax.Array:
+    """f[B, S, D]: the embedded tokens and images of a prompt."""
+    return self.embed(prompt.tokens, self.image_tokens(prompt.patches), prompt.image_index)
+
   def embed(self, tokens: jax.Array, image_tokens: jax.Array, image_index: jax.Array) -> jax.Array:
     """Token embeddings with image tokens in their places.
 
@@ -118,10 +121,7 @@ class InternVL(nn.Module):
     Returns:
       f[B, S, D].
     """
-    text = self.text.embed(tokens)
-    index = jnp.maximum(image_index, 0)[..., None]
-    images = jnp.take_along_axis(image_tokens.astype(self.dtype), index, axis=1)
-    return jnp.where(image_index[..., None] >= 0, images, text)
+    return place_images(self.text.embed(tokens), image_tokens, image_index)
 
   def decode(self, embeddings: jax.Array, positions: jax.Array, segments: jax.Array,
              all_layers: bool = False) -> jax.Array:
@@ -153,51 +153,3 @@ class Projector(nn.Module):
     x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm')(x)
     x = Linear((self.width,), ('cond', 'mlp'), dtype=self.dtype, name='up')(x)
     return Linear((self.width,), ('mlp', 'embed'), dtype=self.dtype, name='down')(gelu_exact(x))
-
-
-@functools.partial(jax.jit, static_argnames=('model', 'max_new', 'eos_id'))
-def generate(model: InternVL, params: Params, prompt: Prompt, *, max_new: int, eos_id: int
-             ) -> jax.Array:
-  """Continues each row greedily with a KV cache.
-
-  Args:
-    model: the module.
-    params: its parameters.
-    prompt: one segment per row, numbered 1; padding may stand anywhere.
-    max_new: tokens to write at the most.
-    eos_id: the token that ends a row; it is written, and repeated to the end. -1 = none.
-
-  Returns:
-    i32[B, max_new].
-  """
-  def run(method, *args):
-    return model.apply({'params': params}, *args, method=method)
-
-  rows, length = prompt.tokens.shape
-  positions = prompt.positions[..., 0]
-  images = run('image_tokens', prompt.patches)
-  embeddings = run('embed', prompt.tokens, images, prompt.image_index)
-  cache = KVCache.empty(model.config.text, rows, length + max_new, model.dtype)
-  hidden, cache = run('extend', embeddings, positions, prompt.segments, cache, 0)
-  end = jnp.argmax(jnp.where(prompt.segments == 1, positions, -1), axis=1)[:, None]
-  start = jnp.take_along_axis(positions, end, axis=1) + 1
-  hidden = jnp.take_along_axis(hidden, end[..., None], axis=1)
-  ones = jnp.ones((rows, 1), jnp.int32)
-
-  def pick(hidden):
-    return jnp.argmax(run('logits', hidden), axis=-1).astype(jnp.int32)
-
-  def unfinished(state):
-    step, token, *_ = state
-    return (step < max_new) & jnp.any(token != eos_id)
-
-  def write(state):
-    step, token, text, cache = state
-    hidden, cache = run('extend', run('embed_text', token), start + step - 1, ones, cache,
-                        length + step - 1)
-    token = jnp.where(token == eos_id, eos_id, pick(hidden))
-    return step + 1, token, jax.lax.dynamic_update_slice(text, token, (0, step)), cache
-
-  first = pick(hidden)
-  text = jnp.full((rows, max_new), eos_id, jnp.int32).at[:, :1].set(first)
-  return jax.lax.while_loop(unfinished, write, (1, first, text, cache))[2]

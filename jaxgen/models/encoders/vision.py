@@ -7,13 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
-from jaxgen.models.layers.attention import attend
+from jaxgen.models.layers.encoder import EncoderBlock
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import normal
-from jaxgen.models.layers.mlp import MLP
-from jaxgen.models.layers.mlp import gelu_exact
-from jaxgen.models.layers.norms import LayerNorm
-from jaxgen.models.layers.norms import RMSNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,62 +87,9 @@ class VisionTower(nn.Module):
         (1 + count, c.width), jnp.float32)
     cls = jnp.broadcast_to(cls.astype(self.dtype), (images, 1, c.width))
     x = jnp.concatenate([cls, x], axis=1) + positions.astype(self.dtype)
-    stack = nn.scan(VisionBlock, variable_axes={'params': 0}, split_rngs={'params': True},
-                    length=c.layers, metadata_params={nn.PARTITION_NAME: 'layers'})
-    x, _ = stack(c, self.dtype, name='layers')(x, None)
-    return x
-
-
-class VisionBlock(nn.Module):
-  """Pre-norm attention and MLP, each with a learned layer scale."""
-
-  config: VisionConfig
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-    """f[M, T, D] -> f[M, T, D]."""
-    c = self.config
-    x = nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed'))
-
-    def scale(name):
-      init = nn.with_logical_partitioning(nn.initializers.constant(c.layer_scale), ('embed',))
-      return self.param(name, init, (c.width,), jnp.float32).astype(self.dtype)
-
-    def norm(name):
-      return LayerNorm(epsilon=c.norm_eps, dtype=self.dtype, name=name)
-
-    attention = VisionAttention(c, self.dtype, name='attention')
-    x = x + scale('attention_scale') * attention(norm('attention_norm')(x))
-    mlp = MLP(c.mlp, activation=gelu_exact, dtype=self.dtype, name='mlp')
-    x = x + scale('mlp_scale') * mlp(norm('mlp_norm')(x))
-    return x, None
-
-
-class VisionAttention(nn.Module):
-  """Attention of every token to every token of its image."""
-
-  config: VisionConfig
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """f[M, T, D] -> f[M, T, D]."""
-    c = self.config
-    heads = (c.heads, c.width // c.heads)
-
-    def project(name):
-      return Linear(heads, ('embed', 'heads', 'head_dim'), use_bias=c.qkv_bias, dtype=self.dtype,
-                    name=name)(x)
-
-    q, k, v = project('q'), project('k'), project('v')
-    if c.qk_norm:
-      q, k = (self._norm(name, y) for name, y in (('q_norm', q), ('k_norm', k)))
-    out = attend(q, k, v, q_segments=None, kv_segments=None)
-    return Linear((c.width,), ('heads', 'head_dim', 'embed'), inputs=2, dtype=self.dtype,
-                  name='out')(out)
-
-  def _norm(self, name: str, x: jax.Array) -> jax.Array:
-    """Normalises over all heads together: f[M, T, N, H] -> f[M, T, N, H]."""
-    flat = x.reshape(*x.shape[:-2], -1)
-    return RMSNorm(epsilon=self.config.norm_eps, dtype=self.dtype, name=name)(flat).reshape(x.shape)
+    stack = nn.scan(EncoderBlock, variable_axes={'params': 0}, split_rngs={'params': True},
+                    in_axes=nn.broadcast, length=c.layers,
+                    metadata_params={nn.PARTITION_NAME: 'layers'})
+    return stack(
+        c.heads, c.mlp, qkv_bias=c.qkv_bias, qk_norm=c.qk_norm, norm_eps=c.norm_eps,
+        layer_scale=c.layer_scale, dtype=self.dtype, name='layers')(x, None)[0]

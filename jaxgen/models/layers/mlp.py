@@ -15,6 +15,11 @@ def gelu_tanh(x: jax.Array) -> jax.Array:
   return nn.gelu(x, approximate=True)
 
 
+def gelu_quick(x: jax.Array) -> jax.Array:
+  """GELU as ``x * sigmoid(1.702 x)``, which CLIP was trained with."""
+  return x * nn.sigmoid(1.702 * x)
+
+
 def gelu_exact(x: jax.Array) -> jax.Array:
   """GELU with the error function."""
   return nn.gelu(x, approximate=False)
@@ -48,20 +53,24 @@ class MLP(nn.Module):
 
 
 class GatedMLP(nn.Module):
-  """``down(silu(gate(x)) * up(x))`` without biases, as in Qwen2; f[..., D] -> f[..., D].
+  """``down(silu(gate(x)) * up(x))``, as in Qwen2; f[..., D] -> f[..., D].
 
   Attributes:
     hidden: F.
+    use_bias: for the three projections.
     dtype: of the computation.
   """
 
   hidden: int
+  use_bias: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     def up(name):
-      return Linear((self.hidden,), ('embed', 'mlp'), use_bias=False, dtype=self.dtype, name=name)
+      return Linear((self.hidden,), ('embed', 'mlp'), use_bias=self.use_bias, dtype=self.dtype,
+                    name=name)
 
-    down = Linear((x.shape[-1],), ('mlp', 'embed'), use_bias=False, dtype=self.dtype, name='down')
+    down = Linear((x.shape[-1],), ('mlp', 'embed'), use_bias=self.use_bias, dtype=self.dtype,
+                  name='down')
     return down(nn.silu(up('gate')(x)) * up('up')(x))

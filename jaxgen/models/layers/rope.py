@@ -1,8 +1,33 @@
 """Rotary position embedding computed from integer positions, which are data."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+  """How Llama 3.1 stretches its slow rotations to longer texts than it was first trained on.
+
+  Attributes:
+    factor: slow rotations are this many times slower; 1 = none of this.
+    low: rotations with fewer turns than this over the original length are slow.
+    high: rotations with more turns than this stay as they are; between, it goes smoothly.
+    original: the original length in tokens.
+  """
+
+  factor: float = 1.0
+  low: float = 1.0
+  high: float = 4.0
+  original: int = 8192
+
+  def __call__(self, frequencies: np.ndarray) -> np.ndarray:
+    """The scaled frequencies."""
+    turns = self.original * frequencies / (2 * np.pi)
+    share = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
+    return frequencies * (share + (1 - share) / self.factor)
 
 
 def angles(positions: jax.Array, axes_dims: tuple[int, ...], theta: float | tuple[float, ...]
@@ -25,6 +50,27 @@ def angles(positions: jax.Array, axes_dims: tuple[int, ...], theta: float | tupl
   parts = [positions[..., axis, None].astype(jnp.float32) * frequency.astype(np.float32)
            for axis, frequency in enumerate(frequencies)]
   angle = jnp.concatenate(parts, axis=-1)
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def sectioned_angles(positions: jax.Array, sections: tuple[int, ...], theta: float,
+                     scaling: RopeScaling = RopeScaling()) -> tuple[jax.Array, jax.Array]:
+  """As ``angles``, but the axes share one series of frequencies (the mRoPE of Qwen2-VL).
+
+  Args:
+    positions: i32[B, L, A].
+    sections: pairs of channels given to each axis in turn; they sum to H / 2.
+    theta: base of the frequencies.
+    scaling: of the frequencies.
+
+  Returns:
+    cos, sin: f32[B, L, H / 2].
+  """
+  assert positions.shape[-1] == len(sections), (positions.shape, sections)
+  half = sum(sections)
+  frequencies = scaling(1.0 / theta ** (np.arange(half, dtype=np.float64) / half))
+  axis = np.repeat(np.arange(len(sections)), sections)
+  angle = positions[..., axis].astype(jnp.float32) * frequencies.astype(np.float32)
   return jnp.cos(angle), jnp.sin(angle)
 
 
