@@ -19,13 +19,15 @@ from jaxgen.conversion.tables import cosmos
 from jaxgen.conversion.tables import flux
 from jaxgen.conversion.tables import internvl
 from jaxgen.conversion.tables import kl
+from jaxgen.conversion.tables import z_image
 from jaxgen.core import trees
 from jaxgen.core import weights as weights_on_disk
 from jaxgen.core.errors import user_error
 from jaxgen.models import registry
 
 TABLES: dict[str, Family] = {
-    table.FAMILY.name: table.FAMILY for table in (adapter, cosmos, flux, internvl, kl)
+    table.FAMILY.name: table.FAMILY for table in (
+        adapter, cosmos, flux, internvl, kl, z_image)
 }
 
 # Parameter group -> folder of the export.

@@ -21,6 +21,8 @@ from jaxgen.models.denoisers.cosmos import Cosmos
 from jaxgen.models.denoisers.cosmos import CosmosConfig
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
+from jaxgen.models.denoisers.z_image import ZImage
+from jaxgen.models.denoisers.z_image import ZImageConfig
 from jaxgen.models.encoders.internvl import InternVL
 from jaxgen.models.encoders.internvl import InternVLConfig
 
@@ -160,6 +162,7 @@ FAMILIES: dict[str, Family] = {
                                _init_residual_queries),
     'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_mmdit),
     'cosmos': Family(CosmosConfig, Cosmos, 'denoiser', _init_denoiser),
+    'z_image': Family(ZImageConfig, ZImage, 'denoiser', _init_denoiser),
     'kl': Family(KLConfig, KLAutoencoder, 'autoencoder', _init_autoencoder),
     'pixel': Family(PixelConfig, PixelAutoencoder, 'autoencoder', _init_autoencoder),
 }

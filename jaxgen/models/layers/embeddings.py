@@ -43,14 +43,17 @@ class VectorEmbedder(nn.Module):
   Attributes:
     width: D, channels of the result.
     input_axis: logical name of the input channels.
+    hidden: channels between the two linears; 0 = D.
   """
 
   width: int
   input_axis: str = 'cond'
+  hidden: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     x = x.astype(jnp.float32)
-    x = Linear((self.width,), (self.input_axis, 'mlp'), kernel_init=normal(0.02), name='up')(x)
+    x = Linear((self.hidden or self.width,), (self.input_axis, 'mlp'), kernel_init=normal(0.02),
+               name='up')(x)
     return Linear((self.width,), ('mlp', 'embed'), kernel_init=normal(0.02), name='down')(
         nn.silu(x))

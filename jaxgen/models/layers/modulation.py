@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxgen.models.layers.linear import Activation
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import zeros
 from jaxgen.models.layers.norms import recomputed
@@ -29,24 +30,28 @@ def per_token(vectors: jax.Array, segments: jax.Array) -> jax.Array:
 
 
 class Modulation(nn.Module):
-  """SiLU and a linear of the segment vectors, split in chunks and spread over the tokens.
+  """Activation and linear of the segment vectors, split in chunks and spread over the tokens.
 
   The projection runs in fp32 on B x G vectors, so the time path loses nothing before here.
 
   Attributes:
     chunks: how many shifts, scales and gates.
     dtype: of the chunks.
+    width: D, channels of a chunk; 0 = those of a vector.
+    activation: of the vectors.
   """
 
   chunks: int
   dtype: jnp.dtype = jnp.float32
+  width: int = 0
+  activation: Activation = nn.silu
 
   @nn.compact
   def __call__(self, vectors: jax.Array, segments: jax.Array) -> list[jax.Array]:
-    """Returns ``chunks`` arrays f[B, L or 1, D] for vectors f32[B, G, D]."""
-    width = vectors.shape[-1]
+    """Returns ``chunks`` arrays f[B, L or 1, D] for vectors f32[B, G, V]."""
+    width = self.width or vectors.shape[-1]
     out = Linear((self.chunks * width,), ('embed', 'mlp'), kernel_init=zeros, name='linear')(
-        nn.silu(vectors.astype(jnp.float32)))
+        self.activation(vectors.astype(jnp.float32)))
     return [per_token(chunk.astype(self.dtype), segments)
             for chunk in jnp.split(out, self.chunks, axis=-1)]
 
