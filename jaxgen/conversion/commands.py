@@ -17,6 +17,7 @@ from jaxgen.conversion.folders import save_folder
 from jaxgen.conversion.tables import adapter
 from jaxgen.conversion.tables import cosmos
 from jaxgen.conversion.tables import flux
+from jaxgen.conversion.tables import hunyuan_video
 from jaxgen.conversion.tables import internvl
 from jaxgen.conversion.tables import kl
 from jaxgen.conversion.tables import z_image
@@ -27,7 +28,7 @@ from jaxgen.models import registry
 
 TABLES: dict[str, Family] = {
     table.FAMILY.name: table.FAMILY for table in (
-        adapter, cosmos, flux, internvl, kl, z_image)
+        adapter, cosmos, flux, hunyuan_video, internvl, kl, z_image)
 }
 
 # Parameter group -> folder of the export.

@@ -19,6 +19,8 @@ from jaxgen.models.bridges.residual_queries import ResidualQueries
 from jaxgen.models.bridges.residual_queries import ResidualQueriesConfig
 from jaxgen.models.denoisers.cosmos import Cosmos
 from jaxgen.models.denoisers.cosmos import CosmosConfig
+from jaxgen.models.denoisers.hunyuan_video import HunyuanVideo
+from jaxgen.models.denoisers.hunyuan_video import HunyuanVideoConfig
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
 from jaxgen.models.denoisers.z_image import ZImage
@@ -135,7 +137,7 @@ def _init_denoiser(module: nn.Module, rng: jax.Array, **vectors: jax.Array | Non
                      **vectors)
 
 
-def _init_mmdit(module: MMDiT, rng: jax.Array) -> Params:
+def _init_mmdit(module: MMDiT | HunyuanVideo, rng: jax.Array) -> Params:
   c = module.config
   return _init_denoiser(
       module, rng, guidance=jnp.zeros((1, 1)) if c.guidance_embed else None,
@@ -161,6 +163,7 @@ FAMILIES: dict[str, Family] = {
     'residual_queries': Family(ResidualQueriesConfig, ResidualQueries, 'bridge',
                                _init_residual_queries),
     'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_mmdit),
+    'hunyuan_video': Family(HunyuanVideoConfig, HunyuanVideo, 'denoiser', _init_mmdit),
     'cosmos': Family(CosmosConfig, Cosmos, 'denoiser', _init_denoiser),
     'z_image': Family(ZImageConfig, ZImage, 'denoiser', _init_denoiser),
     'kl': Family(KLConfig, KLAutoencoder, 'autoencoder', _init_autoencoder),

@@ -68,4 +68,4 @@ def assert_axes_named(module):
   for path, leaf in trees.flatten(shapes).items():
     spec = names[path]
     assert len(spec) == leaf.ndim and all(spec), (path, spec)
-    assert (spec[0] == 'layers') == ('blocks' in path.split('/')[0]), (path, spec)
+    assert (spec[0] == 'layers') == ('blocks/' in path), (path, spec)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+from diffusers.loaders.single_file_utils import (
+    convert_flux_transformer_checkpoint_to_diffusers as rename_to_diffusers)
 
 from jaxgen.conversion import engine
 from jaxgen.conversion.folders import load_folder
@@ -146,6 +148,28 @@ def test_export_without_pooled_vector_loads_in_diffusers_and_returns(tmp_path):
   again = engine.from_torch(flux.RULES, tensors, params)
   for path, leaf in trees.flatten(params).items():
     np.testing.assert_array_equal(trees.flatten(again)[path], leaf, err_msg=path)
+
+
+@pytest.mark.parametrize('fields', [dict(), dict(guidance_embed=True, pooled_dim=6)])
+def test_original_names_are_those_that_diffusers_translates(fields):
+  params = random_params(MMDiTConfig(**TINY, **fields))
+  original = engine.to_torch(flux.ORIGINAL_RULES, params)
+  expected = engine.to_torch(flux.RULES, params)
+  # diffusers splits linear1 at the published width only; here it is split at ours.
+  fused = {name: array for name, array in original.items() if '.linear1.' in name}
+  published = {name: torch.zeros(3 * 3072 + 4 * 3072, 1) for name in fused}
+  translated = rename_to_diffusers(
+      {name: torch.tensor(array) for name, array in original.items()} | published)
+  for name, array in fused.items():
+    block, kind = name.replace('single_blocks', 'single_transformer_blocks').split('.linear1.')
+    parts = zip(('attn.to_q', 'attn.to_k', 'attn.to_v', 'proj_mlp'),
+                np.split(array, (32, 64, 96)))
+    translated |= {f'{block}.{part}.{kind}': rows for part, rows in parts}
+  assert translated.keys() == expected.keys()
+  for name, array in expected.items():
+    np.testing.assert_array_equal(translated[name], array, err_msg=name)
+  again = engine.from_torch(flux.ORIGINAL_RULES, original, params)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 def test_import_refuses_a_pooled_vector_that_the_model_cannot_hold():

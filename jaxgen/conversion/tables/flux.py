@@ -1,117 +1,77 @@
-"""diffusers' ``FluxTransformer2DModel`` and our MMDiT.
+"""diffusers' ``FluxTransformer2DModel``, Black Forest Labs' own names, and our MMDiT.
 
-Their class always has a pooled prompt vector. A model of ours without one is written with an
+diffusers' class always has a pooled prompt vector. A model of ours without one is written with an
 embedder of one input channel whose weights are all zero: it adds exactly zero to the time
 embedding, so the folder loads with ``from_pretrained`` and gives the same velocity. On import
 those zeros are checked.
 """
 
-import dataclasses
-
-import numpy as np
-
 from jaxgen.conversion.engine import Constant
-from jaxgen.conversion.engine import Rule
+from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
-from jaxgen.conversion.transforms import HEADS_BIAS
-from jaxgen.conversion.transforms import HEADS_IN
-from jaxgen.conversion.transforms import HEADS_OUT
-from jaxgen.conversion.transforms import LINEAR
+from jaxgen.conversion.tables.mmdit_blocks import dual_blocks
+from jaxgen.conversion.tables.mmdit_blocks import embedder
+from jaxgen.conversion.tables.mmdit_blocks import fused_attention
+from jaxgen.conversion.tables.mmdit_blocks import fused_single_blocks
+from jaxgen.conversion.tables.mmdit_blocks import single_blocks
+from jaxgen.conversion.tables.mmdit_blocks import swapped
+from jaxgen.conversion.tables.pieces import linear
 from jaxgen.core.errors import user_error
 
 NO_POOLED = 1  # their pooled_projection_dim where our pooled_dim is 0
 
 
-@dataclasses.dataclass(frozen=True)
-class HeadShares:
-  """Their (D, N H + F) matrix, attention before MLP, as our (N, H + F / N, D).
-
-  The heads' width N H equals D, from which H follows.
-  """
-
-  def read(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    heads, _, width = shape
-    parts = np.split(array.T, [width])
-    return np.concatenate([part.reshape(heads, -1, width) for part in parts], axis=1)
-
-  def write(self, array: np.ndarray) -> np.ndarray:
-    heads, _, width = array.shape
-    parts = np.split(array, [width // heads], axis=1)
-    return np.concatenate([part.reshape(-1, width) for part in parts]).T
-
-  def written_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[2], shape[0] * shape[1])
-
-
-def _linear(ours: str, theirs: str, kernel=LINEAR, bias=()) -> tuple[Rule, ...]:
-  return (Rule(f'{ours}/kernel', f'{theirs}.weight', kernel),
-          Rule(f'{ours}/bias', f'{theirs}.bias', bias))
-
-
-def _heads(ours: str, theirs: str) -> tuple[Rule, ...]:
-  return _linear(ours, theirs, HEADS_OUT, HEADS_BIAS)
-
-
-def _embedder(ours: str, theirs: str) -> tuple[Rule, ...]:
-  return (*_linear(f'vectors/{ours}/up', f'time_text_embed.{theirs}.linear_1'),
-          *_linear(f'vectors/{ours}/down', f'time_text_embed.{theirs}.linear_2'))
-
-
-def _no_pooled() -> tuple[Constant, ...]:
-  text, unless = 'time_text_embed.text_embedder', 'vectors/pooled/up/kernel'
-  width = ('vectors/time/down/kernel', 1)
-  return (Constant(f'{text}.linear_1.weight', (width, NO_POOLED), unless),
-          Constant(f'{text}.linear_1.bias', (width,), unless),
-          Constant(f'{text}.linear_2.weight', (width, width), unless),
-          Constant(f'{text}.linear_2.bias', (width,), unless))
-
-
-def _double(stream: str, norm: str, q: str, k: str, v: str, q_norm: str, k_norm: str, out: str,
-            mlp: str) -> tuple[Rule, ...]:
-  ours, theirs = f'double_blocks/{stream}', 'transformer_blocks.{i}'
-  return (
-      *_linear(f'{ours}_modulation/linear', f'{theirs}.{norm}.linear'),
-      *_heads(f'{ours}_attention/q', f'{theirs}.attn.{q}'),
-      *_heads(f'{ours}_attention/k', f'{theirs}.attn.{k}'),
-      *_heads(f'{ours}_attention/v', f'{theirs}.attn.{v}'),
-      Rule(f'{ours}_attention/q_norm/scale', f'{theirs}.attn.{q_norm}.weight'),
-      Rule(f'{ours}_attention/k_norm/scale', f'{theirs}.attn.{k_norm}.weight'),
-      *_linear(f'{ours}_attention_out', f'{theirs}.attn.{out}', HEADS_IN),
-      *_linear(f'{ours}_mlp/up', f'{theirs}.{mlp}.net.0.proj'),
-      *_linear(f'{ours}_mlp/down', f'{theirs}.{mlp}.net.2'),
-  )
-
-
-def _single() -> tuple[Rule, ...]:
-  ours, theirs = 'single_blocks', 'single_transformer_blocks.{i}'
-  return (
-      *_linear(f'{ours}/modulation/linear', f'{theirs}.norm.linear'),
-      *_heads(f'{ours}/attention/q', f'{theirs}.attn.to_q'),
-      *_heads(f'{ours}/attention/k', f'{theirs}.attn.to_k'),
-      *_heads(f'{ours}/attention/v', f'{theirs}.attn.to_v'),
-      Rule(f'{ours}/attention/q_norm/scale', f'{theirs}.attn.norm_q.weight'),
-      Rule(f'{ours}/attention/k_norm/scale', f'{theirs}.attn.norm_k.weight'),
-      *_heads(f'{ours}/mlp_up', f'{theirs}.proj_mlp'),
-      *_linear(f'{ours}/out', f'{theirs}.proj_out', (HeadShares(),)),
-  )
+def _no_pooled(text: str, up: str, down: str) -> tuple[Constant, ...]:
+  unless, width = 'vectors/pooled/up/kernel', ('vectors/time/down/kernel', 1)
+  return (Constant(f'{text}.{up}.weight', (width, NO_POOLED), unless),
+          Constant(f'{text}.{up}.bias', (width,), unless),
+          Constant(f'{text}.{down}.weight', (width, width), unless),
+          Constant(f'{text}.{down}.bias', (width,), unless))
 
 
 RULES = (
-    *_linear('image_in', 'x_embedder'),
-    *_linear('text_in', 'context_embedder'),
-    *_embedder('time', 'timestep_embedder'),
-    *_embedder('guidance', 'guidance_embedder'),
-    *_embedder('pooled', 'text_embedder'),
-    *_no_pooled(),
-    *_double('image', 'norm1', 'to_q', 'to_k', 'to_v', 'norm_q', 'norm_k', 'to_out.0', 'ff'),
-    *_double('text', 'norm1_context', 'add_q_proj', 'add_k_proj', 'add_v_proj', 'norm_added_q',
-             'norm_added_k', 'to_add_out', 'ff_context'),
-    *_single(),
-    *_linear('final_modulation/linear', 'norm_out.linear'),
-    *_linear('image_out', 'proj_out'),
+    *linear('image_in', 'x_embedder'),
+    *linear('text_in', 'context_embedder'),
+    *embedder('vectors/time', 'time_text_embed.timestep_embedder'),
+    *embedder('vectors/guidance', 'time_text_embed.guidance_embedder'),
+    *embedder('vectors/pooled', 'time_text_embed.text_embedder'),
+    *_no_pooled('time_text_embed.text_embedder', 'linear_1', 'linear_2'),
+    *dual_blocks(),
+    *single_blocks(),
+    *linear('final_modulation/linear', 'norm_out.linear'),
+    *linear('image_out', 'proj_out'),
 )
+
+
+def _original() -> Rules:
+  layers, block = ('in_layer', 'out_layer'), 'double_blocks.{i}'
+  dual = []
+  for ours, theirs in (('image', 'img'), ('text', 'txt')):
+    attn = f'{block}.{theirs}_attn'
+    dual += [
+        *linear(f'double_blocks/{ours}_modulation/linear', f'{block}.{theirs}_mod.lin'),
+        *fused_attention(f'double_blocks/{ours}_attention', f'{attn}.qkv',
+                         f'{attn}.norm.query_norm.scale', f'{attn}.norm.key_norm.scale',
+                         f'{attn}.proj'),
+        *embedder(f'double_blocks/{ours}_mlp', f'{block}.{theirs}_mlp', '0', '2'),
+    ]
+  return (
+      *linear('image_in', 'img_in'),
+      *linear('text_in', 'txt_in'),
+      *embedder('vectors/time', 'time_in', *layers),
+      *embedder('vectors/guidance', 'guidance_in', *layers),
+      *embedder('vectors/pooled', 'vector_in', *layers),
+      *_no_pooled('vector_in', *layers),
+      *dual,
+      *fused_single_blocks('modulation.lin', 'norm.query_norm.scale', 'norm.key_norm.scale'),
+      *swapped('final_modulation/linear', 'final_layer.adaLN_modulation.1'),
+      *linear('image_out', 'final_layer.linear'),
+  )
+
+
+ORIGINAL_RULES = _original()
 
 
 def _write_head_dim(width: int, ours) -> int:

@@ -1,0 +1,197 @@
+"""HunyuanVideo's MMDiT: a text refiner, then dual- and single-stream blocks over packed rows.
+
+Equals diffusers' ``HunyuanVideoTransformer3DModel`` (tests/models/test_hunyuan_video.py). Beyond
+it, images and frames of one sample may have any sizes and any positions, several samples share a
+row, and any token may be a clean condition, not those of the first frame only.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core.errors import user_error
+from jaxgen.models.denoisers.blocks import BlockConfig
+from jaxgen.models.denoisers.blocks import SegmentVectors
+from jaxgen.models.denoisers.blocks import check_clean_time
+from jaxgen.models.denoisers.blocks import clean_steers
+from jaxgen.models.denoisers.blocks import dual_then_single
+from jaxgen.models.denoisers.blocks import project_out
+from jaxgen.models.layers import attention
+from jaxgen.models.layers.heads import QKV
+from jaxgen.models.layers.linear import Linear
+from jaxgen.models.layers.mlp import MLP
+from jaxgen.models.layers.modulation import Modulation
+from jaxgen.models.layers.norms import LayerNorm
+from jaxgen.models.layers.remat import stack
+from jaxgen.models.layers.rope import angles
+
+REFINER_RATIO = 4  # hidden units of the refiner's MLP to its width, whatever the blocks have
+
+
+@dataclasses.dataclass(frozen=True)
+class HunyuanVideoConfig:
+  """Sizes of the model; the defaults are the published ones.
+
+  Attributes:
+    in_channels: C, channels of a latent token (after patchify). Where conditions are joined to
+      the latents as further channels (latent concat), it counts these too: 4 (2 * 16 + 1).
+    out_channels: channels of the velocity of a token.
+    cond_dim: channels of the conditioning states.
+    pooled_dim: channels of the pooled prompt vector.
+    width: D.
+    heads: N; D / N channels each.
+    double_blocks: blocks with separate weights for conditioning and image.
+    single_blocks: blocks over the joint sequence.
+    refiner_blocks: blocks over the conditioning alone.
+    mlp_ratio: F / D.
+    axes_dims: head channels that rotate with (t, h, w); they sum to D / N.
+    theta: base of the RoPE frequencies.
+    guidance_embed: takes a guidance scale as input.
+    clean_time: which time modulates clean tokens: ``same`` as the noisy ones of their segment,
+      or ``zero``, without guidance (token replacement).
+    remat: what the backward pass recomputes; see ``layers.remat``.
+  """
+
+  in_channels: int = 64
+  out_channels: int = 64
+  cond_dim: int = 4096
+  pooled_dim: int = 768
+  width: int = 3072
+  heads: int = 24
+  double_blocks: int = 20
+  single_blocks: int = 40
+  refiner_blocks: int = 2
+  mlp_ratio: float = 4.0
+  axes_dims: tuple[int, ...] = (16, 56, 56)
+  theta: float = 256.0
+  guidance_embed: bool = True
+  clean_time: str = 'same'
+  remat: str = 'none'
+
+  def __post_init__(self):
+    self.blocks.check(self.axes_dims)
+    check_clean_time(self.clean_time)
+    if self.pooled_dim < 1:
+      raise user_error('config.model.denoiser.pooled_dim', self.pooled_dim,
+                       'must be positive; this model always has a pooled prompt vector')
+
+  @property
+  def blocks(self) -> BlockConfig:
+    """Sizes of every dual- and single-stream block."""
+    return BlockConfig(self.width, self.heads, int(self.width * self.mlp_ratio),
+                       remat=self.remat)
+
+
+class HunyuanVideo(nn.Module):
+  """Velocity of noisy latent tokens, given clean ones, time and conditioning states.
+
+  Attributes:
+    config: sizes.
+    dtype: of the computation; time path, norms, softmax and RoPE stay fp32.
+  """
+
+  config: HunyuanVideoConfig
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self,
+      latents: jax.Array,
+      t: jax.Array,
+      positions: jax.Array,
+      segments: jax.Array,
+      states: jax.Array,
+      state_positions: jax.Array,
+      state_segments: jax.Array,
+      *,
+      pooled: jax.Array,
+      guidance: jax.Array | None = None,
+      clean: jax.Array | None = None,
+  ) -> jax.Array:
+    """Predicts the velocity; a token sees latents and states of its own segment only.
+
+    Args:
+      latents: f[B, L, C]: x_t, or clean latents.
+      t: f32[B, G], time of each segment in [0, 1].
+      positions: i32[B, L, 3], (t, h, w) of each token.
+      segments: i32[B, L], 0 = padding.
+      states: f[B, S, cond_dim].
+      state_positions: i32[B, S, 3]; HunyuanVideo has zeros here, which rotate nothing.
+      state_segments: i32[B, S].
+      pooled: f[B, G, pooled_dim].
+      guidance: f32[B, G], given if and only if ``guidance_embed``.
+      clean: bool[B, L], True for tokens that are conditions; None = no token is. Makes no
+        difference where ``clean_time`` is ``same``.
+
+    Returns:
+      f32[B, L, out_channels]; has no meaning for padding and clean tokens.
+    """
+    config, dtype = self.config, self.dtype
+    assert (guidance is not None) == config.guidance_embed, 'guidance goes with guidance_embed'
+    embed = SegmentVectors(config.width, name='vectors')
+    vectors, steers = embed(t, guidance, pooled), segments
+    if config.clean_time == 'zero' and clean is not None:
+      vectors = jnp.concatenate([vectors, embed(jnp.zeros_like(t), None, pooled)], axis=1)
+      steers = clean_steers(segments, clean, groups=t.shape[1])
+    text = TokenRefiner(config, dtype, name='refiner')(states, t, state_segments)
+    image = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(latents)
+
+    cos, sin = angles(jnp.concatenate([state_positions, positions], axis=1),
+                      config.axes_dims, config.theta)
+    image = dual_then_single(
+        config.blocks, dtype, config.double_blocks, config.single_blocks, text, image,
+        vectors, jnp.concatenate([state_segments, steers], axis=1), cos, sin,
+        jnp.concatenate([state_segments, segments], axis=1))
+    # The last norm knows one time per segment, that of the noisy tokens.
+    return project_out(image, config.out_channels, vectors[:, :t.shape[1]], segments, dtype)
+
+
+class TokenRefiner(nn.Module):
+  """Conditioning states to text tokens, by self-attention gated by time and the mean state."""
+
+  config: HunyuanVideoConfig
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, states: jax.Array, t: jax.Array, segments: jax.Array) -> jax.Array:
+    """Maps f[B, S, cond_dim], f32[B, G] and i32[B, S] to f[B, S, D]."""
+    config, dtype = self.config, self.dtype
+    means = segment_means(states, segments, t.shape[1])
+    vectors = SegmentVectors(config.width, name='vectors')(t, None, means)
+    text = Linear((config.width,), ('cond', 'embed'), dtype=dtype, name='text_in')(states)
+    return stack(RefinerBlock, config.blocks, dtype, config.refiner_blocks, 'blocks')(
+        text, vectors, segments)
+
+
+class RefinerBlock(nn.Module):
+  """Self-attention and MLP over the text tokens of each segment, both gated."""
+
+  config: BlockConfig
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x, vectors, segments):
+    """Maps f[B, S, D] to the same, steered by f32[B, G, D]; scanned, hence the None."""
+    config, dtype = self.config, self.dtype
+    gate, mlp_gate = Modulation(2, dtype, name='modulation')(vectors, segments)
+    normed = LayerNorm(axis='embed', dtype=dtype, name='attention_norm')(x)
+    q, k, v = QKV(config.heads, config.head_dim, norm=False, dtype=dtype,
+                  name='attention')(normed)
+    attended = attention.attend(q, k, v, q_segments=segments, kv_segments=segments)
+    projection = Linear((config.width,), ('heads', 'head_dim', 'embed'), inputs=2, dtype=dtype,
+                        name='attention_out')
+    x = x + gate * projection(attended)
+    normed = LayerNorm(axis='embed', dtype=dtype, name='mlp_norm')(x)
+    mlp = MLP(REFINER_RATIO * config.width, nn.silu, dtype=dtype, name='mlp')
+    x = x + mlp_gate * mlp(normed)
+    return nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed')), None
+
+
+def segment_means(states: jax.Array, segments: jax.Array, groups: int) -> jax.Array:
+  """f32[B, G, D], the mean of f[B, S, D] over each segment; zeros for an empty segment."""
+  member = jax.nn.one_hot(segments - 1, groups, dtype=jnp.float32)
+  total = jnp.einsum('BSG,BSD->BGD', member, states.astype(jnp.float32),
+                     precision=jax.lax.Precision.HIGHEST)
+  return total / jnp.maximum(member.sum(axis=1), 1)[..., None]
