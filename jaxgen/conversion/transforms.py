@@ -81,9 +81,13 @@ class Squeeze:
 
 @dataclasses.dataclass(frozen=True)
 class PatchKernel:
-  """A convolution over square patches (O, c, p, p) as our matrix (c p p, O)."""
+  """A convolution over square patches (O, *leading, p, p) as our matrix (leading p p, O).
 
-  channels: int = 3
+  Attributes:
+    leading: colours, and frames where patches have any.
+  """
+
+  leading: tuple[int, ...] = (3,)
 
   def read(self, array: np.ndarray, shape: Shape) -> np.ndarray:
     return array.reshape(array.shape[0], -1).T
@@ -92,8 +96,8 @@ class PatchKernel:
     return array.T.reshape(self.written_shape(array.shape))
 
   def written_shape(self, shape: Shape) -> Shape:
-    side = math.isqrt(shape[0] // self.channels)
-    return (shape[1], self.channels, side, side)
+    side = math.isqrt(shape[0] // math.prod(self.leading))
+    return (shape[1], *self.leading, side, side)
 
 
 @dataclasses.dataclass(frozen=True)

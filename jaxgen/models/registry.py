@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
+from jaxgen.core.types import Prompt
 from jaxgen.models.autoencoders.kl import KLAutoencoder
 from jaxgen.models.autoencoders.kl import KLConfig
 from jaxgen.models.autoencoders.pixel import PixelAutoencoder
@@ -25,8 +26,12 @@ from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
 from jaxgen.models.denoisers.z_image import ZImage
 from jaxgen.models.denoisers.z_image import ZImageConfig
+from jaxgen.models.encoders.causal_lm import CausalLM
+from jaxgen.models.encoders.causal_lm import CausalLMConfig
 from jaxgen.models.encoders.internvl import InternVL
 from jaxgen.models.encoders.internvl import InternVLConfig
+from jaxgen.models.encoders.qwen2_5_vl import Qwen2_5VL
+from jaxgen.models.encoders.qwen2_5_vl import Qwen2_5VLConfig
 
 
 def section(family: str, **fields: Any) -> dict[str, Any]:
@@ -121,6 +126,20 @@ def _init_internvl(module: InternVL, rng: jax.Array) -> Params:
   return module.init(rng, tokens, tokens, tokens, tokens, patches)
 
 
+def _init_qwen2_5_vl(module: Qwen2_5VL, rng: jax.Array) -> Params:
+  vision = module.config.vision
+  tokens, patches = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, vision.merge**2), jnp.int32)
+  places = [jnp.zeros((*x.shape, axes), jnp.int32) for x, axes in ((tokens, 3), (patches, 2))]
+  return module.init(rng, Prompt(
+      tokens, places[0], tokens, tokens, tokens,
+      jnp.zeros((*patches.shape, vision.patch_dim)), places[1], patches, patches))
+
+
+def _init_text(module: nn.Module, rng: jax.Array) -> Params:
+  tokens = jnp.zeros((1, 2), jnp.int32)
+  return module.init(rng, tokens, tokens, tokens)
+
+
 def _init_residual_queries(module: ResidualQueries, rng: jax.Array) -> Params:
   states, segments = jnp.zeros((1, 2, module.config.width)), jnp.ones((1, 2), jnp.int32)
   return module.init(rng, states, segments, 1)
@@ -160,6 +179,9 @@ class Family(typing.NamedTuple):
 
 FAMILIES: dict[str, Family] = {
     'internvl': Family(InternVLConfig, InternVL, 'mllm', _init_internvl),
+    'qwen2_5_vl': Family(Qwen2_5VLConfig, Qwen2_5VL, 'mllm', _init_qwen2_5_vl),
+    'llama': Family(CausalLMConfig, CausalLM, 'text_encoder', _init_text),
+    'qwen3': Family(CausalLMConfig, CausalLM, 'text_encoder', _init_text),
     'residual_queries': Family(ResidualQueriesConfig, ResidualQueries, 'bridge',
                                _init_residual_queries),
     'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_mmdit),

@@ -4,10 +4,11 @@ Checked against the class itself in tests/models/test_internvl.py.
 """
 
 from jaxgen.conversion.engine import Rule
-from jaxgen.conversion.family import Absent
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.tables.causal_lm import language_fields
+from jaxgen.conversion.tables.causal_lm import language_rules
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
@@ -19,7 +20,7 @@ from jaxgen.conversion.transforms import Squeeze
 _VIT = 'vision_tower.embeddings'
 _VIT_BLOCK = 'vision_tower.encoder.layer.{i}'
 _LM = 'language_model.model'
-_LM_BLOCK = 'language_model.model.layers.{i}'
+_HEAD = 'language_model.lm_head.weight'
 _PROJECTOR = 'multi_modal_projector'
 
 
@@ -63,23 +64,7 @@ RULES = (
         ('down/kernel', 'linear_2.weight', LINEAR),
         ('down/bias', 'linear_2.bias', SAME),
     )),
-    Rule('text/embedding', f'{_LM}.embed_tokens.weight'),
-    *_block('text/decoder/layers', _LM_BLOCK, (
-        ('attention_norm/scale', 'input_layernorm.weight', SAME),
-        ('mlp_norm/scale', 'post_attention_layernorm.weight', SAME),
-        ('attention/q/kernel', 'self_attn.q_proj.weight', HEADS_OUT),
-        ('attention/q/bias', 'self_attn.q_proj.bias', HEADS_BIAS),
-        ('attention/k/kernel', 'self_attn.k_proj.weight', HEADS_OUT),
-        ('attention/k/bias', 'self_attn.k_proj.bias', HEADS_BIAS),
-        ('attention/v/kernel', 'self_attn.v_proj.weight', HEADS_OUT),
-        ('attention/v/bias', 'self_attn.v_proj.bias', HEADS_BIAS),
-        ('attention/out/kernel', 'self_attn.o_proj.weight', HEADS_IN),
-        ('mlp/gate/kernel', 'mlp.gate_proj.weight', LINEAR),
-        ('mlp/up/kernel', 'mlp.up_proj.weight', LINEAR),
-        ('mlp/down/kernel', 'mlp.down_proj.weight', LINEAR),
-    )),
-    Rule('text/decoder/norm/scale', f'{_LM}.norm.weight'),
-    Rule('text/head', 'language_model.lm_head.weight', LINEAR),
+    *language_rules('text/', f'{_LM}.', _HEAD),
 )
 
 
@@ -113,20 +98,8 @@ FIELDS = (
     Fixed('vision_config.use_absolute_position_embeddings', True),
     Fixed('vision_config.use_mask_token', False),
     Fixed('vision_config.use_mean_pooling', True),
-    Field('text.vocab', 'text_config.vocab_size'),
-    Field('text.width', 'text_config.hidden_size'),
-    Field('text.layers', 'text_config.num_hidden_layers'),
-    Field('text.heads', 'text_config.num_attention_heads'),
-    Field('text.kv_heads', 'text_config.num_key_value_heads'),
-    Field('text.mlp', 'text_config.intermediate_size'),
-    Field('text.rope_theta', ('text_config.rope_parameters.rope_theta', 'text_config.rope_theta')),
-    Field('text.norm_eps', 'text_config.rms_norm_eps', default=1e-6),
-    Field('text.embedding_std', 'text_config.initializer_range', default=0.02),
-    Absent('text.tie_embeddings', 'language_model.lm_head.weight',
-           ('text_config.tie_word_embeddings', 'tie_word_embeddings')),
+    *language_fields('text.', ('text_config.',), _HEAD),
     Fixed('text_config.model_type', 'qwen2'),
-    Fixed('text_config.hidden_act', 'silu'),
-    Fixed('text_config.use_sliding_window', False),
     # 'dynamic' differs from 'default' beyond max_position_embeddings (32768) only.
     Fixed('text_config.rope_parameters.rope_type', 'default', also=('dynamic',)),
     Field('downsample', 'downsample_ratio'),

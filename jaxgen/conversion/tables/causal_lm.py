@@ -1,0 +1,105 @@
+"""The causal language model within transformers' classes: names that several tables share."""
+
+from jaxgen.conversion.engine import Rule
+from jaxgen.conversion.family import Absent
+from jaxgen.conversion.family import Family
+from jaxgen.conversion.family import Field
+from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.transforms import HEADS_BIAS
+from jaxgen.conversion.transforms import HEADS_IN
+from jaxgen.conversion.transforms import HEADS_OUT
+from jaxgen.conversion.transforms import LINEAR
+from jaxgen.conversion.transforms import SAME
+
+_BLOCK = (
+    ('attention_norm/scale', 'input_layernorm.weight', SAME),
+    ('mlp_norm/scale', 'post_attention_layernorm.weight', SAME),
+    ('attention/q/kernel', 'self_attn.q_proj.weight', HEADS_OUT),
+    ('attention/q/bias', 'self_attn.q_proj.bias', HEADS_BIAS),
+    ('attention/k/kernel', 'self_attn.k_proj.weight', HEADS_OUT),
+    ('attention/k/bias', 'self_attn.k_proj.bias', HEADS_BIAS),
+    ('attention/v/kernel', 'self_attn.v_proj.weight', HEADS_OUT),
+    ('attention/v/bias', 'self_attn.v_proj.bias', HEADS_BIAS),
+    ('attention/q_norm/scale', 'self_attn.q_norm.weight', SAME),
+    ('attention/k_norm/scale', 'self_attn.k_norm.weight', SAME),
+    ('attention/out/kernel', 'self_attn.o_proj.weight', HEADS_IN),
+    ('mlp/gate/kernel', 'mlp.gate_proj.weight', LINEAR),
+    ('mlp/up/kernel', 'mlp.up_proj.weight', LINEAR),
+    ('mlp/down/kernel', 'mlp.down_proj.weight', LINEAR),
+)
+
+
+def language_rules(ours: str, theirs: str, head: str) -> tuple[Rule, ...]:
+  """Rules of the parameters under ``ours`` (ends with '/' or is empty).
+
+  Args:
+    ours: path of the ``CausalLM`` in our tree.
+    theirs: prefix of the decoder in theirs, likewise with its dot.
+    head: name of their output head.
+  """
+  return (
+      Rule(f'{ours}embedding', f'{theirs}embed_tokens.weight'),
+      *(Rule(f'{ours}decoder/layers/{our}', f'{theirs}layers.{{i}}.{their}', how)
+        for our, their, how in _BLOCK),
+      Rule(f'{ours}decoder/norm/scale', f'{theirs}norm.weight'),
+      Rule(f'{ours}head', head, LINEAR),
+  )
+
+
+def language_fields(ours: str, theirs: tuple[str, ...], head: str, norm_eps: float = 1e-6
+                    ) -> tuple[Field | Fixed | Absent, ...]:
+  """Config fields that every such language model has.
+
+  Args:
+    ours: prefix of our section, with its dot.
+    theirs: prefixes of their section; the first is written.
+    head: tensor whose absence means tied embeddings.
+    norm_eps: their default.
+  """
+  def names(*fields):
+    return tuple(f'{prefix}{field}' for field in fields for prefix in theirs)
+
+  ties = dict.fromkeys((f'{theirs[0]}tie_word_embeddings', 'tie_word_embeddings'))
+  return (
+      Field(f'{ours}vocab', names('vocab_size')),
+      Field(f'{ours}width', names('hidden_size')),
+      Field(f'{ours}layers', names('num_hidden_layers')),
+      Field(f'{ours}heads', names('num_attention_heads')),
+      Field(f'{ours}kv_heads', names('num_key_value_heads')),
+      Field(f'{ours}mlp', names('intermediate_size')),
+      Field(f'{ours}rope_theta', names('rope_parameters.rope_theta', 'rope_theta')),
+      Field(f'{ours}norm_eps', names('rms_norm_eps'), default=norm_eps),
+      Field(f'{ours}embedding_std', names('initializer_range'), default=0.02),
+      Absent(f'{ours}tie_embeddings', head, tuple(ties)),
+      Fixed(f'{theirs[0]}hidden_act', 'silu'),
+      Fixed(f'{theirs[0]}use_sliding_window', False),
+  )
+
+
+def tower(name: str, kind: str, *fields: Field | Fixed) -> Family:
+  """The family of a text tower that is nothing but the language model.
+
+  Args:
+    name: of the family, and their ``model_type``.
+    kind: name of their class.
+    *fields: config fields beyond the common ones.
+  """
+  return Family(
+      name=name, marker=('model_type', name), stem='model',
+      rules=language_rules('', '', 'lm_head.weight'),
+      fields=(
+          *language_fields('', ('',), 'lm_head.weight'),
+          Field('head_channels', 'head_dim', read=_read_head_dim, write=_write_head_dim,
+                default=0),
+          Field('qkv_bias', 'attention_bias', read=None),
+          Fixed('attention_bias', False),  # theirs has a bias on the output as well
+          *fields,
+          Fixed('architectures', (kind,))))
+
+
+def _read_head_dim(value, theirs):
+  return 0 if value * theirs['num_attention_heads'] == theirs['hidden_size'] else value
+
+
+def _write_head_dim(value, ours):
+  return value or ours['width'] // ours['heads']

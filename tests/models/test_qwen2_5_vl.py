@@ -1,0 +1,266 @@
+"""Qwen2.5-VL against transformers' class with random weights and images of two sizes."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from jaxgen.conversion.engine import from_torch
+from jaxgen.conversion.engine import names_and_shapes
+from jaxgen.conversion.engine import to_torch
+from jaxgen.conversion.folders import load_folder
+from jaxgen.conversion.tables.qwen2_5_vl import FAMILY
+from jaxgen.core import trees
+from jaxgen.core.errors import UserError
+from jaxgen.core.types import Prompt
+from jaxgen.data.native_images import native_positions
+from jaxgen.data.native_images import rotary_positions
+from jaxgen.models import registry
+from jaxgen.models.encoders.generate import generate
+from jaxgen.models.encoders.qwen2_5_vl import QWEN2_5_VL_7B
+
+IMAGE, VOCAB, PATCH = 5, 61, 14
+# Rows and columns of patches. With windows of 4 x 4 patches the first image has windows of four
+# sizes, and the second one is smaller than a window in one direction.
+GRIDS = ((6, 10), (2, 8))
+
+
+def their_model(tie: bool) -> transformers.Qwen2_5_VLForConditionalGeneration:
+  """A tiny model whose every parameter matters."""
+  config = transformers.Qwen2_5_VLConfig(
+      vision_config=dict(
+          depth=3, hidden_size=32, intermediate_size=24, num_heads=2, out_hidden_size=48,
+          window_size=4 * PATCH, fullatt_block_indexes=[1]),
+      text_config=dict(
+          vocab_size=VOCAB, hidden_size=48, intermediate_size=32, num_hidden_layers=3,
+          num_attention_heads=4, num_key_value_heads=2, bos_token_id=1, eos_token_id=2,
+          rope_parameters=dict(rope_type='default', rope_theta=1e6, mrope_section=[1, 2, 3])),
+      image_token_id=IMAGE, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8,
+      tie_word_embeddings=tie)
+  torch.manual_seed(0)
+  model = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+  with torch.no_grad():
+    for name, parameter in model.named_parameters():
+      centre = 1.0 if 'norm' in name or 'ln_q' in name else 0.0
+      parameter.copy_(centre + 0.2 * torch.randn_like(parameter))
+  return model
+
+
+@pytest.fixture(scope='module')
+def pair(tmp_path_factory):
+  """``(their model, its folder, our module, our params, our section)``."""
+  theirs = their_model(tie=False)
+  folder = str(tmp_path_factory.mktemp('qwen') / 'model')
+  theirs.save_pretrained(folder)
+  config, tensors = load_folder(folder)
+  section = registry.section(**FAMILY.read_config(config, tensors, folder))
+  module = registry.build(section, jnp.float32)
+  params = from_torch(FAMILY.rules, tensors, registry.param_shapes(module), where=folder)
+  return theirs, folder, module, params, section
+
+
+@functools.partial(jax.jit, static_argnames=('module', 'all_layers'))
+def run(module, params, prompt, all_layers=False):
+  """Image tokens, states and logits of a prompt."""
+  def call(method, *args):
+    return module.apply({'params': params}, *args, method=method)
+
+  images = call('image_tokens', prompt.patches, prompt.patch_positions, prompt.patch_segments)
+  embeddings = call('embed', prompt.tokens, images, prompt.image_index)
+  states = call('decode', embeddings, prompt.positions, prompt.segments, all_layers)
+  return images, states, call('logits', states[-1] if all_layers else states)
+
+
+def example(seed: int, grids=GRIDS, tail: int = 4):
+  """``(token ids i64[1, S], patches f[P, Dp])``: text, image, text, image, text."""
+  rng = np.random.default_rng(seed)
+
+  def text(count):
+    return rng.integers(9, VOCAB, count)
+
+  parts = [text(3)]
+  for rows, columns in grids:
+    parts += [np.full(rows * columns // 4, IMAGE), text(tail)]
+  patches = rng.normal(size=(sum(math.prod(grid) for grid in grids), 6 * PATCH**2))
+  return np.concatenate(parts)[None], patches.astype(np.float32)
+
+
+def row(tokens, patches, grids=GRIDS) -> Prompt:
+  """One sample as a row of our own."""
+  is_image = tokens[0] == IMAGE
+  index = np.where(is_image, np.cumsum(is_image) - 1, -1)
+  places = np.concatenate([native_positions(*grid) for grid in grids])
+  ones = np.ones((1, len(patches)), np.int32)
+  return Prompt(
+      tokens.astype(np.int32), rotary_positions(is_image, grids)[None],
+      np.ones(tokens.shape, np.int32), np.zeros(tokens.shape, np.float32),
+      index[None].astype(np.int32), patches[None], places[None], ones, ones > 0)
+
+
+def run_theirs(model, tokens, patches, grids=GRIDS):
+  with torch.no_grad():
+    return model(
+        input_ids=torch.tensor(tokens), pixel_values=torch.tensor(patches),
+        image_grid_thw=torch.tensor([(1, *grid) for grid in grids]),
+        mm_token_type_ids=torch.tensor(tokens == IMAGE).int(), output_hidden_states=True)
+
+
+def test_logits_and_every_hidden_state_equal_transformers(pair):
+  theirs, _, module, params, _ = pair
+  tokens, patches = example(0)
+  expected = run_theirs(theirs, tokens, patches)
+  images, states, logits = run(module, params, row(tokens, patches), all_layers=True)
+  assert len(states) == len(expected.hidden_states) == 4
+  for ours, reference in zip(states, expected.hidden_states, strict=True):
+    assert np.abs(ours - reference.numpy()).max() < 1e-4
+  assert np.abs(logits - expected.logits.numpy()).max() < 1e-4
+  assert np.abs(expected.logits).max() > 0.1
+  assert np.array_equal(images[0], states[0][tokens == IMAGE])
+
+
+def test_windows_matter_and_images_do_not_see_each_other(pair):
+  _, _, module, params, _ = pair
+  tokens, patches = example(0)
+  images = np.asarray(run(module, params, row(tokens, patches))[0][0])
+  changed = patches.copy()
+  changed[60:] += 1
+  other = np.asarray(run(module, params, row(tokens, changed))[0][0])
+  assert np.array_equal(images[:15], other[:15])
+  assert np.abs(images[15:] - other[15:]).max() > 1e-2
+  widened = registry.build(registry.section(**{
+      **pair[4], 'vision': {**pair[4]['vision'], 'full_attention': (0, 1, 2)}}), jnp.float32)
+  whole = np.asarray(run(widened, params, row(tokens, patches))[0][0])
+  assert np.abs(images - whole).max() > 1e-2
+
+
+def packed_row(samples) -> Prompt:
+  """Samples one after the other in one row, with padding behind tokens and patches."""
+  count, parts = 0, []
+  for number, sample in enumerate(samples, 1):
+    index = sample.image_index + count * (sample.image_index >= 0)
+    count += sample.patches.shape[1] // 4
+    parts.append(sample.replace(image_index=index, segments=sample.segments * number,
+                                patch_segments=sample.patch_segments * number))
+
+  def join(*leaves):
+    pad = [(0, 0)] * leaves[0].ndim
+    pad[1] = (0, 4)
+    return np.pad(np.concatenate(leaves, axis=1), pad)
+
+  return jax.tree.map(join, *parts)
+
+
+def test_packed_samples_equal_separate_rows(pair):
+  _, _, module, params, _ = pair
+  grids = (GRIDS, GRIDS[:1])
+  samples = [row(*example(seed, own), own) for seed, own in enumerate(grids, 1)]
+  alone = [np.asarray(run(module, params, sample)[2][0]) for sample in samples]
+  packed = np.asarray(run(module, params, packed_row(samples))[2][0])
+  ends = np.cumsum([len(logits) for logits in alone])
+  assert np.abs(packed[:ends[0]] - alone[0]).max() < 1e-5
+  assert np.abs(packed[ends[0]:ends[1]] - alone[1]).max() < 1e-5
+  assert np.isfinite(packed).all()
+
+
+def test_greedy_text_with_the_cache_equals_text_without_and_transformers(pair):
+  theirs, _, module, params, _ = pair
+  tokens, patches = example(3)
+  prompt = row(tokens, patches)
+  text = np.asarray(generate(module, params, prompt, max_new=32, eos_id=-1))[0]
+  assert text.tolist() == greedy_without_cache(module, params, prompt, 32)
+  with torch.no_grad():
+    expected = theirs.generate(
+        input_ids=torch.tensor(tokens), pixel_values=torch.tensor(patches),
+        image_grid_thw=torch.tensor([(1, *grid) for grid in GRIDS]),
+        mm_token_type_ids=torch.tensor(tokens == IMAGE).int(),
+        attention_mask=torch.ones(tokens.shape, dtype=torch.long), do_sample=False,
+        max_new_tokens=32, min_new_tokens=32, eos_token_id=None, pad_token_id=0)
+  assert text.tolist() == expected[0, tokens.shape[1]:].tolist()
+  assert len(set(text.tolist())) > 3
+
+
+def greedy_without_cache(module, params, prompt, count: int) -> list[int]:
+  """Runs the whole text anew for every token, in a row of one static length."""
+  start = prompt.tokens.shape[1]
+  grown = {name: np.pad(leaf, ((0, 0), (0, count))) for name, leaf in (
+      ('tokens', prompt.tokens), ('segments', prompt.segments), ('loss_mask', prompt.loss_mask))}
+  index = np.pad(prompt.image_index, ((0, 0), (0, count)), constant_values=-1)
+  behind = prompt.positions.max() + 1 + np.arange(count)
+  positions = np.concatenate(
+      [prompt.positions, np.tile(behind[None, :, None], (1, 1, 3))], axis=1).astype(np.int32)
+  for end in range(start, start + count):
+    logits = run(module, params, prompt.replace(
+        **grown, image_index=index, positions=positions))[2]
+    grown['tokens'][0, end] = np.asarray(logits)[0, end - 1].argmax()
+    grown['segments'][0, end] = 1
+  return grown['tokens'][0, start:].tolist()
+
+
+@pytest.mark.parametrize('tie', [False, True])
+def test_round_trip_is_byte_equal(pair, tie, tmp_path):
+  _, folder, module, params, section = pair
+  if tie:
+    folder = str(tmp_path / 'tied')
+    their_model(tie=True).save_pretrained(folder)
+  config, tensors = load_folder(folder)
+  read = FAMILY.read_config(config, tensors, folder)
+  shapes = registry.param_shapes(registry.build(read, jnp.float32))
+  back = to_torch(FAMILY.rules, from_torch(FAMILY.rules, tensors, shapes))
+  assert back.keys() == tensors.keys() and ('lm_head.weight' in back) != tie
+  for name, tensor in tensors.items():
+    original = np.asarray(tensor)
+    assert back[name].dtype == original.dtype
+    assert back[name].tobytes() == original.tobytes(), name
+  written = FAMILY.write_config(registry.section(**read))
+  assert FAMILY.read_config(written, back, 'x') == read
+
+
+def test_full_size_names_and_shapes_equal_their_class():
+  section = registry.section(**QWEN2_5_VL_7B)
+  config = transformers.Qwen2_5_VLConfig.from_dict(FAMILY.write_config(section))
+  with torch.device('meta'):
+    theirs = transformers.Qwen2_5_VLForConditionalGeneration(config)
+  expected = {name.replace('model.visual', 'visual').replace('model.language_model', 'model'):
+              tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
+  shapes = registry.param_shapes(registry.build(section, jnp.bfloat16))
+  assert names_and_shapes(FAMILY.rules, shapes) == expected
+  count = sum(math.prod(leaf.shape) for leaf in trees.flatten(shapes).values())
+  assert count == 8_292_166_656
+
+
+def test_old_flat_configs_are_read():
+  """Folders published before transformers 5."""
+  flat = dict(
+      model_type='qwen2_5_vl', hidden_size=48, intermediate_size=32, num_hidden_layers=3,
+      num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCAB, rope_theta=1e6,
+      rms_norm_eps=1e-6, rope_scaling=dict(type='mrope', mrope_section=[1, 2, 3]),
+      vision_config=dict(depth=3, hidden_size=32, intermediate_size=24, num_heads=2,
+                         spatial_patch_size=14, fullatt_block_indexes=[1], window_size=112))
+  section = registry.section(**FAMILY.read_config(flat, {'lm_head.weight'}, 'x'))
+  assert section['text']['rope_sections'] == (1, 2, 3) and section['text']['width'] == 48
+  assert not section['text']['tie_embeddings'] and section['vision']['patch_size'] == 14
+
+
+def test_every_parameter_has_logical_axes(pair):
+  boxed = jax.eval_shape(lambda rng: registry.init(pair[2], rng), jax.random.key(0))['params']
+  for path, leaf in trees.flatten(boxed).items():
+    assert len(leaf.names) == len(leaf.value.shape) and all(leaf.names), path
+
+
+@pytest.mark.parametrize('part, change, message', [
+    ('text', dict(rope_sections=()), 'text.rope_sections = (): must have three numbers'),
+    ('text', dict(rope_sections=(1, 2, 3)), 'text.rope_sections = (1, 2, 3): must have the sum 64'),
+    ('vision', dict(width=1288), 'vision.width = 1288: must be a multiple of 4 heads = 64'),
+    ('vision', dict(window=100), 'vision.window = 100: must be a multiple of'),
+    ('vision', dict(full_attention=(32,)), 'must name layers from 0 to 31'),
+])
+def test_sizes_that_do_not_fit_are_named(part, change, message):
+  section = {**QWEN2_5_VL_7B, part: {**QWEN2_5_VL_7B[part], **change}}
+  with pytest.raises(UserError) as caught:
+    registry.build(section, jnp.float32)
+  assert message in str(caught.value)
