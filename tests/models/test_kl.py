@@ -1,5 +1,6 @@
 """The KL and pixel autoencoders and patchify against diffusers."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -22,6 +23,7 @@ from jaxgen.models.autoencoders.patchify import patchify
 from jaxgen.models.autoencoders.patchify import unpatchify
 from jaxgen.models.autoencoders.pixel import PixelAutoencoder
 from jaxgen.models.autoencoders.pixel import PixelConfig
+from jaxgen.models.autoencoders.tiling import Tiling
 
 CONFIG = KLConfig(channels=16, block_channels=(8, 16, 16), layers_per_block=1, norm_groups=4)
 SIZE = (16, 24)  # not square, so that swapped sides show
@@ -91,6 +93,36 @@ def test_shift_and_scaling_are_applied_once_each_way():
   np.testing.assert_allclose(
       run('decode', run('encode', images())),
       plain.apply({'params': random_params()}, mean, method='decode'), atol=1e-4)
+
+
+@torch.no_grad()
+def test_samples_have_the_posterior_of_diffusers():
+  posterior, rng = torch_model().encode(to_torch(images())).latent_dist, jax.random.key(3)
+  noise = np.asarray(jax.random.normal(rng, (2, 4, 6, 16)))
+  expected = from_torch(posterior.mean) + from_torch(posterior.std) * noise
+  np.testing.assert_allclose(run('sample', images(), rng),
+                             (expected - CONFIG.shift) * CONFIG.scaling, atol=1e-4)
+
+
+@torch.no_grad()
+def test_tiles_equal_diffusers():
+  model = torch_model()
+  model.enable_tiling()
+  model.tile_sample_min_size, model.tile_latent_min_size, model.tile_overlap_factor = 16, 4, 0.25
+  try:
+    large = np.random.default_rng(4).uniform(-1, 1, (1, 28, 36, 3)).astype(np.float32)
+    mean = model.encode(to_torch(large)).latent_dist.mean
+    decoded = from_torch(model.decode(mean).sample)
+  finally:
+    model.disable_tiling()
+  config = dataclasses.replace(CONFIG, tiling=Tiling(size=16, stride=12))
+  variables, tiled = {'params': random_params()}, KLAutoencoder(config)
+  latents = jax.jit(functools.partial(tiled.apply, method='encode'))(variables, large)
+  expected = (from_torch(mean) - CONFIG.shift) * CONFIG.scaling
+  np.testing.assert_allclose(latents, expected, atol=1e-4)
+  assert np.abs(run('encode', large) - expected).max() > 1e-3  # the tiles were there
+  images_again = jax.jit(functools.partial(tiled.apply, method='decode'))(variables, latents)
+  np.testing.assert_allclose(images_again, decoded, atol=1e-4)
 
 
 def test_folder_loads_in_diffusers_and_returns(tmp_path):

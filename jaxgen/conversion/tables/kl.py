@@ -4,48 +4,53 @@ from jaxgen.conversion.engine import Rule
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.tables.pieces import Transforms
+from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import CONV
-from jaxgen.conversion.transforms import LINEAR
 
 
-def _conv(ours: str, theirs: str) -> tuple[Rule, ...]:
-  return (Rule(f'{ours}/kernel', f'{theirs}.weight', CONV), Rule(f'{ours}/bias', f'{theirs}.bias'))
-
-
-def _linear(ours: str, theirs: str) -> tuple[Rule, ...]:
-  return (Rule(f'{ours}/kernel', f'{theirs}.weight', LINEAR),
-          Rule(f'{ours}/bias', f'{theirs}.bias'))
-
-
-def _norm(ours: str, theirs: str) -> tuple[Rule, ...]:
+def norm(ours: str, theirs: str) -> tuple[Rule, ...]:
+  """Rules of a norm."""
   return (Rule(f'{ours}/scale', f'{theirs}.weight'), Rule(f'{ours}/bias', f'{theirs}.bias'))
 
 
-def _block(ours: str, theirs: str) -> tuple[Rule, ...]:
-  return (*_norm(f'{ours}/norm_0', f'{theirs}.norm1'), *_conv(f'{ours}/conv_0', f'{theirs}.conv1'),
-          *_norm(f'{ours}/norm_1', f'{theirs}.norm2'), *_conv(f'{ours}/conv_1', f'{theirs}.conv2'),
-          *_conv(f'{ours}/shortcut', f'{theirs}.conv_shortcut'))
+def half(name: str, way: str, sampler: str, conv: Transforms = CONV, wrap: str = ''
+         ) -> tuple[Rule, ...]:
+  """Rules of an encoder or decoder: the same parts, but for the direction in the names.
 
+  Args:
+    name: ``encoder`` or ``decoder``.
+    way: ``down`` or ``up``.
+    sampler: what changes the resolution.
+    conv: layout of a convolution.
+    wrap: what their class puts between the name of a convolution and its parameters.
+  """
+  def block(ours, theirs):
+    return (
+        *norm(f'{ours}/norm_0', f'{theirs}.norm1'),
+        *linear(f'{ours}/conv_0', f'{theirs}.conv1{wrap}', conv),
+        *norm(f'{ours}/norm_1', f'{theirs}.norm2'),
+        *linear(f'{ours}/conv_1', f'{theirs}.conv2{wrap}', conv),
+        *linear(f'{ours}/shortcut', f'{theirs}.conv_shortcut{wrap}', conv))
 
-def _half(half: str, way: str, sampler: str) -> tuple[Rule, ...]:
-  """Encoder or decoder: the same parts, but for the direction in the names."""
-  attention = f'{half}.mid_block.attentions.0'
+  ours, theirs = f'{name}/middle/attention', f'{name}.mid_block.attentions.0'
   return (
-      *_conv(f'{half}/conv_in', f'{half}.conv_in'),
-      *_block(f'{half}/{way}_{{i}}_{{j}}', f'{half}.{way}_blocks.{{i}}.resnets.{{j}}'),
-      *_conv(f'{half}/{sampler}_{{i}}', f'{half}.{way}_blocks.{{i}}.{sampler}rs.0.conv'),
-      *_block(f'{half}/middle/block_{{i}}', f'{half}.mid_block.resnets.{{i}}'),
-      *_norm(f'{half}/middle/attention/norm', f'{attention}.group_norm'),
-      *_linear(f'{half}/middle/attention/q', f'{attention}.to_q'),
-      *_linear(f'{half}/middle/attention/k', f'{attention}.to_k'),
-      *_linear(f'{half}/middle/attention/v', f'{attention}.to_v'),
-      *_linear(f'{half}/middle/attention/out', f'{attention}.to_out.0'),
-      *_norm(f'{half}/norm_out', f'{half}.conv_norm_out'),
-      *_conv(f'{half}/conv_out', f'{half}.conv_out'),
+      *linear(f'{name}/conv_in', f'{name}.conv_in{wrap}', conv),
+      *block(f'{name}/{way}_{{i}}_{{j}}', f'{name}.{way}_blocks.{{i}}.resnets.{{j}}'),
+      *linear(f'{name}/{sampler}_{{i}}', f'{name}.{way}_blocks.{{i}}.{sampler}rs.0.conv{wrap}',
+              conv),
+      *block(f'{name}/middle/block_{{i}}', f'{name}.mid_block.resnets.{{i}}'),
+      *norm(f'{ours}/norm', f'{theirs}.group_norm'),
+      *linear(f'{ours}/q', f'{theirs}.to_q'),
+      *linear(f'{ours}/k', f'{theirs}.to_k'),
+      *linear(f'{ours}/v', f'{theirs}.to_v'),
+      *linear(f'{ours}/out', f'{theirs}.to_out.0'),
+      *norm(f'{name}/norm_out', f'{name}.conv_norm_out'),
+      *linear(f'{name}/conv_out', f'{name}.conv_out{wrap}', conv),
   )
 
 
-RULES = _half('encoder', 'down', 'downsample') + _half('decoder', 'up', 'upsample')
+RULES = half('encoder', 'down', 'downsample') + half('decoder', 'up', 'upsample')
 
 
 FAMILY = Family(

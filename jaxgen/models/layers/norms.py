@@ -74,7 +74,8 @@ class LayerNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-  """Standardises each image over its pixels and the channels of a group, then scales and shifts.
+  """Standardises each image or video over its pixels and the channels of a group, then scales and
+  shifts.
 
   Attributes:
     groups: how many groups of neighbouring channels.
@@ -88,12 +89,13 @@ class GroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps f[n, h, w, c] to the same."""
-    n, h, w, channels = x.shape
+    """Maps f[n, *space, c] to the same."""
+    channels = x.shape[-1]
     ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
     scale = self.param('scale', nn.with_logical_partitioning(ones, ('norm',)), (channels,))
     bias = self.param('bias', nn.with_logical_partitioning(zeros, ('norm',)), (channels,))
-    grouped = x.astype(jnp.float32).reshape(n, h * w, self.groups, channels // self.groups)
+    grouped = x.astype(jnp.float32).reshape(
+        x.shape[0], -1, self.groups, channels // self.groups)
     centred = grouped - jnp.mean(grouped, axis=(1, 3), keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=(1, 3), keepdims=True)
     normed = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
