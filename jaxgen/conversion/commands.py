@@ -18,6 +18,7 @@ from jaxgen.conversion.tables import adapter
 from jaxgen.conversion.tables import cosmos
 from jaxgen.conversion.tables import flux
 from jaxgen.conversion.tables import hunyuan_video
+from jaxgen.conversion.tables import hunyuan_video_vae
 from jaxgen.conversion.tables import internvl
 from jaxgen.conversion.tables import kl
 from jaxgen.conversion.tables import z_image
@@ -28,7 +29,7 @@ from jaxgen.models import registry
 
 TABLES: dict[str, Family] = {
     table.FAMILY.name: table.FAMILY for table in (
-        adapter, cosmos, flux, hunyuan_video, internvl, kl, z_image)
+        adapter, cosmos, flux, hunyuan_video, hunyuan_video_vae, internvl, kl, z_image)
 }
 
 # Parameter group -> folder of the export.

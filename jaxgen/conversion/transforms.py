@@ -130,6 +130,7 @@ class TokenOrder:
 SAME: tuple[Transform, ...] = ()
 LINEAR = (Permute((1, 0)),)  # (out, in) -> (in, out)
 CONV = (Permute((2, 3, 1, 0)),)  # (O, I, H, W) -> (H, W, I, O)
+CONV3D = (Permute((2, 3, 4, 1, 0)),)  # (O, I, T, H, W) -> (T, H, W, I, O)
 HEADS_OUT = (Permute((1, 0)), Split(1, 2))  # (N H, D) -> (D, N, H)
 HEADS_IN = (Permute((1, 0)), Split(0, 2))  # (D, N H) -> (N, H, D)
 HEADS_BIAS = (Split(0, 2),)  # (N H,) -> (N, H)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.core.types import Prompt
+from jaxgen.models.autoencoders.hunyuan_video import HunyuanVideoVAE
+from jaxgen.models.autoencoders.hunyuan_video import HunyuanVideoVAEConfig
 from jaxgen.models.autoencoders.kl import KLAutoencoder
 from jaxgen.models.autoencoders.kl import KLConfig
 from jaxgen.models.autoencoders.pixel import PixelAutoencoder
@@ -163,7 +165,7 @@ def _init_mmdit(module: MMDiT | HunyuanVideo, rng: jax.Array) -> Params:
       pooled=jnp.zeros((1, 1, c.pooled_dim)) if c.pooled_dim else None)
 
 
-def _init_autoencoder(module: KLAutoencoder | PixelAutoencoder, rng: jax.Array) -> Params:
+def _init_autoencoder(module: nn.Module, rng: jax.Array) -> Params:
   side = 2 * module.config.factor
   return module.init(rng, jnp.zeros((1, side, side, 3)))
 
@@ -189,5 +191,7 @@ FAMILIES: dict[str, Family] = {
     'cosmos': Family(CosmosConfig, Cosmos, 'denoiser', _init_denoiser),
     'z_image': Family(ZImageConfig, ZImage, 'denoiser', _init_denoiser),
     'kl': Family(KLConfig, KLAutoencoder, 'autoencoder', _init_autoencoder),
+    'hunyuan_video_vae': Family(HunyuanVideoVAEConfig, HunyuanVideoVAE, 'autoencoder',
+                                _init_autoencoder),
     'pixel': Family(PixelConfig, PixelAutoencoder, 'autoencoder', _init_autoencoder),
 }

@@ -1,0 +1,37 @@
+"""What the tests of autoencoders share: pixels, torch's order of axes, one program per shape."""
+
+import functools
+
+import jax
+import numpy as np
+import torch
+
+
+def pixels(*shape, seed=1):
+  """f32[*shape, 3] in [-1, 1]."""
+  return np.random.default_rng(seed).uniform(-1, 1, (*shape, 3)).astype(np.float32)
+
+
+def latents(*shape, seed=2):
+  """f32[*shape], normal."""
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@functools.cache
+def _compiled(module, method):
+  return jax.jit(functools.partial(module.apply, method=method))
+
+
+def run(module, params, method, *args):
+  """A method of the module, compiled once for each shape; numpy arrays."""
+  return jax.tree.map(np.asarray, _compiled(module, method)({'params': params}, *args))
+
+
+def to_torch(array):
+  """f[n, *space, c] as torch's f[n, c, *space]."""
+  return torch.tensor(np.moveaxis(array, -1, 1))
+
+
+def from_torch(tensor):
+  """The inverse of ``to_torch``."""
+  return np.moveaxis(tensor.detach().numpy(), 1, -1)

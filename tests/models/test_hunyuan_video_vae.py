@@ -1,0 +1,162 @@
+"""HunyuanVideo's causal autoencoder against diffusers' AutoencoderKLHunyuanVideo."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+
+from jaxgen.conversion import engine
+from jaxgen.conversion.folders import load_folder
+from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.tables import hunyuan_video_vae as table
+from jaxgen.core import trees
+from jaxgen.core.errors import UserError
+from jaxgen.models import registry
+from jaxgen.models.autoencoders.hunyuan_video import HunyuanVideoVAE
+from jaxgen.models.autoencoders.hunyuan_video import HunyuanVideoVAEConfig
+from jaxgen.models.autoencoders.tiling import Tiling
+from tests.models import parity
+from tests.models.clips import from_torch
+from tests.models.clips import latents
+from tests.models.clips import pixels
+from tests.models.clips import run
+from tests.models.clips import to_torch
+
+# Four resolutions, so that the first step leaves the frames alone; sides that differ.
+CONFIG = HunyuanVideoVAEConfig(channels=4, block_channels=(4, 4, 8, 8), layers_per_block=1,
+                               norm_groups=2, tiling=Tiling())
+MODEL = HunyuanVideoVAE(CONFIG)
+TILED = HunyuanVideoVAE(dataclasses.replace(
+    CONFIG, tiling=Tiling(size=32, stride=24, frames=8, frame_stride=4)))
+
+
+@functools.cache
+def params():
+  return parity.random_params(MODEL, scale=0.2)
+
+
+@functools.cache
+def theirs():
+  model = AutoencoderKLHunyuanVideo.from_config(table.FAMILY.write_config(CONFIG.__dict__))
+  return parity.load(model, table.RULES, params()).requires_grad_(False)
+
+
+@functools.cache
+def theirs_tiled():
+  model = AutoencoderKLHunyuanVideo.from_config(table.FAMILY.write_config(CONFIG.__dict__))
+  model.enable_tiling(32, 32, 8, 24, 24, 4)
+  return parity.load(model, table.RULES, params()).requires_grad_(False)
+
+
+def test_moments_and_latents_of_a_clip_equal_diffusers():
+  clip = pixels(2, 9, 16, 24)
+  posterior = theirs().encode(to_torch(clip)).latent_dist
+  mean, log_variance = run(MODEL, params(), 'moments', clip)
+  assert mean.shape == (2, 3, 2, 3, 4) and np.abs(mean).mean() > 0.1
+  np.testing.assert_allclose(mean, from_torch(posterior.mean), atol=1e-4)
+  np.testing.assert_allclose(log_variance, from_torch(posterior.logvar), atol=1e-4)
+
+
+def test_an_image_is_one_latent_frame():
+  images = pixels(2, 16, 24)
+  posterior = theirs().encode(to_torch(images[:, None])).latent_dist
+  ours = run(MODEL, params(), 'encode', images)
+  np.testing.assert_allclose(ours, from_torch(posterior.mean)[:, 0] * CONFIG.scaling, atol=1e-4)
+  decoded = theirs().decode(posterior.mean).sample
+  np.testing.assert_allclose(run(MODEL, params(), 'decode', ours), from_torch(decoded)[:, 0],
+                             atol=1e-4)
+
+
+def test_clips_and_frames_decode_as_in_diffusers():
+  z = latents(2, 3, 2, 3, 4)
+  expected = from_torch(theirs().decode(to_torch(z / CONFIG.scaling)).sample)
+  ours = run(MODEL, params(), 'decode', z)
+  assert ours.shape == (2, 9, 16, 24, 3)
+  np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_samples_have_the_posterior_of_diffusers():
+  images, rng = pixels(2, 16, 24), jax.random.key(3)
+  posterior = theirs().encode(to_torch(images[:, None])).latent_dist
+  noise = np.asarray(jax.random.normal(rng, (2, 2, 3, 4)))
+  expected = from_torch(posterior.mean)[:, 0] + from_torch(posterior.std)[:, 0] * noise
+  np.testing.assert_allclose(run(MODEL, params(), 'sample', images, rng),
+                             expected * CONFIG.scaling, atol=1e-4)
+
+
+def test_scaling_is_applied_once_each_way():
+  plain = HunyuanVideoVAE(dataclasses.replace(CONFIG, scaling=1.0))
+  clip = pixels(2, 9, 16, 24)
+  z = run(plain, params(), 'encode', clip)
+  ours = run(MODEL, params(), 'encode', clip)
+  np.testing.assert_allclose(ours, z * CONFIG.scaling, rtol=1e-5)
+  np.testing.assert_allclose(run(MODEL, params(), 'decode', ours),
+                             run(plain, params(), 'decode', z), atol=1e-5)
+
+
+def test_tiles_of_a_clip_equal_diffusers():
+  """Three tiles in time, the last cut short; when decoding also two in height."""
+  clip = pixels(1, 13, 16, 24)
+  expected = theirs_tiled().encode(to_torch(clip)).latent_dist.mean
+  np.testing.assert_allclose(run(TILED, params(), 'encode', clip),
+                             from_torch(expected) * CONFIG.scaling, atol=1e-4)
+  z = latents(1, 4, 5, 3, 4)
+  expected = theirs_tiled().decode(to_torch(z / CONFIG.scaling)).sample
+  np.testing.assert_allclose(run(TILED, params(), 'decode', z), from_torch(expected), atol=1e-4)
+
+
+def test_tiles_of_an_image_equal_diffusers():
+  """Two rows of three tiles."""
+  images = pixels(1, 40, 56)
+  expected = from_torch(theirs_tiled().encode(to_torch(images[:, None])).latent_dist.mean)[:, 0]
+  np.testing.assert_allclose(run(TILED, params(), 'encode', images), expected * CONFIG.scaling,
+                             atol=1e-4)
+  whole = run(MODEL, params(), 'encode', images)
+  assert np.abs(whole - expected * CONFIG.scaling).max() > 1e-3  # the tiles were there
+
+
+def test_folder_loads_in_diffusers_and_returns(tmp_path):
+  folder = str(tmp_path / 'vae')
+  save_folder(folder, table.FAMILY.write_config(CONFIG.__dict__),
+              engine.to_torch(table.RULES, params()), stem=table.FAMILY.stem)
+  AutoencoderKLHunyuanVideo.from_pretrained(folder)
+  config, tensors = load_folder(folder)
+  section = table.FAMILY.read_config(config, tensors, folder)
+  assert section.pop('family') == 'hunyuan_video_vae'
+  assert HunyuanVideoVAEConfig(**section, tiling=Tiling()) == CONFIG
+  again = trees.flatten(engine.from_torch(table.RULES, tensors, params()))
+  for path, leaf in trees.flatten(params()).items():
+    np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+
+
+def test_round_trip_keeps_every_byte():
+  parity.assert_round_trip(table.RULES, theirs(), params())
+
+
+def test_published_sizes_are_complete():
+  full = registry.build(registry.section('hunyuan_video_vae'), np.float32)
+  parity.assert_complete(table.RULES, full, lambda: AutoencoderKLHunyuanVideo.from_config(
+      table.FAMILY.write_config(full.config.__dict__)))
+  assert parity.count(full) == 246_478_803
+  assert (full.config.factor, full.config.temporal_factor) == (8, 4)
+  tiling = full.config.tiling
+  assert (tiling.frames, tiling.frame_stride) == (
+      theirs().tile_sample_min_num_frames, theirs().tile_sample_stride_num_frames)
+  parity.assert_axes_named(full)
+
+
+@pytest.mark.parametrize('field, fields', [
+    ('block_channels', dict(block_channels=(128, 100, 256))),
+    ('block_channels', dict(block_channels=(128, 256))),
+    ('tiling.stride', dict(tiling=Tiling(size=64, stride=65))),
+    ('tiling.stride', dict(tiling=Tiling(size=64, stride=44))),
+    ('tiling.frame_stride', dict(tiling=Tiling(frames=16, frame_stride=6))),
+    ('scaling', dict(scaling=0.0)),
+])
+def test_sizes_that_do_not_fit_are_named(field, fields):
+  with pytest.raises(UserError, match=f'autoencoder.{field}'):
+    HunyuanVideoVAEConfig(**fields)
