@@ -8,7 +8,7 @@ other, then samples, scores, exports and reports. Measured scores: docs/quicksta
 
 from configs.iomm import shapes
 
-STEPS = dict(mllm=300, pretrain=200, finetune=800)
+STEPS = dict(mllm=400, pretrain=100, finetune=1500)
 
 
 def get_config(stage: str = 'finetune'):

@@ -20,23 +20,23 @@ def get_config() -> ConfigDict:
   config = base.get_config()
   config.model.mllm = ConfigDict(section(
       'internvl',
-      vision=dict(image_size=24, patch_size=4, width=96, layers=2, heads=3, mlp=384),
+      vision=dict(image_size=16, patch_size=4, width=96, layers=2, heads=3, mlp=384),
       text=dict(vocab=VOCAB, width=WIDTH, layers=2, heads=4, kv_heads=2, mlp=384,
                 rope_theta=10_000.0, embedding_std=1.0),
       downsample=0.5, image_token_id=VOCAB - 1))
   config.model.bridge = ConfigDict(section('residual_queries', width=WIDTH, queries=8, heads=4))
   config.model.denoiser = ConfigDict(section(
-      'mmdit', in_channels=48, cond_dim=WIDTH, width=128, heads=2, double_blocks=2,
-      single_blocks=2, axes_dims=(8, 28, 28)))
+      'mmdit', in_channels=48, cond_dim=WIDTH, width=128, heads=4, double_blocks=2,
+      single_blocks=2, axes_dims=(4, 14, 14)))
   config.model.autoencoder = ConfigDict(section('pixel', factor=2))
   config.model.compute_dtype = 'float32'  # CPUs have no fast bfloat16
   config.model.frozen_dtype = 'float32'
 
   config.data.tokenizer = 'runs/shapes/tokenizer'
-  config.data.image_size = 24
-  config.data.vision_size = 24
-  config.data.visual_tokens = 36
-  config.data.prompt_tokens = 24
+  config.data.image_size = 16
+  config.data.vision_size = 16
+  config.data.visual_tokens = 16
+  config.data.prompt_tokens = 17
   config.data.threads = 1
 
   # Shapes are large: they show through much noise, and that is where the layout is decided.
@@ -64,7 +64,7 @@ def captions() -> ConfigDict:
   config = get_config()
   config.data.sources.captions = source('shapes', 'caption')
   config.data.visual_tokens = 0
-  config.data.prompt_tokens = 28
+  config.data.prompt_tokens = 24
   config.objective.flow_matching = 0.0
   config.objective.next_token = 1.0
   config.trainable = ((r'mllm/.*', True), (r'bridge/.*|denoiser/.*|autoencoder/.*', False))

@@ -28,15 +28,19 @@ COLORS = {
 PLAIN = 'black'  # of objects whose colour the caption leaves open
 SHAPES = ('circle', 'square', 'triangle', 'cross')
 UNIT_AREA = {'circle': np.pi, 'square': 3.24, 'triangle': 2.0, 'cross': 2.2576}  # at radius 1
-TASKS = ('single_object', 'two_object', 'counting', 'colors', 'position', 'color_attribution')
+# Each task and how often it is drawn relative to the others: more captions need more scenes.
+TASK_WEIGHTS = {'single_object': 1, 'two_object': 2, 'counting': 2, 'colors': 2, 'position': 4,
+                'color_attribution': 5}
+TASKS = tuple(TASK_WEIGHTS)
 NUMBERS = {2: 'two', 3: 'three', 4: 'four'}
-CELLS = 3  # objects stand in cells of a CELLS x CELLS grid, so that they never touch
-RADIUS = 0.14  # of every object, in units of the image side
+CELLS = 2  # objects stand in cells of a CELLS x CELLS grid, so that they never touch
+RADIUS = 0.21  # of every object, in units of the image side
 # A relation is the direction in which the first object lies from the second: (x, y), y down.
 RELATIONS = {'left of': (-1, 0), 'right of': (1, 0), 'above': (0, -1), 'below': (0, 1)}
+OPPOSITE = {'left of': 'right of', 'right of': 'left of', 'above': 'below', 'below': 'above'}
 # Of the tasks with many captions one in six is held out of training, for the test split.
 HELD_OUT_TASKS = ('position', 'color_attribution')
-HELD_OUT_ONE_IN = 6
+HELD_OUT_ONE_IN, HELD_OUT_REST = 6, 3  # this remainder takes some of every relation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +71,16 @@ class Request:
     return 'a photo of ' + (f' {self.relation} ' if self.relation else ' and ').join(names)
 
   @property
+  def mirrored(self) -> 'Request':
+    """The same wish with the objects named in the other order."""
+    return Request(self.task, self.wanted[::-1], self.relation and OPPOSITE[self.relation])
+
+  @property
   def held_out(self) -> bool:
-    """True for the captions that training never shows."""
+    """True for the captions that training never shows, in either order of the objects."""
+    either = min(self.caption, self.mirrored.caption)
     return (self.task in HELD_OUT_TASKS
-            and zlib.crc32(self.caption.encode()) % HELD_OUT_ONE_IN == 0)
+            and zlib.crc32(either.encode()) % HELD_OUT_ONE_IN == HELD_OUT_REST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +117,10 @@ class ShapesSource:
     return 2**40
 
   def scene(self, index: int) -> Scene:
-    """Scene number ``index``; the six tasks take turns at random, each equally often."""
+    """Scene number ``index``; the six tasks take turns at random, by ``TASK_WEIGHTS``."""
     rng = random.Random(f'{self.seed}/{self.split}/{index}')
-    return arrange(rng.choice(self._requests[rng.choice(TASKS)]), rng)
+    task, = rng.choices(TASKS, tuple(TASK_WEIGHTS.values()))
+    return arrange(rng.choice(self._requests[task]), rng)
 
   def __getitem__(self, index: int) -> dict[str, object]:
     """``{'id': str, 'image': uint8[size, size, 3], 'caption': str}``."""

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from jaxgen.data import shapes
 
-MIN_AREA = 0.015  # of the image; the smallest drawn cross covers 0.025
+MIN_AREA = 0.04  # of the image; the smallest drawn shape covers 0.09
 MIN_OVERLAP = 0.6  # intersection over union with the best outline
 POSITION_MARGIN = 0.1
 

@@ -17,15 +17,21 @@ def test_record_is_a_pure_function_of_seed_split_and_index():
   assert any(other[i]['caption'] != first[i]['caption'] for i in range(10))
 
 
-def test_tasks_are_equally_frequent_and_training_never_shows_a_held_out_caption():
+def test_tasks_are_as_frequent_as_their_weights_and_training_never_shows_a_held_out_caption():
   source = shapes.ShapesSource(size=16)
   scenes = [source.scene(index) for index in range(3000)]
   counts = collections.Counter(scene.task for scene in scenes)
   assert set(counts) == set(shapes.TASKS)
-  assert all(abs(count - 500) < 5 * np.sqrt(500 * 5 / 6) for count in counts.values())
+  for task, weight in shapes.TASK_WEIGHTS.items():
+    expected = len(scenes) * weight / sum(shapes.TASK_WEIGHTS.values())
+    assert abs(counts[task] - expected) < 5 * np.sqrt(expected)
   held_out = {request.caption for task in shapes.HELD_OUT_TASKS
               for request in shapes.requests('test')[task]}
   assert held_out and not held_out & {scene.caption for scene in scenes}
+  # Nor the same wish with the objects in the other order.
+  assert not held_out & {scene.request.mirrored.caption for scene in scenes}
+  assert {request.relation for request in shapes.requests('test')['position']} == set(
+      shapes.RELATIONS)
 
 
 def test_objects_stand_in_cells_of_their_own_and_in_the_asked_relation():
