@@ -1,4 +1,4 @@
-"""The quickstart with four times the steps: what the same small model reaches in less than an hour.
+"""The quickstart with six times the steps: what the same small model reaches in about an hour.
 
   CONFIG=configs/iomm/long.py launch/quickstart.sh runs/long
 
@@ -7,7 +7,7 @@ Hardware: two CPU cores. Measured: docs/quickstart.md.
 
 from configs.iomm import quickstart
 
-STEPS = dict(mllm=400, pretrain=250, finetune=3000)
+STEPS = dict(mllm=300, pretrain=100, finetune=8000)
 
 
 def get_config(stage: str = 'finetune'):

@@ -33,7 +33,7 @@ def get_config(stage: str = 'finetune') -> ConfigDict:
 
 
 def _photos(config: ConfigDict) -> ConfigDict:
-  """From drawings of 24 pixels to photographs of 64, with captions of up to 27 words."""
+  """From small drawings to photographs of 64 pixels, with captions of up to 27 words."""
   config.model.mllm.text.vocab = 2048
   config.model.mllm.image_token_id = 2047
   config.model.mllm.vision.image_size = 64
@@ -42,6 +42,7 @@ def _photos(config: ConfigDict) -> ConfigDict:
   config.model.denoiser.in_channels = 192
   config.model.denoiser.width = 192
   config.model.denoiser.heads = 3
+  config.model.denoiser.axes_dims = (8, 28, 28)
   config.data.tokenizer = 'runs/photos/tokenizer'
   config.data.image_size = 64
   config.data.vision_size = 64

@@ -8,7 +8,7 @@ other, then samples, scores, exports and reports. Measured scores: docs/quicksta
 
 from configs.iomm import shapes
 
-STEPS = dict(mllm=400, pretrain=100, finetune=1500)
+STEPS = dict(mllm=300, pretrain=100, finetune=1300)
 
 
 def get_config(stage: str = 'finetune'):
@@ -17,6 +17,6 @@ def get_config(stage: str = 'finetune'):
   elif stage == 'pretrain':
     config = shapes.generation(image_share=1.0)
   else:
-    config = shapes.generation(image_share=0.25)
+    config = shapes.generation(image_share=0.2)
   config.train.steps = STEPS[stage]
   return config
