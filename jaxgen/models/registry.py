@@ -26,6 +26,8 @@ from jaxgen.models.denoisers.hunyuan_video import HunyuanVideo
 from jaxgen.models.denoisers.hunyuan_video import HunyuanVideoConfig
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
+from jaxgen.models.denoisers.sana import Sana
+from jaxgen.models.denoisers.sana import SanaConfig
 from jaxgen.models.denoisers.z_image import ZImage
 from jaxgen.models.denoisers.z_image import ZImageConfig
 from jaxgen.models.encoders.causal_lm import CausalLM
@@ -189,6 +191,7 @@ FAMILIES: dict[str, Family] = {
     'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_mmdit),
     'hunyuan_video': Family(HunyuanVideoConfig, HunyuanVideo, 'denoiser', _init_mmdit),
     'cosmos': Family(CosmosConfig, Cosmos, 'denoiser', _init_denoiser),
+    'sana': Family(SanaConfig, Sana, 'denoiser', _init_denoiser),
     'z_image': Family(ZImageConfig, ZImage, 'denoiser', _init_denoiser),
     'kl': Family(KLConfig, KLAutoencoder, 'autoencoder', _init_autoencoder),
     'hunyuan_video_vae': Family(HunyuanVideoVAEConfig, HunyuanVideoVAE, 'autoencoder',

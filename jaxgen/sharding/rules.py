@@ -45,6 +45,7 @@ RULES = {
     'conv_out': Rule(),
     'norm': Rule(),
     'rank': Rule(),
+    'chunks': Rule(),
 }
 
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
-from jaxgen.models.denoisers.blocks import clean_steers
 from jaxgen.models.layers.attention import attend
 from jaxgen.models.layers.embeddings import timestep_embedding
 from jaxgen.models.layers.heads import QKV
@@ -276,8 +275,8 @@ def _segment_times(config: CosmosConfig, t: jax.Array, segments: jax.Array,
   """Times f32[B, V] and steers i32[B, L] from those of the segments."""
   if clean is None:
     return t, segments
-  times = jnp.concatenate([t, jnp.full_like(t, config.clean_time)], axis=1)
-  return times, clean_steers(segments, clean, t.shape[1])
+  times = jnp.concatenate([t, jnp.full_like(t[:, :1], config.clean_time)], axis=1)
+  return times, jnp.where(clean & (segments > 0), times.shape[1], segments)
 
 
 def _at_base_rate(positions: jax.Array, segments: jax.Array, fps: jax.Array | None) -> jax.Array:
