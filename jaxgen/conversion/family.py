@@ -52,6 +52,19 @@ class Fixed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Implied:
+  """A field of ours that the external class leaves no choice about.
+
+  Attributes:
+    ours: dotted field of the section.
+    value: what import sets, and what export demands.
+  """
+
+  ours: str
+  value: Any
+
+
+@dataclasses.dataclass(frozen=True)
 class Absent:
   """A switch of ours that is on where a tensor is absent, whatever their config says.
 
@@ -82,7 +95,7 @@ class Family:
   marker: tuple[str, str]
   stem: str
   rules: Rules
-  fields: tuple[Field | Fixed | Absent, ...]
+  fields: tuple[Field | Fixed | Implied | Absent, ...]
 
   def read_config(self, theirs: Mapping[str, Any], tensors: Container[str], where: str
                   ) -> dict[str, Any]:
@@ -98,6 +111,8 @@ class Family:
       match field:
         case Fixed():
           _check_fixed(field, theirs, where)
+        case Implied():
+          _set(ours, field.ours, field.value)
         case Absent():
           _set(ours, field.ours, field.tensor not in tensors)
         case Field(read=read) if read is not None:
@@ -111,12 +126,19 @@ class Family:
       match field:
         case Fixed():
           _set(theirs, field.theirs, field.value)
+        case Implied():
+          self._check_implied(field, ours)
         case Absent():
           for name in field.theirs:
             _set(theirs, name, get(ours, field.ours))
         case Field():
           _set(theirs, _names(field)[0], field.write(get(ours, field.ours), ours))
     return theirs
+
+  def _check_implied(self, field: Implied, ours: Mapping[str, Any]) -> None:
+    if (value := get(ours, field.ours)) != field.value:
+      raise user_error(f'config.model: {field.ours}', value, f'{self.marker[1]} knows '
+                       f'{field.value!r} only; this model has no export')
 
   def _read(self, field: Field, theirs: Mapping[str, Any], where: str) -> Any:
     for name in _names(field):

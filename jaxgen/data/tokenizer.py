@@ -62,10 +62,7 @@ def load_tokenizer(path: str, field: str = 'config.data.tokenizer') -> Tokenizer
   Raises:
     UserError: nothing there, or a tokenizer without the tokens that stand for images.
   """
-  file, settings = _find(path, field)
-  backend = tokenizers.Tokenizer.from_file(file)
-  backend.no_padding()
-  backend.no_truncation()
+  backend, settings = open_tokenizer(path, field)
   ids = {name: backend.token_to_id(name) for name in (END, IMAGE_START, IMAGE, IMAGE_END)}
   missing = sorted(name for name, index in ids.items() if index is None)
   if missing:
@@ -75,6 +72,19 @@ def load_tokenizer(path: str, field: str = 'config.data.tokenizer') -> Tokenizer
   pad = backend.token_to_id(pad['content'] if isinstance(pad, dict) else pad)
   return Tokenizer(backend, ids[END] if pad is None else pad, ids[END],
                    ids[IMAGE_START], ids[IMAGE], ids[IMAGE_END])
+
+
+def open_tokenizer(path: str, field: str) -> tuple[tokenizers.Tokenizer, dict[str, object]]:
+  """The tokenizer of a folder or hub id, which neither cuts nor pads, and its settings.
+
+  Raises:
+    UserError: nothing there; it names ``field``.
+  """
+  file, settings = _find(path, field)
+  backend = tokenizers.Tokenizer.from_file(file)
+  backend.no_padding()
+  backend.no_truncation()
+  return backend, settings
 
 
 def _find(path: str, field: str) -> tuple[str, dict[str, object]]:

@@ -32,6 +32,8 @@ from jaxgen.models.denoisers.z_image import ZImage
 from jaxgen.models.denoisers.z_image import ZImageConfig
 from jaxgen.models.encoders.causal_lm import CausalLM
 from jaxgen.models.encoders.causal_lm import CausalLMConfig
+from jaxgen.models.encoders.clip_text import ClipText
+from jaxgen.models.encoders.clip_text import ClipTextConfig
 from jaxgen.models.encoders.internvl import InternVL
 from jaxgen.models.encoders.internvl import InternVLConfig
 from jaxgen.models.encoders.qwen2_5_vl import Qwen2_5VL
@@ -144,6 +146,10 @@ def _init_text(module: nn.Module, rng: jax.Array) -> Params:
   return module.init(rng, tokens, tokens, tokens)
 
 
+def _init_clip_text(module: ClipText, rng: jax.Array) -> Params:
+  return module.init(rng, jnp.zeros((1, 2), jnp.int32))
+
+
 def _init_residual_queries(module: ResidualQueries, rng: jax.Array) -> Params:
   states, segments = jnp.zeros((1, 2, module.config.width)), jnp.ones((1, 2), jnp.int32)
   return module.init(rng, states, segments, 1)
@@ -186,6 +192,7 @@ FAMILIES: dict[str, Family] = {
     'qwen2_5_vl': Family(Qwen2_5VLConfig, Qwen2_5VL, 'mllm', _init_qwen2_5_vl),
     'llama': Family(CausalLMConfig, CausalLM, 'text_encoder', _init_text),
     'qwen3': Family(CausalLMConfig, CausalLM, 'text_encoder', _init_text),
+    'clip_text': Family(ClipTextConfig, ClipText, 'text_encoder_2', _init_clip_text),
     'residual_queries': Family(ResidualQueriesConfig, ResidualQueries, 'bridge',
                                _init_residual_queries),
     'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_mmdit),

@@ -41,6 +41,8 @@ RULES = {
     'cond': Rule(),
     'patch': Rule(),
     'queries': Rule(),
+    'positions': Rule(),
+    'lora': Rule(),
     'conv_in': Rule(),
     'conv_out': Rule(),
     'norm': Rule(),

@@ -5,6 +5,7 @@ from jaxgen.conversion.family import Absent
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Implied
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
@@ -76,13 +77,20 @@ def language_fields(ours: str, theirs: tuple[str, ...], head: str, norm_eps: flo
   )
 
 
-def tower(name: str, kind: str, *fields: Field | Fixed) -> Family:
+def qwen2_fields(ours: str) -> tuple[Implied, ...]:
+  """What Qwen2's classes leave no choice about."""
+  return (Implied(f'{ours}qkv_bias', True), Implied(f'{ours}qk_norm', False),
+          Implied(f'{ours}head_channels', 0), Implied(f'{ours}rope_scaling.factor', 1.0))
+
+
+def tower(name: str, kind: str, *fields: Field | Fixed | Implied, qk_norm: bool) -> Family:
   """The family of a text tower that is nothing but the language model.
 
   Args:
     name: of the family, and their ``model_type``.
     kind: name of their class.
     *fields: config fields beyond the common ones.
+    qk_norm: whether their class has norms of queries and keys.
   """
   return Family(
       name=name, marker=('model_type', name), stem='model',
@@ -91,8 +99,10 @@ def tower(name: str, kind: str, *fields: Field | Fixed) -> Family:
           *language_fields('', ('',), 'lm_head.weight'),
           Field('head_channels', 'head_dim', read=_read_head_dim, write=_write_head_dim,
                 default=0),
-          Field('qkv_bias', 'attention_bias', read=None),
-          Fixed('attention_bias', False),  # theirs has a bias on the output as well
+          Implied('qkv_bias', False),
+          Implied('qk_norm', qk_norm),
+          Implied('rope_sections', ()),
+          Fixed('attention_bias', False),
           *fields,
           Fixed('architectures', (kind,))))
 

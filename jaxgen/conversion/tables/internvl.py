@@ -7,8 +7,10 @@ from jaxgen.conversion.engine import Rule
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Implied
 from jaxgen.conversion.tables.causal_lm import language_fields
 from jaxgen.conversion.tables.causal_lm import language_rules
+from jaxgen.conversion.tables.causal_lm import qwen2_fields
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
@@ -99,6 +101,8 @@ FIELDS = (
     Fixed('vision_config.use_mask_token', False),
     Fixed('vision_config.use_mean_pooling', True),
     *language_fields('text.', ('text_config.',), _HEAD),
+    *qwen2_fields('text.'),
+    Implied('text.rope_sections', ()),
     Fixed('text_config.model_type', 'qwen2'),
     # 'dynamic' differs from 'default' beyond max_position_embeddings (32768) only.
     Fixed('text_config.rope_parameters.rope_type', 'default', also=('dynamic',)),

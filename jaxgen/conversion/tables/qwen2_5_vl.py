@@ -9,6 +9,7 @@ from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
 from jaxgen.conversion.tables.causal_lm import language_fields
 from jaxgen.conversion.tables.causal_lm import language_rules
+from jaxgen.conversion.tables.causal_lm import qwen2_fields
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
@@ -59,6 +60,7 @@ FIELDS = (
     Fixed('vision_config.hidden_act', 'silu'),
     Fixed('vision_config.in_channels', 3),
     *language_fields('text.', _SECTIONS, _HEAD, norm_eps=1e-5),
+    *qwen2_fields('text.'),
     Field('text.rope_sections', tuple(f'{section}{rope}.mrope_section' for section in _SECTIONS
                                       for rope in ('rope_parameters', 'rope_scaling')),
           read=lambda sections, _: tuple(sections)),

@@ -1,0 +1,52 @@
+"""transformers' ``CLIPTextModel``; checked against it in tests/models/test_text_towers.py."""
+
+from jaxgen.conversion.engine import Rule
+from jaxgen.conversion.engine import Rules
+from jaxgen.conversion.family import Family
+from jaxgen.conversion.family import Field
+from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.tables.pieces import heads
+from jaxgen.conversion.tables.pieces import linear
+from jaxgen.conversion.transforms import HEADS_IN
+
+
+def _norm(ours: str, theirs: str) -> Rules:
+  return Rule(f'{ours}/scale', f'{theirs}.weight'), Rule(f'{ours}/bias', f'{theirs}.bias')
+
+
+def encoder_rules(ours: str, theirs: str) -> Rules:
+  """The blocks of CLIP and SigLIP, which have the same names."""
+  return (
+      *(rule for part in 'qkv'
+        for rule in heads(f'{ours}/attention/{part}', f'{theirs}.self_attn.{part}_proj')),
+      *linear(f'{ours}/attention/out', f'{theirs}.self_attn.out_proj', HEADS_IN),
+      *_norm(f'{ours}/attention_norm', f'{theirs}.layer_norm1'),
+      *_norm(f'{ours}/mlp_norm', f'{theirs}.layer_norm2'),
+      *linear(f'{ours}/mlp/up', f'{theirs}.mlp.fc1'),
+      *linear(f'{ours}/mlp/down', f'{theirs}.mlp.fc2'),
+  )
+
+
+FAMILY = Family(
+    name='clip_text',
+    marker=('model_type', 'clip_text_model'),
+    stem='model',
+    rules=(
+        Rule('embedding', 'embeddings.token_embedding.weight'),
+        Rule('positions', 'embeddings.position_embedding.weight'),
+        *encoder_rules('layers', 'encoder.layers.{i}'),
+        *_norm('norm', 'final_layer_norm'),
+    ),
+    fields=(
+        Field('vocab', 'vocab_size', default=49408),
+        Field('width', 'hidden_size', default=512),
+        Field('layers', 'num_hidden_layers', default=12),
+        Field('heads', 'num_attention_heads', default=8),
+        Field('mlp', 'intermediate_size', default=2048),
+        Field('positions', 'max_position_embeddings', default=77),
+        Field('activation', 'hidden_act', default='quick_gelu'),
+        Field('norm_eps', 'layer_norm_eps', default=1e-5),
+        Field('eos_id', 'eos_token_id', default=49407),
+        Fixed('architectures', ('CLIPTextModel',)),
+    ),
+)

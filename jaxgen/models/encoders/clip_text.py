@@ -1,0 +1,94 @@
+"""CLIP's text encoder: causal blocks, and one vector for the whole text from its end token."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core.errors import user_error
+from jaxgen.models.layers.encoder import EncoderBlock
+from jaxgen.models.layers.linear import normal
+from jaxgen.models.layers.mlp import gelu_exact
+from jaxgen.models.layers.mlp import gelu_quick
+from jaxgen.models.layers.norms import LayerNorm
+
+ACTIVATIONS = {'quick_gelu': gelu_quick, 'gelu': gelu_exact}
+# Configs older than transformers 4.31 name this id, whatever the end token of their tokenizer is.
+OLD_EOS = 2
+
+CLIP_L: dict[str, Any] = dict(family='clip_text', vocab=49408, width=768, layers=12, heads=12,
+                              mlp=3072)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTextConfig:
+  """Sizes of the encoder.
+
+  Attributes:
+    vocab: V.
+    width: D.
+    layers: number of blocks.
+    heads: N.
+    mlp: F.
+    positions: longest text in tokens.
+    activation: of the MLPs, ``quick_gelu`` or ``gelu``.
+    norm_eps: epsilon of every norm.
+    eos_id: the end token; 2 = the old rule, where the end token is the largest id of the text.
+  """
+
+  vocab: int
+  width: int
+  layers: int
+  heads: int
+  mlp: int
+  positions: int = 77
+  activation: str = 'quick_gelu'
+  norm_eps: float = 1e-5
+  eos_id: int = OLD_EOS
+
+  def __post_init__(self):
+    where = 'config.model.text_encoder_2'
+    if self.width % self.heads:
+      raise user_error(f'{where}.heads', self.heads, f'must divide width = {self.width}')
+    if self.activation not in ACTIVATIONS:
+      raise user_error(f'{where}.activation', self.activation,
+                       f'must be one of {sorted(ACTIVATIONS)}')
+
+
+class ClipText(nn.Module):
+  """Texts to token states and pooled vectors; each row is one text."""
+
+  config: ClipTextConfig
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Encodes texts; what stands behind the end token changes neither it nor what is before.
+
+    Args:
+      tokens: i32[B, S] from the start token on, padded on the right.
+
+    Returns:
+      ``(f[B, S, D], f[B, D])``: states after the final norm, and that of the end token.
+    """
+    c = self.config
+    rows, length = tokens.shape
+    assert length <= c.positions, (tokens.shape, c)
+    embedding = self.param(
+        'embedding', nn.with_logical_partitioning(normal(0.02), ('vocab', 'embed')),
+        (c.vocab, c.width), jnp.float32)
+    positions = self.param(
+        'positions', nn.with_logical_partitioning(normal(0.01), ('positions', 'embed')),
+        (c.positions, c.width), jnp.float32)
+    x = (jnp.take(embedding, tokens, axis=0) + positions[:length]).astype(self.dtype)
+    places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
+    stack = nn.scan(EncoderBlock, length=c.layers, variable_axes={'params': 0},
+                    split_rngs={'params': True}, in_axes=nn.broadcast,
+                    metadata_params={nn.PARTITION_NAME: 'layers'})
+    x, _ = stack(c.heads, c.mlp, ACTIVATIONS[c.activation], norm_eps=c.norm_eps,
+                 dtype=self.dtype, name='layers')(x, None, places)
+    x = LayerNorm(epsilon=c.norm_eps, dtype=self.dtype, name='norm')(x)
+    end = jnp.argmax(tokens if c.eos_id == OLD_EOS else tokens == c.eos_id, axis=1)
+    return x, jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
