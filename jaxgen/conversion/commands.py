@@ -21,7 +21,9 @@ from jaxgen.conversion.tables import hunyuan_video
 from jaxgen.conversion.tables import hunyuan_video_vae
 from jaxgen.conversion.tables import internvl
 from jaxgen.conversion.tables import kl
+from jaxgen.conversion.tables import qwen_image
 from jaxgen.conversion.tables import sana
+from jaxgen.conversion.tables import sd3
 from jaxgen.conversion.tables import z_image
 from jaxgen.core import trees
 from jaxgen.core import weights as weights_on_disk
@@ -30,7 +32,8 @@ from jaxgen.models import registry
 
 TABLES: dict[str, Family] = {
     table.FAMILY.name: table.FAMILY for table in (
-        adapter, cosmos, flux, hunyuan_video, hunyuan_video_vae, internvl, kl, sana, z_image)
+        adapter, cosmos, flux, hunyuan_video, hunyuan_video_vae, internvl, kl, qwen_image, sana,
+        sd3, z_image)
 }
 
 # Parameter group -> folder of the export.

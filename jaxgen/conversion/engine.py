@@ -37,6 +37,8 @@ class Rule:
     parts: relative sizes of the joined tensors; empty = equal.
     joined: their tensor holds several parameters of ours, one below the other along its first
       dimension, in the order of the joined rules that name it (a fused qkv).
+    after: path of a stacked parameter of ours, the length of whose stack is this rule's ``{i}``:
+      the block that follows a stack; '' = none.
   """
 
   ours: str
@@ -45,6 +47,7 @@ class Rule:
   fuse: int = 0
   parts: tuple[int, ...] = ()
   joined: bool = False
+  after: str = ''
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -168,6 +171,8 @@ def _resolve(rules: Rules, flat: Mapping[str, Any]) -> tuple[
       for path, numbers in _matches(rule.ours, flat):
         assert path not in covered, f'{path} has two rules: {covered[path]} and {rule}'
         covered[path] = rule
+        if rule.after:
+          numbers = {'i': str(flat[rule.after].shape[0])}
         links.extend(_links(rule, path, numbers, tuple(flat[path].shape)))
   assert covered.keys() == flat.keys(), f'no rule for {sorted(flat.keys() - covered.keys())}'
   constants = {}

@@ -22,6 +22,8 @@ from jaxgen.models.bridges.residual_queries import ResidualQueries
 from jaxgen.models.bridges.residual_queries import ResidualQueriesConfig
 from jaxgen.models.denoisers.cosmos import Cosmos
 from jaxgen.models.denoisers.cosmos import CosmosConfig
+from jaxgen.models.denoisers.dual_stream import DualStream
+from jaxgen.models.denoisers.dual_stream import DualStreamConfig
 from jaxgen.models.denoisers.hunyuan_video import HunyuanVideo
 from jaxgen.models.denoisers.hunyuan_video import HunyuanVideoConfig
 from jaxgen.models.denoisers.mmdit import MMDiT
@@ -167,10 +169,17 @@ def _init_denoiser(module: nn.Module, rng: jax.Array, **vectors: jax.Array | Non
 
 
 def _init_mmdit(module: MMDiT | HunyuanVideo, rng: jax.Array) -> Params:
-  c = module.config
-  return _init_denoiser(
-      module, rng, guidance=jnp.zeros((1, 1)) if c.guidance_embed else None,
-      pooled=jnp.zeros((1, 1, c.pooled_dim)) if c.pooled_dim else None)
+  guidance = jnp.zeros((1, 1)) if module.config.guidance_embed else None
+  return _init_denoiser(module, rng, guidance=guidance, pooled=_pooled(module))
+
+
+def _init_dual_stream(module: DualStream, rng: jax.Array) -> Params:
+  return _init_denoiser(module, rng, pooled=_pooled(module))
+
+
+def _pooled(module: nn.Module) -> jax.Array | None:
+  dim = module.config.pooled_dim
+  return jnp.zeros((1, 1, dim)) if dim else None
 
 
 def _init_autoencoder(module: nn.Module, rng: jax.Array) -> Params:
@@ -197,6 +206,8 @@ FAMILIES: dict[str, Family] = {
                                _init_residual_queries),
     'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_mmdit),
     'hunyuan_video': Family(HunyuanVideoConfig, HunyuanVideo, 'denoiser', _init_mmdit),
+    'qwen_image': Family(DualStreamConfig, DualStream, 'denoiser', _init_dual_stream),
+    'sd3': Family(DualStreamConfig, DualStream, 'denoiser', _init_dual_stream),
     'cosmos': Family(CosmosConfig, Cosmos, 'denoiser', _init_denoiser),
     'sana': Family(SanaConfig, Sana, 'denoiser', _init_denoiser),
     'z_image': Family(ZImageConfig, ZImage, 'denoiser', _init_denoiser),

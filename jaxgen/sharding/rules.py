@@ -41,6 +41,7 @@ RULES = {
     'cond': Rule(),
     'patch': Rule(),
     'queries': Rule(),
+    'grid': Rule(),
     'positions': Rule(),
     'lora': Rule(),
     'conv_in': Rule(),

@@ -32,6 +32,7 @@ RULES = (
          parts=(1, 4)),
     Rule('blocks/up/kernel', 'blocks.{i}.fused.weight', HEADS_OUT, joined=True),
     Rule('blocks/gate/kernel', 'blocks.{i}.fused.weight', LINEAR, joined=True),
+    Rule('last/scale', 'blocks.{i}.last.scale', after='blocks/q/kernel'),
     Rule('optional/kernel', 'optional.weight', LINEAR),
     Constant('pooled.weight', (('in/kernel', 1), 3), unless='optional/kernel'),
 )
@@ -42,6 +43,7 @@ SHAPES = {  # ours
     'blocks/q/kernel': (2, 6, 3, 4), 'blocks/q/bias': (2, 3, 4), 'blocks/out/kernel': (2, 3, 4, 6),
     'blocks/kv/kernel': (2, 6, 8), 'blocks/mix/kernel': (2, 6, 10),
     'blocks/up/kernel': (2, 6, 3, 2), 'blocks/gate/kernel': (2, 6, 5),
+    'last/scale': (6,),
 }
 
 
@@ -81,6 +83,7 @@ def test_layouts_are_those_of_torch():
                              patch.reshape(-1) @ flat['patch'], rtol=1e-5)
   fused = np.concatenate([theirs['blocks.0.k.weight'], theirs['blocks.0.v.weight']])
   assert np.array_equal(fused.T, flat['blocks/kv/kernel'][0])
+  assert np.array_equal(theirs['blocks.2.last.scale'], flat['last/scale'])
   joined = np.concatenate([flat['blocks/up/kernel'][1].reshape(6, 6),
                            flat['blocks/gate/kernel'][1]], axis=1)
   assert np.array_equal(theirs['blocks.1.fused.weight'].T, joined)

@@ -11,6 +11,7 @@ from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Implied
 from jaxgen.conversion.tables.mmdit_blocks import dual_blocks
 from jaxgen.conversion.tables.mmdit_blocks import embedder
 from jaxgen.conversion.tables.mmdit_blocks import fused_attention
@@ -18,7 +19,6 @@ from jaxgen.conversion.tables.mmdit_blocks import fused_single_blocks
 from jaxgen.conversion.tables.mmdit_blocks import single_blocks
 from jaxgen.conversion.tables.mmdit_blocks import swapped
 from jaxgen.conversion.tables.pieces import linear
-from jaxgen.core.errors import user_error
 
 NO_POOLED = 1  # their pooled_projection_dim where our pooled_dim is 0
 
@@ -74,14 +74,6 @@ def _original() -> Rules:
 ORIGINAL_RULES = _original()
 
 
-def _write_head_dim(width: int, ours) -> int:
-  for field, only in (('mlp_ratio', 4.0), ('theta', 10_000.0)):
-    if ours[field] != only:
-      raise user_error(f'config.model.denoiser.{field}', ours[field],
-                       f'FluxTransformer2DModel knows {only} only; this model has no export')
-  return width // ours['heads']
-
-
 FAMILY = Family(
     name='mmdit',
     marker=('_class_name', 'FluxTransformer2DModel'),
@@ -93,7 +85,7 @@ FAMILY = Family(
         Field('heads', 'num_attention_heads'),
         Field('width', 'attention_head_dim',
               read=lambda head_dim, theirs: head_dim * theirs['num_attention_heads'],
-              write=_write_head_dim),
+              write=lambda width, ours: width // ours['heads']),
         Field('double_blocks', 'num_layers'),
         Field('single_blocks', 'num_single_layers'),
         Field('axes_dims', 'axes_dims_rope', read=lambda dims, _: tuple(dims),
@@ -102,6 +94,8 @@ FAMILY = Family(
         Field('pooled_dim', 'pooled_projection_dim',
               read=lambda dim, _: 0 if dim == NO_POOLED else dim,
               write=lambda dim, _: dim or NO_POOLED),
+        Implied('mlp_ratio', 4.0),
+        Implied('theta', 10_000.0),
         Fixed('patch_size', 1),
         Fixed('out_channels', None),
     ),

@@ -25,7 +25,7 @@ from jaxgen.models.layers.modulation import modulated_norm
 from jaxgen.models.layers.remat import check_remat
 from jaxgen.models.layers.remat import stack
 
-CLEAN_TIMES = ('same', 'zero')
+CLEAN_TIMES = ('same', 'zero')  # of condition tokens: that of the noisy ones, or 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +96,32 @@ class SegmentVectors(nn.Module):
     if pooled is not None:
       vectors += VectorEmbedder(self.width, name='pooled')(pooled)
     return vectors
+
+
+def steering(width: int, clean_time: str, t: jax.Array, segments: jax.Array,
+             clean: jax.Array | None, guidance: jax.Array | None, pooled: jax.Array | None
+             ) -> tuple[jax.Array, jax.Array]:
+  """What modulates the image tokens, embedded within the calling module.
+
+  Args:
+    width: D.
+    clean_time: the policy; see ``CLEAN_TIMES``.
+    t: f32[B, G], time of each segment.
+    segments: i32[B, L].
+    clean: bool[B, L], tokens that are conditions, or None.
+    guidance: f32[B, G] or None.
+    pooled: f[B, G, Dp] or None.
+
+  Returns:
+    vectors f32[B, V, D], of which the first G are those of the segments, and steers i32[B, L].
+    Under ``zero`` each segment has a second vector, of time 0 and without guidance.
+  """
+  embed = SegmentVectors(width, name='vectors')
+  vectors = embed(t, guidance, pooled)
+  if clean_time == 'same' or clean is None:
+    return vectors, segments
+  vectors = jnp.concatenate([vectors, embed(jnp.zeros_like(t), None, pooled)], axis=1)
+  return vectors, clean_steers(segments, clean, t.shape[1])
 
 
 def clean_steers(segments: jax.Array, clean: jax.Array, groups: int) -> jax.Array:

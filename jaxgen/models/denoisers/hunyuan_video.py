@@ -15,9 +15,9 @@ from jaxgen.core.errors import user_error
 from jaxgen.models.denoisers.blocks import BlockConfig
 from jaxgen.models.denoisers.blocks import SegmentVectors
 from jaxgen.models.denoisers.blocks import check_clean_time
-from jaxgen.models.denoisers.blocks import clean_steers
 from jaxgen.models.denoisers.blocks import dual_then_single
 from jaxgen.models.denoisers.blocks import project_out
+from jaxgen.models.denoisers.blocks import steering
 from jaxgen.models.layers import attention
 from jaxgen.models.layers.heads import QKV
 from jaxgen.models.layers.linear import Linear
@@ -130,11 +130,8 @@ class HunyuanVideo(nn.Module):
     """
     config, dtype = self.config, self.dtype
     assert (guidance is not None) == config.guidance_embed, 'guidance goes with guidance_embed'
-    embed = SegmentVectors(config.width, name='vectors')
-    vectors, steers = embed(t, guidance, pooled), segments
-    if config.clean_time == 'zero' and clean is not None:
-      vectors = jnp.concatenate([vectors, embed(jnp.zeros_like(t), None, pooled)], axis=1)
-      steers = clean_steers(segments, clean, groups=t.shape[1])
+    vectors, steers = steering(config.width, config.clean_time, t, segments, clean, guidance,
+                               pooled)
     text = TokenRefiner(config, dtype, name='refiner')(states, t, state_segments)
     image = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(latents)
 
