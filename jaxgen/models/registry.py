@@ -18,6 +18,14 @@ from jaxgen.models.autoencoders.kl import KLAutoencoder
 from jaxgen.models.autoencoders.kl import KLConfig
 from jaxgen.models.autoencoders.pixel import PixelAutoencoder
 from jaxgen.models.autoencoders.pixel import PixelConfig
+from jaxgen.models.bridges.connectors import EncoderConnector
+from jaxgen.models.bridges.connectors import EncoderConnectorConfig
+from jaxgen.models.bridges.connectors import LayersConnector
+from jaxgen.models.bridges.connectors import LayersConnectorConfig
+from jaxgen.models.bridges.connectors import MLPConnector
+from jaxgen.models.bridges.connectors import MLPConnectorConfig
+from jaxgen.models.bridges.learnable_queries import LearnableQueries
+from jaxgen.models.bridges.learnable_queries import LearnableQueriesConfig
 from jaxgen.models.bridges.residual_queries import ResidualQueries
 from jaxgen.models.bridges.residual_queries import ResidualQueriesConfig
 from jaxgen.models.denoisers.cosmos import Cosmos
@@ -152,9 +160,18 @@ def _init_clip_text(module: ClipText, rng: jax.Array) -> Params:
   return module.init(rng, jnp.zeros((1, 2), jnp.int32))
 
 
-def _init_residual_queries(module: ResidualQueries, rng: jax.Array) -> Params:
+def _init_queries(module: nn.Module, rng: jax.Array) -> Params:
   states, segments = jnp.zeros((1, 2, module.config.width)), jnp.ones((1, 2), jnp.int32)
   return module.init(rng, states, segments, 1)
+
+
+def _init_connector(module: nn.Module, rng: jax.Array) -> Params:
+  return module.init(rng, jnp.zeros((1, 2, module.config.width)), jnp.ones((1, 2), jnp.int32))
+
+
+def _init_layers_connector(module: LayersConnector, rng: jax.Array) -> Params:
+  c = module.config
+  return module.init(rng, jnp.zeros((c.layers + 1, 1, 1, c.width)), jnp.ones((1, 1), jnp.int32))
 
 
 def _init_denoiser(module: nn.Module, rng: jax.Array, **vectors: jax.Array | None) -> Params:
@@ -202,8 +219,14 @@ FAMILIES: dict[str, Family] = {
     'llama': Family(CausalLMConfig, CausalLM, 'text_encoder', _init_text),
     'qwen3': Family(CausalLMConfig, CausalLM, 'text_encoder', _init_text),
     'clip_text': Family(ClipTextConfig, ClipText, 'text_encoder_2', _init_clip_text),
-    'residual_queries': Family(ResidualQueriesConfig, ResidualQueries, 'bridge',
-                               _init_residual_queries),
+    'residual_queries': Family(ResidualQueriesConfig, ResidualQueries, 'bridge', _init_queries),
+    'learnable_queries': Family(LearnableQueriesConfig, LearnableQueries, 'bridge',
+                                _init_queries),
+    'mlp_connector': Family(MLPConnectorConfig, MLPConnector, 'connector', _init_connector),
+    'encoder_connector': Family(EncoderConnectorConfig, EncoderConnector, 'connector',
+                                _init_connector),
+    'layers_connector': Family(LayersConnectorConfig, LayersConnector, 'connector',
+                               _init_layers_connector),
     'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_mmdit),
     'hunyuan_video': Family(HunyuanVideoConfig, HunyuanVideo, 'denoiser', _init_mmdit),
     'qwen_image': Family(DualStreamConfig, DualStream, 'denoiser', _init_dual_stream),

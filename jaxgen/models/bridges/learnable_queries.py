@@ -1,0 +1,55 @@
+"""Learnable queries: the same tokens behind every prompt, for the language model to fill.
+
+Query-Kontext's kontext tokens (L049) and the MetaQueries of OpenUni (L143).
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core.errors import user_error
+from jaxgen.models.layers.linear import normal
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnableQueriesConfig:
+  """Sizes.
+
+  Attributes:
+    width: D, channels of the MLLM.
+    queries: Q, for each segment.
+  """
+
+  width: int
+  queries: int = 128
+
+  def __post_init__(self):
+    if self.queries < 1:
+      raise user_error('config.model.bridge.queries', self.queries, 'must be at least 1')
+
+
+class LearnableQueries(nn.Module):
+  """Queries that do not read the prompt; called as ``ResidualQueries`` is."""
+
+  config: LearnableQueriesConfig
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, states: jax.Array, segments: jax.Array, groups: int) -> jax.Array:
+    """Gives every segment of a row its queries.
+
+    Args:
+      states: f[B, S, D], embedded prompt; only B is read.
+      segments: i32[B, S]; not read.
+      groups: G, segments of a row.
+
+    Returns:
+      f[B, G * Q, D], the Q queries of segment 1 first.
+    """
+    c = self.config
+    queries = self.param(
+        'queries', nn.with_logical_partitioning(normal(c.width**-0.5), ('queries', 'embed')),
+        (c.queries, c.width), jnp.float32)
+    return jnp.tile(queries.astype(self.dtype), (states.shape[0], groups, 1))
