@@ -41,7 +41,6 @@ RULES = {
     'cond': Rule(),
     'patch': Rule(),
     'queries': Rule(),
-    'grid': Rule(),
     'positions': Rule(),
     'lora': Rule(),
     'conv_in': Rule(),

@@ -19,7 +19,7 @@ from jaxgen.conversion.transforms import Squeeze
 from jaxgen.conversion.transforms import TokenOrder
 
 AREA = 4  # latent pixels of a token
-SAMPLE_SIZE = 128  # default image size of their pipelines, in latent pixels; no weight depends on it
+SAMPLE_SIZE = 128  # default of their pipelines, in latent pixels; no weight depends on it
 
 
 def _last_block() -> Rules:

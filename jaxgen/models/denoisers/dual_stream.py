@@ -148,6 +148,6 @@ class DualStream(nn.Module):
     """f32[B, L, D], entries of the learned table at (h, w)."""
     side = self.config.position_grid
     table = self.param(
-        'position_table', nn.with_logical_partitioning(normal(0.02), ('grid', 'grid', 'embed')),
+        'position_table', nn.with_logical_partitioning(normal(0.02), ('positions', 'positions', 'embed')),
         (side, side, self.config.width), jnp.float32)
     return table[positions[..., 1], positions[..., 2]]
