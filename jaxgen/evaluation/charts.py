@@ -86,4 +86,6 @@ def _path(kind: str, points: Sequence[tuple[float, float]]) -> str:
 def _number(value: float) -> str:
   if abs(value) >= 10_000:
     return f'{value / 1000:.0f}k'
+  if abs(value) >= 1000:
+    return f'{value:.0f}'
   return f'{value:.3g}'

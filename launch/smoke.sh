@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Every recipe of IOMM in a few steps on drawn shapes: train, save, resume, sample. No network.
+#
+#   launch/smoke.sh [WORKDIR]
+#
+# It begins anew each time: WORKDIR is removed first.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/cpu.env
+root=${1:-runs/smoke}
+export HF_HUB_OFFLINE=1
+
+# train NAME CONFIG STEPS [--config...]
+train() {
+  jaxgen train --workdir="$root/$1" --config="$2" --config.train.steps="$3" \
+    --config.train.rows=4 --config.train.log_every=1 --config.optimizer.warmup_steps=1 \
+    --config.data.tokenizer="$root/tokenizer" "${@:4}"
+}
+
+rm -rf "$root"
+jaxgen data tokenizer --kind=shapes --out="$root/tokenizer"
+train mllm configs/iomm/quickstart.py:mllm 2
+for recipe in pretrain_image pretrain_pair finetune_image finetune_pair finetune_mix; do
+  echo "== $recipe"
+  for steps in 2 4; do
+    train "$recipe" "configs/iomm/recipes.py:$recipe" "$steps" \
+      --config.init_from.mllm="$root/mllm"
+  done
+  [[ $(wc -l < "$root/$recipe/metrics.jsonl") == 4 ]] ||
+    { echo "$root/$recipe/metrics.jsonl: the run did not go on from step 2 to step 4" >&2; exit 1; }
+  jaxgen sample --workdir="$root/$recipe" --prompt='a photo of a red circle' --steps=2 \
+    --out="$root/$recipe/drawn"
+done
+echo "smoke: all recipes trained, resumed and sampled"
