@@ -24,6 +24,7 @@ from jaxgen.conversion.tables import kl
 from jaxgen.conversion.tables import qwen_image
 from jaxgen.conversion.tables import sana
 from jaxgen.conversion.tables import sd3
+from jaxgen.conversion.tables import wan_vae
 from jaxgen.conversion.tables import z_image
 from jaxgen.core import trees
 from jaxgen.core import weights as weights_on_disk
@@ -33,8 +34,10 @@ from jaxgen.models import registry
 TABLES: dict[str, Family] = {
     table.FAMILY.name: table.FAMILY for table in (
         adapter, cosmos, flux, hunyuan_video, hunyuan_video_vae, internvl, kl, qwen_image, sana,
-        sd3, z_image)
+        sd3, wan_vae, z_image)
 }
+# Classes that import knows besides; their models are exported as the class of the table.
+TWINS: tuple[Family, ...] = (wan_vae.QWEN_IMAGE,)
 
 # Parameter group -> folder of the export.
 FOLDERS = {'denoiser': 'denoiser', 'bridge': 'adapter', 'mllm': 'mllm',
@@ -147,11 +150,11 @@ def _model_folders(path: str) -> list[str]:
 
 
 def _recognise(config: dict[str, Any], folder: str) -> Family:
-  for family in TABLES.values():
+  for family in (*TABLES.values(), *TWINS):
     key, value = family.marker
     if config.get(key) == value:
       return family
   shown = config.get('_class_name') or config.get('model_type')
-  known = sorted(family.marker[1] for family in TABLES.values())
+  known = sorted(family.marker[1] for family in (*TABLES.values(), *TWINS))
   raise user_error(str(epath.Path(folder) / 'config.json'), shown,
                    f'not a model that jaxgen can read; known: {known}')

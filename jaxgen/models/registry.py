@@ -18,6 +18,8 @@ from jaxgen.models.autoencoders.kl import KLAutoencoder
 from jaxgen.models.autoencoders.kl import KLConfig
 from jaxgen.models.autoencoders.pixel import PixelAutoencoder
 from jaxgen.models.autoencoders.pixel import PixelConfig
+from jaxgen.models.autoencoders.wan import WanVAE
+from jaxgen.models.autoencoders.wan import WanVAEConfig
 from jaxgen.models.bridges.connectors import EncoderConnector
 from jaxgen.models.bridges.connectors import EncoderConnectorConfig
 from jaxgen.models.bridges.connectors import LayersConnector
@@ -237,5 +239,6 @@ FAMILIES: dict[str, Family] = {
     'kl': Family(KLConfig, KLAutoencoder, 'autoencoder', _init_autoencoder),
     'hunyuan_video_vae': Family(HunyuanVideoVAEConfig, HunyuanVideoVAE, 'autoencoder',
                                 _init_autoencoder),
+    'wan_vae': Family(WanVAEConfig, WanVAE, 'autoencoder', _init_autoencoder),
     'pixel': Family(PixelConfig, PixelAutoencoder, 'autoencoder', _init_autoencoder),
 }

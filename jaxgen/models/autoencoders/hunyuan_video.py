@@ -82,6 +82,7 @@ class HunyuanVideoVAE(GaussianAutoencoder):
   config: HunyuanVideoVAEConfig
 
   def setup(self):
+    """Makes encoder and decoder of this family's parts."""
     config, dtype = self.config, self.dtype
     steps = len(config.block_channels) - 1
     conv = functools.partial(CausalConv, dtype=dtype)

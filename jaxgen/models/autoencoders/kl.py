@@ -69,12 +69,14 @@ class KLAutoencoder(GaussianAutoencoder):
   config: KLConfig
 
   def setup(self):
+    """Makes encoder and decoder of this family's parts."""
     config = self.config
     conv = functools.partial(Conv, dtype=self.dtype)
     norm = functools.partial(GroupNorm, config.norm_groups, dtype=self.dtype)
-    parts = Parts(conv, norm, functools.partial(PixelAttention, norm, dtype=self.dtype),
-                  resample=lambda _, channels, name: Upsample(channels, dtype=self.dtype, name=name),
-                  dtype=self.dtype)
+    parts = Parts(
+        conv, norm, functools.partial(PixelAttention, norm, dtype=self.dtype),
+        resample=lambda _, channels, name: Upsample(channels, dtype=self.dtype, name=name),
+        dtype=self.dtype)
     # Padding on the far side only, as the original has it.
     down = dataclasses.replace(parts, resample=lambda _, channels, name: conv(
         channels, strides=(2, 2), padding=((0, 1), (0, 1)), name=name))

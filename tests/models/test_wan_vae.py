@@ -1,0 +1,176 @@
+"""Wan's causal autoencoder against diffusers' classes, and its original names."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLQwenImage
+from diffusers import AutoencoderKLWan
+from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+from jaxgen.conversion import engine
+from jaxgen.conversion.commands import import_
+from jaxgen.conversion.folders import load_folder
+from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.tables import wan_vae as table
+from jaxgen.core import trees
+from jaxgen.core.errors import UserError
+from jaxgen.models import registry
+from jaxgen.models.autoencoders.tiling import Tiling
+from jaxgen.models.autoencoders.wan import WanVAE
+from jaxgen.models.autoencoders.wan import WanVAEConfig
+from tests.models import parity
+from tests.models.clips import from_torch
+from tests.models.clips import latents
+from tests.models.clips import pixels
+from tests.models.clips import run
+from tests.models.clips import to_torch
+
+CONFIG = WanVAEConfig(block_channels=(4, 8, 16, 16), mean=(0.1, -0.2, 0.3, 0.4),
+                      std=(1.5, 0.7, 2.0, 1.1))
+MODEL = WanVAE(CONFIG)
+# Tiles of 4 x 4 latent pixels, of an autoencoder with one halving.
+TILED = WanVAE(dataclasses.replace(CONFIG, block_channels=(4, 8), temporal=(True,),
+                                   tiling=Tiling(size=8, stride=6)))
+WHOLE = WanVAE(dataclasses.replace(TILED.config, tiling=Tiling()))
+
+
+@functools.cache
+def params(module=MODEL):
+  return parity.random_params(module, scale=0.3)
+
+
+@functools.cache
+def theirs(kind=AutoencoderKLWan, module=MODEL):
+  family = {AutoencoderKLWan: table.FAMILY, AutoencoderKLQwenImage: table.QWEN_IMAGE}[kind]
+  model = kind.from_config(family.write_config(module.config.__dict__))
+  if module.config.tiling.size:
+    model.enable_tiling(8, 8, 6, 6)
+  return parity.load(model, family.rules, params(module)).requires_grad_(False)
+
+
+def normalised(mean):
+  """As Wan's pipelines do it."""
+  return (mean - np.array(CONFIG.mean)) * (1 / np.array(CONFIG.std))
+
+
+@pytest.mark.parametrize('kind', [AutoencoderKLWan, AutoencoderKLQwenImage])
+def test_clips_equal_diffusers(kind):
+  clip = pixels(2, 9, 16, 24)
+  posterior = theirs(kind).encode(to_torch(clip)).latent_dist
+  mean, log_variance = run(MODEL, params(), 'moments', clip)
+  assert mean.shape == (2, 3, 2, 3, 4)
+  assert np.abs(mean[:, 1:] - mean[:, :-1]).mean() > 0.01  # every frame has its own latents
+  np.testing.assert_allclose(mean, from_torch(posterior.mean), atol=1e-4)
+  np.testing.assert_allclose(log_variance, from_torch(posterior.logvar), atol=1e-4)
+  images = run(MODEL, params(), 'decode', normalised(mean).astype(np.float32))
+  assert images.shape == clip.shape and 0 < (np.abs(images) == 1).mean() < 0.5  # clipped
+  np.testing.assert_allclose(images, from_torch(theirs(kind).decode(posterior.mean).sample),
+                             atol=1e-4)
+
+
+def test_an_image_is_one_latent_frame_normalised_once_each_way():
+  images = pixels(2, 16, 24)
+  posterior = theirs().encode(to_torch(images[:, None])).latent_dist
+  z = run(MODEL, params(), 'encode', images)
+  np.testing.assert_allclose(z, normalised(from_torch(posterior.mean)[:, 0]), atol=1e-4)
+  decoded = from_torch(theirs().decode(posterior.mean).sample)[:, 0]
+  np.testing.assert_allclose(run(MODEL, params(), 'decode', z), decoded, atol=1e-4)
+
+
+def test_samples_have_the_posterior_of_diffusers():
+  images, rng = pixels(2, 16, 24), jax.random.key(3)
+  posterior = theirs().encode(to_torch(images[:, None])).latent_dist
+  noise = np.asarray(jax.random.normal(rng, (2, 2, 3, 4)))
+  expected = from_torch(posterior.mean)[:, 0] + from_torch(posterior.std)[:, 0] * noise
+  np.testing.assert_allclose(run(MODEL, params(), 'sample', images, rng), normalised(expected),
+                             atol=1e-4)
+
+
+def test_later_frames_leave_no_trace():
+  clip = pixels(2, 9, 16, 24)
+  other = np.concatenate([clip[:, :5], pixels(2, 4, 16, 24, seed=5)], axis=1)
+  whole, changed = (run(MODEL, params(), 'moments', x)[0] for x in (clip, other))
+  np.testing.assert_array_equal(whole[:, :2], changed[:, :2])
+  assert np.abs(whole[:, 2] - changed[:, 2]).max() > 1e-3
+  np.testing.assert_allclose(run(MODEL, params(), 'encode', clip[:, 0]), normalised(whole[:, 0]),
+                             atol=1e-5)
+
+
+def test_tiles_equal_diffusers():
+  """Two rows of three tiles of an image; when decoding, a clip in two."""
+  images = pixels(1, 10, 14)
+  mean = theirs(module=TILED).encode(to_torch(images[:, None])).latent_dist.mean
+  ours = run(TILED, params(TILED), 'encode', images)
+  np.testing.assert_allclose(ours, normalised(from_torch(mean)[:, 0]), atol=1e-4)
+  whole = theirs(module=WHOLE).encode(to_torch(images[:, None])).latent_dist.mean
+  assert (whole - mean).abs().max() > 1e-3  # the tiles matter
+  z = latents(1, 2, 5, 3, 4)
+  network = z * np.array(CONFIG.std) + np.array(CONFIG.mean)
+  expected = theirs(module=TILED).decode(to_torch(network.astype(np.float32))).sample
+  np.testing.assert_allclose(run(TILED, params(TILED), 'decode', z), from_torch(expected),
+                             atol=1e-4)
+
+
+@pytest.mark.parametrize('kind, family', [(AutoencoderKLWan, table.FAMILY),
+                                          (AutoencoderKLQwenImage, table.QWEN_IMAGE)])
+def test_folders_load_in_diffusers_and_return(tmp_path, kind, family):
+  folder = str(tmp_path / 'vae')
+  save_folder(folder, family.write_config(CONFIG.__dict__),
+              engine.to_torch(family.rules, params()), stem=family.stem)
+  kind.from_pretrained(folder).save_pretrained(tmp_path / 'again')
+  config, tensors = load_folder(tmp_path / 'again')
+  section = family.read_config(config, tensors, folder)
+  assert section.pop('family') == 'wan_vae'
+  assert WanVAEConfig(**section) == CONFIG
+  again = trees.flatten(engine.from_torch(family.rules, tensors, params()))
+  for path, leaf in trees.flatten(params()).items():
+    np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+  sections = import_(str(tmp_path / 'again'), str(tmp_path / 'weights'))
+  assert sections['autoencoder']['family'] == 'wan_vae'
+
+
+def test_original_names_are_those_that_diffusers_renames():
+  """The table of ``Wan2.1_VAE.pth`` against diffusers' own converter, and back again."""
+  original = engine.to_torch(table.ORIGINAL_RULES, params())
+  assert {'encoder.downsamples.5.time_conv.weight', 'decoder.upsamples.14.residual.6.bias',
+          'decoder.head.2.weight', 'conv1.bias'} <= original.keys()
+  renamed = convert_wan_vae_to_diffusers(dict(original))
+  expected = engine.to_torch(table.RULES, params())
+  assert renamed.keys() == expected.keys()
+  for name, array in expected.items():
+    np.testing.assert_array_equal(renamed[name], array, err_msg=name)
+  again = trees.flatten(engine.from_torch(table.ORIGINAL_RULES, original, params()))
+  for path, leaf in trees.flatten(params()).items():
+    np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+
+
+def test_round_trip_keeps_every_byte():
+  parity.assert_round_trip(table.RULES, theirs(), params())
+
+
+def test_published_sizes_are_complete():
+  full = registry.build(registry.section('wan_vae'), np.float32)
+  parity.assert_complete(table.RULES, full, AutoencoderKLWan)
+  parity.assert_complete(table.RULES, full, AutoencoderKLQwenImage)
+  with torch.device('meta'):
+    config = AutoencoderKLWan().config
+  assert WanVAEConfig(**{name: value for name, value in table.FAMILY.read_config(
+      config, (), 'defaults').items() if name != 'family'}) == full.config
+  assert parity.count(full) == 126_892_531
+  assert (full.config.factor, full.config.temporal_factor) == (8, 4)
+  parity.assert_axes_named(full)
+
+
+@pytest.mark.parametrize('field, fields', [
+    ('temporal', dict(temporal=(True, True))),
+    ('block_channels', dict(block_channels=(96, 193, 384, 384))),
+    ('std', dict(std=(1.0,) * 15)),
+    ('tiling.frames', dict(tiling=Tiling(frames=16, frame_stride=12))),
+])
+def test_sizes_that_do_not_fit_are_named(field, fields):
+  with pytest.raises(UserError, match=f'autoencoder.{field}'):
+    WanVAEConfig(**fields)
