@@ -86,8 +86,8 @@ class PlacedRope(torch.nn.Module):
 
 
 @functools.cache
-def jitted(config):
-  return jax.jit(DualStream(config).apply)
+def jitted(config, dtype=jnp.float32):
+  return jax.jit(DualStream(config, dtype).apply)
 
 
 @functools.cache
@@ -193,6 +193,15 @@ def test_packed_row_equals_separate_rows():
              for name, array in whole.items() if name != 't'}
     separate = jitted(config)(params, t=whole['t'][:, group:group + 1], **alone)
     np.testing.assert_allclose(together[:, 8 * group:8 * group + 8], separate, atol=1e-5)
+
+
+def test_bf16_stays_near_fp32():
+  config = DualStreamConfig(**TINY, clean_time='zero')
+  params = {'params': parity.random_params(DualStream(config), scale=0.1)}
+  batch = example(config, rows=1, groups=2)
+  exact, rounded = (jitted(config, dtype)(params, **batch) for dtype in (jnp.float32, jnp.bfloat16))
+  assert rounded.dtype == jnp.float32
+  assert 0 < float(jnp.abs(rounded - exact).max()) < 0.1 * float(jnp.abs(exact).mean())
 
 
 FAMILIES = {

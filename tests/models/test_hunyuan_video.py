@@ -90,8 +90,8 @@ class PlacedRope(torch.nn.Module):
 
 
 @functools.cache
-def jitted(config):
-  return jax.jit(HunyuanVideo(config).apply)
+def jitted(config, dtype=jnp.float32):
+  return jax.jit(HunyuanVideo(config, dtype).apply)
 
 
 INPUTS = ('latents', 'states', 'pooled')
@@ -203,6 +203,15 @@ def test_packed_row_equals_separate_rows():
     alone |= {name: whole[name][:, group:group + 1] for name in per_segment}
     separate = jitted(config)(params, **alone)
     np.testing.assert_allclose(together[:, 12 * group:12 * group + 12], separate, atol=1e-5)
+
+
+def test_bf16_stays_near_fp32():
+  config = HunyuanVideoConfig(**TINY, clean_time='zero')
+  params = {'params': parity.random_params(HunyuanVideo(config), scale=0.1)}
+  batch = example(config, rows=1, groups=2)
+  exact, rounded = (jitted(config, dtype)(params, **batch) for dtype in (jnp.float32, jnp.bfloat16))
+  assert rounded.dtype == jnp.float32
+  assert 0 < float(jnp.abs(rounded - exact).max()) < 0.1 * float(jnp.abs(exact).mean())
 
 
 def test_mean_of_an_empty_segment_is_zero():

@@ -146,8 +146,7 @@ class DualStream(nn.Module):
 
   def _position_embeddings(self, positions: jax.Array) -> jax.Array:
     """f32[B, L, D], entries of the learned table at (h, w)."""
-    side = self.config.position_grid
-    table = self.param(
-        'position_table', nn.with_logical_partitioning(normal(0.02), ('positions', 'positions', 'embed')),
-        (side, side, self.config.width), jnp.float32)
+    side, names = self.config.position_grid, ('positions', 'positions', 'embed')
+    table = self.param('position_table', nn.with_logical_partitioning(normal(0.02), names),
+                       (side, side, self.config.width), jnp.float32)
     return table[positions[..., 1], positions[..., 2]]
