@@ -15,12 +15,17 @@ from jaxgen.conversion.folders import load_folder
 from jaxgen.conversion.folders import read_config
 from jaxgen.conversion.folders import save_folder
 from jaxgen.conversion.tables import adapter
+from jaxgen.conversion.tables import clip_text
+from jaxgen.conversion.tables import connectors
 from jaxgen.conversion.tables import cosmos
 from jaxgen.conversion.tables import flux
 from jaxgen.conversion.tables import hunyuan_video
 from jaxgen.conversion.tables import hunyuan_video_vae
 from jaxgen.conversion.tables import internvl
 from jaxgen.conversion.tables import kl
+from jaxgen.conversion.tables import llama
+from jaxgen.conversion.tables import qwen2_5_vl
+from jaxgen.conversion.tables import qwen3
 from jaxgen.conversion.tables import qwen_image
 from jaxgen.conversion.tables import sana
 from jaxgen.conversion.tables import sd3
@@ -33,14 +38,15 @@ from jaxgen.models import registry
 
 TABLES: dict[str, Family] = {
     table.FAMILY.name: table.FAMILY for table in (
-        adapter, cosmos, flux, hunyuan_video, hunyuan_video_vae, internvl, kl, qwen_image, sana,
-        sd3, wan_vae, z_image)
-}
+        adapter, clip_text, cosmos, flux, hunyuan_video, hunyuan_video_vae, internvl, kl, llama,
+        qwen2_5_vl, qwen3, qwen_image, sana, sd3, wan_vae, z_image)
+} | {family.name: family for family in connectors.FAMILIES}
 # Classes that import knows besides; their models are exported as the class of the table.
 TWINS: tuple[Family, ...] = (wan_vae.QWEN_IMAGE,)
 
 # Parameter group -> folder of the export.
-FOLDERS = {'denoiser': 'denoiser', 'bridge': 'adapter', 'mllm': 'mllm',
+FOLDERS = {'denoiser': 'denoiser', 'bridge': 'adapter', 'connector': 'connector', 'mllm': 'mllm',
+           'text_encoder': 'text_encoder', 'text_encoder_2': 'text_encoder_2',
            'autoencoder': 'autoencoder'}
 
 

@@ -72,7 +72,7 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Link:
+class Link:
   """One tensor of theirs, or a range of its rows, and its place in one parameter of ours."""
 
   theirs: str
@@ -91,6 +91,12 @@ class _Link:
     """The region of our parameter that this tensor fills."""
     leaf = leaf if self.layer is None else leaf[self.layer]
     return leaf if self.part is None else leaf[(slice(None),) * self.rule.fuse + (self.part,)]
+
+  def write(self, array: np.ndarray) -> np.ndarray:
+    """What ``view`` gives, in their layout."""
+    for transform in reversed(self.rule.transforms):
+      array = transform.write(array)
+    return array
 
 
 Rules = tuple[Rule | Constant, ...]
@@ -142,9 +148,7 @@ def to_torch(rules: Rules, params: trees.Tree) -> dict[str, np.ndarray]:
   tensors: dict[str, np.ndarray] = {}
   joined: dict[str, list[np.ndarray]] = {}
   for link in links:
-    array = link.view(flat[link.path])
-    for transform in reversed(link.rule.transforms):
-      array = transform.write(array)
+    array = link.write(link.view(flat[link.path]))
     if link.rows is None:
       tensors[link.theirs] = array
     else:
@@ -162,8 +166,13 @@ def names_and_shapes(rules: Rules, shapes: trees.Tree) -> dict[str, tuple[int, .
   return _shapes(links) | {name: shape for name, (shape, _) in constants.items()}
 
 
+def places(rules: Rules, shapes: trees.Tree) -> list[Link]:
+  """Where every tensor of theirs lies in our parameters of these shapes."""
+  return _resolve(rules, trees.flatten(shapes))[0]
+
+
 def _resolve(rules: Rules, flat: Mapping[str, Any]) -> tuple[
-    list[_Link], dict[str, tuple[tuple[int, ...], float]]]:
+    list[Link], dict[str, tuple[tuple[int, ...], float]]]:
   """Binds the table to the parameters at hand; every parameter must have one rule."""
   links, covered = [], {}
   for rule in rules:
@@ -184,7 +193,7 @@ def _resolve(rules: Rules, flat: Mapping[str, Any]) -> tuple[
   return _place(links), constants
 
 
-def _place(links: list[_Link]) -> list[_Link]:
+def _place(links: list[Link]) -> list[Link]:
   """Gives the links of joined rules their rows, in the order of the rules."""
   placed, ends = [], {}
   for link in links:
@@ -196,7 +205,7 @@ def _place(links: list[_Link]) -> list[_Link]:
   return placed
 
 
-def _shapes(links: list[_Link]) -> dict[str, tuple[int, ...]]:
+def _shapes(links: list[Link]) -> dict[str, tuple[int, ...]]:
   """Shapes of their tensors; a joined one ends where its last link does."""
   return {link.theirs: link.shape if link.rows is None else (link.rows.stop, *link.shape[1:])
           for link in links}
@@ -214,7 +223,7 @@ def _matches(pattern: str, paths: Mapping[str, Any]) -> Iterator[tuple[str, dict
 
 
 def _links(rule: Rule, path: str, numbers: dict[str, str],
-           shape: tuple[int, ...]) -> Iterator[_Link]:
+           shape: tuple[int, ...]) -> Iterator[Link]:
   names = [_fill(name, numbers) for name in rule.names]
   stacked = re.search(r'\{(\w)\}', names[0])
   layers = range(shape[0]) if stacked else (None,)
@@ -229,7 +238,7 @@ def _links(rule: Rule, path: str, numbers: dict[str, str],
       stages.append(transform.written_shape(stages[-1]))
     for layer in layers:
       full = name if layer is None else _fill(name, {stacked.group(1): str(layer)})
-      yield _Link(full, rule, path, layer, part, tuple(stages))
+      yield Link(full, rule, path, layer, part, tuple(stages))
 
 
 def _fill(name: str, numbers: Mapping[str, str]) -> str:
@@ -249,7 +258,7 @@ def _parts(rule: Rule, shape: tuple[int, ...]) -> list[slice | None]:
   return [slice(int(end - size * unit), int(end)) for size, end in zip(sizes, ends, strict=True)]
 
 
-def _check(links: list[_Link], constants: Mapping[str, tuple[tuple[int, ...], float]],
+def _check(links: list[Link], constants: Mapping[str, tuple[tuple[int, ...], float]],
            tensors: Mapping[str, np.ndarray], where: str) -> None:
   """Raises one error naming all that does not fit."""
   wanted = _shapes(links)

@@ -14,7 +14,9 @@ from etils import epath
 from jaxgen.core.errors import user_error
 
 _SHARD_BYTES = 5_000_000_000
-_STEMS = ('model', 'diffusion_pytorch_model')  # transformers' and diffusers' file names
+# File names of transformers, diffusers and PEFT.
+_STEMS = ('model', 'diffusion_pytorch_model', 'adapter_model')
+CONFIG = 'config.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +39,13 @@ class StoredTensor:
     return array if dtype is None else array.astype(dtype)
 
 
-def load_folder(folder: str) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+def load_folder(folder: str, config: str = CONFIG
+                ) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
   """Opens a model folder without reading its tensors.
+
+  Args:
+    folder: where the model is.
+    config: name of its config file.
 
   Returns:
     ``(config, tensors by name)``.
@@ -50,28 +57,29 @@ def load_folder(folder: str) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
   if not root.is_dir():
     raise user_error(str(folder), None, 'no such folder; give a folder with config.json and '
                      'safetensors')
-  config = read_config(folder)
+  contents = read_config(folder, config)
   tensors: dict[str, StoredTensor] = {}
   for file in _weight_files(root):
     tensors.update(_open_file(file))
-  return config, tensors
+  return contents, tensors
 
 
-def read_config(folder: str) -> dict[str, Any]:
-  """The folder's config.json."""
-  return _read_json(epath.Path(folder) / 'config.json')
+def read_config(folder: str, config: str = CONFIG) -> dict[str, Any]:
+  """The folder's config file."""
+  return _read_json(epath.Path(folder) / config)
 
 
 def save_folder(folder: str, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], *,
-                stem: str, shard_bytes: int = _SHARD_BYTES) -> None:
+                stem: str, shard_bytes: int = _SHARD_BYTES, config_name: str = CONFIG) -> None:
   """Writes a model folder in one piece: a temporary sibling is filled, then renamed.
 
   Args:
     folder: where to; must not exist, or be empty.
-    config: contents of config.json.
+    config: contents of the config file.
     tensors: arrays by name, made contiguous shard by shard.
     stem: ``model`` for transformers, ``diffusion_pytorch_model`` for diffusers.
     shard_bytes: most bytes of one file; more are split, with an index.
+    config_name: name of the config file.
 
   Raises:
     UserError: the folder holds something already, or the disk is full.
@@ -83,7 +91,7 @@ def save_folder(folder: str, config: Mapping[str, Any], tensors: Mapping[str, np
   partial = target.parent / f'{target.name}.partial-{uuid.uuid4().hex[:8]}'
   partial.mkdir()
   try:
-    (partial / 'config.json').write_text(json.dumps(dict(config), indent=2, sort_keys=True))
+    (partial / config_name).write_text(json.dumps(dict(config), indent=2, sort_keys=True))
     _write_shards(partial, tensors, stem, shard_bytes)
     if target.exists():
       target.rmdir()

@@ -118,7 +118,8 @@ def test_attention_is_half_precision_in_and_out_with_an_fp32_softmax():
 @pytest.mark.parametrize('inputs, features', [(1, (6,)), (1, (2, 3)), (2, (5,))])
 def test_linear_and_its_gradients_equal_an_einsum(inputs, features):
   x = normal(2, 3, 4) if inputs == 1 else normal(2, 3, 2, 2)
-  model = linear.Linear(features, ('embed',) * (inputs + len(features)), inputs)
+  names = ('embed',) if inputs == 1 else ('heads', 'head_dim')
+  model = linear.Linear(features, names + ('mlp',) * len(features), inputs)
   params = nn.unbox(model.init(jax.random.key(0), x))
   target = normal(2, 3, *features, seed=1)
 

@@ -3,6 +3,8 @@
 import functools
 import math
 from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -10,6 +12,8 @@ import jax.numpy as jnp
 
 Initializer = Callable[..., jax.Array]
 Activation = Callable[[jax.Array], jax.Array]
+
+HEADS = ('heads', 'kv_heads')
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros_init()
@@ -25,8 +29,16 @@ def identity(x: jax.Array) -> jax.Array:
   return x
 
 
+def input_dims(names: Sequence[str]) -> int:
+  """How many dims of a kernel with these axes are contracted: heads come as two, (N, H)."""
+  return 2 if names[0] in HEADS else 1
+
+
 class Linear(nn.Module):
   """``y[..., *features] = act(x)[..., *inputs] @ kernel[*inputs, *features] + bias[*features]``.
+
+  Where the parameters hold a low-rank adapter beside the kernel (see ``lora``), its product is
+  added; the kernel itself stays as it is.
 
   Attributes:
     features: output dims; ``(N, H)`` splits into heads at once.
@@ -51,6 +63,7 @@ class Linear(nn.Module):
     contracted = x.shape[x.ndim - self.inputs:]
     shape = contracted + self.features
     assert len(self.names) == len(shape), (self.names, shape)
+    assert input_dims(self.names) == self.inputs, (self.names, self.inputs)
 
     def kernel_init(key, shape, dtype):
       matrix = (math.prod(contracted), math.prod(self.features))
@@ -58,13 +71,22 @@ class Linear(nn.Module):
 
     kernel = self.param(
         'kernel', nn.with_logical_partitioning(kernel_init, self.names), shape, jnp.float32)
-    y = matrix_product(x.astype(self.dtype), kernel, self.inputs, self.activation)
+    x = x.astype(self.dtype)
+    y = matrix_product(x, kernel, self.inputs, self.activation)
+    if self.has_variable('params', 'lora'):
+      y = y + self._low_rank(x, self.get_variable('params', 'lora'))
     if self.use_bias:
       bias = self.param(
           'bias', nn.with_logical_partitioning(zeros, self.names[self.inputs:]),
           self.features, jnp.float32)
       y = y + bias.astype(self.dtype)
     return y
+
+  def _low_rank(self, x: jax.Array, lora: Mapping[str, jax.Array]) -> jax.Array:
+    """``act(x) @ a @ b * alpha / rank``; the frozen kernel needs no gradient for it."""
+    low = matrix_product(x, lora['a'], self.inputs, self.activation)
+    scale = lora['alpha'].astype(jnp.float32) / lora['a'].shape[-1]
+    return matrix_product(low, lora['b'], 1, identity) * scale.astype(self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -1,0 +1,134 @@
+"""Files of low-rank adapters: PEFT folders out and in, and the tensor names of other programs."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxgen.conversion.folders import load_folder
+from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.lora import Adapter
+from jaxgen.core.errors import user_error
+from jaxgen.core.mismatch import shorten
+
+CONFIG, STEM = 'adapter_config.json', 'adapter_model'
+Renames = tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+  """How a program names the tensors of an adapter.
+
+  Attributes:
+    prefix: before the name of the module.
+    down: suffix of the matrix (r, in).
+    up: suffix of the matrix (out, r).
+    alpha: suffix of the scalar; '' = a config file holds it.
+  """
+
+  prefix: str
+  down: str = 'lora_A.weight'
+  up: str = 'lora_B.weight'
+  alpha: str = ''
+
+
+PEFT = Style('base_model.model.')
+DIFFUSERS = Style('transformer.', alpha='alpha')
+COMFYUI = Style('diffusion_model.', 'lora_down.weight', 'lora_up.weight', 'alpha')
+
+
+def named(adapters: Mapping[str, Adapter], style: Style) -> dict[str, np.ndarray]:
+  """The tensors of a file in this style, by name."""
+  tensors = {}
+  for module, adapter in adapters.items():
+    tensors[f'{style.prefix}{module}.{style.down}'] = adapter.down
+    tensors[f'{style.prefix}{module}.{style.up}'] = adapter.up
+    if style.alpha:
+      tensors[f'{style.prefix}{module}.{style.alpha}'] = np.float32(adapter.alpha)
+  return tensors
+
+
+def save_peft(folder: str, adapters: Mapping[str, Adapter], *, base: str = '',
+              renames: Renames = ()) -> None:
+  """Writes a folder that ``PeftModel.from_pretrained`` reads.
+
+  Args:
+    folder: must not exist, or be empty.
+    adapters: by module.
+    base: name of the base model, for the config.
+    renames: (prefix in the name table, prefix of the module in memory), where they differ.
+
+  Raises:
+    UserError: the folder holds something, or no adapter is given.
+  """
+  if not adapters:
+    raise user_error(folder, None, 'there are no adapters to write; set config.model.lora')
+  adapters = {_renamed(module, renames): adapter for module, adapter in adapters.items()}
+  save_folder(folder, _peft_config(adapters, base), named(adapters, PEFT), stem=STEM,
+              config_name=CONFIG)
+
+
+def load_peft(folder: str, *, renames: Renames = ()) -> dict[str, Adapter]:
+  """Reads a PEFT folder; arguments as in ``save_peft``.
+
+  Raises:
+    UserError: another kind of adapter than plain LoRA, or tensors that are none of a LoRA.
+  """
+  config, tensors = load_folder(folder, CONFIG)
+  for field, plain in (('peft_type', 'LORA'), ('use_dora', False), ('use_rslora', False),
+                       ('fan_in_fan_out', False), ('bias', 'none')):
+    if config.get(field, plain) != plain:
+      raise user_error(f'{folder}/{CONFIG}: {field}', config[field],
+                       f'this program reads {plain!r} only')
+  halves = collections.defaultdict(dict)
+  unknown = []
+  for name, tensor in tensors.items():
+    match = re.fullmatch(rf'{re.escape(PEFT.prefix)}(.*)\.lora_([AB])\.weight', name)
+    if match:
+      halves[match[1]][match[2]] = np.asarray(tensor)
+    else:
+      unknown.append(name)
+  unknown += [module for module, half in halves.items() if len(half) != 2]
+  if unknown:
+    raise user_error(folder, None, f'{len(unknown)} tensors that are no LoRA, or half of one: '
+                     f'{shorten(sorted(unknown))}')
+  back = tuple((theirs, ours) for ours, theirs in renames)
+  return {_renamed(module, back): Adapter(half['A'], half['B'], _alpha(config, module, half['A']))
+          for module, half in halves.items()}
+
+
+def _peft_config(adapters: Mapping[str, Adapter], base: str) -> dict[str, Any]:
+  """adapter_config.json: the most common rank and alpha, and the modules that differ."""
+  rank, alpha = (collections.Counter(values).most_common(1)[0][0] for values in (
+      [adapter.rank for adapter in adapters.values()],
+      [adapter.alpha for adapter in adapters.values()]))
+
+  def pattern(values, common):
+    # Keys are regexes that match from the start or behind any dot.
+    return {f'^{re.escape(module)}': value for module, value in values.items() if value != common}
+
+  return {
+      'peft_type': 'LORA', 'base_model_name_or_path': base, 'r': rank, 'lora_alpha': alpha,
+      'rank_pattern': pattern({name: own.rank for name, own in adapters.items()}, rank),
+      'alpha_pattern': pattern({name: own.alpha for name, own in adapters.items()}, alpha),
+      'target_modules': sorted(adapters), 'lora_dropout': 0.0, 'bias': 'none',
+      'fan_in_fan_out': False, 'init_lora_weights': True, 'inference_mode': True,
+      'task_type': None,
+  }
+
+
+def _alpha(config: Mapping[str, Any], module: str, down: np.ndarray) -> float:
+  for pattern, alpha in (config.get('alpha_pattern') or {}).items():
+    if re.match(rf'(.*\.)?({pattern})$', module):
+      return float(alpha)
+  return float(config.get('lora_alpha', len(down)))
+
+
+def _renamed(module: str, renames: Renames) -> str:
+  for old, new in renames:
+    if module.startswith(old):
+      return new + module.removeprefix(old)
+  return module
