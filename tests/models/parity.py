@@ -8,6 +8,7 @@ import torch
 from jaxgen.conversion import engine
 from jaxgen.core import trees
 from jaxgen.models import registry
+from jaxgen.sharding.rules import rule
 
 
 def random_params(module, seed=0, scale=0.15):
@@ -64,10 +65,10 @@ def assert_round_trip(rules, model, shapes):
 
 
 def assert_axes_named(module):
-  """Every dimension of every parameter has a logical name; stacks, and they alone, have layers."""
+  """Every dimension of every parameter has a known name; stacks, and they alone, have layers."""
   boxed = jax.eval_shape(lambda key: registry.init(module, key), jax.random.key(0))['params']
   shapes, names = nn.unbox(boxed), trees.flatten(nn.get_partition_spec(boxed))
   for path, leaf in trees.flatten(shapes).items():
     spec = names[path]
-    assert len(spec) == leaf.ndim and all(spec), (path, spec)
+    assert len(spec) == leaf.ndim and all(map(rule, spec)), (path, spec)
     assert (spec[0] == 'layers') == ('blocks/' in path), (path, spec)
