@@ -18,6 +18,7 @@ from jaxgen.conversion.tables import adapter
 from jaxgen.conversion.tables import clip_text
 from jaxgen.conversion.tables import connectors
 from jaxgen.conversion.tables import cosmos
+from jaxgen.conversion.tables import dc_ae
 from jaxgen.conversion.tables import flux
 from jaxgen.conversion.tables import hunyuan_video
 from jaxgen.conversion.tables import hunyuan_video_vae
@@ -38,8 +39,8 @@ from jaxgen.models import registry
 
 TABLES: dict[str, Family] = {
     table.FAMILY.name: table.FAMILY for table in (
-        adapter, clip_text, cosmos, flux, hunyuan_video, hunyuan_video_vae, internvl, kl, llama,
-        qwen2_5_vl, qwen3, qwen_image, sana, sd3, wan_vae, z_image)
+        adapter, clip_text, cosmos, dc_ae, flux, hunyuan_video, hunyuan_video_vae, internvl, kl,
+        llama, qwen2_5_vl, qwen3, qwen_image, sana, sd3, wan_vae, z_image)
 } | {family.name: family for family in connectors.FAMILIES}
 # Classes that import knows besides; their models are exported as the class of the table.
 TWINS: tuple[Family, ...] = (wan_vae.QWEN_IMAGE,)

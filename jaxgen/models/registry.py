@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.core.types import Prompt
+from jaxgen.models.autoencoders.dc import DCAE
+from jaxgen.models.autoencoders.dc import DCAEConfig
 from jaxgen.models.autoencoders.hunyuan_video import HunyuanVideoVAE
 from jaxgen.models.autoencoders.hunyuan_video import HunyuanVideoVAEConfig
 from jaxgen.models.autoencoders.kl import KLAutoencoder
@@ -240,5 +242,6 @@ FAMILIES: dict[str, Family] = {
     'hunyuan_video_vae': Family(HunyuanVideoVAEConfig, HunyuanVideoVAE, 'autoencoder',
                                 _init_autoencoder),
     'wan_vae': Family(WanVAEConfig, WanVAE, 'autoencoder', _init_autoencoder),
+    'dc_ae': Family(DCAEConfig, DCAE, 'autoencoder', _init_autoencoder),
     'pixel': Family(PixelConfig, PixelAutoencoder, 'autoencoder', _init_autoencoder),
 }

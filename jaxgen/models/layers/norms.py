@@ -31,24 +31,29 @@ def rms_normalise(x: jax.Array, scale: jax.Array, epsilon: float = 1e-6) -> jax.
 
 
 class RMSNorm(nn.Module):
-  """``x / rms(x) * scale``.
+  """``x / rms(x) * scale``, plus a bias where asked for.
 
   Attributes:
     epsilon: added to the mean square.
     axis: logical name of the normalised axis.
     dtype: of the result.
+    use_bias: adds a bias, zero at the start.
   """
 
   epsilon: float = 1e-6
   axis: str = 'norm'
   dtype: jnp.dtype = jnp.float32
+  use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    scale = self.param(
-        'scale', nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,)),
-        (x.shape[-1],), jnp.float32)
-    return rms_normalise(x, scale, self.epsilon).astype(self.dtype)
+    names, shape = (self.axis,), (x.shape[-1],)
+    ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+    scale = self.param('scale', nn.with_logical_partitioning(ones, names), shape, jnp.float32)
+    y = rms_normalise(x, scale, self.epsilon)
+    if self.use_bias:
+      y = y + self.param('bias', nn.with_logical_partitioning(zeros, names), shape, jnp.float32)
+    return y.astype(self.dtype)
 
 
 class LayerNorm(nn.Module):

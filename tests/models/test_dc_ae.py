@@ -1,0 +1,120 @@
+"""SANA's deep-compression autoencoder against diffusers' AutoencoderDC."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+from diffusers import AutoencoderDC
+
+from jaxgen.conversion import engine
+from jaxgen.conversion.folders import load_folder
+from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.tables import dc_ae as table
+from jaxgen.core import trees
+from jaxgen.core.errors import UserError
+from jaxgen.models import registry
+from jaxgen.models.autoencoders.dc import DCAE
+from jaxgen.models.autoencoders.dc import DCAEConfig
+from jaxgen.models.autoencoders.tiling import Tiling
+from tests.models import parity
+from tests.models.clips import from_torch
+from tests.models.clips import latents
+from tests.models.clips import pixels
+from tests.models.clips import run
+from tests.models.clips import to_torch
+
+# Channels that grow and that stay, blocks that attend and that do not, several heads.
+CONFIG = DCAEConfig(channels=4, block_channels=(4, 8, 8), encoder_layers=(1, 2, 1),
+                    decoder_layers=(2, 1, 1), attention_levels=2, head_dim=4)
+MODEL = DCAE(CONFIG)
+TILED = DCAE(dataclasses.replace(CONFIG, tiling=Tiling(size=16, stride=12)))
+
+
+@functools.cache
+def params():
+  return parity.random_params(MODEL, scale=0.3)
+
+
+@functools.cache
+def theirs(tiled=False):
+  model = AutoencoderDC.from_config(table.FAMILY.write_config(CONFIG.__dict__))
+  if tiled:
+    model.enable_tiling(16, 16, 12, 12)
+  return parity.load(model, table.RULES, params()).requires_grad_(False)
+
+
+# Few pixels make diffusers attend quadratically, many linearly; both are the same sum.
+@pytest.mark.parametrize('size', [(4, 8), (16, 24)])
+def test_images_equal_diffusers(size):
+  images = pixels(2, *size)
+  z = theirs().encode(to_torch(images)).latent
+  ours = run(MODEL, params(), 'encode', images)
+  assert ours.shape == (2, size[0] // 4, size[1] // 4, 4) and np.abs(ours).mean() > 0.1
+  # SanaPipeline scales once each way.
+  np.testing.assert_allclose(ours, from_torch(z) * CONFIG.scaling, atol=1e-4)
+  np.testing.assert_allclose(run(MODEL, params(), 'decode', ours),
+                             from_torch(theirs().decode(z).sample), atol=1e-4)
+
+
+def test_tiles_equal_diffusers():
+  """Two rows of three tiles; decoding, two of one."""
+  images = pixels(1, 20, 28)
+  z = theirs(tiled=True).encode(to_torch(images)).latent
+  assert (theirs().encode(to_torch(images)).latent - z).abs().max() > 1e-3  # the tiles matter
+  np.testing.assert_allclose(run(TILED, params(), 'encode', images),
+                             from_torch(z) * CONFIG.scaling, atol=1e-4)
+  z = latents(1, 5, 3, 4)
+  expected = theirs(tiled=True).decode(to_torch(z / CONFIG.scaling)).sample
+  np.testing.assert_allclose(run(TILED, params(), 'decode', z), from_torch(expected), atol=1e-4)
+
+
+def test_folder_loads_in_diffusers_and_returns(tmp_path):
+  folder = str(tmp_path / 'vae')
+  save_folder(folder, table.FAMILY.write_config(CONFIG.__dict__),
+              engine.to_torch(table.RULES, params()), stem=table.FAMILY.stem)
+  AutoencoderDC.from_pretrained(folder).save_pretrained(tmp_path / 'again')
+  config, tensors = load_folder(tmp_path / 'again')
+  section = table.FAMILY.read_config(config, tensors, folder)
+  assert section.pop('family') == 'dc_ae'
+  assert DCAEConfig(**section) == CONFIG
+  again = trees.flatten(engine.from_torch(table.RULES, tensors, params()))
+  for path, leaf in trees.flatten(params()).items():
+    np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+
+
+def test_round_trip_keeps_every_byte():
+  parity.assert_round_trip(table.RULES, theirs(), params())
+
+
+def test_published_sizes_are_complete():
+  full = registry.build(registry.section('dc_ae'), np.float32)
+  parity.assert_complete(table.RULES, full, lambda: AutoencoderDC.from_config(
+      table.FAMILY.write_config(full.config.__dict__)))
+  assert parity.count(full) == 312_250_275
+  assert full.config.factor == 32
+  parity.assert_axes_named(full)
+
+
+@pytest.mark.parametrize('change, field', [
+    (dict(decoder_block_types=['ResBlock'] * 3), 'decoder_block_types'),
+    (dict(encoder_qkv_multiscales=[[], [5], [3]]), 'encoder_qkv_multiscales'),
+    (dict(decoder_block_out_channels=[4, 8, 16]), 'decoder_block_out_channels'),
+    (dict(downsample_block_type='pixel_unshuffle'), 'downsample_block_type'),
+])
+def test_other_arrangements_of_their_class_are_refused(change, field):
+  with pytest.raises(UserError, match=field):
+    table.FAMILY.read_config(table.FAMILY.write_config(CONFIG.__dict__) | change, (), 'config')
+
+
+@pytest.mark.parametrize('field, fields', [
+    ('encoder_layers', dict(encoder_layers=(0, 2, 2, 3, 3, 3))),
+    ('decoder_layers', dict(decoder_layers=(3, 3, 3))),
+    ('block_channels', dict(block_channels=(128, 256, 512, 512, 1024, 1536))),
+    ('channels', dict(channels=33)),
+    ('head_dim', dict(head_dim=48)),
+    ('tiling.stride', dict(tiling=Tiling(size=512, stride=456))),
+])
+def test_sizes_that_do_not_fit_are_named(field, fields):
+  with pytest.raises(UserError, match=f'autoencoder.{field}'):
+    DCAEConfig(**fields)
