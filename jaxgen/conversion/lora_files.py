@@ -15,7 +15,6 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import shorten
 
 CONFIG, STEM = 'adapter_config.json', 'adapter_model'
-Renames = tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,28 +50,26 @@ def named(adapters: Mapping[str, Adapter], style: Style) -> dict[str, np.ndarray
   return tensors
 
 
-def save_peft(folder: str, adapters: Mapping[str, Adapter], *, base: str = '',
-              renames: Renames = ()) -> None:
+def save_peft(folder: str, adapters: Mapping[str, Adapter], *, base: str = '') -> None:
   """Writes a folder that ``PeftModel.from_pretrained`` reads.
 
   Args:
     folder: must not exist, or be empty.
-    adapters: by module.
+    adapters: by the names of the modules in memory; some families have a layout ``modules``
+      with these.
     base: name of the base model, for the config.
-    renames: (prefix in the name table, prefix of the module in memory), where they differ.
 
   Raises:
     UserError: the folder holds something, or no adapter is given.
   """
   if not adapters:
     raise user_error(folder, None, 'there are no adapters to write; set config.model.lora')
-  adapters = {_renamed(module, renames): adapter for module, adapter in adapters.items()}
   save_folder(folder, _peft_config(adapters, base), named(adapters, PEFT), stem=STEM,
               config_name=CONFIG)
 
 
-def load_peft(folder: str, *, renames: Renames = ()) -> dict[str, Adapter]:
-  """Reads a PEFT folder; arguments as in ``save_peft``.
+def load_peft(folder: str) -> dict[str, Adapter]:
+  """Reads a PEFT folder: adapters by the names of the modules in memory.
 
   Raises:
     UserError: another kind of adapter than plain LoRA, or tensors that are none of a LoRA.
@@ -95,8 +92,7 @@ def load_peft(folder: str, *, renames: Renames = ()) -> dict[str, Adapter]:
   if unknown:
     raise user_error(folder, None, f'{len(unknown)} tensors that are no LoRA, or half of one: '
                      f'{shorten(sorted(unknown))}')
-  back = tuple((theirs, ours) for ours, theirs in renames)
-  return {_renamed(module, back): Adapter(half['A'], half['B'], _alpha(config, module, half['A']))
+  return {module: Adapter(half['A'], half['B'], _alpha(config, module, half['A']))
           for module, half in halves.items()}
 
 
@@ -125,10 +121,3 @@ def _alpha(config: Mapping[str, Any], module: str, down: np.ndarray) -> float:
     if re.match(rf'(.*\.)?({pattern})$', module):
       return float(alpha)
   return float(config.get('lora_alpha', len(down)))
-
-
-def _renamed(module: str, renames: Renames) -> str:
-  for old, new in renames:
-    if module.startswith(old):
-      return new + module.removeprefix(old)
-  return module

@@ -1,6 +1,9 @@
 """Groups of rules that most tables are made of; a rule whose parameter a model lacks is idle."""
 
+import dataclasses
+
 from jaxgen.conversion.engine import Rule
+from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
@@ -32,3 +35,12 @@ def attention(ours: str, theirs: str, q: str = 'to_q', k: str = 'to_k', v: str =
           Rule(f'{ours}/q_norm/scale', f'{theirs}.{q_norm}.weight'),
           Rule(f'{ours}/k_norm/scale', f'{theirs}.{k_norm}.weight'),
           *linear(f'{ours}_out', f'{theirs}.{out}', HEADS_IN))
+
+
+def prefixed(rules: Rules, *prefixes: tuple[str, str]) -> Rules:
+  """The same rules where their names begin otherwise: of ``(old, new)`` the first that fits."""
+  def renamed(name):
+    old, new = next((pair for pair in prefixes if name.startswith(pair[0])), ('', ''))
+    return new + name.removeprefix(old)
+
+  return tuple(dataclasses.replace(rule, theirs=renamed(rule.theirs)) for rule in rules)
