@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -35,3 +36,11 @@ def to_torch(array):
 def from_torch(tensor):
   """The inverse of ``to_torch``."""
   return np.moveaxis(tensor.detach().numpy(), 1, -1)
+
+
+def assert_bf16_near_fp32(module, params, images):
+  """Latents computed in bf16 are those of fp32 to a tenth of their spread, in fp32 arrays."""
+  exact = run(module, params, 'encode', images)
+  near = run(module.clone(dtype=jnp.bfloat16), params, 'encode', images)
+  assert near.dtype == np.float32
+  assert 0 < np.abs(near - exact).max() < 0.1 * exact.std()

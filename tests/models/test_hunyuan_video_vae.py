@@ -20,6 +20,7 @@ from jaxgen.models.autoencoders.hunyuan_video import HunyuanVideoVAE
 from jaxgen.models.autoencoders.hunyuan_video import HunyuanVideoVAEConfig
 from jaxgen.models.autoencoders.tiling import Tiling
 from tests.models import parity
+from tests.models.clips import assert_bf16_near_fp32
 from tests.models.clips import from_torch
 from tests.models.clips import latents
 from tests.models.clips import pixels
@@ -121,6 +122,10 @@ def test_folder_loads_in_diffusers_and_returns(tmp_path):
   again = trees.flatten(engine.from_torch(table.RULES, tensors, params()))
   for path, leaf in trees.flatten(params()).items():
     np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+
+
+def test_bf16_stays_near_fp32():
+  assert_bf16_near_fp32(MODEL, params(), pixels(2, 16, 24))
 
 
 def test_round_trip_keeps_every_byte():

@@ -23,6 +23,7 @@ from jaxgen.models.autoencoders.tiling import Tiling
 from jaxgen.models.autoencoders.wan import WanVAE
 from jaxgen.models.autoencoders.wan import WanVAEConfig
 from tests.models import parity
+from tests.models.clips import assert_bf16_near_fp32
 from tests.models.clips import from_torch
 from tests.models.clips import latents
 from tests.models.clips import pixels
@@ -146,6 +147,10 @@ def test_original_names_are_those_that_diffusers_renames():
   again = trees.flatten(engine.from_torch(table.ORIGINAL_RULES, original, params()))
   for path, leaf in trees.flatten(params()).items():
     np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+
+
+def test_bf16_stays_near_fp32():
+  assert_bf16_near_fp32(MODEL, params(), pixels(2, 16, 24))
 
 
 def test_round_trip_keeps_every_byte():

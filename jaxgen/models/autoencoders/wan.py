@@ -1,8 +1,8 @@
 """Wan 2.1's causal autoencoder, also Qwen-Image's: 8 x 8 pixels of 4 frames to one latent pixel.
 
 A video passes in chunks: its first frame alone, then four frames (one latent frame) at a time.
-Every layer remembers what it needs of the frames before, so memory does not grow with the length
-and the result is that of the whole video at once. Equals diffusers' ``AutoencoderKLWan`` and
+Every layer remembers what it needs of the frames before, so the activations are those of one
+chunk whatever the length, and the result is that of the whole video at once. Equals diffusers' ``AutoencoderKLWan`` and
 ``AutoencoderKLQwenImage`` (tests/models/test_wan_vae.py).
 """
 
