@@ -144,6 +144,21 @@ def test_published_sizes_are_complete():
   parity.assert_axes_named(full)
 
 
+def test_config_of_the_release_is_read():
+  """Fields of HunyuanVideo's own vae/config.json, whose blocks and ratios bear other names."""
+  released = dict(
+      _class_name='AutoencoderKLCausal3D', act_fn='silu', block_out_channels=[128, 256, 512, 512],
+      down_block_types=['DownEncoderBlockCausal3D'] * 4, in_channels=3, latent_channels=16,
+      layers_per_block=2, norm_num_groups=32, out_channels=3, sample_size=256, sample_tsize=64,
+      up_block_types=['UpDecoderBlockCausal3D'] * 4, scaling_factor=0.476986,
+      time_compression_ratio=4, mid_block_add_attention=True)
+  section = table.RELEASED.read_config(released, (), 'config.json')
+  assert section.pop('family') == 'hunyuan_video_vae'
+  assert HunyuanVideoVAEConfig(**section) == HunyuanVideoVAEConfig()
+  with pytest.raises(UserError, match='time_compression_ratio'):
+    table.RELEASED.read_config(released | dict(time_compression_ratio=8), (), 'config.json')
+
+
 @pytest.mark.parametrize('field, fields', [
     ('block_channels', dict(block_channels=(128, 100, 256))),
     ('block_channels', dict(block_channels=(128, 256))),

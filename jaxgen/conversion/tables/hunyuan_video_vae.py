@@ -1,4 +1,9 @@
-"""diffusers' ``AutoencoderKLHunyuanVideo`` and our HunyuanVideo autoencoder."""
+"""diffusers' ``AutoencoderKLHunyuanVideo`` and our HunyuanVideo autoencoder.
+
+The class of the release, ``AutoencoderKLCausal3D``, names its parameters alike.
+"""
+
+import dataclasses
 
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
@@ -40,3 +45,9 @@ FAMILY = Family(
         Fixed('mid_block_add_attention', True),
     ),
 )
+
+RELEASED = dataclasses.replace(
+    FAMILY, marker=('_class_name', 'AutoencoderKLCausal3D'),
+    fields=tuple(
+        Fixed('time_compression_ratio', 4) if field == Fixed('temporal_compression_ratio', 4)
+        else field for field in FAMILY.fields))
