@@ -113,7 +113,7 @@ def _channels(link: engine.Link) -> tuple[np.ndarray, np.ndarray]:
   """Which input and output channel of ours each of theirs is: i[in], i[out]."""
   if link.part is not None or len(link.shape) != 2:
     raise user_error(link.theirs, link.shape, 'is no plain matrix and cannot have an adapter; '
-                     'leave it out of config.model.lora')
+                     'leave it out of the LoRA modules')
   return _channel_orders(link.rule, link.stages[0], link.shape)
 
 

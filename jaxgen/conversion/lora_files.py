@@ -63,7 +63,7 @@ def save_peft(folder: str, adapters: Mapping[str, Adapter], *, base: str = '') -
     UserError: the folder holds something, or no adapter is given.
   """
   if not adapters:
-    raise user_error(folder, None, 'there are no adapters to write; set config.model.lora')
+    raise user_error(folder, None, 'there are no adapters to write')
   save_folder(folder, _peft_config(adapters, base), named(adapters, PEFT), stem=STEM,
               config_name=CONFIG)
 

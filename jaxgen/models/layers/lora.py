@@ -8,6 +8,8 @@ need nothing of their own, and everything here is a function over parameter tree
 
 import dataclasses
 import math
+import re
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +30,7 @@ class LoRA:
   """One group of modules and the size of their adapters.
 
   Attributes:
-    modules: regex that matches the whole path of a ``Linear`` (``denoiser/.*attention/(q|k|v)``).
+    modules: regex that matches the whole path of a ``Linear`` (``layers/attention/(q|k|v)``).
     rank: r.
     alpha: the adapter's product is multiplied by alpha / rank.
   """
@@ -39,7 +41,7 @@ class LoRA:
 
   def __post_init__(self):
     if self.rank < 1:
-      raise user_error('config.model.lora: rank', self.rank, 'must be at least 1')
+      raise user_error('LoRA rank', self.rank, 'must be at least 1')
 
 
 def attach(boxed: trees.Tree, rng: jax.Array, groups: Sequence[LoRA]) -> dict[str, Any]:
@@ -47,7 +49,8 @@ def attach(boxed: trees.Tree, rng: jax.Array, groups: Sequence[LoRA]) -> dict[st
 
   Args:
     boxed: parameters of a module, or of several under their groups, with their logical axes.
-    rng: key of the initial ``a``, uniform within 1 / sqrt(inputs) as PEFT has it.
+    rng: key of the initial ``a``, uniform within 1 / sqrt(inputs) as PEFT has it; a module's
+      does not depend on which others there are.
     groups: of several that match a module the first counts.
 
   Returns:
@@ -59,13 +62,18 @@ def attach(boxed: trees.Tree, rng: jax.Array, groups: Sequence[LoRA]) -> dict[st
   flat = trees.flatten(boxed)
   modules = [path.removesuffix('/kernel') for path, leaf in flat.items()
              if path.endswith('/kernel') and 'conv_in' not in leaf.names]
-  rules = [(group.modules, group) for group in groups] + [('.*', None)]
-  chosen = trees.match_rules(modules, rules, 'config.model.lora') if modules else {}
-  for index, module in enumerate(modules):
-    if chosen[module] is not None:
-      kernel = flat[f'{module}/kernel']
-      adapter = _adapter(kernel, jax.random.fold_in(rng, index), chosen[module])
+  used = set()
+  for module in modules:
+    group = next((group for group in groups if re.fullmatch(group.modules, module)), None)
+    if group is not None:
+      used.add(group)
+      key = jax.random.fold_in(rng, zlib.crc32(module.encode()))
+      adapter = _adapter(flat[f'{module}/kernel'], key, group)
       flat |= {f'{module}/lora/{name}': leaf for name, leaf in adapter.items()}
+  for group in groups:
+    if group not in used:
+      raise user_error('LoRA modules', group.modules, 'matches no linear module that another '
+                       f'group does not match before; there are {modules[:3]} and so on')
   return trees.unflatten(flat)
 
 
