@@ -5,7 +5,9 @@ scanned layers counted once per layer. Compilers' own counts take a scanned stac
 Elementwise work is left out, as reports of MFU do.
 """
 
+import collections
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,10 @@ from jaxgen.objectives.registry import make_objectives
 from jaxgen.systems.registry import make_system
 from jaxgen.training.state import Blueprint
 
+# Products of L x S x H for each head. The backward pass has a fifth, the scores once more, but
+# that one repeats what the forward pass did.
+ATTENTION = {'attention_forward': 2, 'attention_backward': 4}
+
 
 def step_flops(config: ConfigDict, blueprint: Blueprint, batch: Batch) -> float:
   """FLOPs of the forward and backward passes of one step over the global batch.
@@ -30,8 +36,22 @@ def step_flops(config: ConfigDict, blueprint: Blueprint, batch: Batch) -> float:
     blueprint: what trains and what is frozen.
     batch: any batch of the run, or its shapes.
   """
-  config = ConfigDict(config.to_dict())
-  _keep_activations(config.model)
+  return sum(step_tally(config, blueprint, batch).values())
+
+
+def step_tally(config: ConfigDict, blueprint: Blueprint, batch: Batch, *,
+               repeated: bool = False) -> collections.Counter[tuple[str, str]]:
+  """The same by module and kind: ``(class of the outermost module, 'dense' or 'attention')``.
+
+  Args:
+    config: of the run.
+    blueprint: what trains and what is frozen.
+    batch: any batch of the run, or its shapes.
+    repeated: count as well what rematerialisation does a second time, attention apart.
+  """
+  if not repeated:
+    config = ConfigDict(config.to_dict())
+    _keep_activations(config.model)
   system, objectives = make_system(config), make_objectives(config)
 
   def loss(params, frozen, batch):
@@ -39,7 +59,7 @@ def step_flops(config: ConfigDict, blueprint: Blueprint, batch: Batch) -> float:
     return sum(objective(system, params, batch, jax.random.PRNGKey(0))[0]
                for objective, _ in objectives.values())
 
-  return count_flops(jax.grad(loss), blueprint.state.params, blueprint.frozen, batch)
+  return tally_flops(jax.grad(loss), blueprint.state.params, blueprint.frozen, batch)
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> float:
@@ -48,7 +68,13 @@ def count_flops(function: Callable[..., Any], *arguments: Any) -> float:
   Products that rematerialisation repeats are counted as often as they run, so trace a function
   without it. A ``while`` loop of unknown length counts once, a branch as its dearest side.
   """
-  return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+  return sum(tally_flops(function, *arguments).values())
+
+
+def tally_flops(function: Callable[..., Any], *arguments: Any
+                ) -> collections.Counter[tuple[str, str]]:
+  """``count_flops`` by ``(class of the outermost module, 'dense' or 'attention')``."""
+  return _tally(jax.make_jaxpr(function)(*arguments).jaxpr, '')
 
 
 def _keep_activations(section: ConfigDict) -> None:
@@ -60,20 +86,33 @@ def _keep_activations(section: ConfigDict) -> None:
       section.remat = 'none'
 
 
-def _count(jaxpr: core.Jaxpr) -> float:
-  total = 0.0
+def _tally(jaxpr: core.Jaxpr, scope: str) -> collections.Counter[tuple[str, str]]:
+  total = collections.Counter()
   for equation in jaxpr.eqns:
-    name = equation.primitive.name
+    name, own = equation.primitive.name, scope or _module(equation)
     if name == 'dot_general':
-      total += _dot(equation)
+      total[own, 'dense'] += _dot(equation)
     elif name == 'conv_general_dilated':
-      total += _convolution(equation)
+      total[own, 'dense'] += _convolution(equation)
+    elif name in ATTENTION:
+      q, k = (variable.aval.shape for variable in equation.invars[:2])
+      total[own, 'attention'] += ATTENTION[name] * 2.0 * math.prod(q) * k[2]
     elif name == 'cond':
-      total += max(_count(branch.jaxpr) for branch in equation.params['branches'])
+      total += max((_tally(branch.jaxpr, own) for branch in equation.params['branches']),
+                   key=lambda branch: sum(branch.values()))
     else:
       times = equation.params['length'] if name == 'scan' else 1
-      total += times * sum(_count(inner) for inner in _inner(equation))
+      for inner in _inner(equation):
+        for key, flops in _tally(inner, own).items():
+          total[key] += times * flops
   return total
+
+
+def _module(equation: core.JaxprEqn) -> str:
+  """``jvp(InternVL.decode)/text/...`` is work of ``InternVL``; '' outside of modules."""
+  outermost = str(equation.source_info.name_stack).split('/')[0]
+  match = re.fullmatch(r'(?:\w+\()*([A-Z]\w*)(?:\.\w+)?\)*', outermost)
+  return match[1] if match else ''
 
 
 def _inner(equation: core.JaxprEqn) -> list[core.Jaxpr]:

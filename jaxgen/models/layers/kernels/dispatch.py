@@ -1,0 +1,174 @@
+"""Chooses the kernel of each platform while a program is lowered for it, and splits its work.
+
+Two primitives stand for attention and for its gradients in a traced program. What they become is
+decided at lowering time: nothing is traced for other platforms, and a program lowered for a TPU
+or GPU on a machine without one gets the kernels of its target.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from jax.interpreters import batching
+from jax.interpreters import mlir
+from jax.sharding import PartitionSpec
+
+from jaxgen.models.layers.kernels import cudnn
+from jaxgen.models.layers.kernels import splash
+from jaxgen.models.layers.kernels import xla
+from jaxgen.models.layers.kernels.contract import Arrays
+from jaxgen.models.layers.kernels.contract import Kernel
+from jaxgen.models.layers.kernels.contract import Visibility
+
+# In the order of preference; the last one of each fits always.
+KERNELS = {
+    'cpu': (xla.ON_CPU,),
+    'cuda': (cudnn.KERNEL, xla.ANYWHERE),
+    'tpu': (splash.KERNEL, xla.ANYWHERE),
+    None: (xla.ANYWHERE,),
+}
+
+
+class Split(NamedTuple):
+  """How the devices share the work; each entry but ``mesh`` holds names of its axes.
+
+  Keys and values are not split along their tokens: with queries split over ``tokens``, every
+  device holds all keys of its rows and heads.
+  """
+
+  mesh: jax.sharding.AbstractMesh
+  rows: tuple[str, ...]
+  heads: tuple[str, ...]
+  tokens: tuple[str, ...]
+
+
+def split_of(rows: int, heads: int, tokens: int) -> Split | None:
+  """How the mesh and the logical rules of the context split so many rows, heads and queries.
+
+  Mesh axes that do not divide a dimension leave it whole. None where nothing is split.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return None
+  entries = []
+  for name, size in (('rows', rows), ('heads', heads), ('tokens', tokens)):
+    axes = nn.logical_to_mesh_axes((name,))[0] or ()
+    taken = []
+    for axis in (axes,) if isinstance(axes, str) else axes:
+      if axis not in mesh.manual_axes and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0:
+        taken.append(axis)
+        size //= mesh.shape[axis]
+    entries.append(tuple(taken))
+  return Split(mesh, *entries) if any(entries) else None
+
+
+def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility,
+            split: Split | None) -> Arrays:
+  """``Kernel.forward`` of the platform that the program is lowered for."""
+  return tuple(_bind(FORWARD, (q, k, v), visibility, split))
+
+
+def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, out: jax.Array,
+             log_total: jax.Array, gradient: jax.Array, split: Split | None) -> Arrays:
+  """``Kernel.backward`` of the platform that the program is lowered for."""
+  return tuple(_bind(BACKWARD, (q, k, v, out, log_total, gradient), visibility, split))
+
+
+FORWARD = core.Primitive('attention_forward')
+BACKWARD = core.Primitive('attention_backward')
+
+
+def run_forward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[bool, ...],
+                split: Split | None) -> Arrays:
+  """What ``FORWARD`` becomes: the first of the kernels that fits what one device has to do."""
+  def local(q, k, v, *visible):
+    kernel = _first_that_fits(kernels, q, k)
+    return kernel.forward(q, k, v, _visibility(visible, given))
+
+  return _on_each_device(local, split, given, ('q', 'kv', 'kv'), ('q', 'log'))(*arrays)
+
+
+def run_backward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[bool, ...],
+                 split: Split | None) -> Arrays:
+  """What ``BACKWARD`` becomes; gradients by keys are summed over the devices of their queries."""
+  def local(q, k, v, out, log_total, gradient, *visible):
+    kernel = _first_that_fits(kernels, q, k)
+    by_q, by_k, by_v = kernel.backward(
+        q, k, v, _visibility(visible, given), out, log_total, gradient)
+    if split is not None and split.tokens:
+      by_k, by_v = jax.lax.psum((by_k, by_v), split.tokens)
+    return by_q, by_k, by_v
+
+  inputs = ('q', 'kv', 'kv', 'q', 'log', 'q')
+  return _on_each_device(local, split, given, inputs, ('q', 'kv', 'kv'))(*arrays)
+
+
+def _bind(primitive, arrays, visibility, split):
+  given = tuple(x is not None for x in visibility)
+  return primitive.bind(
+      *arrays, *(x for x in visibility if x is not None), given=given, split=split)
+
+
+def _visibility(arrays, given):
+  arrays = iter(arrays)
+  return Visibility(*(next(arrays) if there else None for there in given))
+
+
+def _first_that_fits(kernels, q, k):
+  return next(kernel for kernel in kernels if kernel.fits(q, k))
+
+
+def _on_each_device(local, split, given, inputs, outputs):
+  """``local`` with each device's part of the arrays."""
+  if split is None:
+    return local
+  rows, heads, tokens = (axes or None for axes in split[1:])
+  specs = {
+      'q': PartitionSpec(rows, heads, tokens, None),
+      'kv': PartitionSpec(rows, heads, None, None),
+      'log': PartitionSpec(rows, heads, tokens)}
+  visible = [PartitionSpec(rows, tokens), PartitionSpec(rows, None)] * 2
+  return jax.shard_map(
+      local, mesh=split.mesh, check_vma=False,
+      in_specs=(*(specs[name] for name in inputs),
+                *(spec for spec, there in zip(visible, given, strict=True) if there)),
+      out_specs=tuple(specs[name] for name in outputs))
+
+
+def _forward_shapes(q, *_, given, split):
+  return q.update(weak_type=False), q.update(shape=q.shape[:3], dtype=jnp.dtype(jnp.float32))
+
+
+def _backward_shapes(q, k, v, *_, given, split):
+  return q, k, v
+
+
+@functools.cache
+def _compiled(primitive, **params):
+  return jax.jit(functools.partial(primitive.bind, **params))
+
+
+def _batched(primitive, arrays, axes, **params):
+  """A further axis of rows, as ``jax.vmap`` adds one."""
+  size = next(x.shape[axis] for x, axis in zip(arrays, axes, strict=True) if axis is not None)
+  arrays = [batching.bdim_at_front(x, axis, size) for x, axis in zip(arrays, axes, strict=True)]
+  out = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in arrays), **params)
+  return [x.reshape(size, -1, *x.shape[1:]) for x in out], [0] * len(out)
+
+
+def _register(primitive, shapes, run):
+  primitive.multiple_results = True
+  primitive.def_abstract_eval(shapes)
+  primitive.def_impl(lambda *arrays, **params: _compiled(primitive, **params)(*arrays))
+  batching.primitive_batchers[primitive] = functools.partial(_batched, primitive)
+  for platform, kernels in KERNELS.items():
+    rule = mlir.lower_fun(functools.partial(run, kernels), multiple_results=True)
+    mlir.register_lowering(primitive, rule, platform=platform)
+
+
+_register(FORWARD, _forward_shapes, run_forward)
+_register(BACKWARD, _backward_shapes, run_backward)
