@@ -14,14 +14,30 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from typing import Protocol
 
 import numpy as np
 
+from jaxgen.conversion.transforms import Box
+from jaxgen.conversion.transforms import Cut
 from jaxgen.conversion.transforms import Transform
+from jaxgen.conversion.transforms import sizes
+from jaxgen.conversion.transforms import whole
+from jaxgen.conversion.transforms import within
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import mismatch
 from jaxgen.core.mismatch import shorten
+
+
+class Tensor(Protocol):
+  """What is asked of a tensor of theirs; numpy arrays qualify."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  def __getitem__(self, box: Box) -> np.ndarray:
+    """The values of a box, read no sooner than here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,23 +108,49 @@ class Link:
     leaf = leaf if self.layer is None else leaf[self.layer]
     return leaf if self.part is None else leaf[(slice(None),) * self.rule.fuse + (self.part,)]
 
+  def read(self, tensor: Tensor, box: Box) -> np.ndarray:
+    """A box of what ``view`` gives; of their tensor no more is read than that is made of."""
+    cuts = self._cuts(box)
+    start = self.rows.start if self.rows else 0
+    theirs = cuts[-1].theirs if cuts else box
+    if start:
+      theirs = (slice(theirs[0].start + start, theirs[0].stop + start), *theirs[1:])
+    array = tensor[theirs]
+    for index in range(len(cuts) - 1, -1, -1):
+      wanted = cuts[index - 1].theirs if index else box
+      array = cuts[index].transform.read(array, sizes(cuts[index].ours))
+      array = array[within(wanted, cuts[index].ours)]
+    return array
+
+  def source(self, box: Box) -> Box:
+    """The part of the tensor (of its own rows) that ``read`` reads."""
+    return self._cuts(box)[-1].theirs if self.rule.transforms else box
+
   def write(self, array: np.ndarray) -> np.ndarray:
     """What ``view`` gives, in their layout."""
     for transform in reversed(self.rule.transforms):
       array = transform.write(array)
     return array
 
+  def _cuts(self, box: Box) -> list[Cut]:
+    """What a box of ours is made of, transform by transform, the last in the tensor itself."""
+    cuts = []
+    for transform, shape in zip(reversed(self.rule.transforms), self.stages[:-1], strict=True):
+      cuts.append(transform.cut(box, shape))
+      box = cuts[-1].theirs
+    return cuts
+
 
 Rules = tuple[Rule | Constant, ...]
 
 
-def from_torch(rules: Rules, tensors: Mapping[str, np.ndarray], shapes: trees.Tree, *,
+def from_torch(rules: Rules, tensors: Mapping[str, Tensor], shapes: trees.Tree, *,
                where: str = 'tensors') -> dict[str, Any]:
   """Reads their tensors as our parameters.
 
   Args:
     rules: the name table.
-    tensors: tensors by name; may load each on access. Dtypes are kept.
+    tensors: tensors by name; each may be read when indexed. Dtypes are kept.
     shapes: our parameter tree, leaves with ``.shape``.
     where: file or folder named in errors.
 
@@ -119,18 +161,28 @@ def from_torch(rules: Rules, tensors: Mapping[str, np.ndarray], shapes: trees.Tr
     UserError: one error that lists every missing, unknown and misshapen tensor.
   """
   flat = trees.flatten(shapes)
-  links, constants = _resolve(rules, flat)
-  _check(links, constants, tensors, where)
   params: dict[str, np.ndarray] = {}
-  for link in links:
-    array = np.asarray(tensors[link.theirs])
-    array = array if link.rows is None else array[link.rows]
+  for link in fit(rules, tensors, shapes, where=where):
+    array = link.read(tensors[link.theirs], whole(link.stages[0]))
     if link.path not in params:
       params[link.path] = np.empty(tuple(flat[link.path].shape), array.dtype)
-    for transform, shape in zip(link.rule.transforms, reversed(link.stages[:-1]), strict=True):
-      array = transform.read(array, shape)
     link.view(params[link.path])[...] = array
   return trees.unflatten(params)
+
+
+def fit(rules: Rules, tensors: Mapping[str, Tensor], shapes: trees.Tree, *,
+        where: str = 'tensors') -> list[Link]:
+  """Checks that a table leads from these tensors to parameters of these shapes.
+
+  Returns:
+    The place of every tensor, from which ``Link.read`` reads it.
+
+  Raises:
+    UserError: as ``from_torch``.
+  """
+  links, constants = _resolve(rules, trees.flatten(shapes))
+  _check(links, constants, tensors, where)
+  return links
 
 
 def to_torch(rules: Rules, params: trees.Tree) -> dict[str, np.ndarray]:
@@ -259,7 +311,7 @@ def _parts(rule: Rule, shape: tuple[int, ...]) -> list[slice | None]:
 
 
 def _check(links: list[Link], constants: Mapping[str, tuple[tuple[int, ...], float]],
-           tensors: Mapping[str, np.ndarray], where: str) -> None:
+           tensors: Mapping[str, Tensor], where: str) -> None:
   """Raises one error naming all that does not fit."""
   wanted = _shapes(links)
   wanted |= {name: shape for name, (shape, _) in constants.items()}

@@ -5,6 +5,7 @@ theirs, ``Fixed`` states what theirs must say because our model knows no alterna
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
@@ -80,6 +81,27 @@ class Absent:
 
 
 @dataclasses.dataclass(frozen=True)
+class Layout:
+  """One naming of a family's parameters.
+
+  Attributes:
+    name: ``diffusers``, ``transformers``, ``original`` for the names of the release, ...
+    rules: the name table.
+    extras: regex of tensors in such files that are no parameters; '' = none.
+    published: model sections, defaults left out, that releases without a config.json have.
+  """
+
+  name: str
+  rules: Rules
+  extras: str = ''
+  published: tuple[Mapping[str, Any], ...] = ()
+
+  def parameters(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors without the extras."""
+    return {name: tensors[name] for name in tensors if not re.fullmatch(self.extras, name)}
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
   """Everything that conversion knows of one external class.
 
@@ -89,6 +111,8 @@ class Family:
     stem: file name of the weights without its ending.
     rules: the name table.
     fields: the config table.
+    others: further layouts of the same parameters.
+    extras: as in ``Layout``, of the class itself.
   """
 
   name: str
@@ -96,15 +120,35 @@ class Family:
   stem: str
   rules: Rules
   fields: tuple[Field | Fixed | Implied | Absent, ...]
+  others: tuple[Layout, ...] = ()
+  extras: str = ''
 
-  def read_config(self, theirs: Mapping[str, Any], tensors: Container[str], where: str
-                  ) -> dict[str, Any]:
+  @property
+  def layouts(self) -> tuple[Layout, ...]:
+    """All layouts, that of the class itself first."""
+    library = {'diffusion_pytorch_model': 'diffusers', 'model': 'transformers'}[self.stem]
+    return (Layout(library, self.rules, self.extras), *self.others)
+
+  def layout(self, name: str) -> Layout:
+    """A layout by its name; '' is that of the class itself.
+
+    Raises:
+      UserError: the family has no such layout.
+    """
+    known = {layout.name: layout for layout in self.layouts}
+    if name and name not in known:
+      raise user_error('layout', name, f'{self.marker[1]} knows {sorted(known)} only')
+    return known[name] if name else self.layouts[0]
+
+  def read_config(self, theirs: Mapping[str, Any], tensors: Container[str], where: str,
+                  layout: Layout | None = None) -> dict[str, Any]:
     """Their config.json as our section.
 
     Args:
       theirs: parsed config.json.
       tensors: names of the tensors beside it.
       where: file named in errors.
+      layout: of these names; that of the class unless given.
     """
     ours: dict[str, Any] = {'family': self.name}
     for field in self.fields:
@@ -114,7 +158,7 @@ class Family:
         case Implied():
           _set(ours, field.ours, field.value)
         case Absent():
-          _set(ours, field.ours, field.tensor not in tensors)
+          _set(ours, field.ours, self._name_in(layout, field.tensor) not in tensors)
         case Field(read=read) if read is not None:
           _set(ours, field.ours, self._read(field, theirs, where))
     return ours
@@ -134,6 +178,13 @@ class Family:
         case Field():
           _set(theirs, _names(field)[0], field.write(get(ours, field.ours), ours))
     return theirs
+
+  def _name_in(self, layout: Layout | None, tensor: str) -> str:
+    """The name that another layout has for a tensor of the class."""
+    if layout is None:
+      return tensor
+    ours = next(rule.ours for rule in self.rules if rule.names == (tensor,))
+    return next(rule.names[0] for rule in layout.rules if rule.ours == ours)
 
   def _check_implied(self, field: Implied, ours: Mapping[str, Any]) -> None:
     if (value := get(ours, field.ours)) != field.value:

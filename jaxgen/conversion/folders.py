@@ -1,6 +1,5 @@
 """Model folders of Hugging Face libraries: ``config.json`` and safetensors, streamed."""
 
-import dataclasses
 import json
 import uuid
 from collections.abc import Mapping
@@ -11,36 +10,23 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
+from jaxgen.conversion.stored import SafetensorsFile
+from jaxgen.conversion.stored import StoredTensor
+from jaxgen.conversion.torch_files import ENDINGS as TORCH_ENDINGS
+from jaxgen.conversion.torch_files import TorchTensor
+from jaxgen.conversion.torch_files import open_torch
 from jaxgen.core.errors import user_error
+from jaxgen.core.mismatch import shorten
 
 _SHARD_BYTES = 5_000_000_000
 # File names of transformers, diffusers and PEFT.
 _STEMS = ('model', 'diffusion_pytorch_model', 'adapter_model')
 CONFIG = 'config.json'
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredTensor:
-  """A tensor in a safetensors file; ``np.asarray`` reads it from the disk.
-
-  Attributes:
-    file: path of the safetensors file.
-    name: tensor name in the file.
-    shape: sizes, known without reading.
-  """
-
-  file: str
-  name: str
-  shape: tuple[int, ...]
-
-  def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    with safetensors.safe_open(self.file, 'numpy') as file:
-      array = file.get_tensor(self.name)
-    return array if dtype is None else array.astype(dtype)
+WEIGHT_ENDINGS = ('.safetensors', *TORCH_ENDINGS)
 
 
 def load_folder(folder: str, config: str = CONFIG
-                ) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+                ) -> tuple[dict[str, Any], dict[str, StoredTensor | TorchTensor]]:
   """Opens a model folder without reading its tensors.
 
   Args:
@@ -57,11 +43,29 @@ def load_folder(folder: str, config: str = CONFIG
   if not root.is_dir():
     raise user_error(str(folder), None, 'no such folder; give a folder with config.json and '
                      'safetensors')
-  contents = read_config(folder, config)
-  tensors: dict[str, StoredTensor] = {}
-  for file in _weight_files(root):
-    tensors.update(_open_file(file))
-  return contents, tensors
+  return read_config(folder, config), open_weights(folder)
+
+
+def open_weights(path: str) -> dict[str, StoredTensor | TorchTensor]:
+  """The tensors of a file, or of the weight files of a folder, none of them read yet.
+
+  Raises:
+    UserError: no weights there, or a damaged or refused file.
+  """
+  root = epath.Path(path)
+  index = _index(root) if root.is_dir() else None
+  if index:
+    files, promised = _indexed_files(index)
+  else:
+    files, promised = [_single_file(root) if root.is_dir() else root], set()
+  tensors: dict[str, StoredTensor | TorchTensor] = {}
+  for file in files:
+    tensors.update(open_torch(str(file)) if file.suffix in TORCH_ENDINGS
+                   else SafetensorsFile(str(file)))
+  if absent := sorted(promised - tensors.keys()):
+    raise user_error(str(index), None, f'names {len(absent)} tensors that its files lack: '
+                     f'{shorten(absent)}; copy the folder again')
+  return tensors
 
 
 def read_config(folder: str, config: str = CONFIG) -> dict[str, Any]:
@@ -104,34 +108,35 @@ def save_folder(folder: str, config: Mapping[str, Any], tensors: Mapping[str, np
       partial.rmtree()
 
 
-def _weight_files(root: epath.Path) -> list[epath.Path]:
-  """The safetensors files of a folder, by its index where it has one."""
-  for stem in _STEMS:
-    index = root / f'{stem}.safetensors.index.json'
-    if index.exists():
-      names = sorted(set(_read_json(index).get('weight_map', {}).values()))
-      if not names:
-        raise user_error(str(index), None, 'has no weight_map; copy the folder again')
-      absent = [name for name in names if not (root / name).exists()]
-      if absent:
-        raise user_error(str(index), absent, 'these files are missing; copy the folder again')
-      return [root / name for name in names]
-  files = [root / f'{stem}.safetensors' for stem in _STEMS]
-  found = [file for file in files if file.exists()]
+def _index(root: epath.Path) -> epath.Path | None:
+  """The index of a folder whose weights are in several files."""
+  indices = (root / f'{stem}.safetensors.index.json' for stem in _STEMS)
+  return next((index for index in indices if index.exists()), None)
+
+
+def _indexed_files(index: epath.Path) -> tuple[list[epath.Path], set[str]]:
+  """The files of an index, and the tensors that it says they hold."""
+  places = _read_json(index).get('weight_map')
+  if not places or not isinstance(places, dict):
+    raise user_error(str(index), None, 'has no weight_map; copy the folder again')
+  names = sorted(set(map(str, places.values())))
+  absent = [name for name in names if not (index.parent / name).exists()]
+  if absent:
+    raise user_error(str(index), absent, 'these files are missing; copy the folder again')
+  return [index.parent / name for name in names], set(places)
+
+
+def _single_file(root: epath.Path) -> epath.Path:
+  """The one weight file of a folder."""
+  usual = [root / f'{stem}.safetensors' for stem in _STEMS]
+  choices = [[file for file in usual if file.exists()], sorted(root.glob('*.safetensors')),
+             sorted(file for ending in TORCH_ENDINGS for file in root.glob(f'*{ending}'))]
+  found = next(filter(None, choices), [])
   if len(found) != 1:
-    raise user_error(str(root), [file.name for file in found],
-                     f'must hold one of {[file.name for file in files]}, or an index')
-  return found
-
-
-def _open_file(path: epath.Path) -> dict[str, StoredTensor]:
-  try:
-    with safetensors.safe_open(str(path), 'numpy') as file:
-      return {name: StoredTensor(str(path), name, tuple(file.get_slice(name).get_shape()))
-              for name in file.keys()}
-  except (OSError, safetensors.SafetensorError) as error:
-    raise user_error(str(path), None, f'damaged or cut short ({error}); copy the file again'
-                     ) from error
+    raise user_error(str(root), [file.name for file in found] or None,
+                     f'must hold one of {[file.name for file in usual]}, an index, or one file of '
+                     'weights; give the file itself where there are several')
+  return found[0]
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

@@ -14,12 +14,19 @@ def mismatch(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> str:
     found: name -> shape at hand.
     wanted: name -> shape that the model needs.
   """
-  wrong = [f'{name} {tuple(found[name])} (needs {tuple(wanted[name])})'
-           for name in sorted(found.keys() & wanted.keys())
-           if tuple(found[name]) != tuple(wanted[name])]
-  kinds = (('missing', sorted(wanted.keys() - found.keys())),
-           ('unknown', sorted(found.keys() - wanted.keys())), ('misshapen', wrong))
-  return '; '.join(f'{len(names)} {kind}: {shorten(names)}' for kind, names in kinds if names)
+  return '; '.join(f'{len(names)} {kind}: {shorten(names)}'
+                   for kind, names in mismatches(found, wanted).items() if names)
+
+
+def mismatches(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> dict[str, list[str]]:
+  """The names behind ``mismatch``: kind -> names, the misshapen with their shapes."""
+  return {
+      'missing': sorted(wanted.keys() - found.keys()),
+      'unknown': sorted(found.keys() - wanted.keys()),
+      'misshapen': [f'{name} {tuple(found[name])} (needs {tuple(wanted[name])})'
+                    for name in sorted(found.keys() & wanted.keys())
+                    if tuple(found[name]) != tuple(wanted[name])],
+  }
 
 
 def shorten(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.core.types import Prompt
@@ -97,6 +98,12 @@ def param_shapes(module: nn.Module) -> Params:
   """``jax.ShapeDtypeStruct`` of every parameter of a module that ``build`` made."""
   boxed = jax.eval_shape(lambda rng: init(module, rng), jax.random.key(0))
   return nn.meta.unbox(boxed).get('params', {})
+
+
+def param_axes(module: nn.Module) -> dict[str, Any]:
+  """The logical axis names of every parameter, as tuples, in a tree like ``param_shapes``."""
+  boxed = jax.eval_shape(lambda rng: init(module, rng), jax.random.key(0)).get('params', {})
+  return trees.map_named(lambda _, spec: tuple(spec), nn.get_partition_spec(boxed))
 
 
 def _family(values: Mapping[str, Any]) -> str:

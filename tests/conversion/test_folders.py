@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxgen.conversion.folders import StoredTensor
 from jaxgen.conversion.folders import load_folder
 from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.stored import StoredTensor
 from jaxgen.core.errors import UserError
 
 

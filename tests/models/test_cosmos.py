@@ -182,7 +182,8 @@ def test_original_names_are_those_that_diffusers_translates():
   assert translated.keys() == expected.keys()
   for name, array in expected.items():
     np.testing.assert_array_equal(translated[name], array, err_msg=name)
-  again = engine.from_torch(cosmos.ORIGINAL_RULES, cosmos.without_extras(original | extras),
+  layout = cosmos.FAMILY.layout('original')
+  again = engine.from_torch(layout.rules, layout.parameters(original | extras),
                             registry.param_shapes(module))
   jax.tree.map(np.testing.assert_array_equal, again, params)
 

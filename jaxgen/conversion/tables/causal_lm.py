@@ -6,6 +6,7 @@ from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
 from jaxgen.conversion.family import Implied
+from jaxgen.conversion.family import Layout
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
@@ -104,7 +105,8 @@ def tower(name: str, kind: str, *fields: Field | Fixed | Implied, qk_norm: bool)
           Implied('rope_sections', ()),
           Fixed('attention_bias', False),
           *fields,
-          Fixed('architectures', (kind,))))
+          Fixed('architectures', (kind,))),
+      others=(Layout('causal_lm', language_rules('', 'model.', 'lm_head.weight')),))
 
 
 def _read_head_dim(value, theirs):

@@ -5,6 +5,7 @@ from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.pieces import heads
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import HEADS_IN
@@ -27,16 +28,19 @@ def encoder_rules(ours: str, theirs: str) -> Rules:
   )
 
 
+def _rules(prefix: str) -> Rules:
+  return (
+      Rule('embedding', f'{prefix}embeddings.token_embedding.weight'),
+      Rule('positions', f'{prefix}embeddings.position_embedding.weight'),
+      *encoder_rules('layers', f'{prefix}encoder.layers.{{i}}'),
+      *_norm('norm', f'{prefix}final_layer_norm'))
+
+
 FAMILY = Family(
     name='clip_text',
     marker=('model_type', 'clip_text_model'),
     stem='model',
-    rules=(
-        Rule('embedding', 'embeddings.token_embedding.weight'),
-        Rule('positions', 'embeddings.position_embedding.weight'),
-        *encoder_rules('layers', 'encoder.layers.{i}'),
-        *_norm('norm', 'final_layer_norm'),
-    ),
+    rules=_rules(''),
     fields=(
         Field('vocab', 'vocab_size', default=49408),
         Field('width', 'hidden_size', default=512),
@@ -49,4 +53,7 @@ FAMILY = Family(
         Field('eos_id', 'eos_token_id', default=49407),
         Fixed('architectures', ('CLIPTextModel',)),
     ),
+    # Folders from before transformers 5.
+    others=(Layout('text_model', _rules('text_model.'),
+                   extras=r'text_model\.embeddings\.position_ids'),),
 )

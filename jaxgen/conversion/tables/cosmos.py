@@ -4,7 +4,6 @@ The two layouts hold the same arrays under other names. NVIDIA's checkpoints hol
 counters besides.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.pieces import attention
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import LINEAR
@@ -22,13 +22,7 @@ from jaxgen.models.denoisers.cosmos import PATCH_AREA
 OUTPUT = (*LINEAR, TokenOrder(1, PATCH_AREA))  # theirs predicts a token pixel by pixel
 
 # Tensors of NVIDIA's checkpoints that are no parameters.
-EXTRAS = re.compile(r'net\.(pos_embedder\.(seq|dim_(spatial|temporal)_range)|accum_\w+'
-                    r'|.*\._extra_state)')
-
-
-def without_extras(tensors: Mapping[str, Any]) -> dict[str, Any]:
-  """The parameters of a checkpoint in NVIDIA's layout, for ``ORIGINAL_RULES``."""
-  return {name: tensors[name] for name in tensors if not EXTRAS.fullmatch(name)}
+EXTRAS = r'net\.(pos_embedder\.(seq|dim_(spatial|temporal)_range)|accum_\w+|.*\._extra_state)'
 
 
 def _diffusers() -> Rules:
@@ -123,4 +117,5 @@ FAMILY = Family(
         Fixed('controlnet_block_every_n', None),
         Fixed('img_context_dim_in', None),
     ),
+    others=(Layout('original', ORIGINAL_RULES, extras=EXTRAS, published=({},)),),
 )

@@ -12,6 +12,7 @@ from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
 from jaxgen.conversion.family import Implied
+from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.mmdit_blocks import dual_blocks
 from jaxgen.conversion.tables.mmdit_blocks import embedder
 from jaxgen.conversion.tables.mmdit_blocks import fused_attention
@@ -99,4 +100,6 @@ FAMILY = Family(
         Fixed('patch_size', 1),
         Fixed('out_channels', None),
     ),
+    others=(Layout('original', ORIGINAL_RULES, published=(
+        {'pooled_dim': 768, 'guidance_embed': True}, {'pooled_dim': 768})),),
 )

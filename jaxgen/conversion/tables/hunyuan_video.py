@@ -12,6 +12,7 @@ from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.mmdit_blocks import Patches
 from jaxgen.conversion.tables.mmdit_blocks import dual_blocks
 from jaxgen.conversion.tables.mmdit_blocks import embedder
@@ -132,4 +133,6 @@ FAMILY = Family(
         Fixed('patch_size_t', 1),
         Fixed('qk_norm', 'rms_norm'),
     ),
+    others=(Layout('original', ORIGINAL_RULES, published=(
+        {}, {'guidance_embed': False}, {'in_channels': 33 * AREA, 'guidance_embed': False})),),
 )

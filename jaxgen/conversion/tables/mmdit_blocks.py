@@ -10,21 +10,30 @@ from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.tables.pieces import attention
 from jaxgen.conversion.tables.pieces import heads
 from jaxgen.conversion.tables.pieces import linear
+from jaxgen.conversion.transforms import Box
+from jaxgen.conversion.transforms import Cut
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
+from jaxgen.conversion.transforms import Transform
+from jaxgen.conversion.transforms import whole
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadShares:
+class HeadShares(Transform):
   """Their (D, N H + F) matrix, attention before MLP, as our (N, H + F / N, D).
 
   The heads' width N H equals D, from which H follows.
+
+  Attributes:
+    width: N H, for a part of D; 0 = all of D is there.
   """
+
+  width: int = 0
 
   def read(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     heads, _, width = shape
-    parts = np.split(array.T, [width])
+    parts = np.split(array.T, [self.width or width])
     return np.concatenate([part.reshape(heads, -1, width) for part in parts], axis=1)
 
   def write(self, array: np.ndarray) -> np.ndarray:
@@ -35,9 +44,14 @@ class HeadShares:
   def written_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[2], shape[0] * shape[1])
 
+  def cut(self, box: Box, shape: tuple[int, ...]) -> Cut:
+    heads, share, width = shape
+    return Cut((*whole((heads, share)), box[2]), (box[2], slice(0, heads * share)),
+               HeadShares(width))
+
 
 @dataclasses.dataclass(frozen=True)
-class SwapHalves:
+class SwapHalves(Transform):
   """The halves of a dimension change places: (shift, scale) against (scale, shift).
 
   Attributes:
@@ -55,9 +69,14 @@ class SwapHalves:
   def written_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
+  def cut(self, box: Box, shape: tuple[int, ...]) -> Cut:
+    kept = list(box)
+    kept[self.axis] = slice(0, shape[self.axis])
+    return Cut(tuple(kept), tuple(kept), self)
+
 
 @dataclasses.dataclass(frozen=True)
-class Patches:
+class Patches(Transform):
   """A convolution over patches (D, c, *sizes) as our matrix (c * product of sizes, D).
 
   Attributes:

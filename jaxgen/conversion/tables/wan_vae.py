@@ -8,6 +8,7 @@ from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import CONV
 from jaxgen.conversion.transforms import CONV3D
@@ -145,4 +146,6 @@ _WAN_ONLY = (
 )
 
 QWEN_IMAGE = dataclasses.replace(FAMILY, marker=('_class_name', 'AutoencoderKLQwenImage'))
-FAMILY = dataclasses.replace(FAMILY, fields=FAMILY.fields + _WAN_ONLY)
+FAMILY = dataclasses.replace(
+    FAMILY, fields=FAMILY.fields + _WAN_ONLY,
+    others=(Layout('original', ORIGINAL_RULES, published=({},)),))

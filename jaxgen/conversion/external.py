@@ -1,0 +1,95 @@
+"""A model of another library: found, recognised and described, but not read."""
+
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from jaxgen.conversion import engine
+from jaxgen.conversion import families
+from jaxgen.conversion.family import Family
+from jaxgen.conversion.family import Layout
+from jaxgen.conversion.folders import WEIGHT_ENDINGS
+from jaxgen.conversion.folders import open_weights
+from jaxgen.conversion.folders import read_config
+from jaxgen.conversion.locate import locate
+from jaxgen.conversion.stored import StoredTensor
+from jaxgen.conversion.torch_files import TorchTensor
+from jaxgen.core.errors import user_error
+from jaxgen.models import registry
+
+
+@dataclasses.dataclass(frozen=True)
+class External:
+  """What is known of a model before its weights are read.
+
+  Attributes:
+    path: where it lies.
+    section: the ``config.model`` section that describes it.
+    family: its class.
+    layout: how its tensors are named.
+    shapes: of our parameters.
+    tensors: theirs by name, without those that are no parameters.
+  """
+
+  path: str
+  section: dict[str, Any]
+  family: Family
+  layout: Layout
+  shapes: dict[str, Any]
+  tensors: dict[str, StoredTensor | TorchTensor]
+
+  @property
+  def bytes_read(self) -> int:
+    """Bytes that were read of its safetensors files so far."""
+    return sum(file.bytes_read for file in {
+        id(tensor.file): tensor.file for tensor in self.tensors.values()
+        if isinstance(tensor, StoredTensor)}.values())
+
+  def fit(self) -> list[engine.Link]:
+    """The place of every tensor in our parameters.
+
+    Raises:
+      UserError: tensors that are missing, unknown or misshapen.
+    """
+    return engine.fit(self.layout.rules, self.tensors, self.shapes, where=self.path)
+
+
+def open_external(path: str) -> External:
+  """Opens a model: a folder or a file, here, in a bucket or on the hub (see ``locate``).
+
+  Raises:
+    UserError: there is none, its class is unknown, or its files are damaged.
+  """
+  found = locate(path)
+  root = epath.Path(found)
+  folder = root if root.is_dir() else root.parent
+  if root.is_dir() and not (root / 'config.json').exists():
+    _check_folder(root)
+  where, config = str(folder / 'config.json'), {}
+  if (folder / 'config.json').exists():
+    config = read_config(str(folder))
+  family = families.family_of(config)
+  if family is None and root.is_dir() and ('_class_name' in config or 'model_type' in config):
+    raise families.unknown(config, where)
+  tensors = open_weights(found)
+  if family is None:  # a release with a config of its own making, or with none
+    section = families.section_by_tensors(tensors, found)
+    family = families.TABLES[section['family']]
+    layout = families.layout_of(family, tensors)
+  else:
+    layout = families.layout_of(family, tensors)
+    section = registry.section(**family.read_config(config, tensors, where, layout))
+  return External(found, section, family, layout, families.shapes_of(section),
+                  layout.parameters(tensors))
+
+
+def _check_folder(root: epath.Path) -> None:
+  """Raises the error for a folder without config.json that is no release either."""
+  inner = sorted(part.name for part in root.iterdir() if (part / 'config.json').exists())
+  if inner:
+    raise user_error(str(root), None, f'holds several models ({", ".join(inner)}); give the path '
+                     'of one of them')
+  if not any(file.suffix in WEIGHT_ENDINGS for file in root.iterdir()):
+    raise user_error(str(root), None, 'no config.json there, and no weights; give the folder of a '
+                     'model')

@@ -1,0 +1,128 @@
+"""Every family that conversion knows, and how a model is recognised: by config or by names."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxgen.conversion import engine
+from jaxgen.conversion.family import Family
+from jaxgen.conversion.family import Layout
+from jaxgen.conversion.tables import adapter
+from jaxgen.conversion.tables import clip_text
+from jaxgen.conversion.tables import connectors
+from jaxgen.conversion.tables import cosmos
+from jaxgen.conversion.tables import dc_ae
+from jaxgen.conversion.tables import flux
+from jaxgen.conversion.tables import hunyuan_video
+from jaxgen.conversion.tables import hunyuan_video_vae
+from jaxgen.conversion.tables import internvl
+from jaxgen.conversion.tables import kl
+from jaxgen.conversion.tables import llama
+from jaxgen.conversion.tables import qwen2_5_vl
+from jaxgen.conversion.tables import qwen3
+from jaxgen.conversion.tables import qwen_image
+from jaxgen.conversion.tables import sana
+from jaxgen.conversion.tables import sd3
+from jaxgen.conversion.tables import wan_vae
+from jaxgen.conversion.tables import z_image
+from jaxgen.core.errors import UserError
+from jaxgen.core.errors import user_error
+from jaxgen.models import registry
+
+TABLES: dict[str, Family] = {
+    table.FAMILY.name: table.FAMILY for table in (
+        adapter, clip_text, cosmos, dc_ae, flux, hunyuan_video, hunyuan_video_vae, internvl, kl,
+        llama, qwen2_5_vl, qwen3, qwen_image, sana, sd3, wan_vae, z_image)
+} | {family.name: family for family in connectors.FAMILIES}
+# Classes that import knows besides; their models are exported as the class of the table.
+TWINS: tuple[Family, ...] = (hunyuan_video_vae.RELEASED, wan_vae.QWEN_IMAGE)
+
+
+def family_of(config: Mapping[str, Any]) -> Family | None:
+  """The family that a config.json names, if jaxgen knows it."""
+  return next((family for family in (*TABLES.values(), *TWINS)
+               if config.get(family.marker[0]) == family.marker[1]), None)
+
+
+def unknown(config: Mapping[str, Any], where: str) -> UserError:
+  """The error for a config.json of a class that jaxgen does not know."""
+  shown = config.get('_class_name') or config.get('model_type')
+  known = sorted(family.marker[1] for family in (*TABLES.values(), *TWINS))
+  return user_error(where, shown, f'not a model that jaxgen can read; known: {known}')
+
+
+def layout_of(family: Family, names: Collection[str]) -> Layout:
+  """The family's layout that knows the most of these tensor names."""
+  return max(family.layouts, key=lambda layout: len(known_names(layout, names)))
+
+
+def known_names(layout: Layout, names: Collection[str]) -> list[str]:
+  """The names that a table mentions."""
+  pattern = _pattern(layout.rules)
+  return [name for name in names if pattern.fullmatch(name)]
+
+
+def section_by_tensors(tensors: Mapping[str, engine.Tensor], where: str) -> dict[str, Any]:
+  """The model section of weights without a config: a release whose sizes are those published.
+
+  Raises:
+    UserError: names of no known layout, or sizes that were not published.
+  """
+  names = [name for name in tensors if tensors[name].shape]
+  likely = [(family, layout) for family in TABLES.values() for layout in family.layouts
+            if layout.published and 2 * len(known_names(layout, names)) > len(names)]
+  for family, layout in likely:
+    for fields in layout.published:
+      section = registry.section(family.name, **fields)
+      wanted = engine.names_and_shapes(layout.rules, shapes_of(section))
+      if all(name in tensors and tuple(tensors[name].shape) == shape
+             for name, shape in wanted.items()):
+        return section
+  found = ' or '.join(family.marker[1] for family, _ in likely)
+  raise user_error(where, None, 'has no config.json beside it, and its tensors are '
+                   + (f'like those of {found}, but of other sizes than published; put the '
+                      'config.json of that class beside it' if found else
+                      'of no model that jaxgen knows by their names'))
+
+
+def shapes_of(section: Mapping[str, Any]) -> dict[str, Any]:
+  """Shapes of the parameters that a model section describes."""
+  return registry.param_shapes(registry.build(section, jnp.float32))
+
+
+def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
+  """How many numbers arrays of these shapes hold."""
+  return sum(math.prod(shape) for shape in shapes.values())
+
+
+def exportable(module: nn.Module) -> tuple[Family, dict[str, Any]]:
+  """The family that a module is written as, and its config.json.
+
+  Raises:
+    UserError: no class of theirs has this module's options.
+  """
+  refusals = []
+  for name, family in TABLES.items():
+    known = registry.FAMILIES[name]
+    if type(module) is known.module and type(module.config) is known.config:
+      section = registry.section(name, **dataclasses.asdict(module.config))
+      try:
+        return family, family.write_config(section)
+      except UserError as error:
+        refusals.append(str(error))
+  raise user_error(type(module).__name__, None,
+                   '; '.join(refusals) or 'no table of names knows this module')
+
+
+@functools.cache
+def _pattern(rules: engine.Rules) -> re.Pattern[str]:
+  names = {name for rule in rules
+           for name in (rule.names if isinstance(rule, engine.Rule) else (rule.theirs,))}
+  return re.compile('|'.join(
+      re.sub(r'\\\{\w\\\}', r'\\d+', re.escape(name)) for name in sorted(names)))

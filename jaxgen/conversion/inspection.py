@@ -1,0 +1,76 @@
+"""``jaxgen convert inspect``: what a model is and whether it fits, from its headers alone."""
+
+import json
+import math
+from typing import Any
+
+from etils import epath
+
+from jaxgen.conversion import engine
+from jaxgen.conversion.external import open_external
+from jaxgen.core.errors import user_error
+from jaxgen.core.mismatch import mismatches
+from jaxgen.core.mismatch import shorten
+from jaxgen.models import registry
+
+KINDS = ('missing', 'unknown', 'misshapen')
+
+
+def inspect(path: str) -> dict[str, Any]:
+  """Describes a model without reading its weights.
+
+  Args:
+    path: as ``load_pretrained`` takes it.
+
+  Returns:
+    ``path``, ``family``, ``class``, ``layout``, ``group``, ``section`` (for ``config.model``),
+    ``parameters``, ``bytes``, ``dtypes`` (name -> numbers of that dtype), and the lists
+    ``missing``, ``unknown`` and ``misshapen``, empty where the model would load.
+
+  Raises:
+    UserError: no such model, a class that is not known, or damaged files.
+  """
+  model = open_external(path)
+  wanted = engine.names_and_shapes(model.layout.rules, model.shapes)
+  found = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
+  dtypes: dict[str, int] = {}
+  for tensor in model.tensors.values():
+    dtypes[tensor.dtype.name] = dtypes.get(tensor.dtype.name, 0) + math.prod(tensor.shape)
+  return {
+      'path': model.path,
+      'family': model.family.name,
+      'class': model.family.marker[1],
+      'layout': model.layout.name,
+      'group': registry.FAMILIES[model.family.name].group,
+      'section': model.section,
+      'parameters': sum(math.prod(shape) for shape in found.values()),
+      'bytes': sum(math.prod(tensor.shape) * tensor.dtype.itemsize
+                   for tensor in model.tensors.values()),
+      'dtypes': dtypes,
+      **mismatches(found, wanted),
+  }
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+  """The description for people; names of what does not fit are shortened."""
+  dtypes = ', '.join(f'{name} ({count:,})' for name, count in found['dtypes'].items())
+  faults = [f'{len(found[kind])} {kind}: {shorten(found[kind])}'
+            for kind in KINDS if found[kind]]
+  return [
+      f'{found["path"]}: {found["class"]}, family {found["family"]}, {found["layout"]} names, '
+      f'for config.model.{found["group"]}',
+      f'{found["parameters"]:,} parameters, {found["bytes"] / 1e9:.2f} GB, {dtypes}',
+      *(faults or ['every tensor fits']),
+  ]
+
+
+def write_json(found: dict[str, Any], file: str) -> None:
+  """Writes the whole description.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  try:
+    epath.Path(file).write_text(json.dumps(found, indent=2) + '\n')
+  except OSError as error:
+    raise user_error('--json', file, f'cannot be written ({error})') from error

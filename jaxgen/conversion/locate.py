@@ -1,0 +1,68 @@
+"""Where a path to a model leads: a local folder or file, a bucket, or a repository of the hub."""
+
+import re
+
+from etils import epath
+
+from jaxgen.core.errors import user_error
+
+_HUB = re.compile(r'(?P<repo>[\w.-]+/[\w.-]+)(/(?P<folder>[\w./-]+))?(@(?P<revision>[\w./-]+))?')
+_FILES = ('*.json', '*.safetensors', '*.pt', '*.pth')
+
+
+def locate(path: str) -> str:
+  """A local or bucket path that holds the model.
+
+  Args:
+    path: of a folder or file, local or ``gs://``, ``s3://``; or ``owner/name``,
+      ``owner/name/folder`` and ``owner/name@revision`` on the Hugging Face hub, which is
+      downloaded into its cache first (of a folder no more than its JSON and weight files).
+
+  Raises:
+    UserError: there is no such place, or the hub has no such repository or cannot be reached.
+  """
+  path = str(path)
+  if _exists(path):
+    return path
+  if '://' in path:
+    raise user_error(path, None, 'no such folder or file in that bucket')
+  match = _HUB.fullmatch(path)
+  if path.startswith(('/', '.', '~')) or not match:
+    raise user_error(path, None, 'no such folder or file; give one with a model, or the id of a '
+                     'model on the Hugging Face hub (owner/name)')
+  return _download(path, **match.groupdict())
+
+
+def _exists(path: str) -> bool:
+  try:
+    return epath.Path(path).exists()
+  except (OSError, ImportError) as error:
+    text = ' '.join(str(error).split())[:160]
+    raise user_error(path, None, f'could not be reached ({text}); install what etils.epath needs '
+                     'for it (pip install gcsfs or s3fs) and check your access') from error
+
+
+def _download(path: str, repo: str, folder: str | None, revision: str | None) -> str:
+  import huggingface_hub
+  from huggingface_hub import errors
+  inside = f'{folder}/' if folder else ''
+  advice = 'no such folder here, and on the Hugging Face hub '
+  try:
+    root = huggingface_hub.snapshot_download(
+        repo, revision=revision, allow_patterns=[inside + pattern for pattern in _FILES])
+  except errors.GatedRepoError as error:
+    raise user_error(path, None, f'{advice}{repo} is gated; accept its licence there and log in '
+                     'with `hf auth login`') from error
+  except errors.RevisionNotFoundError as error:
+    raise user_error(path, None, f'{advice}{repo} has no revision {revision!r}') from error
+  except errors.RepositoryNotFoundError as error:
+    raise user_error(path, None, f'{advice}no {repo} either; check the name, or log in with '
+                     '`hf auth login` if it is private') from error
+  except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+    raise user_error(path, None, 'no such folder here, and the Hugging Face hub is not reachable '
+                     '(or HF_HUB_OFFLINE is set) while its cache lacks it; go online once or give '
+                     'a local folder') from error
+  except ValueError as error:
+    raise user_error(path, None, f'no such folder, and no id of the Hugging Face hub '
+                     f'({" ".join(str(error).split())[:120]})') from error
+  return str(epath.Path(root) / inside) if inside else root

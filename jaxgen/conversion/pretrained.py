@@ -1,0 +1,147 @@
+"""Models of PyTorch libraries as modules and parameters, and back: the two public functions."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxgen.conversion import engine
+from jaxgen.conversion import families
+from jaxgen.conversion import streaming
+from jaxgen.conversion.external import External
+from jaxgen.conversion.external import open_external
+from jaxgen.conversion.folders import save_folder
+from jaxgen.core import trees
+from jaxgen.core.errors import user_error
+from jaxgen.core.mismatch import mismatch
+from jaxgen.core.types import Params
+from jaxgen.models import registry
+from jaxgen.sharding.partition import parameter_shardings
+
+
+def load_pretrained(path: str, *, dtype: Any = None, mesh: Mesh | None = None
+                    ) -> tuple[nn.Module, Params]:
+  """Reads a model of diffusers, transformers or an original release.
+
+  The family is that of config.json, the naming of the tensors is recognised by the names. With a
+  mesh every process reads only the bytes of its own shards. A line on stderr says what was read,
+  how fast, and the most memory that the process has held.
+
+  Args:
+    path: a folder, or a file of weights with config.json beside it; ``gs://``, ``s3://``;
+      ``owner/name[/folder][@revision]`` on the Hugging Face hub.
+    dtype: of the parameters and the computation; that of the checkpoint unless given.
+    mesh: where the parameters are spread by their logical axes; the default device unless given.
+
+  Returns:
+    ``(module, params)``: ``module.apply({'params': params}, ...)``.
+
+  Raises:
+    UserError: no such model, a class that is not known, damaged or refused files, or tensors
+      that do not fit their config.
+  """
+  start = time.monotonic()
+  model = open_external(path)
+  if mesh is None:
+    params = jax.tree.map(jnp.asarray, read_params(model, dtype))
+  else:
+    params = _read_onto(model, mesh, dtype)
+  compute = dtype or max(jax.tree.leaves(params), key=lambda leaf: leaf.size).dtype
+  _report(model, time.monotonic() - start)
+  return registry.build(model.section, jnp.dtype(compute)), params
+
+
+def save_pretrained(module: nn.Module, params: Params, path: str, *, layout: str = '') -> None:
+  """Writes a model as a folder that ``from_pretrained`` of its class reads.
+
+  Args:
+    module: one that ``load_pretrained`` or ``registry.build`` made.
+    params: its parameters, in the dtype that is written.
+    path: of the folder; must not exist, or be empty.
+    layout: ``original`` writes the tensors under the names of the release; '' is the class's own.
+
+  Raises:
+    UserError: a module without such a class, parameters of another model, a layout that the
+      family lacks, or a folder that holds something; nothing is left half-written.
+  """
+  family, config = families.exportable(module)
+  rules = family.layout(layout).rules
+  found, wanted = ({path: tuple(leaf.shape) for path, leaf in trees.flatten(tree).items()}
+                   for tree in (params, registry.param_shapes(module)))
+  if text := mismatch(found, wanted):
+    raise user_error('params', None, f'do not fit the module; {text}; merge adapters first')
+  save_folder(path, config, engine.to_torch(rules, params), stem=family.stem)
+
+
+def read_params(model: External, dtype: Any = None) -> Params:
+  """All parameters of a model as numpy arrays; ``dtype`` as in ``load_pretrained``."""
+  params, broken = {}, set()
+  shapes, groups = trees.flatten(model.shapes), streaming.by_parameter(model.fit())
+  with streaming.readers() as pool:
+    for path, links in groups.items():
+      shape = tuple(shapes[path].shape)
+      (params[path],), bad = streaming.read_boxes(
+          links, model.tensors, [tuple(slice(0, size) for size in shape)], shape,
+          _dtype(links, model, dtype), pool)
+      broken |= bad
+  streaming.warn_of(broken, model.path)
+  return trees.unflatten(params)
+
+
+def read_shards(model: External, mesh: Mesh, devices: Iterable[jax.Device], dtype: Any = None
+                ) -> tuple[dict[str, Any], dict[str, dict[jax.Device, jax.Array]]]:
+  """What some devices of a mesh hold of a model.
+
+  Returns:
+    ``({path: sharding}, {path: {device: shard}})``.
+  """
+  devices = list(devices)
+  axes = registry.param_axes(registry.build(model.section, jnp.float32))
+  shardings = trees.flatten(parameter_shardings(axes, model.shapes, mesh))
+  shapes, groups = trees.flatten(model.shapes), streaming.by_parameter(model.fit())
+  shards, broken = {}, set()
+  with streaming.readers() as pool:
+    for path, links in groups.items():
+      shards[path], bad = streaming.read_sharded(
+          links, model.tensors, shardings[path], tuple(shapes[path].shape),
+          _dtype(links, model, dtype), devices, pool)
+      broken |= bad
+  streaming.warn_of(broken, model.path)
+  return shardings, shards
+
+
+def peak_memory() -> int:
+  """The most bytes of memory that this process has held so far."""
+  unit = 1 if sys.platform == 'darwin' else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _read_onto(model: External, mesh: Mesh, dtype: Any) -> Params:
+  devices = [device for device in mesh.devices.flat
+             if device.process_index == jax.process_index()]
+  shardings, shards = read_shards(model, mesh, devices, dtype)
+  shapes = trees.flatten(model.shapes)
+  return trees.unflatten({
+      path: jax.make_array_from_single_device_arrays(
+          tuple(shapes[path].shape), shardings[path], list(shards[path].values()))
+      for path in shards})
+
+
+def _dtype(links: list[engine.Link], model: External, dtype: Any) -> np.dtype:
+  return streaming.dtype_of(links, model.tensors) if dtype is None else np.dtype(dtype)
+
+
+def _report(model: External, seconds: float) -> None:
+  count = families.size_of({name: leaf.shape for name, leaf in
+                            trees.flatten(model.shapes).items()})
+  size = model.bytes_read
+  print(f'{model.path}: {model.family.marker[1]}, {count / 1e6:.1f} M parameters, '
+        f'{size / 1e6:.1f} MB read in {seconds:.1f} s ({size / 1e6 / seconds:.0f} MB/s), '
+        f'peak host memory {peak_memory() / 1e6:.0f} MB', file=sys.stderr, flush=True)

@@ -1,0 +1,185 @@
+"""What a user can hand to the converter by mistake: one clear line each, nothing half-written."""
+
+import json
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from jaxgen.conversion import load_pretrained
+from jaxgen.conversion import save_pretrained
+from jaxgen.conversion.commands import import_
+from jaxgen.core import trees
+from jaxgen.core.errors import UserError
+from jaxgen.models import registry
+
+MODULE = registry.build(registry.section('residual_queries', width=16, queries=3, heads=2),
+                        jnp.float32)
+
+
+def params_of(module):
+  rng = np.random.default_rng(0)
+  return trees.map_named(lambda _, leaf: rng.random(leaf.shape, np.float32),
+                         registry.param_shapes(module))
+
+
+@pytest.fixture
+def folder(tmp_path) -> pathlib.Path:
+  save_pretrained(MODULE, params_of(MODULE), str(tmp_path / 'model'))
+  return tmp_path / 'model'
+
+
+def refused(path, *texts) -> str:
+  """The one line that both readers give; neither leaves anything behind."""
+  out = pathlib.Path(str(path) + '-out') if '/tmp' in str(path) else pathlib.Path('never')
+  messages = []
+  for read in (load_pretrained, lambda path: import_(path, str(out))):
+    with pytest.raises(UserError) as caught:
+      read(str(path))
+    messages.append(str(caught.value))
+  assert messages[0] == messages[1] and '\n' not in messages[0] and not out.exists()
+  for text in texts:
+    assert text in messages[0]
+  return messages[0]
+
+
+def edit(folder, change):
+  """Rewrites the tensors of a folder."""
+  file = folder / 'model.safetensors'
+  tensors = safetensors.numpy.load_file(file)
+  change(tensors)
+  safetensors.numpy.save_file(tensors, file)
+
+
+def test_a_truncated_file(folder):
+  file = folder / 'model.safetensors'
+  whole = file.read_bytes()
+  for length in (len(whole) - 1, 100, 4, 0):
+    file.write_bytes(whole[:length])
+    refused(folder, str(file), 'damaged or cut short', 'copy the file again')
+
+
+def test_a_header_that_lies(folder):
+  file = folder / 'model.safetensors'
+  raw = file.read_bytes()
+  for change in (lambda entry: entry.update(dtype='F99'), lambda entry: entry.pop('shape'),
+                 lambda entry: entry.update(shape=[1, 1])):
+    header = json.loads(raw[8:8 + int.from_bytes(raw[:8], 'little')])
+    change(header['queries'])
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, 'little') + text
+                     + raw[8 + int.from_bytes(raw[:8], 'little'):])
+    refused(folder, 'damaged or cut short')
+
+
+@pytest.mark.parametrize('places, text', [
+    ({'queries': 'model-00001-of-00001.safetensors'}, 'these files are missing'),
+    ({'queries': 'model.safetensors', 'more': 'model.safetensors'},
+     'names 1 tensors that its files lack: more'),
+    ([1], 'has no weight_map'), ({}, 'has no weight_map'),
+])
+def test_a_wrong_index(folder, places, text):
+  (folder / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': places}))
+  refused(folder, 'model.safetensors.index.json', text)
+
+
+def test_tensors_that_do_not_fit(folder):
+  def change(tensors):
+    tensors['queries'] = tensors['queries'].T.copy()
+    tensors['stray'] = tensors.pop('mlp.up.bias')
+  edit(folder, change)
+  refused(folder, '1 missing: mlp.up.bias', '1 unknown: stray',
+          '1 misshapen: queries (16, 3) (needs (3, 16))')
+
+
+def test_a_config_of_another_family(folder):
+  (folder / 'config.json').write_text(json.dumps(
+      {'_class_name': 'MLPConnector', 'width': 4, 'hidden': 6, 'out_width': 5}))
+  refused(folder, 'missing: 0.bias', 'unknown: attention.k.bias')
+  (folder / 'config.json').write_text(json.dumps({'_class_name': 'UNet2DConditionModel'}))
+  refused(folder, "'UNet2DConditionModel': not a model that jaxgen can read")
+  (folder / 'config.json').unlink()
+  refused(folder, 'of no model that jaxgen knows by their names')
+
+
+def test_numbers_that_are_not_finite_are_named(folder):
+  def change(tensors):
+    tensors['queries'][1, 2] = np.nan
+    tensors['mlp.up.bias'][0] = -np.inf
+  edit(folder, change)
+  with pytest.warns(UserWarning, match='2 tensors hold NaN or infinite numbers: mlp.up.bias, '
+                                       'queries'):
+    _, params = load_pretrained(str(folder))
+  assert np.isnan(params['queries'][1, 2])
+
+
+class Bomb:
+  """Unpickled carelessly, it leaves a file behind."""
+
+  def __init__(self, file):
+    self.file = file
+
+  def __reduce__(self):
+    return pathlib.Path.touch, (pathlib.Path(self.file),)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(folder, tmp_path):
+  (folder / 'model.safetensors').unlink()
+  file, harm = folder / 'pytorch_model.pt', tmp_path / 'harm'
+  torch.save({'queries': torch.zeros(3), 'args': Bomb(str(harm))}, file)
+  refused(folder, str(file), 'refused: a pickle that holds more than tensors')
+  file.write_bytes(pickle.dumps(Bomb(str(harm))))
+  refused(folder, 'pytorch_model.pt')
+  assert not harm.exists()
+
+
+def test_other_pytorch_files(folder):
+  (folder / 'model.safetensors').unlink()
+  file = folder / 'weights.pth'
+  torch.save({'step': 3, 'more': [torch.zeros(1)]}, file)
+  refused(folder, 'holds no dictionary of tensors')
+  torch.save({'queries': torch.zeros(3)}, file)
+  file.write_bytes(file.read_bytes()[:-40])
+  refused(folder, str(file), 'damaged or cut short')
+
+
+def test_pytorch_files_without_pytorch(tmp_path):
+  code = ('import sys; sys.modules["torch"] = None\n'
+          'from jaxgen.conversion.torch_files import open_torch\n'
+          'open_torch("x.pt")')
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=False)
+  assert 'x.pt: reading this file needs PyTorch; install torch' in result.stderr
+
+
+def test_hub_ids_while_offline():
+  refused('no-one/no-model', 'no-one/no-model: no such folder here', 'HF_HUB_OFFLINE')
+  refused('no-one/no-model/folder@main', 'HF_HUB_OFFLINE')
+
+
+def test_places_that_are_none(tmp_path):
+  refused(tmp_path / 'nowhere', 'no such folder or file')
+  refused('a/b/../../c d', 'no such folder or file')
+  folder = tmp_path / 'pipeline'
+  save_pretrained(MODULE, params_of(MODULE), str(folder / 'transformer'))
+  with pytest.raises(UserError, match='holds several models .transformer.; give the path of one'):
+    load_pretrained(str(folder))
+
+
+def test_what_cannot_be_written(tmp_path):
+  params, path = params_of(MODULE), str(tmp_path / 'out')
+  with pytest.raises(UserError, match="layout = 'original': ResidualQueries knows"):
+    save_pretrained(MODULE, params, path, layout='original')
+  params['queries'] = params['queries'].T
+  with pytest.raises(UserError, match=r'do not fit the module; 1 misshapen: queries \(16, 3\)'):
+    save_pretrained(MODULE, params, path)
+  pixel = registry.build(registry.section('pixel'), jnp.float32)
+  with pytest.raises(UserError, match='no table of names knows this module'):
+    save_pretrained(pixel, {}, path)
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,80 @@
+"""What a model is, from its headers alone: a checkpoint of twelve billion parameters at once."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxgen import cli
+from jaxgen.conversion import engine
+from jaxgen.conversion import families
+from jaxgen.conversion.inspection import inspect
+from jaxgen.models import registry
+
+
+def write_header(file, shapes, dtype='BF16', size=2):
+  """A safetensors file whose data is a hole on the disk: all header."""
+  header, end = {'__metadata__': {'format': 'pt'}}, 0
+  for name, shape in shapes.items():
+    start, end = end, end + size * int(np.prod(shape))
+    header[name] = {'dtype': dtype, 'shape': list(shape), 'data_offsets': [start, end]}
+  text = json.dumps(header).encode()
+  with open(file, 'wb') as out:
+    out.write(len(text).to_bytes(8, 'little') + text)
+    out.truncate(8 + len(text) + end)
+
+
+def names_of(name, layout, **fields):
+  section = registry.section(name, **fields)
+  return engine.names_and_shapes(families.TABLES[name].layout(layout).rules,
+                                 families.shapes_of(section))
+
+
+def test_a_release_without_a_config(tmp_path, capsys):
+  """HunyuanVideo's names and published sizes are enough."""
+  shapes = names_of('hunyuan_video', 'original')
+  write_header(tmp_path / 'model.safetensors', shapes)
+  assert cli.main(['convert', 'inspect', str(tmp_path), f'--json={tmp_path}/found.json']) == 0
+  text = capsys.readouterr().out
+  assert 'HunyuanVideoTransformer3DModel, family hunyuan_video, original names' in text
+  assert 'every tensor fits' in text
+  found = json.loads((tmp_path / 'found.json').read_text())
+  assert abs(found['parameters'] - 12.82e9) < 0.01e9
+  assert found['bytes'] == 2 * found['parameters']
+  assert found['dtypes'] == {'bfloat16': found['parameters']}
+  assert found['missing'] == found['unknown'] == found['misshapen'] == []
+
+
+def test_what_does_not_fit_is_listed(tmp_path, capsys):
+  shapes = names_of('mmdit', 'diffusers', pooled_dim=768, guidance_embed=True)
+  config = families.TABLES['mmdit'].write_config(
+      registry.section('mmdit', pooled_dim=768, guidance_embed=True))
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  shapes['stray'] = (2, 3)
+  shapes['proj_out.bias'] = (63,)
+  del shapes['x_embedder.bias']
+  write_header(tmp_path / 'diffusion_pytorch_model.safetensors', shapes, 'F32', 4)
+  found = inspect(str(tmp_path))
+  assert found['family'] == 'mmdit' and found['layout'] == 'diffusers'
+  assert found['missing'] == ['x_embedder.bias'] and found['unknown'] == ['stray']
+  assert found['misshapen'] == ['proj_out.bias (63,) (needs (64,))']
+  assert cli.main(['convert', 'inspect', str(tmp_path)]) == 1
+  output = capsys.readouterr()
+  assert '1 misshapen: proj_out.bias (63,) (needs (64,))' in output.out
+  assert 'would not load' in output.err and len(output.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize('name, layout, file', [
+    ('mmdit', 'original', 'flux1-schnell.safetensors'), ('cosmos', 'original', 'model.safetensors'),
+    ('wan_vae', 'original', 'vae.safetensors')])
+def test_releases_are_known_by_their_names(tmp_path, name, layout, file):
+  fields = dict(pooled_dim=768) if name == 'mmdit' else {}
+  shapes = names_of(name, layout, **fields)
+  if name == 'cosmos':
+    shapes['net.pos_embedder.seq'] = (7,)
+  write_header(tmp_path / file, shapes)
+  found = inspect(str(tmp_path / file))
+  assert (found['family'], found['layout']) == (name, layout)
+  assert found['section'] == registry.section(name, **fields)
+  assert not found['missing'] + found['unknown'] + found['misshapen']
+  assert found['group'] == registry.FAMILIES[name].group
