@@ -126,19 +126,27 @@ def _evaluate(args) -> None:
 def _add_convert(commands) -> None:
   parser = commands.add_parser('convert', help='PyTorch checkpoints, both ways',
                                allow_abbrev=False)
-  ways = parser.add_subparsers(metavar='export|import', required=True)
+  ways = parser.add_subparsers(metavar='export|import|inspect', required=True)
   export = _command(ways, 'export', _export, 'write a run as diffusers and transformers folders')
   export.add_argument('--workdir', required=True, metavar='DIR')
   export.add_argument('--out', required=True, metavar='DIR')
+  export.add_argument('--layout', default='', metavar='NAME',
+                      help='original: tensor names of the original releases, where there are such')
   _add_weights(export)
   import_ = _command(ways, 'import', _import, 'read such a folder as weights for init_from')
-  import_.add_argument('--path', required=True, metavar='DIR')
+  import_.add_argument('--path', required=True, metavar='PATH',
+                       help='a folder or file, here or in a bucket, or owner/name on the hub')
   import_.add_argument('--out', required=True, metavar='DIR')
+  inspect = _command(ways, 'inspect', _inspect_model,
+                     'say what a model is and what does not fit, from its headers alone')
+  inspect.add_argument('path', metavar='PATH', help='as --path of import')
+  inspect.add_argument('--json', default='', metavar='FILE', help='write all names and sizes there')
 
 
 def _export(args) -> None:
   from jaxgen.conversion.commands import export
-  for model in export(args.workdir, args.out, weights=args.weights).values():
+  written = export(args.workdir, args.out, weights=args.weights, layout=args.layout)
+  for model in written.values():
     print(f'{model["path"]}: {model["class"]}, {model["parameters"]:,} parameters')
 
 
@@ -146,6 +154,17 @@ def _import(args) -> None:
   from jaxgen.conversion.commands import import_
   for group, section in import_(args.path, args.out).items():
     print(f'{args.out}: {group}, family {section["family"]}')
+
+
+def _inspect_model(args) -> None:
+  from jaxgen.conversion import inspection
+  found = inspection.inspect(args.path)
+  if args.json:
+    inspection.write_json(found, args.json)
+  print('\n'.join(inspection.lines(found)))
+  if any(found[kind] for kind in inspection.KINDS):
+    raise user_error(found['path'], None, 'would not load, see above; use a checkpoint of this '
+                     'family and these sizes')
 
 
 def _add_data(commands) -> None:
