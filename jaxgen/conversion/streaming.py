@@ -88,7 +88,8 @@ def read_sharded(links: Sequence[Link], tensors: Mapping[str, Tensor], sharding:
   arrays, broken = read_boxes(links, tensors, boxes, shape, dtype, pool)
   by_bounds = dict(zip(distinct, arrays, strict=True))
   shards = {device: jax.device_put(by_bounds[bound], device) for device, bound in bounds.items()}
-  return jax.block_until_ready(shards), broken
+  jax.block_until_ready(list(shards.values()))  # so that the next parameter finds memory free
+  return shards, broken
 
 
 def by_parameter(links: Sequence[Link]) -> dict[str, list[Link]]:
