@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from jaxgen.conversion.engine import from_torch
+from jaxgen.conversion.engine import names_and_shapes
 from jaxgen.conversion.engine import to_torch
 from jaxgen.conversion.folders import load_folder
 from jaxgen.conversion.lora import from_theirs
@@ -21,6 +22,7 @@ from jaxgen.conversion.lora_files import load_peft
 from jaxgen.conversion.lora_files import named
 from jaxgen.conversion.lora_files import save_peft
 from jaxgen.conversion.tables import flux
+from jaxgen.conversion.tables import internvl
 from jaxgen.conversion.tables import llama
 from jaxgen.conversion.tables import qwen2_5_vl
 from jaxgen.core import trees
@@ -142,6 +144,21 @@ def test_files_go_to_peft_and_back(pair, tmp_path):
   again = trees.flatten(from_theirs(llama.FAMILY.rules, base, load_peft(str(tmp_path / 'out'))))
   for path, leaf in trees.flatten(adapters).items():
     assert again[path].tobytes() == leaf.tobytes(), path
+
+
+@pytest.mark.parametrize('family, sizes', [
+    (qwen2_5_vl.FAMILY, None),
+    (internvl.FAMILY, dict(
+        vision=dict(image_size=4, patch_size=2, width=8, layers=1, heads=2, mlp=8),
+        text=dict(vocab=8, width=16, layers=2, heads=2, kv_heads=1, mlp=8)))])
+def test_the_modules_in_memory_have_these_names(family, sizes):
+  section = registry.section(family.name, **sizes or ODD['qwen2_5_vl'][1])
+  config = transformers.AutoConfig.for_model(**family.write_config(section))
+  with torch.device('meta'):
+    theirs = transformers.AutoModelForImageTextToText.from_config(config)
+  shapes = registry.param_shapes(registry.build(section, jnp.float32))
+  ours = names_and_shapes(family.layout('modules').rules, shapes)
+  assert ours == {name: tuple(leaf.shape) for name, leaf in theirs.state_dict().items()}
 
 
 def test_layers_without_an_adapter_and_other_ranks_within_a_stack(pair):

@@ -123,6 +123,36 @@ def test_logits_and_every_hidden_state_equal_transformers(pair):
   assert np.array_equal(images[0], states[0][tokens == IMAGE])
 
 
+def test_gradients_equal_transformers_and_half_precision_is_near(pair):
+  """With everything recomputed in the backward pass, through windows and whole images."""
+  theirs, _, module, params, section = pair
+  section = {**section, **{part: {**section[part], 'remat': 'full'} for part in ('vision', 'text')}}
+  module = registry.build(section, jnp.float32)
+  tokens, patches = example(0, grids=GRIDS[:1])
+  prompt = row(tokens, patches, GRIDS[:1])
+  target = np.random.default_rng(5).normal(size=(*tokens.shape, VOCAB)).astype(np.float32)
+
+  def loss(params):
+    return jnp.sum(module.apply({'params': params}, prompt) * target)
+
+  ours = to_torch(FAMILY.rules, jax.jit(jax.grad(loss))(params))
+  theirs.zero_grad()
+  logits = theirs(
+      input_ids=torch.tensor(tokens), pixel_values=torch.tensor(patches),
+      image_grid_thw=torch.tensor([(1, *GRIDS[0])]),
+      mm_token_type_ids=torch.tensor(tokens == IMAGE).int()).logits
+  torch.sum(logits * torch.tensor(target)).backward()
+  for name, parameter in theirs.named_parameters():
+    name = name.replace('model.visual', 'visual').replace('model.language_model', 'model')
+    expected = parameter.grad.numpy()
+    error = np.linalg.norm(ours[name] - expected)
+    assert error < 1e-3 * np.linalg.norm(expected) + 1e-6, (name, error)
+  half = jax.jit(registry.build(section, jnp.bfloat16).apply)({'params': params}, prompt)
+  assert half.dtype == jnp.float32
+  expected = logits.detach().numpy()
+  assert np.linalg.norm(half - expected) < 0.05 * np.linalg.norm(expected)
+
+
 def test_windows_matter_and_images_do_not_see_each_other(pair):
   _, _, module, params, _ = pair
   tokens, patches = example(0)
@@ -254,7 +284,7 @@ def test_every_parameter_has_logical_axes(pair):
 
 @pytest.mark.parametrize('part, change, message', [
     ('text', dict(rope_sections=()), 'text.rope_sections = (): must have three numbers'),
-    ('text', dict(rope_sections=(1, 2, 3)), 'text.rope_sections = (1, 2, 3): must have the sum 64'),
+    ('text', dict(rope_sections=(1, 2, 3)), 'rope_sections = (1, 2, 3): must have the sum 64'),
     ('vision', dict(width=1288), 'vision.width = 1288: must be a multiple of 4 heads = 64'),
     ('vision', dict(window=100), 'vision.window = 100: must be a multiple of'),
     ('vision', dict(full_attention=(32,)), 'must name layers from 0 to 31'),

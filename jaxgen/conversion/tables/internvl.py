@@ -8,9 +8,11 @@ from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
 from jaxgen.conversion.family import Implied
+from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.causal_lm import language_fields
 from jaxgen.conversion.tables.causal_lm import language_rules
 from jaxgen.conversion.tables.causal_lm import qwen2_fields
+from jaxgen.conversion.tables.pieces import prefixed
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
@@ -115,5 +117,9 @@ FIELDS = (
     Fixed('architectures', ('InternVLForConditionalGeneration',)),
 )
 
+# The modules of the class in memory, by which PEFT names its tensors.
+MODULES = prefixed(
+    RULES, (f'{_LM}.', 'model.language_model.'), (_HEAD, 'lm_head.weight'), ('', 'model.'))
+
 FAMILY = Family(name='internvl', marker=('model_type', 'internvl'), stem='model', rules=RULES,
-                fields=FIELDS)
+                fields=FIELDS, others=(Layout('modules', MODULES),))

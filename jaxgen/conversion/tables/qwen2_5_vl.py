@@ -7,10 +7,12 @@ from jaxgen.conversion.engine import Rule
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.causal_lm import language_fields
 from jaxgen.conversion.tables.causal_lm import language_rules
 from jaxgen.conversion.tables.causal_lm import qwen2_fields
 from jaxgen.conversion.tables.pieces import linear
+from jaxgen.conversion.tables.pieces import prefixed
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
@@ -73,5 +75,8 @@ FIELDS = (
     Fixed('architectures', ('Qwen2_5_VLForConditionalGeneration',)),
 )
 
+# The modules of the class in memory, by which PEFT names its tensors.
+MODULES = prefixed(RULES, ('visual.', 'model.visual.'), ('model.', 'model.language_model.'))
+
 FAMILY = Family(name='qwen2_5_vl', marker=('model_type', 'qwen2_5_vl'), stem='model', rules=RULES,
-                fields=FIELDS)
+                fields=FIELDS, others=(Layout('modules', MODULES),))

@@ -64,18 +64,19 @@ class CausalLMConfig:
   remat: str = 'none'
 
   def __post_init__(self):
+    where = 'config.model: language model'
     if not self.head_channels and self.width % (2 * self.heads):
-      raise user_error('config.model.mllm.text.width', self.width,
+      raise user_error(f'{where} width', self.width,
                        f'must be an even multiple of heads {self.heads}')
     if self.head_channels % 2:
-      raise user_error('config.model.mllm.text.head_channels', self.head_channels, 'must be even')
+      raise user_error(f'{where} head_channels', self.head_channels, 'must be even')
     if self.rope_sections and sum(self.rope_sections) != self.head_dim // 2:
-      raise user_error('config.model.mllm.text.rope_sections', self.rope_sections,
+      raise user_error(f'{where} rope_sections', self.rope_sections,
                        f'must have the sum {self.head_dim // 2}, half the channels of a head')
     if self.heads % self.kv_heads:
-      raise user_error('config.model.mllm.text.heads', self.heads,
+      raise user_error(f'{where} heads', self.heads,
                        f'must be a multiple of kv_heads {self.kv_heads}')
-    check_remat('config.model.mllm.text.remat', self.remat)
+    check_remat(f'{where} remat', self.remat)
 
   @property
   def head_dim(self) -> int:
