@@ -82,15 +82,19 @@ def _resolve(sizes: ConfigDict, count: int) -> tuple[int, ...]:
 
 
 def _tpu_grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
-  """Follows the torus of a slice; only the data axis crosses from slice to slice."""
+  """Follows the torus of a slice; only the data axis crosses from slice to slice.
+
+  A mesh axis of 8 on a 4 x 4 x 4 torus takes one of its dimensions and a half of another.
+  """
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if slices == 1:
-    return mesh_utils.create_device_mesh(shape, devices)
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
   if shape[0] % slices:
     raise user_error('config.mesh.data', shape[0],
                      f'must be a multiple of the {slices} slices of this run')
   inner = (shape[0] // slices, *shape[1:])
-  return mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1, 1), devices)
+  return mesh_utils.create_hybrid_device_mesh(
+      inner, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
 
 
 def _number(variable: str) -> int:
