@@ -18,6 +18,7 @@ FLOORS = [
     {'objectives'},
     {'systems'},
     {'training', 'sampling'},
+    {'planning'},
     {'conversion'},
     {'evaluation'},
     {'cli'},

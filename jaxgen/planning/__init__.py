@@ -1,0 +1,1 @@
+"""What a training step would take on hardware that is not there: compiled, measured, reported."""

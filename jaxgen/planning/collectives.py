@@ -1,0 +1,153 @@
+"""Collectives of a compiled step: how often each runs and how many bytes it sends over which link."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxgen.planning import hlo
+from jaxgen.planning.topology import Topology
+
+KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute',
+         'ragged-all-to-all', 'collective-broadcast')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One collective of a program.
+
+  Attributes:
+    kind: ``all-gather``, ``all-reduce``, ``reduce-scatter``, ...
+    times: how often a step runs it.
+    link_bytes: bytes that a device sends over ICI or NVLink each time.
+    network_bytes: the same over DCN or InfiniBand.
+    dimensions: of the torus that its group spans; their links work side by side.
+    overlaps: it is started and awaited apart, so that other work may go on meanwhile.
+  """
+
+  kind: str
+  times: int
+  link_bytes: float
+  network_bytes: float
+  dimensions: int
+  overlaps: bool
+
+  def seconds(self, topology: Topology) -> tuple[float, float]:
+    """Least seconds of a step on the links and on the network."""
+    link = self.link_bytes / (topology.chip.link_bandwidth * max(self.dimensions, 1))
+    return self.times * link, self.times * self.network_bytes / topology.chip.network_bandwidth
+
+
+def collectives_of(text: str, devices: Sequence[Any], topology: Topology) -> list[Collective]:
+  """All collectives that one device takes part in during a step.
+
+  Args:
+    text: of the compiled program.
+    devices: in the order of the mesh.
+    topology: which of them reach each other without the network.
+  """
+  module = hlo.Module(text)
+  found, seen = [], set()
+  for computation, line, times in module.walk(module.entry):
+    kind = line.opcode.removesuffix('-start')
+    if kind in KINDS and not line.opcode.endswith('-done'):
+      # The pieces of a fused asynchronous collective all show it, under one channel.
+      key = (line.attribute('channel_id'), times, kind)
+      if _is_piece(computation):
+        if key in seen:
+          continue
+        seen.add(key)
+      found.append(_collective(kind, line, computation, times, devices, topology))
+    elif line.opcode == 'send' and '_xla_megascale_target' in line.attributes:
+      found.append(_between_slices(line, times, topology))
+  return [collective for collective in found
+          if collective.link_bytes or collective.network_bytes]
+
+
+def _is_piece(computation: str) -> bool:
+  return 'async_collective' in computation or 'async-collective' in computation
+
+
+def _collective(kind: str, line: hlo.Instruction, computation: str, times: int,
+                devices: Sequence[Any], topology: Topology) -> Collective:
+  overlaps = line.opcode.endswith('-start') or _is_piece(computation) or 'async' in computation
+  if kind == 'all-reduce' and computation.startswith('all-reduce-scatter'):
+    kind = 'reduce-scatter'  # TPU's fusion of an all-reduce with the slice that is kept of it
+    whole = hlo.size_of(line.type)
+  elif kind == 'reduce-scatter':
+    whole = hlo.size_of(line.type) * len(_group(line, len(devices)))
+  else:
+    whole = max(hlo.arrays_of(line.type)) if line.opcode.endswith('-start') else hlo.size_of(
+        line.type)
+    if kind == 'all-reduce' and line.opcode.endswith('-start'):
+      whole = hlo.size_of(line.type)
+  if kind == 'collective-permute':
+    return _permute(line, whole, times, overlaps, devices, topology)
+  members = [devices[index] for index in _group(line, len(devices))]
+  nodes = len({node_of(device, topology) for device in members})
+  inside = len(members) // nodes
+  factor = 2 if kind == 'all-reduce' else 1
+  return Collective(
+      kind, times, link_bytes=factor * whole * (inside - 1) / inside,
+      # The devices of a node share what other nodes have; each fetches its part.
+      network_bytes=factor * whole * (nodes - 1) / nodes / inside,
+      dimensions=_dimensions(members, topology), overlaps=overlaps)
+
+
+def _permute(line: hlo.Instruction, size: float, times: int, overlaps: bool,
+             devices: Sequence[Any], topology: Topology) -> Collective:
+  pairs = re.findall(r'\{(\d+),(\d+)\}', line.attributes)
+  crosses = any(node_of(devices[int(a)], topology) != node_of(devices[int(b)], topology)
+                for a, b in pairs)
+  return Collective('collective-permute', times, 0.0 if crosses else size,
+                    size if crosses else 0.0, 1, overlaps)
+
+
+def _between_slices(line: hlo.Instruction, times: int, topology: Topology) -> Collective:
+  """TPU slices exchange through their hosts; the program shows what is handed over."""
+  kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', line.attributes)[1]
+  kind = kind.lower().replace('_', '-')
+  size, share = hlo.arrays_of(line.type)[0], (topology.slices - 1) / topology.slices
+  return Collective(kind, times, 0.0, size * share * (2 if kind == 'all-reduce' else 1), 0, True)
+
+
+def node_of(device: Any, topology: Topology) -> int:
+  """The slice or the node of a device."""
+  if topology.is_tpu:
+    return getattr(device, 'slice_index', None) or 0
+  return device.process_index
+
+
+def _dimensions(members: Sequence[Any], topology: Topology) -> int:
+  if not topology.is_tpu:
+    return 1
+  places = np.asarray([device.coords for device in members])
+  return int((places != places[0]).any(axis=0).sum())
+
+
+def _group(line: hlo.Instruction, count: int) -> Sequence[int]:
+  """The first group of devices; all groups of a collective are of one size."""
+  text = line.attribute('replica_groups')
+  iota = re.search(r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?',
+                   line.attributes)
+  if iota:
+    groups, size = int(iota[1]), int(iota[2])
+    ids = np.arange(groups * size).reshape([int(n) for n in iota[3].split(',')])
+    if iota[4]:
+      ids = ids.transpose([int(n) for n in iota[4].split(',')])
+    return ids.reshape(groups, size)[0].tolist()
+  first = re.search(r'\{(\d+(?:,\d+)*)\}', text)
+  return [int(index) for index in first[1].split(',')] if first else range(count)
+
+
+def by_kind(collectives: Sequence[Collective]) -> Iterator[tuple[str, dict[str, float]]]:
+  """``(kind, {runs, link_bytes, network_bytes})`` of a step, the most bytes first."""
+  table: dict[str, dict[str, float]] = {}
+  for each in collectives:
+    row = table.setdefault(each.kind, dict(runs=0, link_bytes=0.0, network_bytes=0.0))
+    row['runs'] += each.times
+    row['link_bytes'] += each.times * each.link_bytes
+    row['network_bytes'] += each.times * each.network_bytes
+  yield from sorted(table.items(), key=lambda item: -sum(item[1].values()))

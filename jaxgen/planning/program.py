@@ -1,0 +1,158 @@
+"""The train step of a config, abstract from end to end: built, lowered and compiled for a mesh."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from jaxgen.config import validate
+from jaxgen.core import trees
+from jaxgen.core.types import Batch
+from jaxgen.core.types import Layout
+from jaxgen.data.packing import RowShape
+from jaxgen.data.packing import pack
+from jaxgen.objectives.registry import make_objectives
+from jaxgen.objectives.registry import needed_groups
+from jaxgen.sharding import partition
+from jaxgen.sharding.mesh import make_mesh
+from jaxgen.systems.registry import make_system
+from jaxgen.training.state import AUTOENCODER
+from jaxgen.training.state import Blueprint
+from jaxgen.training.state import make_blueprint
+from jaxgen.training.step import compile_step
+from jaxgen.training.step import make_train_step
+
+_UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A run before any of its arrays exists.
+
+  Attributes:
+    config: of the run.
+    mesh: of devices that may not be there.
+    blueprint: shapes, dtypes and shardings of state and frozen parameters.
+    batch: the same of the global batch.
+    layout: of the models.
+    lowered: the train step, not yet compiled.
+  """
+
+  config: ConfigDict
+  mesh: Mesh
+  blueprint: Blueprint
+  batch: Batch
+  layout: Layout
+  lowered: jax.stages.Lowered
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes of one device while the step runs.
+
+  Attributes:
+    parameters: fp32 masters of what trains, and its moving average.
+    optimizer: moments.
+    frozen: parameters that do not train; the autoencoder counts whole, as each device encodes.
+    batches: the batch of this step and the one that is made meanwhile.
+    temporary: activations, gradients and whatever else the step makes and drops.
+    peak: all of it at the worst moment.
+  """
+
+  parameters: float
+  optimizer: float
+  frozen: float
+  batches: float
+  temporary: float
+  peak: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """What the compiler says of a program.
+
+  Attributes:
+    seconds: that it took.
+    memory: of one device.
+    text: the scheduled program; empty where it did not fit and the compiler gave up.
+  """
+
+  seconds: float
+  memory: Memory
+  text: str
+
+
+def make_program(config: ConfigDict, devices: Sequence[Any]) -> Program:
+  """Builds and lowers the train step that ``jaxgen train`` would run on the devices.
+
+  Raises:
+    UserError: a config that does not hold together, or does not fit the number of devices.
+  """
+  validate(config)
+  system, objectives = make_system(config), make_objectives(config)
+  mesh = make_mesh(config.mesh, devices)
+  rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
+  blueprint = make_blueprint(config, system, needed_groups(objectives), mesh)
+  batch = abstract_batch(config, system.layout, rows)
+  step = compile_step(
+      make_train_step(config, system, objectives, blueprint.optimizer), blueprint, rows)
+  return Program(config, mesh, blueprint, batch, system.layout,
+                 step.lower(blueprint.state, blueprint.frozen, batch))
+
+
+def abstract_batch(config: ConfigDict, layout: Layout, rows: NamedSharding) -> Batch:
+  """Shapes, dtypes and shardings of a global batch as the loader packs it."""
+  row = pack([[]], RowShape.of(config.data, layout), pad=0).batch
+  return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+          (config.train.rows, *leaf.shape[1:]), leaf.dtype, sharding=rows), row)
+
+
+def compile_program(program: Program, options: dict[str, Any] | None = None) -> Compiled:
+  """Compiles for the devices of the mesh; a program too large for them has a memory all the same.
+
+  Args:
+    program: from ``make_program``.
+    options: of the compiler.
+  """
+  began = time.perf_counter()
+  try:
+    compiled = program.lowered.compile(compiler_options=options)
+  except jax.errors.JaxRuntimeError as error:
+    used = re.search(r'Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm', str(error))
+    if not used:
+      raise
+    peak = float(used[1]) * _UNITS[used[2]]
+    return Compiled(time.perf_counter() - began, _memory(program, peak), '')
+  seconds, stats = time.perf_counter() - began, compiled.memory_analysis()
+  # The step overwrites the old state, so outputs lie where arguments did.
+  peak = (stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+          + stats.temp_size_in_bytes)
+  return Compiled(seconds, _memory(program, peak), compiled.as_text())
+
+
+def shard_bytes(tree: Any) -> float:
+  """Bytes of one device's share of a tree of ``ShapeDtypeStruct``."""
+  return float(sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+                   for leaf in jax.tree.leaves(tree)))
+
+
+def _memory(program: Program, step: float) -> Memory:
+  """Adds what lives beside the step, which alone has a peak of ``step`` bytes."""
+  state, frozen = program.blueprint.state, program.blueprint.frozen
+  autoencoder = frozen.get(AUTOENCODER, {})
+  whole = float(sum(leaf.size * leaf.dtype.itemsize
+                    for leaf in trees.flatten(autoencoder).values()))
+  batch, share = shard_bytes(program.batch), shard_bytes(autoencoder)
+  inside = shard_bytes((state, frozen, program.batch)) - share  # the step reads no autoencoder
+  return Memory(
+      parameters=shard_bytes((state.params, state.ema)), optimizer=shard_bytes(state.opt_state),
+      frozen=shard_bytes(frozen) + whole, batches=2 * batch,
+      temporary=max(0.0, step - inside), peak=step + share + whole + batch)

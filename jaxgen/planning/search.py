@@ -1,0 +1,126 @@
+"""Tries meshes, pieces of the batch and remat policies, and keeps the plans that fit."""
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+
+from ml_collections import ConfigDict
+
+from jaxgen.core.errors import UserError
+from jaxgen.core.errors import user_error
+from jaxgen.models.layers.remat import REMAT
+from jaxgen.planning.plan import Plan
+from jaxgen.planning.plan import make_plan
+from jaxgen.planning.topology import Topology
+
+WIDEST_TENSOR = 8  # tensor parallelism beyond this waits more than it computes
+SMALLEST_SHARE = 128  # devices that share the parameters of a small model leave little to gather
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """One way to lay out a run; the global batch stays what the config says.
+
+  Attributes:
+    data, fsdp, tensor: of the mesh.
+    accumulate: pieces that a step is split into.
+    remat: policy of the denoiser.
+    share: rows of a device in a piece.
+  """
+
+  data: int
+  fsdp: int
+  tensor: int
+  accumulate: int
+  remat: str
+  share: int
+
+  def __str__(self):
+    return (f'mesh data={self.data} fsdp={self.fsdp} tensor={self.tensor}, '
+            f'{self.accumulate} pieces of {self.share} rows, remat {self.remat}')
+
+  def overrides(self) -> str:
+    """The same as command-line words."""
+    return (f'--config.mesh.data={self.data} --config.mesh.fsdp={self.fsdp} '
+            f'--config.mesh.tensor={self.tensor} --config.train.accumulate={self.accumulate} '
+            f'--config.model.denoiser.remat={self.remat}')
+
+  def applied(self, config: ConfigDict) -> ConfigDict:
+    """A copy of the config with this setting."""
+    config = ConfigDict(config.to_dict())
+    config.mesh.update(data=self.data, fsdp=self.fsdp, tensor=self.tensor, context=1)
+    config.train.accumulate = self.accumulate
+    config.model.denoiser.remat = self.remat
+    return config
+
+
+def search(config: ConfigDict, topology: Topology, tries: int) -> list[tuple[Setting, Plan]]:
+  """Compiles up to ``tries`` settings, the most promising first.
+
+  Returns:
+    Those that fit, the fastest bound first.
+
+  Raises:
+    UserError: no setting divides the batch and the devices, or none of those tried fits.
+  """
+  fitting, failed = [], []
+  left = list(settings(config, topology))
+  if not left:
+    raise user_error('config.train.rows', config.train.rows,
+                     f'no mesh of {topology.size} devices divides it; use a multiple of that')
+  while left and tries:
+    setting, tries = left.pop(0), tries - 1
+    try:
+      plan = make_plan(setting.applied(config), topology)
+    except UserError as error:  # heads that do not divide, say
+      print(f'{setting}: {error}', file=sys.stderr, flush=True)
+      continue
+    verdict = f'{plan.bound.seconds:.3f} s' if plan.fits else 'does not fit'
+    print(f'{setting}: {verdict}', file=sys.stderr, flush=True)
+    (fitting if plan.fits else failed).append((setting, plan))
+    left = [other for other in left if not _dominated(other, setting, plan.fits)]
+  if not fitting:
+    raise user_error('--topology', topology.name,
+                     f'none of the {len(failed)} settings tried fits; take more devices')
+  return sorted(fitting, key=lambda pair: pair[1].bound.seconds)
+
+
+def settings(config: ConfigDict, topology: Topology) -> Iterator[Setting]:
+  """All settings that divide batch and devices: little communication and recomputation first."""
+  rows, found = config.train.rows, []
+  for tensor in _powers(min(WIDEST_TENSOR, topology.domain)):
+    for fsdp in _powers(topology.domain):
+      ways, rest = divmod(topology.size, tensor)
+      if rest or ways % fsdp or (ways // fsdp) % topology.slices or rows % ways:
+        continue
+      for accumulate in _powers(rows // ways):
+        if (rows // ways) % accumulate == 0:
+          found += [Setting(ways // fsdp, fsdp, tensor, accumulate, remat,
+                            rows // ways // accumulate) for remat in REMAT]
+  order = list(REMAT)
+  yield from sorted(found, key=lambda one: (
+      one.tensor, order.index(one.remat), one.accumulate, -min(one.fsdp, SMALLEST_SHARE)))
+
+
+def to_text(pairs: Sequence[tuple[Setting, Plan]], best: int = 3) -> str:
+  """The best few settings, each with the words that select it."""
+  lines = []
+  for setting, plan in pairs[:best]:
+    lines += [f'{plan.bound.seconds:.4f} s, {plan.headroom:.0%} free: {setting}',
+              f'  {setting.overrides()}']
+  return '\n'.join(lines)
+
+
+def _dominated(other: Setting, tried: Setting, fits: bool) -> bool:
+  """Whether a result of one setting makes it needless to compile another.
+
+  What did not fit does not fit with more rows at once; what fits gains nothing from fewer.
+  """
+  if (other.data, other.fsdp, other.tensor, other.remat) != (
+      tried.data, tried.fsdp, tried.tensor, tried.remat):
+    return False
+  return other.share < tried.share if fits else other.share > tried.share
+
+
+def _powers(limit: int) -> list[int]:
+  return [2**exponent for exponent in range(limit.bit_length()) if 2**exponent <= limit]

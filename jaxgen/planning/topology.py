@@ -1,0 +1,177 @@
+"""Accelerators by name: what one chip can do, and devices of a topology that nobody holds."""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+from typing import Any
+
+from jax.experimental import topologies
+
+from jaxgen.core.errors import user_error
+from jaxgen.training.metrics import PEAKS
+
+GIB = 2**30
+FORMS = ('tpu:v5p:4x4x8 (chips along the torus), tpu:v5p:4x4x8*2 (slices) or gpu:h100:8x8 '
+         '(nodes x GPUs)')
+# Compilation for a TPU must neither ask a metadata server nor hold the library for itself.
+TPU_ENVIRONMENT = {
+    'TPU_SKIP_MDS_QUERY': '1', 'TPU_ACCELERATOR_TYPE': 'v5p-8', 'TPU_WORKER_HOSTNAMES': 'localhost',
+    'TPU_WORKER_ID': '0', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
+GPU_ENVIRONMENT = {'JAX_SKIP_CUDA_CONSTRAINTS_CHECK': '1'}
+# What XLA asks a Hopper GPU for; the parts that differ are filled in from ``Chip``.
+HOPPER = """
+gpu_device_info {{
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: {bandwidth} l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: {memory} shared_memory_per_block_optin: 232448
+  cuda_compute_capability {{ major: 9 minor: 0 }}
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 8 patch: 0 }}
+runtime_version {{ major: 12 minor: 8 patch: 0 }}
+device_description_str: "{description}"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One accelerator, from its data sheet.
+
+  Attributes:
+    description: its full name.
+    hbm_bytes: memory of a device.
+    flops: dense bf16 FLOP/s.
+    hbm_bandwidth: bytes/s to and from that memory.
+    link_bandwidth: bytes/s that a device sends over ICI, both ways along one dimension of the
+      torus, or over NVLink.
+    network_bandwidth: bytes/s that it sends to other slices (DCN) or nodes (InfiniBand).
+    cube: a torus closes along dimensions of multiples of this; 0 where it never does.
+  """
+
+  description: str
+  hbm_bytes: int
+  flops: float
+  hbm_bandwidth: float
+  link_bandwidth: float
+  network_bandwidth: float
+  cube: int = 0
+
+
+# Google's and NVIDIA's data sheets. GPU nodes are taken to have one 400 Gbit/s adapter per GPU.
+CHIPS = {
+    'tpu:v5p': Chip('TPU v5p', 95 * GIB, PEAKS['v5p'], 2765e9, 200e9, 6.25e9, cube=4),
+    'tpu:v6e': Chip('TPU v6e', 32 * GIB, PEAKS['v6e'], 1640e9, 200e9, 12.5e9, cube=16),
+    'gpu:h100': Chip('NVIDIA H100 80GB HBM3', 84978434048, PEAKS['H100'], 3352e9, 450e9, 50e9),
+    'gpu:h800': Chip('NVIDIA H800', 84978434048, PEAKS['H800'], 3352e9, 200e9, 50e9),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """What ``--topology`` names.
+
+  Attributes:
+    name: as given.
+    chip: of every device.
+    shape: chips along the torus of a slice, or (nodes, GPUs of a node).
+    slices: number of TPU slices; 1 for GPUs.
+    is_tpu: TPU, else GPU.
+  """
+
+  name: str
+  chip: Chip
+  shape: tuple[int, ...]
+  slices: int
+  is_tpu: bool
+
+  @property
+  def size(self) -> int:
+    """Number of devices."""
+    return math.prod(self.shape) * self.slices
+
+  @property
+  def domain(self) -> int:
+    """Devices that reach each other without the network: a slice or a node."""
+    return math.prod(self.shape) if self.is_tpu else self.shape[1]
+
+
+def parse(name: str) -> Topology:
+  """Reads the name of a topology.
+
+  Raises:
+    UserError: unknown hardware or a shape that it does not come in.
+  """
+  match = re.fullmatch(r'((?:tpu|gpu):\w+):(\d+(?:x\d+)*)(?:\*(\d+))?', name)
+  if not match:
+    raise user_error('--topology', name, f'write it as {FORMS}')
+  kind, shape, slices = match[1], tuple(int(size) for size in match[2].split('x')), match[3]
+  if kind not in CHIPS:
+    raise user_error('--topology', name, f'knows {", ".join(CHIPS)}')
+  is_tpu = kind.startswith('tpu')
+  dimensions = {'tpu:v5p': 3}.get(kind, 2)
+  if len(shape) != dimensions or min(shape) < 1 or (slices and not is_tpu) or slices == '0':
+    raise user_error('--topology', name, f'{kind} needs {dimensions} sizes of 1 or more'
+                     f'{"" if is_tpu else ", nodes x GPUs"}; forms: {FORMS}')
+  return Topology(name, CHIPS[kind], shape, int(slices or 1), is_tpu)
+
+
+def devices_of(topology: Topology) -> list[Any]:
+  """Device descriptions that programs can be compiled for, but not run on.
+
+  Raises:
+    UserError: the compiler of this hardware is not installed, or refuses the shape.
+  """
+  _require(topology)
+  try:
+    described = _tpu(topology) if topology.is_tpu else _gpu(topology)
+  except Exception as error:  # the compilers raise errors of many classes
+    reason = ' '.join(str(error).split())[:200]
+    raise user_error('--topology', topology.name, f'the compiler refuses it: {reason}') from error
+  return list(described.devices)
+
+
+def _require(topology: Topology) -> None:
+  """The compilers are extras: they are large, and training on other hardware needs neither."""
+  module, extra = ('libtpu', 'plan-tpu') if topology.is_tpu else ('jax_plugins', 'plan-gpu')
+  found = importlib.util.find_spec(module) is not None
+  if found and not topology.is_tpu:
+    found = any(importlib.util.find_spec(f'jax_plugins.xla_cuda{version}') for version in (12, 13))
+  if not found:
+    raise user_error('--topology', topology.name, 'its compiler is not installed; '
+                     f"pip install --constraint constraints.txt --editable '.[{extra}]'"
+                     f'{"" if topology.is_tpu else " in an environment of its own"}')
+
+
+def _tpu(topology: Topology) -> topologies.TopologyDescription:
+  for name, value in TPU_ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  # Without its wrap a slice of whole cubes would be compiled as a grid without a torus.
+  wrap = _wrap(topology)
+  kind, sizes = topology.name.removeprefix('tpu:').partition('*')[0].split(':')
+  options = dict(num_slices=topology.slices) if topology.slices > 1 else {}
+  return topologies.get_topology_desc(f'{kind}:{sizes}', 'tpu', wrap=wrap, **options)
+
+
+def _wrap(topology: Topology) -> tuple[bool, ...]:
+  """Along which dimensions the torus closes: of v5p whole cubes only, of v6e the full length."""
+  cube = topology.chip.cube
+  closed = [size % cube == 0 for size in topology.shape]
+  if len(topology.shape) == 3:
+    return (all(closed),) * 3
+  return tuple(closed)
+
+
+def _gpu(topology: Topology) -> topologies.TopologyDescription:
+  for name, value in GPU_ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  nodes, gpus = topology.shape
+  chip = topology.chip
+  config = HOPPER.format(bandwidth=int(chip.hbm_bandwidth), memory=chip.hbm_bytes,
+                         description=chip.description)
+  return topologies.get_topology_desc(
+      '', 'cuda', topology=f'1x{nodes}x{gpus}', target_config=config)

@@ -1,0 +1,38 @@
+"""Names of hardware, and what is said where a name or a compiler is missing."""
+
+import pytest
+
+from jaxgen.core.errors import UserError
+from jaxgen.planning.topology import devices_of
+from jaxgen.planning.topology import parse
+
+
+@pytest.mark.parametrize('name, size, domain, slices', [
+    ('tpu:v5p:4x4x8', 128, 128, 1), ('tpu:v6e:16x16', 256, 256, 1),
+    ('tpu:v5p:4x4x8*2', 256, 128, 2), ('gpu:h100:8x8', 64, 8, 1), ('gpu:h800:24x8', 192, 8, 1)])
+def test_sizes(name, size, domain, slices):
+  topology = parse(name)
+  assert (topology.size, topology.domain, topology.slices) == (size, domain, slices)
+
+
+@pytest.mark.parametrize('name', [
+    'v5p', 'tpu:v5p', 'tpu:v9:4x4x4', 'tpu:v5p:4x4', 'tpu:v6e:4x4x4', 'tpu:v5p:4x4x0',
+    'gpu:h100:8', 'gpu:h100:8x8*2', 'tpu:v5p:4x4x4*0', 'gpu:a100:8x8'])
+def test_names_that_mean_nothing(name):
+  with pytest.raises(UserError, match=r'--topology = ') as error:
+    parse(name)
+  assert '\n' not in str(error.value)
+
+
+def test_a_missing_compiler_is_one_clear_line():
+  # The tests' environment has the compiler for TPUs, never the one for GPUs: 4.6 GB.
+  with pytest.raises(UserError, match=r"not installed.*'\.\[plan-gpu\]' in an environment"):
+    devices_of(parse('gpu:h800:1x8'))
+
+
+def test_devices_of_slices_know_their_torus_and_their_slice():
+  devices = devices_of(parse('tpu:v5p:2x2x1*2'))
+  assert len(devices) == 8 and {device.slice_index for device in devices} == {0, 1}
+  assert {tuple(device.coords) for device in devices} == {
+      (0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0)}
+  assert {device.platform for device in devices} == {'tpu'}
