@@ -1,4 +1,4 @@
-"""The command line: ``jaxgen train | sample | evaluate | convert | data | report``.
+"""The command line: ``jaxgen train | sample | evaluate | plan | convert | data | report``.
 
 A command imports what it needs when it runs, so that ``--help`` is immediate and nothing but
 training loads TensorFlow. Mistakes of the user end in one line and exit code 1; any other
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_train(commands)
   _add_sample(commands)
   _add_evaluate(commands)
+  _add_plan(commands)
   _add_convert(commands)
   _add_data(commands)
   _add_report(commands)
@@ -121,6 +122,27 @@ def _evaluate(args) -> None:
   from jaxgen.evaluation.evaluate import evaluate
   evaluate(args.workdir, prompts=args.prompts, images_per_prompt=args.images_per_prompt,
            seed=args.seed, weights=args.weights, untrained=args.untrained)
+
+
+def _add_plan(commands) -> None:
+  parser = _command(commands, 'plan', _plan,
+                    'compile the train step for hardware that is not there; say whether it fits')
+  parser.add_argument('--config', required=True, metavar='FILE',
+                      help='config file, or FILE:argument for its get_config(argument)')
+  parser.add_argument('--topology', required=True, metavar='NAME',
+                      help='tpu:v5p:4x4x8, tpu:v5p:4x4x8*2 (slices), gpu:h100:8x8 (nodes x GPUs)')
+  parser.add_argument('--json', default='', metavar='FILE', help='write the numbers there too')
+  parser.add_argument('--search', type=int, default=0, nargs='?', const=6, metavar='N',
+                      help='compile N (6) meshes, pieces and remat policies; print the best')
+
+
+def _plan(args) -> None:
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # nothing runs; a device of this machine stays free
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  from jaxgen.config import load_config
+  config = load_config(args.config, args.overrides)
+  from jaxgen.planning.commands import plan
+  plan(config, args.topology, json_file=args.json, tries=args.search)
 
 
 def _add_convert(commands) -> None:
