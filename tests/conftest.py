@@ -5,6 +5,7 @@ import pathlib
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
+os.environ['EPATH_USE_TF'] = '0'  # TensorFlow knows no S3
 # Programs here are tiny and many: compiling them fast matters more than running them fast.
 os.environ['XLA_FLAGS'] = (
     '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0')

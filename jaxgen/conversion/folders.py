@@ -1,7 +1,10 @@
 """Model folders of Hugging Face libraries: ``config.json`` and safetensors, streamed."""
 
+import contextlib
 import json
+import tempfile
 import uuid
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,21 +94,42 @@ def save_folder(folder: str, config: Mapping[str, Any], tensors: Mapping[str, np
   target = epath.Path(folder)
   if target.exists() and any(target.iterdir()):
     raise user_error(str(folder), None, 'not empty; choose another --out or remove it')
-  target.parent.mkdir(parents=True, exist_ok=True)
-  partial = target.parent / f'{target.name}.partial-{uuid.uuid4().hex[:8]}'
-  partial.mkdir()
   try:
-    (partial / config_name).write_text(json.dumps(dict(config), indent=2, sort_keys=True))
-    _write_shards(partial, tensors, stem, shard_bytes)
-    if target.exists():
-      target.rmdir()
-    partial.rename(target)
+    with _partial(target) as partial:
+      (partial / config_name).write_text(json.dumps(dict(config), indent=2, sort_keys=True))
+      _write_shards(partial, tensors, stem, shard_bytes)
+      _publish(partial, target, last=config_name)
   except (OSError, safetensors.SafetensorError) as error:
     raise user_error(str(folder), None, f'could not be written ({error}); free space or choose '
                      'another --out') from error
+
+
+@contextlib.contextmanager
+def _partial(target: epath.Path) -> Iterator[epath.Path]:
+  """A folder to fill beside the target, or on this machine where that is a bucket."""
+  if '://' in str(target):
+    with tempfile.TemporaryDirectory(prefix='jaxgen-') as folder:
+      yield epath.Path(folder)
+    return
+  partial = target.parent / f'{target.name}.partial-{uuid.uuid4().hex[:8]}'
+  partial.mkdir(parents=True)
+  try:
+    yield partial
   finally:
     if partial.exists():
       partial.rmtree()
+
+
+def _publish(partial: epath.Path, target: epath.Path, last: str) -> None:
+  """Gives a filled folder its name. In a bucket the config comes last: without it there is no
+  model."""
+  if '://' in str(target):
+    for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
+      file.copy(target / file.name)
+    return
+  if target.exists():
+    target.rmdir()
+  partial.rename(target)
 
 
 def _index(root: epath.Path) -> epath.Path | None:

@@ -36,10 +36,12 @@ def locate(path: str) -> str:
 def _exists(path: str) -> bool:
   try:
     return epath.Path(path).exists()
-  except (OSError, ImportError) as error:
+  except Exception as error:  # each cloud has errors of its own, all of them the user's to mend
     text = ' '.join(str(error).split())[:160]
-    raise user_error(path, None, f'could not be reached ({text}); install what etils.epath needs '
-                     'for it (pip install gcsfs or s3fs) and check your access') from error
+    # TensorFlow, which etils prefers where it is installed, no longer knows S3.
+    advice = 'pip install s3fs, set EPATH_USE_TF=0' if path.startswith('s3') else 'pip install gcsfs'
+    raise user_error(path, None, f'could not be reached ({text}); {advice} and check your access'
+                     ) from error
 
 
 def _download(path: str, repo: str, folder: str | None, revision: str | None) -> str:

@@ -1,0 +1,123 @@
+"""Where a model may lie: buckets, the hub's cache, single files and PyTorch's own files."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import fsspec
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+
+from jaxgen.conversion import engine
+from jaxgen.conversion import families
+from jaxgen.conversion import load_pretrained
+from jaxgen.conversion import save_pretrained
+from jaxgen.conversion.external import open_external
+from jaxgen.core import trees
+from jaxgen.core.errors import UserError
+from jaxgen.models import registry
+
+SECTION = registry.section('wan_vae', block_channels=(4, 8), temporal=(True,), mean=(0.0, 0.1),
+                           std=(1.0, 2.0))
+
+
+class Bucket(MemoryFileSystem):
+  """A bucket in memory, under the names of one in the cloud."""
+
+  protocol = ('s3',)
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return super()._strip_protocol(path.removeprefix('s3://'))
+
+
+fsspec.register_implementation('s3', Bucket, clobber=True)
+
+
+@functools.cache
+def model():
+  module = registry.build(SECTION, jnp.float32)
+  rng = np.random.default_rng(0)
+  return module, trees.map_named(lambda _, leaf: rng.random(leaf.shape, np.float32),
+                                 registry.param_shapes(module))
+
+
+def assert_loads(path, dtype=np.float32):
+  module, params = load_pretrained(path)
+  assert module == model()[0].clone(dtype=jnp.dtype(dtype))
+  expected = trees.flatten(model()[1])
+  for name, leaf in trees.flatten(params).items():
+    assert leaf.dtype == dtype
+    np.testing.assert_array_equal(leaf, expected[name].astype(dtype), err_msg=name)
+
+
+def test_a_bucket(tmp_path):
+  """Written there in one piece, read back without a copy on the disk."""
+  module, params = model()
+  save_pretrained(module, params, 's3://models/vae')
+  assert_loads('s3://models/vae')
+  assert_loads('s3://models/vae/diffusion_pytorch_model.safetensors')
+  found = open_external('s3://models/vae')
+  tensor = next(tensor for tensor in found.tensors.values() if tensor.shape[0] == 4)
+  assert tensor[(slice(1, 2), *(slice(0, size) for size in tensor.shape[1:]))].shape[0] == 1
+  assert found.bytes_read == np.prod(tensor.shape[1:]) * 4
+  with pytest.raises(UserError, match='s3://models/none: no such folder or file in that bucket'):
+    load_pretrained('s3://models/none')
+  with pytest.raises(UserError, match='not empty'):
+    save_pretrained(module, params, 's3://models/vae')
+
+
+@pytest.mark.parametrize('nest', ['', 'module'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_pytorch_files(tmp_path, nest, dtype):
+  """The release's names, at the top or nested as DeepSpeed has them, beside a config.json."""
+  module, params = model()
+  rules = families.TABLES['wan_vae'].layout('original').rules
+  state = {name: torch.tensor(array).to(dtype)
+           for name, array in engine.to_torch(rules, params).items()}
+  file = tmp_path / 'Wan2.1_VAE.pth'
+  torch.save({nest: state} if nest else state, file)
+  config = families.TABLES['wan_vae'].write_config(SECTION)
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  held = np.float32 if dtype == torch.float32 else ml_dtypes.bfloat16
+  assert open_external(str(tmp_path)).layout.name == 'original'
+  assert_loads(str(tmp_path), held)
+  assert_loads(str(file), held)
+
+
+def test_a_pytorch_file_in_a_bucket(tmp_path):
+  module, params = model()
+  file = tmp_path / 'vae.pt'
+  torch.save({name: torch.tensor(array)
+              for name, array in engine.to_torch(families.TABLES['wan_vae'].rules, params).items()},
+             file)
+  bucket = fsspec.filesystem('s3')
+  bucket.put(str(file), 's3://models/torch/vae.pt')
+  bucket.pipe('s3://models/torch/config.json',
+              json.dumps(families.TABLES['wan_vae'].write_config(SECTION)).encode())
+  assert_loads('s3://models/torch')
+
+
+def test_the_cache_of_the_hub(tmp_path):
+  """Offline, a model of the hub that is in the cache is found by its id, folder and revision."""
+  commit = '0123456789' * 4
+  repo = tmp_path / 'hub' / 'models--someone--some-model'
+  save_pretrained(*model(), str(repo / 'snapshots' / commit / 'vae'))
+  (repo / 'refs').mkdir()
+  (repo / 'refs' / 'main').write_text(commit)
+  code = ('import sys; from jaxgen.conversion.locate import locate\n'
+          'print(*map(locate, sys.argv[1:]), sep="\\n")')
+  result = subprocess.run(
+      [sys.executable, '-c', code, 'someone/some-model/vae', f'someone/some-model@{commit}'],
+      env=os.environ | {'HF_HUB_CACHE': str(tmp_path / 'hub'), 'HF_HUB_OFFLINE': '1'},
+      capture_output=True, text=True, check=True)
+  folder, root = map(pathlib.Path, result.stdout.splitlines())
+  assert folder == repo / 'snapshots' / commit / 'vae' and (folder / 'config.json').exists()
+  assert root == repo / 'snapshots' / commit
