@@ -123,6 +123,20 @@ def test_logits_and_every_hidden_state_equal_transformers(pair):
   assert np.array_equal(images[0], states[0][tokens == IMAGE])
 
 
+def test_text_without_images_equals_transformers(pair):
+  theirs, _, module, params, _ = pair
+  tokens = np.random.default_rng(4).integers(9, VOCAB, (1, 8))
+  empty = np.zeros((1, 0), np.int32)
+  prompt = Prompt(
+      tokens.astype(np.int32), rotary_positions(tokens[0] < 0, ())[None],
+      np.ones(tokens.shape, np.int32), np.zeros(tokens.shape), np.full(tokens.shape, -1),
+      np.zeros((1, 0, 6 * PATCH**2), np.float32), empty[..., None], empty, empty)
+  ours = jax.jit(module.apply)({'params': params}, prompt)
+  with torch.no_grad():
+    expected = theirs(input_ids=torch.tensor(tokens)).logits.numpy()
+  assert np.abs(ours - expected).max() < 1e-4
+
+
 def test_gradients_equal_transformers_and_half_precision_is_near(pair):
   """With everything recomputed in the backward pass, through windows and whole images."""
   theirs, _, module, params, section = pair

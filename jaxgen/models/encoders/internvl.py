@@ -107,7 +107,9 @@ class InternVL(nn.Module):
     return self.projector(features).reshape(rows, -1, c.text.width)
 
   def embed_prompt(self, prompt: Prompt) -> jax.Array:
-    """f[B, S, D]: the embedded tokens and images of a prompt."""
+    """f[B, S, D]: the embedded tokens and images of a prompt, which may have none."""
+    if prompt.patches.shape[1] == 0:
+      return self.embed_text(prompt.tokens)
     return self.embed(prompt.tokens, self.image_tokens(prompt.patches), prompt.image_index)
 
   def embed(self, tokens: jax.Array, image_tokens: jax.Array, image_index: jax.Array) -> jax.Array:

@@ -72,7 +72,9 @@ class Qwen2_5VL(nn.Module):
     return self.logits(self.decode(self.embed_prompt(prompt), prompt.positions, prompt.segments))
 
   def embed_prompt(self, prompt: Prompt) -> jax.Array:
-    """f[B, S, D]: the embedded tokens and images of a prompt."""
+    """f[B, S, D]: the embedded tokens and images of a prompt, which may have none."""
+    if prompt.patches.shape[1] == 0:
+      return self.embed_text(prompt.tokens)
     images = self.image_tokens(prompt.patches, prompt.patch_positions, prompt.patch_segments)
     return self.embed(prompt.tokens, images, prompt.image_index)
 
