@@ -39,7 +39,8 @@ def _exists(path: str) -> bool:
   except Exception as error:  # each cloud has errors of its own, all of them the user's to mend
     text = ' '.join(str(error).split())[:160]
     # TensorFlow, which etils prefers where it is installed, no longer knows S3.
-    advice = 'pip install s3fs, set EPATH_USE_TF=0' if path.startswith('s3') else 'pip install gcsfs'
+    advice = ('pip install s3fs, set EPATH_USE_TF=0' if path.startswith('s3://') else
+              'pip install gcsfs')
     raise user_error(path, None, f'could not be reached ({text}); {advice} and check your access'
                      ) from error
 
