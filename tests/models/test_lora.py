@@ -224,8 +224,8 @@ def test_every_layout_exports_what_it_adds(family):
 
 def test_fresh_adapters_change_nothing_have_axes_and_learn(pair):
   _, module, base, _ = pair
-  boxed = lora.attach(registry.init(module, jax.random.key(0))['params'], jax.random.key(1),
-                      GROUPS)
+  boxed = jax.jit(lambda rng: lora.attach(registry.init(module, rng)['params'], rng, GROUPS))(
+      jax.random.key(0))
   flat = trees.flatten(boxed)
   for path, leaf in flat.items():
     assert len(leaf.names) == leaf.value.ndim and all(leaf.names), path
