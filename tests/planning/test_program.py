@@ -1,0 +1,123 @@
+"""The planner's numbers against a real run on CPU devices and against XLA's own count."""
+
+import copy
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgen.core.errors import UserError
+from jaxgen.data.loader import make_loader
+from jaxgen.models.registry import build
+from jaxgen.models.registry import init
+from jaxgen.models.registry import section
+from jaxgen.planning.collectives import by_kind
+from jaxgen.planning.collectives import collectives_of
+from jaxgen.planning.program import compile_program
+from jaxgen.planning.program import make_program
+from jaxgen.planning.program import shard_bytes
+from jaxgen.planning.topology import parse
+from jaxgen.sharding import partition
+from jaxgen.systems.registry import make_system
+from jaxgen.training.flops import step_tally
+from jaxgen.training.flops import tally_flops
+from jaxgen.training.latents import Encoder
+from jaxgen.training.state import init_state
+
+
+@pytest.fixture(scope='module')
+def config(tiny_base):
+  config = copy.deepcopy(tiny_base)
+  config.mesh.update(data=2, fsdp=4)
+  config.model.frozen_dtype = 'bfloat16'
+  return config
+
+
+@pytest.fixture(scope='module')
+def program(config):
+  return make_program(config, jax.devices())
+
+
+@pytest.fixture(scope='module')
+def compiled(program):
+  return compile_program(program)
+
+
+def live_bytes(tree, device):
+  """Bytes that a tree really holds on one device."""
+  return sum(shard.data.nbytes for leaf in jax.tree.leaves(tree)
+             for shard in leaf.addressable_shards if shard.device == device)
+
+
+def test_memory_is_that_of_a_real_run(config, program, compiled):
+  system = make_system(config)
+  state, frozen = init_state(config, system, program.blueprint, {})
+  loader = make_loader(config, system.layout)
+  batch = partition.to_global(Encoder(system, frozen).fill(next(loader)),
+                              partition.row_sharding(program.mesh, config.train.rows),
+                              config.train.rows)
+  loader.close()
+  assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch) == jax.tree.map(
+      lambda leaf: (leaf.shape, leaf.dtype), program.batch)
+  memory, device = compiled.memory, jax.devices()[3]
+  assert memory.parameters == live_bytes((state.params, state.ema), device)
+  assert memory.optimizer == live_bytes(state.opt_state, device)
+  assert memory.frozen == live_bytes(frozen, device)  # the pixel autoencoder has no parameters
+  assert memory.batches == 2 * live_bytes(batch, device)
+  assert shard_bytes(program.blueprint.state) == live_bytes(state, device)
+  held = live_bytes((state, frozen, batch), device)
+  assert memory.peak == pytest.approx(held + memory.temporary + live_bytes(batch, device))
+  assert memory.temporary > 0
+
+
+def test_parameters_and_gradients_cross_between_the_devices_of_fsdp(program, compiled):
+  topology = parse('gpu:h100:2x4')  # each row of the mesh is a node
+  devices = [types.SimpleNamespace(process_index=index // 4) for index in range(8)]
+  table = dict(by_kind(collectives_of(compiled.text, devices, topology)))
+  trained = sum(leaf.size for leaf in jax.tree.leaves(program.blueprint.state.params))
+  assert set(table) >= {'all-gather', 'all-reduce'}
+  assert sum(row['link_bytes'] for row in table.values()) > 3 * trained * 4 * 3 / 4
+  # Between the nodes at least the gradients are summed: 2 (n - 1) / n of a device's share.
+  assert sum(row['network_bytes'] for row in table.values()) >= trained * 4 / 4
+
+
+@pytest.mark.parametrize('gradient', [False, True])
+def test_flops_are_those_of_xla(gradient):
+  """One block of each kind: XLA counts the body of a longer scan once."""
+  module = build(section('mmdit', in_channels=64, cond_dim=384, width=384, heads=3,
+                         double_blocks=1, single_blocks=1), np.float32)
+  params = jax.eval_shape(lambda rng: jax.tree.map(
+      lambda leaf: leaf, init(module, rng))['params'], jax.random.key(0))
+  tokens, words, rows = 64, 16, 2
+
+  def shape(*sizes, dtype=np.float32):
+    return jax.ShapeDtypeStruct((rows, *sizes), dtype)
+
+  inputs = (shape(tokens, 64), shape(1), shape(tokens, 3, dtype=np.int32),
+            shape(tokens, dtype=np.int32), shape(words, 384), shape(words, 3, dtype=np.int32),
+            shape(words, dtype=np.int32))
+
+  def loss(params, *inputs):
+    return module.apply({'params': params}, *inputs).sum()
+
+  function = jax.grad(loss) if gradient else loss
+  tally = tally_flops(function, params, *inputs)
+  theirs = jax.jit(function).lower(params, *inputs).cost_analysis()['flops']
+  assert sum(tally.values()) == pytest.approx(theirs, rel=0.05)
+  assert tally.keys() == {('MMDiT', 'dense'), ('MMDiT', 'attention')}
+  assert tally['MMDiT', 'attention'] < 0.05 * tally['MMDiT', 'dense']
+
+
+def test_work_is_told_apart_by_module(config, program):
+  tally = step_tally(config, program.blueprint, program.batch)
+  modules = {module for module, _ in tally}
+  assert {'InternVL', 'ResidualQueries', 'MMDiT'} <= modules
+  inside = sum(flops for (module, _), flops in tally.items() if module)
+  assert inside > 0.99 * sum(tally.values())
+
+
+def test_rows_that_no_mesh_divides(tiny_config):
+  tiny_config.mesh.data = 3
+  with pytest.raises(UserError, match=r'config\.train\.rows'):
+    make_program(tiny_config, jax.devices())
