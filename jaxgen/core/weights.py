@@ -84,6 +84,11 @@ def save_weights(folder: str, params: Params, config_json: str) -> None:
       partial.rmtree()
 
 
+def is_weights(folder: str) -> bool:
+  """Whether this is a workdir or a weights folder, rather than a model of another library."""
+  return any((epath.Path(folder) / name).exists() for name in ('weights', 'checkpoints', 'frozen'))
+
+
 def read_config(folder: str) -> str:
   """Text of the folder's config.json."""
   path = epath.Path(folder) / 'config.json'

@@ -114,17 +114,21 @@ def init_state(config: ConfigDict, system: Any, blueprint: Blueprint,
     config: of the run; ``config.seed`` decides every random number.
     system: provides ``init``.
     blueprint: of the run.
-    loaded: group -> numpy tree, for the groups that do not start at random.
+    loaded: group -> numpy tree, for the groups that do not start at random. Of such a group too
+      what is missing is random, and a smaller array fills the first entries of a random one.
 
   Returns:
     ``(state, frozen)``.
   """
   rng, init_rng = jax.random.split(jax.random.PRNGKey(config.seed))
   target = trees.merge(blueprint.state.params, blueprint.frozen)
-  random = {group: target[group] for group in target if group not in loaded}
-  params = {group: _place(loaded[group], target[group]) for group in target if group in loaded}
+  found = trees.flatten({group: loaded[group] for group in target if group in loaded})
+  fits = {path: path in found and found[path].shape == leaf.shape
+          for path, leaf in trees.flatten(target).items()}
+  placed, random = trees.partition(target, fits)
+  params = _place(found, placed)
   if random:
-    params |= _init_random(system, init_rng, random)
+    params = trees.merge(params, _extend(_init_random(system, init_rng, random), found))
   trainable, frozen = trees.partition(params, blueprint.trains)
   with_ema = config.optimizer.ema_decay > 0
 
@@ -145,18 +149,30 @@ def shardings(abstract: Any) -> Any:
 
 def _init_random(system: Any, rng: jax.Array, target: Params) -> Params:
   def init(rng):
-    params = system.init(rng, tuple(target))
-    return trees.map_named(lambda _, leaf, goal: leaf.astype(goal.dtype), params, target)
+    params = trees.flatten(system.init(rng, tuple(target)))
+    return trees.map_named(lambda path, goal: params[path].astype(goal.dtype), target)
 
   return jax.jit(init, out_shardings=shardings(target))(np.asarray(rng))
 
 
-def _place(tree: trees.Tree, target: trees.Tree) -> Params:
+def _place(found: Mapping[str, np.ndarray], target: trees.Tree) -> Params:
   """Puts numpy leaves on the devices, each process only the parts that it holds."""
   return trees.map_named(
-      lambda _, leaf, goal: jax.make_array_from_callback(
-          goal.shape, goal.sharding, lambda index: np.asarray(leaf[index], goal.dtype)),
-      tree, target)
+      lambda path, goal: jax.make_array_from_callback(
+          goal.shape, goal.sharding, lambda index: np.asarray(found[path][index], goal.dtype)),
+      target)
+
+
+def _extend(random: Params, found: Mapping[str, np.ndarray]) -> Params:
+  """Writes the smaller arrays that were found over the first entries of the random ones."""
+  def write(path, leaf):
+    if path not in found:
+      return leaf
+    small = np.asarray(found[path], leaf.dtype)
+    return jax.jit(lambda leaf: jax.lax.dynamic_update_slice(leaf, small, (0,) * leaf.ndim),
+                   out_shardings=leaf.sharding, donate_argnums=0)(leaf)
+
+  return trees.map_named(write, random)
 
 
 def _is_masked(leaf: Any) -> bool:

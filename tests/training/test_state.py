@@ -106,3 +106,57 @@ def test_how_a_run_is_carried_out_may_change(tiny_config, tmp_path):
   workdirs.claim(tiny_config, str(tmp_path))
   assert json.loads((tmp_path / 'config.json').read_text())['train']['steps'] == 40
   assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+
+
+CHANGES = (('mllm/text/(embedding|head)', 'extend'), ('bridge/queries', 'extend'),
+           ('denoiser/text_in/.*', 'anew'), ('denoiser/single_blocks/.*', 'anew'),
+           ('denoiser/double_blocks/.*', 'drop'))
+
+
+def test_new_shapes_begin_anew_where_the_config_says_so(tiny_config, straight, capsys):
+  """More tokens and queries keep the old rows, another caption width begins anew."""
+  tiny_config.init_from.update({group: str(straight) for group in ('mllm', 'bridge', 'denoiser')})
+  tiny_config.model.mllm.text.vocab += 8
+  tiny_config.model.bridge.queries += 2
+  tiny_config.model.denoiser.single_blocks = 1
+  with pytest.raises(UserError, match=r'1 misshapen: bridge/queries .*init_from\.changes'):
+    load_groups(tiny_config, blueprint_of(tiny_config))
+  tiny_config.init_from.changes = CHANGES[:2] + CHANGES[3:4]
+  blueprint = blueprint_of(tiny_config)
+  loaded = load_groups(tiny_config, blueprint)
+  report = capsys.readouterr().err
+  assert '1 extended: bridge/queries' in report
+  assert 'extended: mllm/text/embedding' in report
+  assert 'anew: denoiser/single_blocks/' in report and '; 0 ' not in report
+  state, frozen = init_state(tiny_config, make_system(tiny_config), blueprint, loaded)
+  old, _ = load_weights(str(straight), ['mllm', 'bridge', 'denoiser'])
+  params = jax.device_get(trees.merge(state.params, frozen))
+  rows = len(old['mllm']['text']['embedding'])
+  embedding = params['mllm']['text']['embedding']
+  np.testing.assert_array_equal(embedding[:rows], old['mllm']['text']['embedding'])
+  assert len(embedding) == rows + 8 and embedding[rows:].std() > 0
+  queries = params['bridge']['queries']
+  np.testing.assert_array_equal(queries[:-2], old['bridge']['queries'])
+  assert queries[-2:].std() > 0
+  jax.tree.map(np.testing.assert_array_equal, params['denoiser']['double_blocks'],
+               old['denoiser']['double_blocks'])
+
+
+def test_changes_that_match_nothing_are_named(tiny_config, straight):
+  tiny_config.init_from.update(denoiser=str(straight), changes=(('denoyser/.*', 'anew'),))
+  with pytest.raises(UserError, match=r"changes = 'denoyser/\.\*': .*matches no parameter"):
+    load_groups(tiny_config, blueprint_of(tiny_config))
+
+
+def test_models_of_other_libraries_are_read_by_who_knows_them(tiny_config, straight, tmp_path):
+  tree, _ = load_weights(str(straight), ['denoiser'])
+  asked = []
+
+  def read_external(path):
+    asked.append(path)
+    return tree['denoiser']
+
+  tiny_config.init_from.update(denoiser='owner/name@main', mllm=str(straight))
+  loaded = load_groups(tiny_config, blueprint_of(tiny_config), read_external)
+  assert asked == ['owner/name@main']
+  jax.tree.map(np.testing.assert_array_equal, loaded['denoiser'], tree['denoiser'])

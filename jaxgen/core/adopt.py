@@ -1,0 +1,87 @@
+"""Weights for a model of other shapes: what is loaded, what begins anew and what is dropped.
+
+Nothing is left out silently. Parameters that do not fit must be named, each with what shall become
+of it; the rest is an error that lists them all.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxgen.core import trees
+from jaxgen.core.errors import user_error
+from jaxgen.core.mismatch import mismatch
+from jaxgen.core.mismatch import shorten
+
+# anew: a parameter that is missing or misshapen begins as in a new model. extend: a smaller one
+# fills the first entries of each dimension, and the others begin anew (token rows, queries).
+# drop: one that the model does not know is left out.
+WAYS = ('anew', 'extend', 'drop')
+
+Changes = Sequence[tuple[str, str]]  # (regex over group/path, way)
+
+
+def adopt(found: trees.Tree, wanted: trees.Tree, changes: Changes, where: str
+          ) -> tuple[dict[str, Any], dict[str, list[str]]]:
+  """Takes of the weights at hand what the model can hold.
+
+  Args:
+    found: tree of arrays, ``{group: ...}``.
+    wanted: the same groups, leaves with ``.shape``.
+    changes: what may differ; of several regexes that match a path the first counts.
+    where: the weights, named in errors.
+
+  Returns:
+    ``(tree, report)``. The tree lacks what begins anew; an array that is extended is smaller than
+    the parameter. The report lists the paths of ``loaded``, ``extended``, ``anew``, ``dropped``.
+
+  Raises:
+    UserError: a parameter that does not fit and is not named in ``changes``.
+  """
+  found, wanted = trees.flatten(found), trees.flatten(wanted)
+  report: dict[str, list[str]] = {'loaded': [], 'extended': [], 'anew': [], 'dropped': []}
+  faults = []
+  for path in sorted(found.keys() | wanted.keys()):
+    kind = _kind(found.get(path), wanted.get(path), _way(path, changes))
+    if kind:
+      report[kind].append(path)
+    else:
+      faults.append(path)
+  if faults:
+    text = mismatch(*({path: tuple(tree[path].shape) for path in faults if path in tree}
+                      for tree in (found, wanted)))
+    raise user_error(where, None, f'these weights do not fit config.model; {text}; use weights of '
+                     'these families and sizes, or name in config.init_from.changes what may '
+                     'begin anew')
+  kept = report['loaded'] + report['extended']
+  return trees.unflatten({path: found[path] for path in kept}), report
+
+
+def check_used(paths: Sequence[str], changes: Changes) -> None:
+  """Raises a ``UserError`` for a regex that matches no path: it is most likely misspelt."""
+  for pattern, _ in changes:
+    if not any(re.fullmatch(pattern, path) for path in paths):
+      raise user_error('config.init_from.changes', pattern, 'this regex matches no parameter')
+
+
+def describe(report: Mapping[str, Sequence[str]]) -> str:
+  """The report in words; empty where everything was loaded."""
+  return '; '.join(f'{len(paths)} {kind}: {shorten(paths)}' for kind, paths in report.items()
+                   if paths and kind != 'loaded')
+
+
+def _way(path: str, changes: Changes) -> str:
+  return next((way for pattern, way in changes if re.fullmatch(pattern, path)), '')
+
+
+def _kind(found: Any, wanted: Any, way: str) -> str:
+  """What becomes of a parameter; '' where that is an error."""
+  if wanted is None:
+    return 'dropped' if way == 'drop' else ''
+  if found is None:
+    return 'anew' if way == 'anew' else ''
+  if tuple(found.shape) == tuple(wanted.shape):
+    return 'loaded'
+  smaller = len(found.shape) == len(wanted.shape) and all(
+      ours <= goal for ours, goal in zip(found.shape, wanted.shape))
+  return {'extend': 'extended' if smaller else '', 'anew': 'anew'}.get(way, '')
