@@ -91,6 +91,7 @@ def base_config() -> ConfigDict:
       init_from=dict(  # group -> workdir or folder of `jaxgen convert import`; '' = random
           mllm='', bridge='', denoiser='', autoencoder='',
           weights='ema',  # of a workdir take 'ema' where it has one, or always 'params'
+          changes=(),  # (regex over group/path, 'anew' | 'extend' | 'drop'): what may not fit
       ),
       sampling=dict(
           steps=50,
