@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxgen.core.adopt import WAYS
 from jaxgen.core.errors import user_error
 
 SOURCE_KINDS = ('shapes', 'folder', 'jsonl', 'arrayrecord', 'tfds')
@@ -50,6 +51,7 @@ def validate(config: ConfigDict) -> None:
   _check_train(config)
   _check_mesh(config)
   _check_trainable(config)
+  _check_changes(config.init_from.changes)
   _check_data(config.data)
   for name, source in config.data.sources.items():
     _check_source(f'config.data.sources.{name}', source)
@@ -105,6 +107,13 @@ def _check_mesh(config: ConfigDict) -> None:
     raise user_error('config.train.rows', config.train.rows,
                      f'rows of a micro-batch ({rows}) must be a multiple of mesh.data x mesh.fsdp '
                      f'= {ways}')
+
+
+def _check_changes(changes: tuple) -> None:
+  for entry in changes:
+    if not (len(entry) == 2 and isinstance(entry[0], str) and entry[1] in WAYS):
+      raise user_error('config.init_from.changes', entry,
+                       f'each entry is (regex over group/path, one of {", ".join(WAYS)})')
 
 
 def _check_trainable(config: ConfigDict) -> None:
