@@ -23,6 +23,8 @@ from jaxgen.models import registry as models
 from jaxgen.models.autoencoders.patchify import patchify
 from jaxgen.models.autoencoders.patchify import unpatchify
 from jaxgen.models.bridges.residual_queries import query_segment_ids
+from jaxgen.models.denoisers.hunyuan_video import HunyuanVideo
+from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.objectives.masking import mask_image_tokens
 from jaxgen.systems.base import System
 
@@ -122,7 +124,7 @@ class IOMM(System):
               conditioning: Conditioning) -> jax.Array:
     return self.denoiser.apply(
         {'params': params['denoiser']}, x_t, t, visual.positions, visual.segments,
-        conditioning.states, conditioning.positions, conditioning.segments)
+        conditioning.states, conditioning.positions, conditioning.segments, **self._pooled(t))
 
   def next_token_logits(self, params: Params, prompt: Prompt) -> jax.Array:
     hidden = self._mllm(params['mllm'], self._embed(params['mllm'], prompt, None),
@@ -149,6 +151,12 @@ class IOMM(System):
       tokens = mask_image_tokens(rng, tokens, jnp.repeat(own, self.layout.vision_tokens, axis=1),
                                  self.mask_ratio)
     return self._mllm(mllm, prompt.tokens, tokens, prompt.image_index, method='embed')
+
+  def _pooled(self, t: jax.Array) -> dict[str, jax.Array]:
+    """Zeros for denoisers that take a pooled prompt vector too: the MLLM has none."""
+    if not isinstance(self.denoiser, (MMDiT, HunyuanVideo)) or not self.denoiser.config.pooled_dim:
+      return {}
+    return {'pooled': jnp.zeros((*t.shape, self.denoiser.config.pooled_dim), jnp.float32)}
 
   def _mllm(self, params: Params, *args, method: str) -> jax.Array:
     return self.mllm.apply({'params': params}, *args, method=method)

@@ -1,0 +1,1 @@
+"""Shapes to plan for hardware that nobody holds yet; `jaxgen plan`, docs/scaling.md."""
