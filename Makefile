@@ -6,7 +6,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt --editable
 HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux); make constraints
 
-.PHONY: quickstart test test-slow constraints
+.PHONY: quickstart test test-slow test-slurm plan-tpu plan-gpu constraints
 
 quickstart: .venv/installed
 	PATH="$(CURDIR)/.venv/bin:$$PATH" bash launch/quickstart.sh $(WORKDIR)
@@ -16,6 +16,18 @@ test: .venv/installed-test
 
 test-slow: .venv/installed-test
 	$(PY) -m pytest -q -m slow
+
+# Trains under a real Slurm of this one machine; installs it where that needs doing.
+test-slurm: .venv/installed-test
+	bash tools/test_slurm.sh
+
+# Every full-size stage on TPU slices; fills docs/plans and the table of docs/scaling.md.
+plan-tpu: .venv/installed-test
+	$(PY) tools/plans.py tpu
+
+# The same on GPU nodes, in an environment of its own: the CUDA plug-in takes 4.6 GB.
+plan-gpu: .venv-plan-gpu/installed
+	.venv-plan-gpu/bin/python tools/plans.py gpu
 
 # Rewrites constraints.txt with what is installed now.
 constraints: .venv/installed-test
@@ -34,3 +46,8 @@ $(PY):
 .venv/installed-test: setup.cfg pyproject.toml constraints.txt | $(PY)
 	$(INSTALL) '.[test]'
 	touch $@ .venv/installed
+
+.venv-plan-gpu/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-plan-gpu
+	.venv-plan-gpu/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[plan-gpu]'
+	touch $@

@@ -33,7 +33,7 @@ class Plan:
     mesh: axis -> devices along it.
     parameters: group -> {'trained', 'frozen'} -> number of parameters.
     memory: of one device.
-    compile_seconds: that the compiler took.
+    compile_seconds: that the compiler took; core_seconds adds up the cores it worked on.
     flops: {'trained', 'frozen'} -> {'dense', 'attention'} -> FLOPs of a step, all devices
       together. The gradient that passes through a frozen module counts as frozen.
     executed_flops: the same in one sum, with what rematerialisation repeats.
@@ -48,6 +48,7 @@ class Plan:
   parameters: Mapping[str, Mapping[str, int]]
   memory: Memory
   compile_seconds: float
+  core_seconds: float
   flops: Mapping[str, Mapping[str, float]]
   executed_flops: float
   collectives: tuple[collectives.Collective, ...]
@@ -96,8 +97,8 @@ def make_plan(config: ConfigDict, topology: Topology) -> Plan:
   return Plan(
       topology=topology, config=config, mesh=dict(program.mesh.shape),
       parameters=_parameters(program), memory=compiled.memory,
-      compile_seconds=compiled.seconds, flops=_flops(program, count()),
-      executed_flops=executed, collectives=found,
+      compile_seconds=compiled.seconds, core_seconds=compiled.core_seconds,
+      flops=_flops(program, count()), executed_flops=executed, collectives=found,
       bound=roofline.bound(executed, compiled.memory, found, topology) if compiled.text else None,
       images=_images(config, program))
 

@@ -80,11 +80,13 @@ class Compiled:
 
   Attributes:
     seconds: that it took.
+    core_seconds: the same added up over the cores that worked on it.
     memory: of one device.
     text: the scheduled program; empty where it did not fit and the compiler gave up.
   """
 
   seconds: float
+  core_seconds: float
   memory: Memory
   text: str
 
@@ -122,20 +124,24 @@ def compile_program(program: Program, options: dict[str, Any] | None = None) -> 
     program: from ``make_program``.
     options: of the compiler.
   """
-  began = time.perf_counter()
+  began, worked = time.perf_counter(), time.process_time()
+
+  def result(peak, text):
+    return Compiled(time.perf_counter() - began, time.process_time() - worked,
+                    _memory(program, peak), text)
+
   try:
     compiled = program.lowered.compile(compiler_options=options)
   except jax.errors.JaxRuntimeError as error:
     used = re.search(r'Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm', str(error))
     if not used:
       raise
-    peak = float(used[1]) * _UNITS[used[2]]
-    return Compiled(time.perf_counter() - began, _memory(program, peak), '')
-  seconds, stats = time.perf_counter() - began, compiled.memory_analysis()
+    return result(float(used[1]) * _UNITS[used[2]], '')
+  stats = compiled.memory_analysis()
   # The step overwrites the old state, so outputs lie where arguments did.
   peak = (stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
           + stats.temp_size_in_bytes)
-  return Compiled(seconds, _memory(program, peak), compiled.as_text())
+  return result(peak, compiled.as_text())
 
 
 def shard_bytes(tree: Any) -> float:

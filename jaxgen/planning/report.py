@@ -24,7 +24,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
       peak_bytes=memory.peak, hbm_bytes=plan.topology.chip.hbm_bytes, headroom=plan.headroom,
       parameter_bytes=memory.parameters, optimizer_bytes=memory.optimizer,
       frozen_bytes=memory.frozen, batch_bytes=memory.batches, temporary_bytes=memory.temporary,
-      compile_seconds=plan.compile_seconds, flops_per_step=plan.model_flops, flops=plan.flops,
+      compile_seconds=plan.compile_seconds, compile_core_seconds=plan.core_seconds,
+      flops_per_step=plan.model_flops, flops=plan.flops,
       executed_flops=plan.executed_flops,
       collective_bytes=sum(each.times * (each.link_bytes + each.network_bytes)
                            for each in plan.collectives) if bound else None,
@@ -78,7 +79,7 @@ def _setting(plan: Plan) -> Iterator[str]:
   config = plan.config.train
   yield (f'{plan.topology.name}: {plan.topology.size} x {plan.topology.chip.description}, '
          f'mesh {axes or "of one device"}, {config.rows} rows in {config.accumulate} pieces')
-  yield f'compiled in {plan.compile_seconds:.0f} s'
+  yield f'compiled in {plan.compile_seconds:.0f} s, {plan.core_seconds:.0f} s of cores'
 
 
 def _parameters(plan: Plan) -> Iterator[str]:

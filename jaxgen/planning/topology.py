@@ -44,7 +44,7 @@ class Chip:
 
   Attributes:
     description: its full name.
-    hbm_bytes: memory of a device.
+    hbm_bytes: memory of a device that a program can use.
     flops: dense bf16 FLOP/s.
     hbm_bandwidth: bytes/s to and from that memory.
     link_bandwidth: bytes/s that a device sends over ICI, both ways along one dimension of the
@@ -62,12 +62,15 @@ class Chip:
   cube: int = 0
 
 
+HOPPER_BYTES = 84978434048  # of 80 GB
+POOL = 0.92  # XLA_PYTHON_CLIENT_MEM_FRACTION of launch/flags; CUDA and NCCL need the rest
 # Google's and NVIDIA's data sheets. GPU nodes are taken to have one 400 Gbit/s adapter per GPU.
 CHIPS = {
     'tpu:v5p': Chip('TPU v5p', 95 * GIB, PEAKS['v5p'], 2765e9, 200e9, 6.25e9, cube=4),
     'tpu:v6e': Chip('TPU v6e', 32 * GIB, PEAKS['v6e'], 1640e9, 200e9, 12.5e9, cube=16),
-    'gpu:h100': Chip('NVIDIA H100 80GB HBM3', 84978434048, PEAKS['H100'], 3352e9, 450e9, 50e9),
-    'gpu:h800': Chip('NVIDIA H800', 84978434048, PEAKS['H800'], 3352e9, 200e9, 50e9),
+    'gpu:h100': Chip('NVIDIA H100 80GB HBM3', int(POOL * HOPPER_BYTES), PEAKS['H100'], 3352e9,
+                     450e9, 50e9),
+    'gpu:h800': Chip('NVIDIA H800', int(POOL * HOPPER_BYTES), PEAKS['H800'], 3352e9, 200e9, 50e9),
 }
 
 
@@ -171,7 +174,7 @@ def _gpu(topology: Topology) -> topologies.TopologyDescription:
     os.environ.setdefault(name, value)
   nodes, gpus = topology.shape
   chip = topology.chip
-  config = HOPPER.format(bandwidth=int(chip.hbm_bandwidth), memory=chip.hbm_bytes,
+  config = HOPPER.format(bandwidth=int(chip.hbm_bandwidth), memory=HOPPER_BYTES,
                          description=chip.description)
   return topologies.get_topology_desc(
       '', 'cuda', topology=f'1x{nodes}x{gpus}', target_config=config)

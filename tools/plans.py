@@ -1,0 +1,122 @@
+"""Plans every full-size stage and writes the table of docs/scaling.md.
+
+  python tools/plans.py tpu            all rows for TPUs, with [plan-tpu] (make plan-tpu)
+  python tools/plans.py gpu            all rows for GPUs, with [plan-gpu] (make plan-gpu)
+  python tools/plans.py tpu --only=flux    rows whose command holds the word
+  python tools/plans.py table          the table alone, from the plans in docs/plans/
+
+Each plan is a process of its own, with the compiler's flags of launch/flags/ for its hardware.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+ROOT = pathlib.Path(__file__).parents[1]
+PLANS, PAGE = ROOT / 'docs/plans', ROOT / 'docs/scaling.md'
+BEGIN, END = '<!-- plans -->', '<!-- end of plans -->'
+IOMM = ('pretrain_b', 'finetune_b_512', 'finetune_b_1024', 'pretrain_l', 'finetune_l_512',
+        'finetune_l_1024', 'pretrain_xl', 'finetune_xl_512')
+FULL = ('plans/flux_12b', 'plans/hunyuan_video_13b')
+# 96 rows do not divide over 64 devices: these stages run on 32.
+SMALL = {'finetune_b_1024', 'finetune_l_1024'}
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+  """(config, topology, overrides) of every row of the table."""
+  for name in IOMM:
+    devices = ('tpu:v5p:2x4x4', 'gpu:h800:4x8') if name in SMALL else (
+        'tpu:v5p:4x4x4', 'gpu:h800:8x8')
+    for topology in devices:
+      yield f'iomm/{name}', topology, ''
+  for name in FULL:
+    yield name, 'tpu:v5p:4x4x4', ''
+    yield name, 'gpu:h800:8x8', ''
+
+
+def main() -> int:
+  """Returns 1 where a plan did not fit or could not be made."""
+  parser = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('what', choices=('tpu', 'gpu', 'table'))
+  parser.add_argument('--only', default='', metavar='WORD')
+  args = parser.parse_args()
+  codes = [plan(*row) for row in rows()
+           if row[1].startswith(args.what) and args.only in ' '.join(row)]
+  head, rest = PAGE.read_text().split(BEGIN)
+  PAGE.write_text(f'{head}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}')
+  return max(codes, default=0)
+
+
+def plan(config: str, topology: str, overrides: str) -> int:
+  """Runs one plan; its numbers go to docs/plans/."""
+  words = command(config, topology, overrides)
+  print(' '.join(words), file=sys.stderr, flush=True)
+  words = [sys.executable, '-m', 'jaxgen.cli', *words[1:], f'--json={file_of(config, topology)}']
+  environment = os.environ | flags(topology)
+  return subprocess.run(words, cwd=ROOT, env=environment, check=False).returncode
+
+
+def flags(topology: str) -> dict[str, str]:
+  """The variables of the flag file of this hardware."""
+  file = ROOT / 'launch/flags' / f'{"_".join(topology.split(":")[:2])}.env'
+  script = f'set -a; . {shlex.quote(str(file))}; env -0'
+  text = subprocess.run(['bash', '-c', script], check=True, capture_output=True, text=True,
+                        env={}).stdout
+  pairs = dict(entry.split('=', 1) for entry in text.split('\0') if '=' in entry)
+  return {name: value for name, value in pairs.items() if name in ('LIBTPU_INIT_ARGS', 'XLA_FLAGS')}
+
+
+def command(config: str, topology: str, overrides: str) -> list[str]:
+  """The command of a row, as one would type it."""
+  return ['jaxgen', 'plan', f'--config=configs/{config}.py', f'--topology={topology}',
+          *overrides.split()]
+
+
+def file_of(config: str, topology: str) -> pathlib.Path:
+  """Where the numbers of a row are kept."""
+  name = f'{config}_{topology}'.replace('/', '_').replace(':', '_').replace('*', '_by_')
+  return PLANS / f'{name}.json'
+
+
+def table() -> str:
+  """The rows as Markdown; a plan that was not made says so."""
+  lines = ['| command | mesh, rows of a device | trained / frozen, B | peak of a device, GiB | free '
+           '| PFLOPs of a step | sent, GiB: links / network | lower bound, s | bound by '
+           '| images/s | device-hours | compiled, core s |',
+           '|---|---|---|---|---|---|---|---|---|---|---|---|']
+  for row in rows():
+    file = file_of(row[0], row[1])
+    cells = numbers(json.loads(file.read_text())) if file.exists() else ['not run'] + [''] * 10
+    lines.append(f'| `{" ".join(command(*row))}` | {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
+def numbers(plan: dict) -> list[str]:
+  """The cells of a row behind its command."""
+  mesh = ' x '.join(f'{axis} {size}' for axis, size in plan['mesh'].items() if size > 1)
+  ways = plan['mesh']['data'] * plan['mesh']['fsdp'] * plan['accumulate']
+  pieces = f', {plan["accumulate"]} pieces' if plan['accumulate'] > 1 else ''
+  frozen = plan['params_total'] - plan['params_trainable']
+  cells = [f'{mesh}, {plan["rows"] // ways}{pieces}',
+           f'{plan["params_trainable"] / 1e9:.2f} / {frozen / 1e9:.2f}',
+           f'{plan["peak_bytes"] / 2**30:.1f} of {plan["hbm_bytes"] / 2**30:.0f}',
+           f'{plan["headroom"]:.0%}' if plan['fits'] else 'does not fit',
+           f'{plan["flops_per_step"] / 1e15:,.1f}']
+  if plan['lower_bound_seconds'] is None:
+    return cells + [''] * 5 + [f'{plan["compile_core_seconds"]:.0f}']
+  kinds = plan['collectives'].values()
+  sent = [sum(kind[link] for kind in kinds) / 2**30 for link in ('link_bytes', 'network_bytes')]
+  return cells + [
+      f'{sent[0]:.1f} / {sent[1]:.1f}', f'{plan["lower_bound_seconds"]:.3f}', plan['bounded_by'],
+      f'{plan["images_per_second"]:,.0f}', f'{plan["device_hours"]:,.0f}',
+      f'{plan["compile_core_seconds"]:.0f}']
+
+
+if __name__ == '__main__':
+  sys.exit(main())
