@@ -1,4 +1,4 @@
-"""Collectives of a compiled step: how often each runs and how many bytes it sends over which link."""
+"""Collectives of a compiled step: how often each runs, how many bytes it sends over which link."""
 
 import dataclasses
 import re
