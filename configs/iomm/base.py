@@ -21,6 +21,15 @@ def flux_denoiser(width: int) -> ConfigDict:
       double_blocks=10, single_blocks=20, remat='dots'))
 
 
+def extra_large(config: ConfigDict) -> ConfigDict:
+  """A stage of IOMM-B as one of IOMM-XL: Z-Image, Muon, no EMA, fewer masked tokens (L091)."""
+  config.model.denoiser = ConfigDict(section('z_image', cond_dim=MLLM_WIDTH, remat='dots'))
+  config.model.mask_ratio = 0.45
+  config.optimizer.name = 'muon'
+  config.optimizer.ema_decay = 0.0
+  return config
+
+
 def get_config() -> ConfigDict:
   config = base_config()
   config.system = 'iomm'

@@ -1,4 +1,4 @@
-"""IOMM: a frozen InternVL, the residual query adapter and a FLUX-shaped MMDiT.
+"""IOMM: a frozen InternVL, the residual query adapter, and a FLUX-shaped MMDiT or Z-Image (XL).
 
 Image-only samples condition on themselves: the prompt asks for an identical image and shows it,
 with most of its tokens masked (paper section 3). Pairs condition on their caption. Both go
@@ -25,6 +25,7 @@ from jaxgen.models.autoencoders.patchify import unpatchify
 from jaxgen.models.bridges.residual_queries import query_segment_ids
 from jaxgen.models.denoisers.hunyuan_video import HunyuanVideo
 from jaxgen.models.denoisers.mmdit import MMDiT
+from jaxgen.models.denoisers.z_image import ZImage
 from jaxgen.objectives.masking import mask_image_tokens
 from jaxgen.systems.base import System
 
@@ -83,6 +84,11 @@ class IOMM(System):
         vision_patch=vision.patch_size,
         vision_tokens=self.mllm.config.tokens_per_image)
 
+  @property
+  def _in_sequence(self) -> bool:
+    """True where the denoiser numbers text and image one after the other."""
+    return isinstance(self.denoiser, ZImage)
+
   def initialisers(self):
     return {
         'mllm': functools.partial(models.init, self.mllm),
@@ -101,7 +107,8 @@ class IOMM(System):
       rng: key of the mask; None hides nothing.
 
     Returns:
-      f[B, S + G Q, D] (f[B, G Q, D] with ``queries_only``), at position 0 as FLUX has its text.
+      f[B, S + G Q, D] (f[B, G Q, D] with ``queries_only``), at position 0 as FLUX has
+      its text, or at (1, 0, 0), (2, 0, 0), ... as Z-Image has it.
     """
     embeddings = self._embed(params['mllm'], prompt, rng)
     groups, (rows, length, _) = self.segments_per_row, embeddings.shape
@@ -117,13 +124,20 @@ class IOMM(System):
     states = self._mllm(params['mllm'], jnp.concatenate([embeddings, queries], axis=1),
                         positions, segments, method='decode')
     if self.queries_only:
-      states, segments = states[:, length:], segments[:, length:]
-    return Conditioning(states, jnp.zeros((*segments.shape, 3), jnp.int32), segments)
+      states, segments, positions = (x[:, length:] for x in (states, segments, positions))
+    first = jnp.where(segments > 0, positions + 1, 0) if self._in_sequence else 0 * segments
+    places = jnp.stack([first, 0 * first, 0 * first], axis=-1)
+    return Conditioning(states, places, segments)
 
   def denoise(self, params: Params, x_t: jax.Array, t: jax.Array, visual: Visual,
               conditioning: Conditioning) -> jax.Array:
+    positions = visual.positions
+    if self._in_sequence:  # the image stands behind the last state of its segment
+      own = visual.segments[:, :, None] == conditioning.segments[:, None]  # [B, L, S]
+      last = jnp.max(jnp.where(own, conditioning.positions[:, None, :, 0], 0), axis=-1)
+      positions = positions.at[..., 0].add(last + 1)
     return self.denoiser.apply(
-        {'params': params['denoiser']}, x_t, t, visual.positions, visual.segments,
+        {'params': params['denoiser']}, x_t, t, positions, visual.segments,
         conditioning.states, conditioning.positions, conditioning.segments, **self._pooled(t))
 
   def next_token_logits(self, params: Params, prompt: Prompt) -> jax.Array:

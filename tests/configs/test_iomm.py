@@ -13,14 +13,17 @@ from jaxgen.core import trees
 from jaxgen.systems.registry import make_system
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Ledger L091 and L092: parameters of the denoiser in billions, global batch, EMA, image side.
+# Ledger L091 and L092: parameters of the denoiser in billions, global batch, EMA, image side,
+# optimizer, mask ratio.
 PAPER = {
-    'pretrain_b': (1.57, 1024, 0.999, 512),
-    'pretrain_l': (2.79, 512, 0.0, 512),
-    'finetune_b_512': (1.57, 256, 0.999, 512),
-    'finetune_b_1024': (1.57, 96, 0.999, 1024),
-    'finetune_l_512': (2.79, 256, 0.0, 512),
-    'finetune_l_1024': (2.79, 96, 0.0, 1024),
+    'pretrain_b': (1.57, 1024, 0.999, 512, 'adamw', 0.85),
+    'pretrain_l': (2.79, 512, 0.0, 512, 'adamw', 0.85),
+    'pretrain_xl': (6.15, 4096, 0.0, 512, 'muon', 0.45),
+    'finetune_b_512': (1.57, 256, 0.999, 512, 'adamw', 0.85),
+    'finetune_b_1024': (1.57, 96, 0.999, 1024, 'adamw', 0.85),
+    'finetune_l_512': (2.79, 256, 0.0, 512, 'adamw', 0.85),
+    'finetune_l_1024': (2.79, 96, 0.0, 1024, 'adamw', 0.85),
+    'finetune_xl_512': (6.15, 256, 0.0, 512, 'muon', 0.45),
 }
 SMALL = ['tiny.py', 'quickstart.py:mllm', 'quickstart.py:pretrain', 'quickstart.py:finetune',
          'photos.py:mllm', 'photos.py:pretrain', 'photos.py:finetune']
@@ -32,7 +35,7 @@ def _count(shapes):
 
 @pytest.mark.parametrize('name', PAPER)
 def test_numbers_of_the_paper(name):
-  billions, rows, ema, side = PAPER[name]
+  billions, rows, ema, side, optimizer, mask = PAPER[name]
   config = load_config(str(ROOT / f'configs/iomm/{name}.py'))
   validate(config)
   system = make_system(config)
@@ -42,10 +45,10 @@ def test_numbers_of_the_paper(name):
   assert round(sizes['mllm'] / 1e9, 2) == 2.09
   found = (config.train.rows, config.optimizer.ema_decay, config.data.image_size)
   assert found == (rows, ema, side)
-  assert (config.optimizer.name, config.optimizer.learning_rate) == ('adamw', 1e-4)
+  assert (config.optimizer.name, config.optimizer.learning_rate) == (optimizer, 1e-4)
   assert (config.optimizer.b1, config.optimizer.b2) == (0.9, 0.95)
   assert (config.optimizer.clip_norm, config.optimizer.weight_decay) == (1.0, 0.0)
-  assert config.model.mask_ratio == 0.85 and config.model.bridge.queries == 256
+  assert config.model.mask_ratio == mask and config.model.bridge.queries == 256
   assert config.data.visual_tokens == (side // system.layout.latent_factor) ** 2
   shares = {source.task: source.share for source in config.data.sources.values()}
   assert shares == ({'image': (1.0,)} if 'pretrain' in name else {'image': (.5,), 'pair': (.5,)})

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from ml_collections import ConfigDict
 
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.data.loader import make_loader
 from jaxgen.objectives.next_token import NextToken
+from jaxgen.models.registry import section
 from jaxgen.systems.registry import make_system
 
 
@@ -94,6 +96,31 @@ def test_samples_packed_in_a_row_see_nothing_of_each_other(made, tiny_base):
   config.data.update(segments_per_row=2, visual_tokens=32, prompt_tokens=80)
   config.train.rows = 4
   _, params, _ = made
+  _check_packing(config, params)
+
+
+def test_z_image_sees_its_text_in_sequence_and_the_image_behind_it(tiny_base):
+  config = tiny_base.copy_and_resolve_references()
+  config.data.update(segments_per_row=2, visual_tokens=32, prompt_tokens=80)
+  config.train.rows = 4
+  config.model.denoiser = ConfigDict(section(
+      'z_image', in_channels=config.model.denoiser.in_channels, theta=100.0,
+      cond_dim=config.model.denoiser.cond_dim, width=24, heads=2, layers=1, refiner_layers=1,
+      axes_dims=(4, 4, 4)))
+  params = jax.jit(make_system(config).init)(jax.random.key(0))
+  params['denoiser'] = trees.map_named(
+      lambda path, leaf: leaf + 0.1 * jax.random.normal(jax.random.key(len(path)), leaf.shape),
+      params['denoiser'])
+  conditioning = _check_packing(config, params)
+  for row, own in zip(np.asarray(conditioning.positions), np.asarray(conditioning.segments)):
+    for segment in (1, 2):
+      np.testing.assert_array_equal(  # 1, 2, 3, ... on the first axis, the queries last
+          row[own == segment, 0], np.arange(1, 1 + (own == segment).sum()))
+  assert not conditioning.positions[..., 1:].any()
+
+
+def _check_packing(config, params):
+  """Rows of two samples give each what it gets alone; returns their conditioning."""
   packed_system = make_system(config)
   packed = _loaded(config, packed_system.layout).batch
   assert (packed.meta.sample_ids >= 0).all(), 'two samples in every row'
@@ -112,6 +139,7 @@ def test_samples_packed_in_a_row_see_nothing_of_each_other(made, tiny_base):
                     condition(single, params, prompt), system=single)
     mine = packed.visual.segments == segment
     np.testing.assert_allclose(np.asarray(together)[mine], np.asarray(alone)[mine], atol=1e-5)
+  return conditioning
 
 
 def test_encode_and_decode_are_inverse(made):

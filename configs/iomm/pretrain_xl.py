@@ -1,0 +1,17 @@
+"""IOMM-XL, stage 1: image-only pre-training of a Z-Image denoiser of 6.15 B with Muon (Table 4).
+
+  jaxgen train --config=configs/iomm/pretrain_xl.py --workdir=runs/iomm_xl/pretrain
+
+Hardware: 64 H800 or a TPU pod slice. Expect: with stage 2, GenEval 0.88 at this mask ratio
+(L105).
+"""
+
+from configs.iomm import base
+from configs.iomm import pretrain_b
+
+
+def get_config():
+  config = base.extra_large(pretrain_b.get_config())
+  config.train.rows = 4096
+  config.train.steps = 13_400  # the samples of pretrain_b.py
+  return config
