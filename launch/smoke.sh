@@ -14,6 +14,7 @@ export HF_HUB_OFFLINE=1
 train() {
   jaxgen train --workdir="$root/$1" --config="$2" --config.train.steps="$3" \
     --config.train.rows=4 --config.train.log_every=1 --config.optimizer.warmup_steps=1 \
+    --config.optimizer.schedule=constant \
     --config.data.tokenizer="$root/tokenizer" "${@:4}"
 }
 
