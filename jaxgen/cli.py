@@ -62,6 +62,12 @@ def _add_train(commands) -> None:
   parser.add_argument('--config', required=True, metavar='FILE',
                       help='config file, or FILE:argument for its get_config(argument)')
   parser.add_argument('--workdir', required=True, metavar='DIR')
+  parser.add_argument('--coordinator', default='', metavar='HOST:PORT',
+                      help='of process 0; or auto (the default), none, or the name of a launcher')
+  parser.add_argument('--num-processes', type=int, default=0, metavar='N')
+  parser.add_argument('--process-id', type=int, default=-1, metavar='I', help='0 to N - 1')
+  parser.add_argument('--stopped-code', type=int, default=0, metavar='CODE',
+                      help='exit code after SIGTERM, for launchers that start such runs again')
 
 
 def _train(args) -> None:
@@ -73,7 +79,10 @@ def _train(args) -> None:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   from jaxgen.training.loop import train
-  train(config, args.workdir)
+  start = dict(coordinator=args.coordinator, num_processes=args.num_processes,
+               process_id=args.process_id)
+  if not train(config, args.workdir, start):
+    sys.exit(args.stopped_code)
 
 
 def _add_sample(commands) -> None:

@@ -85,6 +85,7 @@ def base_config() -> ConfigDict:
           checkpoint_every=500,
           keep=2,  # newest checkpoints kept
           halt_after=10,  # consecutive non-finite steps after which the run stops
+          host_timeout=90.0,  # seconds of silence after which a host counts as lost
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),  # -1 = all devices that are left
       trainable=(('.*', True),),  # (regex over group/path, trains?) in order; all must match

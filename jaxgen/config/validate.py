@@ -30,7 +30,8 @@ POSITIVE = (
     'data.threads', 'data.prefetch', 'objective.timestep_std',
     'objective.timestep_shift', 'optimizer.learning_rate', 'optimizer.eps', 'optimizer.clip_norm',
     'train.steps', 'train.rows', 'train.accumulate', 'train.log_every', 'train.checkpoint_every',
-    'train.keep', 'train.halt_after', 'sampling.steps', 'sampling.timestep_shift',
+    'train.keep', 'train.halt_after', 'train.host_timeout', 'sampling.steps',
+    'sampling.timestep_shift',
 )
 NOT_NEGATIVE = ('data.visual_tokens', 'objective.flow_matching', 'objective.next_token',
                 'optimizer.warmup_steps', 'optimizer.weight_decay', 'sampling.guidance',

@@ -1,4 +1,4 @@
-"""The device mesh, and the start of a run that spans several processes."""
+"""The device mesh."""
 
 import os
 from collections.abc import Sequence
@@ -11,38 +11,6 @@ from ml_collections import ConfigDict
 from jaxgen.core.errors import user_error
 
 AXES = ('data', 'fsdp', 'context', 'tensor')
-COORDINATOR = 'JAXGEN_COORDINATOR'
-NUM_PROCESSES = 'JAXGEN_NUM_PROCESSES'
-PROCESS_ID = 'JAXGEN_PROCESS_ID'
-
-
-def start_processes(coordinator: str = '', num_processes: int = 0, process_id: int = -1) -> None:
-  """Joins the processes of one run; does nothing where a single process is all there is.
-
-  Must run before the first use of a device. Arguments left at their defaults are read from
-  ``JAXGEN_COORDINATOR``, ``JAXGEN_NUM_PROCESSES`` and ``JAXGEN_PROCESS_ID``.
-
-  Args:
-    coordinator: ``host:port`` of process 0, or ``auto`` where the cluster says it itself
-      (Cloud TPU, Slurm, Open MPI, Kubernetes).
-    num_processes: how many processes take part.
-    process_id: which of them this is, 0 to ``num_processes - 1``.
-
-  Raises:
-    UserError: a coordinator without the two numbers, or numbers that do not fit together.
-  """
-  coordinator = coordinator or os.environ.get(COORDINATOR, '')
-  if not coordinator:
-    return
-  if coordinator == 'auto':
-    jax.distributed.initialize()
-    return
-  num_processes = num_processes or _number(NUM_PROCESSES)
-  process_id = process_id if process_id >= 0 else _number(PROCESS_ID)
-  if not 0 <= process_id < num_processes:
-    raise user_error(PROCESS_ID, process_id, f'must be 0 to {num_processes - 1}, as '
-                     f'{NUM_PROCESSES} is {num_processes}')
-  jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
 def use_compilation_cache() -> None:
@@ -95,10 +63,3 @@ def _tpu_grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarr
   inner = (shape[0] // slices, *shape[1:])
   return mesh_utils.create_hybrid_device_mesh(
       inner, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
-
-
-def _number(variable: str) -> int:
-  text = os.environ.get(variable, '')
-  if not text.isdigit():
-    raise user_error(variable, text, f'{COORDINATOR} is set, so this must be a number')
-  return int(text)

@@ -2,19 +2,26 @@
 
 import contextlib
 import sys
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from jaxgen.config import validate
+from jaxgen.core.types import Params
 from jaxgen.data.loader import make_loader
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sharding import partition
+from jaxgen.sharding.hosts import Hosts
 from jaxgen.sharding.mesh import make_mesh
-from jaxgen.sharding.mesh import start_processes
 from jaxgen.sharding.mesh import use_compilation_cache
+from jaxgen.sharding.processes import start_processes
 from jaxgen.systems.registry import make_system
+from jaxgen.training import elastic
+from jaxgen.training import fingerprint
 from jaxgen.training import workdir as workdirs
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.checkpoint import gather_cursors
@@ -27,69 +34,105 @@ from jaxgen.training.state import init_state
 from jaxgen.training.state import make_blueprint
 from jaxgen.training.step import compile_step
 from jaxgen.training.step import make_train_step
+from jaxgen.training.stop import StopRequest
+from jaxgen.training.watch import Watch
 
 
-def train(config: ConfigDict, workdir: str) -> None:
+def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = None,
+          read_external: Callable[[str], Params] | None = None) -> bool:
   """Trains to ``config.train.steps``; on a workdir of the same config, goes on where it stands.
 
   Resuming is exact, on any number of processes and devices. Every process of a run calls this
-  (see ``jaxgen.sharding.mesh.start_processes`` for how they find each other).
+  (see ``jaxgen.sharding.processes`` for how they find each other). After SIGTERM, to any of
+  them, all save the same step and return.
 
   Args:
     config: of the run.
     workdir: receives ``config.json``, ``checkpoints/``, ``frozen/``, ``metrics.jsonl`` and
       TensorBoard's events.
+    start: ``coordinator``, ``num_processes`` and ``process_id``, see ``start_processes``.
+    read_external: reads models of other libraries for ``config.init_from``, see ``load_groups``.
+
+  Returns:
+    Whether all steps are done; False after SIGTERM.
 
   Raises:
     UserError: a config that does not hold together, missing data or weights, a workdir of
-      another config, too many steps in a row that are not finite, or a full disk.
+      another config, hosts that do not fit together, too many steps in a row that are not
+      finite, or a full disk.
   """
   # --- Set up: everything that can be wrong with the config fails here, before any array exists.
   validate(config)
-  start_processes()
+  hosts = start_processes(**(start or {}))
   use_compilation_cache()
-  system, objectives = make_system(config), make_objectives(config)
+  with Watch(hosts, config.train.host_timeout) as watch:
+    fingerprint.check_same(hosts, 'start', fingerprint.describe(config, workdir))
+    return _run(config, workdir, hosts, watch, read_external)
+
+
+def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
+         read_external: Callable[[str], Params] | None) -> bool:
   mesh = make_mesh(config.mesh)
+  topology = elastic.plan(config, mesh, hosts.count, workdir)
+  asked, config = config, elastic.applied(config, topology)
+  system, objectives = make_system(config), make_objectives(config)
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
   blueprint = make_blueprint(config, system, needed_groups(objectives), mesh)
-  path = workdirs.claim(config, workdir)
+  path = workdirs.claim(asked, workdir, hosts)
 
   with contextlib.ExitStack() as stack:
     # --- Restore: the newest complete checkpoint, else init_from, else random.
     checkpoints = Checkpoints(path, config.train.keep)
     stack.callback(checkpoints.close)
-    start = checkpoints.latest() or 0
-    if start >= config.train.steps:
-      _say(f'{path.name}: all {start} steps are done; raise train.steps to go on')
-      return
+    first = checkpoints.latest() or 0
+    if first >= config.train.steps:
+      _say(f'{path.name}: all {first} steps are done; raise train.steps to go on')
+      return True
     low, high = partition.process_rows(mesh, config.train.rows)
-    loader = make_loader(config, system.layout, rows=(low, high), start_step=start)
-    if start:
-      state, cursors = checkpoints.restore(start, blueprint)
+    loader = make_loader(config, system.layout, rows=(low, high), start_step=first)
+    if first:
+      state, cursors = checkpoints.restore(first, blueprint)
       frozen = checkpoints.restore_frozen(blueprint)
-      loader.restore(cursors[low:high], start)
-      _say(f'{path.name}: resumes at step {start}')
+      loader.restore(cursors[low:high], first)
+      _say(f'{path.name}: resumes at step {first}'
+           f'{elastic.changes(elastic.last(path), topology, config.train.rows)}')
     else:
-      state, frozen = init_state(config, system, blueprint, load_groups(config, blueprint))
+      loaded = load_groups(config, blueprint, read_external)
+      state, frozen = init_state(config, system, blueprint, loaded)
       checkpoints.save_frozen(frozen)
+    elastic.save(topology, path, hosts)
 
     # --- Loop: the next batch is made and the last metrics are read while a step runs.
     step_of = compile_step(
         make_train_step(config, system, objectives, blueprint.optimizer), blueprint, rows)
     feed = Feed(loader, Encoder(system, frozen), rows, config.train.rows)
     stack.callback(feed.close)
-    journal = Journal(config, path, start, step_flops(config, blueprint, feed.peek().batch))
+    stack.push(watch.failed)  # before anything is closed, as that may wait for a lost host
+    if hosts.count > 1:
+      program = step_of.lower(state, frozen, feed.peek().batch).as_text()
+      fingerprint.check_same(hosts, 'program', {'the train step': fingerprint.text_hash(program)})
+    journal = Journal(config, path, first, step_flops(config, blueprint, feed.peek().batch))
     stack.callback(journal.close)
-    for step in range(start + 1, config.train.steps + 1):
+    stop = stack.enter_context(StopRequest())
+    for step in range(first + 1, config.train.steps + 1):
+      watch.step(step)
       fed = next(feed)
       with jax.transfer_guard('disallow'):
         state, metrics = step_of(state, frozen, fed.batch)
       journal.put(step, metrics, fed.ids, fed.wait)
-      if step % config.train.checkpoint_every == 0 or step == config.train.steps:
+      last = step == config.train.steps or stop.reached(step)
+      if last or step % config.train.checkpoint_every == 0:
+        watch.at(f'the save of step {step}')
         journal.flush()
         checkpoints.save(step, state, gather_cursors(fed.cursors, low, config.train.rows))
+      if last:
+        break
+    watch.at('the end')
     journal.flush()
-    _say(f'{path.name}: done; {loader.report()}')
+    done = step == config.train.steps
+    _say(f'{path.name}: done; {loader.report()}' if done else f'{path.name}: SIGTERM; saves step '
+         f'{step} and stops; the same command goes on from there')
+  return done
 
 
 def _say(text: str) -> None:

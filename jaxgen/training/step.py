@@ -1,11 +1,13 @@
 """THE train step: every system, every stage, every objective."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
@@ -17,6 +19,8 @@ from jaxgen.training.optimizer import make_schedule
 from jaxgen.training.state import Blueprint
 from jaxgen.training.state import TrainState
 from jaxgen.training.state import shardings
+from jaxgen.training.zero import gathered
+from jaxgen.training.zero import scattered
 
 Objectives = Mapping[str, tuple[Any, float]]
 TrainStep = Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, Any]]]
@@ -32,7 +36,7 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
   the counters.
 
   Args:
-    config: ``optimizer`` and ``train.accumulate`` are read.
+    config: ``optimizer``, ``train.accumulate`` and ``train.zero`` are read.
     system: handed to the objectives.
     objectives: name -> (objective, weight).
     optimizer: of the trainable parameters.
@@ -58,7 +62,12 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
                  for name, (_, weight) in objectives.items())
       return loss, {name: metrics for name, (_, _, metrics) in results.items()}
 
-    loss, terms, grads = accumulated(loss_of, state.params, parts)
+    if config.train.zero == 2:
+      axes = system.axes(tuple(state.params))
+      loss, terms, grads = accumulated(
+          loss_of, gathered(state.params, axes), parts, lambda new: scattered(new, axes))
+    else:
+      loss, terms, grads = accumulated(loss_of, state.params, parts)
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -79,7 +88,25 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
   return train_step
 
 
-def compile_step(train_step: TrainStep, blueprint: Blueprint, rows: NamedSharding) -> TrainStep:
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+  """A train step for one mesh; compiles at the first call."""
+
+  jitted: Any
+  mesh: Mesh
+
+  def __call__(self, state: TrainState, frozen: Params, batch: Batch):
+    with partition.scope(self.mesh):
+      return self.jitted(state, frozen, batch)
+
+  def lower(self, state: TrainState, frozen: Params, batch: Batch) -> jax.stages.Lowered:
+    """The program before it is compiled; arguments may be abstract."""
+    with partition.scope(self.mesh):
+      return self.jitted.lower(state, frozen, batch)
+
+
+def compile_step(train_step: TrainStep, blueprint: Blueprint,
+                 rows: NamedSharding) -> CompiledStep:
   """Jits the step with the shardings of the run; the old state's memory is given to the new.
 
   Args:
@@ -91,12 +118,7 @@ def compile_step(train_step: TrainStep, blueprint: Blueprint, rows: NamedShardin
   jitted = jax.jit(
       train_step, in_shardings=(state, shardings(blueprint.frozen), rows),
       out_shardings=(state, partition.replicated(rows.mesh)), donate_argnums=0)
-
-  def scoped(state, frozen, batch):
-    with partition.scope(rows.mesh):
-      return jitted(state, frozen, batch)
-
-  return scoped
+  return CompiledStep(jitted, rows.mesh)
 
 
 def micro_batches(batch: Batch, count: int) -> Batch:
@@ -124,12 +146,17 @@ def counts(batch: Batch) -> dict[str, jax.Array]:
               padding=jnp.sum(~visual) / max(visual.size, 1))
 
 
-def accumulated(loss_of: Callable[..., Any], params: Params, parts: Any) -> tuple[Any, Any, Params]:
-  """Sums ``(loss, terms, gradients)`` over the micro-batches, one at a time."""
+def accumulated(loss_of: Callable[..., Any], params: Params, parts: Any,
+                place: Callable[[Params], Params] = lambda grads: grads
+                ) -> tuple[Any, Any, Params]:
+  """Sums ``(loss, terms, gradients)`` over the micro-batches, one at a time.
+
+  ``place`` says where the gradients of each lie.
+  """
   def add(grads, part):
     (loss, terms), new = jax.value_and_grad(loss_of, has_aux=True)(params, part)
-    return jax.tree.map(jnp.add, grads, new), (loss, terms)
+    return jax.tree.map(jnp.add, grads, place(new)), (loss, terms)
 
-  grads, sums = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+  grads, sums = jax.lax.scan(add, place(jax.tree.map(jnp.zeros_like, params)), parts)
   loss, terms = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums)
   return loss, terms, grads

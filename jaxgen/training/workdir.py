@@ -7,39 +7,39 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-import jax
 from etils import epath
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jaxgen.config import from_json
 from jaxgen.config import to_json
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
+from jaxgen.sharding.hosts import Hosts
 
 # Fields that say how a run is carried out, not what it computes.
 MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
-              'train/halt_after', 'mesh/', 'data/threads', 'data/prefetch', 'sampling/')
+              'train/halt_after', 'train/accumulate', 'train/zero', 'train/host_timeout', 'mesh/',
+              'data/threads', 'data/prefetch', 'sampling/')
 MARGIN = 4 << 20  # bytes of metadata that come with a checkpoint
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL_TEXTS = tuple(os.strerror(code) for code in FULL)  # storage libraries pass on the text only
 
 
-def claim(config: ConfigDict, workdir: str) -> epath.Path:
+def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> epath.Path:
   """Makes the folder of a run, or checks that it is this run's; writes ``config.json`` first.
 
   Raises:
-    UserError: the folder belongs to another config; names the first field that differs.
+    UserError: the folder belongs to another config; names the first field that differs. Or some
+      host did not come.
   """
   path = epath.Path(workdir)
   file = path / 'config.json'
   if file.exists():
     _check_same(config, from_json(file.read_text()), workdir)
-  if jax.process_index() == 0:
+  if hosts.index == 0:
     path.mkdir(parents=True, exist_ok=True)
     write_text(file, to_json(config))
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('workdir')
+  hosts.barrier('workdir')
   return path
 
 

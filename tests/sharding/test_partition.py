@@ -11,7 +11,6 @@ from jaxgen.core.errors import UserError
 from jaxgen.sharding import partition
 from jaxgen.sharding import rules
 from jaxgen.sharding.mesh import make_mesh
-from jaxgen.sharding.mesh import start_processes
 
 
 def mesh_of(data=-1, fsdp=1, context=1, tensor=1):
@@ -84,12 +83,3 @@ def test_activations_are_constrained_inside_the_scope():
   with partition.scope(mesh):
     y = jax.jit(constrain)(np.ones((8, 4, 2), np.float32))
   assert {shard.data.shape for shard in y.addressable_shards} == {(1, 4, 2)}
-
-
-@pytest.mark.parametrize('arguments, field', [
-    (dict(coordinator='localhost:1'), 'JAXGEN_NUM_PROCESSES'),
-    (dict(coordinator='localhost:1', num_processes=2, process_id=2), 'JAXGEN_PROCESS_ID'),
-])
-def test_processes_that_do_not_fit_together(arguments, field):
-  with pytest.raises(UserError, match=field):
-    start_processes(**arguments)

@@ -1,0 +1,37 @@
+"""SIGTERM: the scheduler wants the machine back. Every host saves the same step and exits."""
+
+import signal
+import threading
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class StopRequest:
+  """Knows whether a SIGTERM came, on this host or on any other."""
+
+  def __init__(self):
+    self._asked, self._before = False, None
+    # With several processes JAX listens for the signal, as they must agree on a step. A thread
+    # that is not the main one cannot listen, and nothing is sent to it either.
+    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+      self._before = signal.signal(signal.SIGTERM, self._ask)
+
+  def reached(self, step: int) -> bool:
+    """Whether to save and stop after this step; the same answer on every host.
+
+    Args:
+      step: just started; every host asks at every step.
+    """
+    return self._asked or multihost_utils.reached_preemption_sync_point(step)
+
+  def __enter__(self) -> 'StopRequest':
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
+
+  def _ask(self, number: int, frame: FrameType | None) -> None:
+    self._asked = True

@@ -1,0 +1,122 @@
+"""Several processes on loopback: another config, SIGTERM, a host that hangs or dies."""
+
+import copy
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+
+from jaxgen.data.loader import make_loader
+from jaxgen.training.metrics import ids_hash
+from tests.training.launched import Launcher
+from tests.training.launched import finish
+from tests.training.launched import metrics_of
+from tests.training.launched import steps_in
+from tests.training.launched import steps_written
+from tests.training.launched import wait_for
+
+HOST = socket.gethostname()
+
+
+@pytest.fixture
+def launcher():
+  launcher = Launcher()
+  yield launcher
+  launcher.close()
+
+
+@pytest.fixture
+def config(tiny_config):
+  """Far too many steps, so that the test decides when they end."""
+  tiny_config.train.update(steps=100_000, checkpoint_every=100_000, host_timeout=20.0)
+  return tiny_config
+
+
+def test_another_config_is_named_before_anything_is_computed(launcher, config, tmp_path):
+  other = copy.deepcopy(config)
+  other.optimizer.learning_rate = 2e-3
+  codes, errors = finish(launcher.start_all([config, other], tmp_path / 'run', devices=4))
+  assert codes == [1, 1]
+  for text in errors:
+    assert (f'process 1 ({HOST}): config.optimizer.learning_rate is 0.002 there and 0.001 on the '
+            '1 other; make them the same and start again') in text
+    assert 'Traceback' not in text
+  assert not (tmp_path / 'run').exists()
+
+
+def sample_hashes(config, system, steps):
+  """What a run without a break would be fed, from the loader alone."""
+  loader = make_loader(config, system.layout)
+  hashes = [ids_hash(next(loader).batch.meta.sample_ids) for _ in range(steps)]
+  loader.close()
+  return hashes
+
+
+def test_sigterm_to_one_saves_on_all_and_half_the_devices_go_on(launcher, config, tiny_system,
+                                                                tmp_path):
+  workdir = tmp_path / 'run'
+  processes = launcher.start_all([config, config], workdir, devices=4, flags=['--stopped-code=0'])
+  wait_for(processes[0], lambda: steps_written(workdir) >= 3)
+  processes[1].send_signal(signal.SIGTERM)
+  codes, errors = finish(processes)
+  assert codes == [0, 0], errors
+  [step] = steps_in(workdir)
+  assert step >= 3 and step == steps_written(workdir)
+  assert f'run: SIGTERM; saves step {step} and stops' in errors[0]
+  # One process of four devices: two micro-batches of the same rows.
+  config.train.steps = step + 3
+  [code], [said] = finish([launcher.start(config, workdir, devices=4)])
+  assert code == 0, said
+  assert (f'run: resumes at step {step}; devices 8 -> 4, processes 2 -> 1, mesh.data 8 -> 4, '
+          'micro-batches 1 -> 2; a step still takes 8 rows') in said
+  ours = metrics_of(workdir, 'step', 'sample_ids')
+  assert [line['step'] for line in ours] == list(range(1, config.train.steps + 1))
+  assert [line['sample_ids'] for line in ours] == sample_hashes(
+      config, tiny_system, config.train.steps)
+
+
+def test_a_host_that_hangs_is_named_within_the_time_out(launcher, config, tmp_path):
+  workdir = tmp_path / 'run'
+  processes = launcher.start_all([config, config], workdir, devices=1)
+  wait_for(processes[0], lambda: steps_written(workdir) >= 4)
+  processes[1].send_signal(signal.SIGSTOP)
+  began = time.monotonic()
+  [code], [said] = finish(processes[:1])
+  assert time.monotonic() - began < 90
+  assert code == 1
+  assert f'process 1 ({HOST}) has been silent for ' in said, said
+  assert 'it was at step ' in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('victim, stop, named', [
+    (1, signal.SIGKILL, 'process 1 ({}) has been silent for '),
+    (0, signal.SIGSTOP, 'process 0 ({}), the coordinator, has not answered for '),
+    # Here JAX ends the others before they can say so themselves.
+    (0, signal.SIGKILL, 'leader task was preempted/died'),
+])
+def test_four_processes_lose_one(launcher, config, tmp_path, victim, stop, named):
+  workdir = tmp_path / 'run'
+  processes = launcher.start_all([config] * 4, workdir, devices=1)
+  wait_for(processes[0], lambda: steps_written(workdir) >= 4)
+  processes[victim].send_signal(stop)
+  began = time.monotonic()
+  codes, errors = finish([process for process in processes if process is not processes[victim]])
+  assert time.monotonic() - began < 120
+  assert all(codes), codes
+  for text in errors:
+    assert named.format(HOST) in text, text
+
+
+@pytest.mark.slow
+def test_four_processes_of_two_devices_equal_one_of_eight(launcher, straight, config, tmp_path):
+  config.train.update(steps=10, checkpoint_every=10)
+  codes, errors = finish(launcher.start_all([config] * 4, tmp_path / 'run', devices=2))
+  assert codes == [0] * 4, errors
+  ours = metrics_of(tmp_path / 'run', 'sample_ids', 'loss')
+  theirs = metrics_of(straight, 'sample_ids', 'loss')[:10]
+  assert [line['sample_ids'] for line in ours] == [line['sample_ids'] for line in theirs]
+  np.testing.assert_allclose([line['loss'] for line in ours], [line['loss'] for line in theirs],
+                             rtol=1e-5)
