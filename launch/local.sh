@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# A run of several processes on this machine.
+#
+#   launch/local.sh [-n PROCESSES] [-d DEVICES] [--dry-run] -- jaxgen train --config=... --workdir=...
+#
+# -n  processes (2); the GPUs of the machine are shared out among them
+# -d  no GPUs: each process makes so many devices of the CPU
+#
+# SIGTERM and Ctrl-C reach all of them, so that they save and exit. When one fails, the others are
+# ended. PORT is where process 0 listens (a random one), GRACE the seconds before a kill (60).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/common.sh
+PATH="$PWD/.venv/bin:$PATH"
+
+processes=2 devices='' dry_run=''
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    -n) processes=${2:?} && shift 2 ;;
+    -d) devices=${2:?} && shift 2 ;;
+    --dry-run) dry_run=1 && shift ;;
+    --) shift && break ;;
+    *) die "$1: unknown; usage: launch/local.sh [-n N] [-d DEVICES] [--dry-run] -- COMMAND" ;;
+  esac
+done
+[[ $# -gt 0 ]] || die 'what to run is missing; put it after --'
+[[ $processes =~ ^[1-9][0-9]*$ ]] || die "-n $processes: use a number above 0"
+
+port=${PORT:-$((20000 + RANDOM % 10000))}
+gpus=0
+if [[ -z $devices ]] && command -v nvidia-smi > /dev/null; then
+  gpus=$(nvidia-smi --list-gpus | wc -l)
+  ((gpus % processes == 0)) || die "-n $processes: does not divide the $gpus GPUs of this machine"
+fi
+
+# environment PROCESS: sets the array of that name.
+environment() {
+  environment=("JAXGEN_COORDINATOR=localhost:$port" "JAXGEN_NUM_PROCESSES=$processes"
+    "JAXGEN_PROCESS_ID=$1")
+  if [[ -n $devices ]]; then
+    environment+=(JAX_PLATFORMS=cpu
+      "XLA_FLAGS=${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices")
+  elif ((gpus > 0)); then
+    local each=$((gpus / processes))
+    environment+=("CUDA_VISIBLE_DEVICES=$(seq -s, $(($1 * each)) $((($1 + 1) * each - 1)))")
+  fi
+}
+
+declare -A number=()
+for ((i = 0; i < processes; i++)); do
+  environment "$i"
+  if [[ -n $dry_run ]]; then
+    run env "${environment[@]}" "$@"
+  else
+    env "${environment[@]}" "$@" > >(sed -u "s/^/[$i] /") 2> >(sed -u "s/^/[$i] /" >&2) &
+    number[$!]=$i
+  fi
+done
+[[ -z $dry_run ]] || exit 0
+
+end_all() {
+  kill -TERM "${!number[@]}" 2> /dev/null || true
+}
+trap end_all TERM INT
+
+status=0
+while ((${#number[@]} > 0)); do
+  ended='' code=0
+  wait -n -p ended "${!number[@]}" || code=$?
+  [[ -n ${ended:-} ]] || continue # a signal, which end_all has passed on
+  if ((code != 0 && status == 0)); then
+    status=$code
+    echo "local.sh: process ${number[$ended]} ended with code $code; ending the others" >&2
+    end_all
+    (sleep "${GRACE:-60}" && kill -KILL "${!number[@]}") 2> /dev/null &
+  fi
+  unset "number[$ended]"
+done
+exit "$status"

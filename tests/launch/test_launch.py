@@ -1,0 +1,173 @@
+"""The launchers: dry runs that print what would run, the manifest, the shell, real processes."""
+
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import time
+
+import jax
+import jsonschema
+import pytest
+import yaml
+
+from jaxgen.sharding.processes import Start
+from jaxgen.sharding.processes import find_start
+
+ROOT = pathlib.Path(__file__).parents[2]
+SCRIPTS = [*sorted((ROOT / 'launch').glob('*.sh')), ROOT / 'launch/slurm.sbatch',
+           *sorted((ROOT / 'tools').glob('*.sh')), ROOT / '.ci/run']
+SCHEMA = json.loads((pathlib.Path(__file__).parent / 'jobset.schema.json').read_text())
+TRAIN = ['jaxgen', 'train', '--config=c.py', '--workdir=a run']
+
+
+def launch(script, *words, **environment):
+  return subprocess.run([ROOT / 'launch' / script, *words], cwd=ROOT, text=True, check=False,
+                        capture_output=True, env=os.environ | environment)
+
+
+def printed(result):
+  """The commands of a dry run, each as its words."""
+  assert result.returncode == 0, result.stderr
+  return [shlex.split(line[2:]) for line in result.stderr.splitlines() if line.startswith('+ ')]
+
+
+def test_shellcheck_has_nothing_to_say():
+  result = subprocess.run(['shellcheck', '--external-sources', *SCRIPTS], cwd=ROOT, text=True,
+                          capture_output=True, check=False)
+  assert result.returncode == 0, result.stdout
+
+
+def test_local_prints_the_command_of_each_process():
+  commands = printed(launch('local.sh', '-n', '2', '-d', '4', '--dry-run', '--', *TRAIN,
+                            PORT='2222', XLA_FLAGS='--xla_a=b'))
+  assert len(commands) == 2
+  for index, words in enumerate(commands):
+    assert words[0] == 'env' and words[-4:] == TRAIN
+    environ = dict(word.split('=', 1) for word in words[1:-4])
+    assert find_start(environ) == Start('explicit', 'localhost:2222', 2, index)
+    assert environ['XLA_FLAGS'] == '--xla_a=b --xla_force_host_platform_device_count=4'
+
+
+def test_slurm_prints_srun_with_the_flags_it_is_told():
+  [flags, srun] = printed(launch('slurm.sbatch', '--dry-run', *TRAIN,
+                                 FLAGS='launch/flags/gpu_h800.env'))
+  assert flags == ['source', 'launch/flags/gpu_h800.env']
+  assert srun == ['srun', '--kill-on-bad-exit=1', '--label', *TRAIN, '--stopped-code=75']
+
+
+def test_tpu_pod_prints_every_call_of_gcloud():
+  commands = printed(launch('tpu_pod.sh', '--name=run', '--zone=us-east5-a', '--type=v5p-256',
+                            '--spot', '--dry-run', '--', *TRAIN))
+  create, *_, install, train = [words for words in commands if words[0] == 'gcloud']
+  assert create == ['gcloud', 'compute', 'tpus', 'queued-resources', 'create', 'run',
+                    '--node-id=run', '--zone=us-east5-a', '--accelerator-type=v5p-256',
+                    '--runtime-version=v2-alpha-tpuv5', '--spot']
+  assert '".[tpu]"' in install[-1] and '--worker=all' in install
+  assert 'load_flags launch/flags/tpu_v5p.env' in train[-1]
+  assert f'{shlex.quote(TRAIN[0])} train --config=c.py --workdir=a\\ run --coordinator=tpu' in (
+      train[-1])
+
+
+@pytest.mark.parametrize('target, replicas, hosts, limit, selector', [
+    ('v5p:4x4x8', 1, 32, {'google.com/tpu': 4},
+     {'cloud.google.com/gke-tpu-accelerator': 'tpu-v5p-slice',
+      'cloud.google.com/gke-tpu-topology': '4x4x8'}),
+    ('v6e:16x16*2', 2, 64, {'google.com/tpu': 4},
+     {'cloud.google.com/gke-tpu-accelerator': 'tpu-v6e-slice',
+      'cloud.google.com/gke-tpu-topology': '16x16'}),
+    ('h100:8', 1, 8, {'nvidia.com/gpu': 8}, {'nvidia.com/gpu.product': 'NVIDIA-H100-80GB-HBM3'}),
+    ('h800:24', 1, 24, {'nvidia.com/gpu': 8}, {'nvidia.com/gpu.product': 'NVIDIA-H800'}),
+])
+def test_the_manifest_keeps_to_its_schema(target, replicas, hosts, limit, selector):
+  result = launch('gke.sh', '--name=run', '--image=registry/jaxgen:1', f'--on={target}',
+                  '--dry-run', '--', *TRAIN)
+  assert printed(result) == [['kubectl', 'apply', '-f', '-']]
+  manifest = yaml.safe_load(result.stdout)
+  jsonschema.validate(manifest, SCHEMA)
+  assert '${' not in result.stdout
+  [job] = manifest['spec']['replicatedJobs']
+  spec = job['template']['spec']
+  pod = spec['template']['spec']
+  [container] = pod['containers']
+  assert (job['replicas'], spec['parallelism'], spec['completions']) == (replicas, hosts, hosts)
+  assert container['resources']['limits'] == limit and pod['nodeSelector'] == selector
+  [command] = container['args']
+  flags = command.split('load_flags ')[1].split()[0]
+  assert (ROOT / flags).exists()
+  assert command.endswith('exec jaxgen train --config=c.py --workdir=a\\ run --stopped-code=75')
+
+
+def test_the_schema_refuses_a_misspelt_field():
+  result = launch('gke.sh', '--name=run', '--image=i', '--on=h100:2', '--dry-run', '--', *TRAIN)
+  manifest = yaml.safe_load(result.stdout.replace('maxRestarts', 'maxRestart'))
+  with pytest.raises(jsonschema.ValidationError, match='maxRestart'):
+    jsonschema.validate(manifest, SCHEMA)
+
+
+def test_pods_of_the_gpu_variant_find_each_other():
+  result = launch('gke.sh', '--name=run', '--image=i', '--on=h800:3', '--dry-run', '--', *TRAIN)
+  [job] = yaml.safe_load(result.stdout)['spec']['replicatedJobs']
+  [container] = job['template']['spec']['template']['spec']['containers']
+  # What JobSet writes into the annotations of the third pod.
+  told = {'jobset-name': 'run', 'replicatedjob-name': 'node', 'job-index': '0'}
+  environ = {'JOB_COMPLETION_INDEX': '2'}
+  for entry in container['env']:
+    path = entry.get('valueFrom', {}).get('fieldRef', {}).get('fieldPath', '')
+    environ[entry['name']] = entry.get('value') or told[path.split('/')[1].rstrip("']")]
+  assert find_start(environ) == Start('kubernetes', 'run-node-0-0.run:8476', 3, 2)
+
+
+@pytest.mark.parametrize('script, words, message', [
+    ('local.sh', ['-n', 'two', '--', 'x'], '-n two: use a number above 0'),
+    ('local.sh', ['--dry-run'], 'what to run is missing'),
+    ('slurm.sbatch', ['--dry-run'], 'what to run is missing'),
+    ('tpu_pod.sh', ['--name=a', '--zone=b', '--type=v9', '--', 'x'], '--type=v9: use v5p-...'),
+    ('gke.sh', ['--name=a', '--image=b', '--on=v5p:3x1x1', '--', 'x'], 'a host has 4 chips'),
+    ('gke.sh', ['--name=A!', '--image=b', '--on=h100:1', '--', 'x'], '--name=A!: use a-z'),
+])
+def test_mistakes_end_in_one_line(script, words, message):
+  result = launch(script, *words)
+  assert result.returncode == 2
+  assert message in result.stderr and result.stderr.count('\n') == 1, result.stderr
+
+
+@pytest.mark.parametrize('flags', sorted((ROOT / 'launch/flags').glob('*.env')), ids=lambda f: f.name)
+def test_flags_are_for_the_version_installed(flags):
+  code = (f'source launch/common.sh; load_flags {flags.relative_to(ROOT)}; '
+          'echo "${LIBTPU_INIT_ARGS:-$XLA_FLAGS}"')
+  result = subprocess.run(['bash', '-c', code], cwd=ROOT, text=True, capture_output=True,
+                          check=False, env=os.environ | {'XLA_FLAGS': ''})
+  assert result.returncode == 0, result.stderr
+  assert all(word.startswith('--xla_') for word in result.stdout.split()) and result.stdout.strip()
+  assert f'JAXGEN_FLAGS_JAX={jax.__version__}\n' in flags.read_text()
+
+
+def start_local(*command, processes=2):
+  return subprocess.Popen(
+      [ROOT / 'launch/local.sh', '-n', str(processes), '-d', '1', '--', *command], cwd=ROOT,
+      text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {'GRACE': '1'})
+
+
+def test_local_ends_the_others_when_one_fails():
+  began = time.monotonic()
+  # The others do not listen to SIGTERM, as a process in a collective of a lost host.
+  process = start_local('bash', '-c', 'trap "" TERM; if [[ $JAXGEN_PROCESS_ID == 1 ]]; then exit 7; '
+                        'fi; for i in {1..120}; do sleep 1; done')
+  out, err = process.communicate(timeout=90)
+  assert process.returncode == 7
+  assert 'local.sh: process 1 ended with code 7; ending the others' in err
+  assert time.monotonic() - began < 60, out
+
+
+def test_local_passes_sigterm_on_and_labels_what_is_said():
+  process = start_local('bash', '-c', 'trap "echo saved; exit 0" TERM; echo ready; '
+                        'for i in {1..120}; do sleep 0.5; done')
+  ready = {process.stdout.readline(), process.stdout.readline()}
+  assert ready == {'[0] ready\n', '[1] ready\n'}
+  process.send_signal(signal.SIGTERM)
+  out, err = process.communicate(timeout=90)
+  assert process.returncode == 0, err
+  assert sorted(out.split('\n')[:-1]) == ['[0] saved', '[1] saved']
