@@ -35,7 +35,8 @@ chips_of() {
 kind=${on%%:*} size=${on#*:}
 case $kind in
   v5p | v6e)
-    [[ $size =~ ^[0-9]+(x[0-9]+){1,2}(\*[0-9]+)?$ ]] || die "--on=$on: write v5p:4x4x8 or v6e:16x16*2"
+    [[ $size =~ ^[0-9]+(x[0-9]+){1,2}(\*[0-9]+)?$ ]] ||
+      die "--on=$on: write v5p:4x4x8 or v6e:16x16*2"
     topology=${size%%\**} slices=1
     [[ $size != *\** ]] || slices=${size#*\*}
     chips=4

@@ -120,7 +120,7 @@ class Watch:
     started = self._started
     if self._told or not started or len(self._steps) < MEDIAN_FROM:
       return
-    median, taken = statistics.median(self._steps), time.monotonic() - started
+    median, taken = statistics.median(list(self._steps)), time.monotonic() - started
     if taken < max(STALL_FACTOR * median, STALL_LEAST):
       return
     self._told = True

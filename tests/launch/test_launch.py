@@ -19,6 +19,7 @@ from jaxgen.sharding.processes import find_start
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = [*sorted((ROOT / 'launch').glob('*.sh')), ROOT / 'launch/slurm.sbatch',
            *sorted((ROOT / 'tools').glob('*.sh')), ROOT / '.ci/run']
+FLAGS = sorted((ROOT / 'launch/flags').glob('*.env'))
 SCHEMA = json.loads((pathlib.Path(__file__).parent / 'jobset.schema.json').read_text())
 TRAIN = ['jaxgen', 'train', '--config=c.py', '--workdir=a run']
 
@@ -134,7 +135,7 @@ def test_mistakes_end_in_one_line(script, words, message):
   assert message in result.stderr and result.stderr.count('\n') == 1, result.stderr
 
 
-@pytest.mark.parametrize('flags', sorted((ROOT / 'launch/flags').glob('*.env')), ids=lambda f: f.name)
+@pytest.mark.parametrize('flags', FLAGS, ids=lambda file: file.name)
 def test_flags_are_for_the_version_installed(flags):
   code = (f'source launch/common.sh; load_flags {flags.relative_to(ROOT)}; '
           'echo "${LIBTPU_INIT_ARGS:-$XLA_FLAGS}"')
@@ -154,8 +155,8 @@ def start_local(*command, processes=2):
 def test_local_ends_the_others_when_one_fails():
   began = time.monotonic()
   # The others do not listen to SIGTERM, as a process in a collective of a lost host.
-  process = start_local('bash', '-c', 'trap "" TERM; if [[ $JAXGEN_PROCESS_ID == 1 ]]; then exit 7; '
-                        'fi; for i in {1..120}; do sleep 1; done')
+  process = start_local('bash', '-c', 'trap "" TERM; [[ $JAXGEN_PROCESS_ID != 1 ]] || exit 7; '
+                        'for i in {1..120}; do sleep 1; done')
   out, err = process.communicate(timeout=90)
   assert process.returncode == 7
   assert 'local.sh: process 1 ended with code 7; ending the others' in err

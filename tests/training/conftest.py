@@ -1,8 +1,9 @@
-"""One finished run that the tests of this folder share."""
+"""One finished run that the tests of this folder share, and processes of their own."""
 
 import pytest
 
 from jaxgen.training.loop import train
+from tests.training.launched import Launcher
 
 
 @pytest.fixture(scope='session')
@@ -11,3 +12,11 @@ def straight(tiny_base, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'straight'
   train(tiny_base, str(workdir))
   return workdir
+
+
+@pytest.fixture
+def launcher():
+  """Starts processes that the test does not outlive."""
+  launcher = Launcher()
+  yield launcher
+  launcher.close()

@@ -10,7 +10,6 @@ import pytest
 
 from jaxgen.data.loader import make_loader
 from jaxgen.training.metrics import ids_hash
-from tests.training.launched import Launcher
 from tests.training.launched import finish
 from tests.training.launched import metrics_of
 from tests.training.launched import steps_in
@@ -18,13 +17,6 @@ from tests.training.launched import steps_written
 from tests.training.launched import wait_for
 
 HOST = socket.gethostname()
-
-
-@pytest.fixture
-def launcher():
-  launcher = Launcher()
-  yield launcher
-  launcher.close()
 
 
 @pytest.fixture

@@ -1,16 +1,8 @@
 """Real processes: kill -9, a kill during a save, two processes, a full disk, other devices."""
 
 import copy
-import json
-import os
-import pathlib
 import resource
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -18,7 +10,6 @@ import pytest
 from etils import epath
 
 from jaxgen.config import from_json
-from jaxgen.config import to_json
 from jaxgen.core.errors import UserError
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
@@ -27,61 +18,17 @@ from jaxgen.systems.registry import make_system
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.loop import train
 from jaxgen.training.state import make_blueprint
+from tests.training.launched import finish
+from tests.training.launched import kill_when
+from tests.training.launched import metrics_of
+from tests.training.launched import steps_in
+from tests.training.launched import wait_for
 
-REPO = pathlib.Path(__file__).parents[2]
-PATIENCE = 1200  # seconds; a cold start on a busy machine compiles for minutes
 AGREED = ('step', 'loss', 'sample_ids', 'grad_norm', 'learning_rate', 'skipped')
-CONFIG_FILE = '''"""The config of a test, as JSON."""
-
-from jaxgen.config import from_json
-
-
-def get_config():
-  return from_json({text!r})
-'''
-
-
-@pytest.fixture
-def start():
-  """Starts `jaxgen train` as a process of its own, which the test does not outlive."""
-  processes = []
-
-  def launch(config, workdir, *, devices=8, environment=()):
-    file = workdir.parent / f'{workdir.name}_config.py'
-    file.write_text(CONFIG_FILE.format(text=to_json(config)))
-    flags = os.environ['XLA_FLAGS'].replace('device_count=8', f'device_count={devices}')
-    processes.append(subprocess.Popen(
-        [sys.executable, '-m', 'jaxgen.cli', 'train', f'--config={file}', f'--workdir={workdir}'],
-        cwd=REPO, env=os.environ | {'XLA_FLAGS': flags} | dict(environment), text=True,
-        stderr=subprocess.PIPE))
-    return processes[-1]
-
-  yield launch
-  for process in processes:
-    process.kill()
-    process.wait()
-
-
-def wait_for(process, appears):
-  """Waits until ``appears()`` is true."""
-  end = time.monotonic() + PATIENCE
-  while not appears():
-    assert process.poll() is None, process.stderr.read()
-    assert time.monotonic() < end, 'the process did not come that far'
-    time.sleep(0.002)
-
-
-def kill_when(process, appears):
-  """Sends SIGKILL as soon as ``appears()`` is true."""
-  wait_for(process, appears)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
 
 
 def lines_of(workdir):
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  return [{name: json.loads(line)[name] for name in AGREED} for line in lines]
+  return metrics_of(workdir, *AGREED)
 
 
 def restored(workdir, step, devices=8):
@@ -102,18 +49,13 @@ def assert_same_bits(first, second):
   jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-def steps_in(workdir):
-  return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir()
-                if path.name.isdigit())
-
-
-def test_killed_twice_once_during_a_save_equals_straight(start, straight, tiny_base, tmp_path):
+def test_killed_twice_once_during_a_save_equals_straight(launcher, straight, tiny_base, tmp_path):
   workdir = tmp_path / 'broken'
   saves = workdir / 'checkpoints'
-  kill_when(start(tiny_base, workdir), (saves / '10').exists)
+  kill_when(launcher.start(tiny_base, workdir), (saves / '10').exists)
   assert steps_in(workdir) == [10]
   # Again from step 10, and now into the save of step 20, whose folder has a temporary name.
-  kill_when(start(tiny_base, workdir), lambda: any(saves.glob('20.*')))
+  kill_when(launcher.start(tiny_base, workdir), lambda: any(saves.glob('20.*')))
   assert steps_in(workdir) == [10] and any(saves.glob('20.*'))
   restored(workdir, 10)
   train(tiny_base, str(workdir))
@@ -122,20 +64,12 @@ def test_killed_twice_once_during_a_save_equals_straight(start, straight, tiny_b
   assert not any(saves.glob('20.*'))
 
 
-def test_two_processes_of_four_devices_equal_one_of_eight(start, straight, tiny_base, tmp_path):
+def test_two_processes_of_four_devices_equal_one_of_eight(launcher, straight, tiny_base, tmp_path):
   config = copy.deepcopy(tiny_base)
   config.train.steps = 10
-  with socket.socket() as probe:
-    probe.bind(('localhost', 0))
-    port = probe.getsockname()[1]
   workdir = tmp_path / 'pair'
-  processes = [
-      start(config, workdir, devices=4, environment={
-          'JAXGEN_COORDINATOR': f'localhost:{port}', 'JAXGEN_NUM_PROCESSES': '2',
-          'JAXGEN_PROCESS_ID': str(index)}) for index in range(2)]
-  for process in processes:
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
+  codes, errors = finish(launcher.start_all([config, config], workdir, devices=4))
+  assert codes == [0, 0], errors
   ours, theirs = lines_of(workdir), lines_of(straight)[:10]
   assert [line['sample_ids'] for line in ours] == [line['sample_ids'] for line in theirs]
   np.testing.assert_allclose([line['loss'] for line in ours],
@@ -154,16 +88,16 @@ def test_restores_on_one_four_and_eight_devices(straight):
   assert int(whole[0][0].step) == 20
 
 
-def test_full_disk_during_a_save(start, straight, tiny_base, tmp_path):
+def test_full_disk_during_a_save(launcher, straight, tiny_base, tmp_path):
   workdir = tmp_path / 'full'
   shutil.copytree(straight, workdir)
   shutil.rmtree(workdir / 'checkpoints' / '20')
   (workdir / 'metrics.jsonl').unlink()
-  process = start(tiny_base, workdir)
+  process = launcher.start(tiny_base, workdir)
   wait_for(process, lambda: (workdir / 'metrics.jsonl').exists() and lines_of(workdir))
   resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
-  _, errors = process.communicate(timeout=PATIENCE)
-  assert process.returncode == 1, errors
+  [code], [errors] = finish([process])
+  assert code == 1, errors
   line = errors.splitlines()[-1]
   assert str(workdir) in line and 'no room left' in line and 'Traceback' not in errors, errors
   assert steps_in(workdir) == [10]
