@@ -17,6 +17,7 @@ from jaxgen.training.loop import train
 from jaxgen.training.metrics import clock
 from jaxgen.training.metrics import cut_lines
 from jaxgen.training.metrics import ids_hash
+from jaxgen.training.metrics import peak_of
 
 
 def lines_of(workdir):
@@ -96,3 +97,10 @@ def test_flops_agree_with_the_compiler_within_five_percent():
   ours = count_flops(model.apply, shapes, *arguments)
   theirs = jax.jit(model.apply).lower(shapes, *arguments).cost_analysis()['flops']
   assert ours == pytest.approx(theirs, rel=0.05)
+
+
+@pytest.mark.parametrize('kind, tflops', [
+    ('TPU v5', 459), ('TPU v5p', 459), ('TPU v5 lite', 0), ('TPU v6 lite', 918),
+    ('NVIDIA H100 80GB HBM3', 989), ('cpu', 0)])
+def test_peaks_go_by_the_name_of_the_device(kind, tflops):
+  assert peak_of(kind) == tflops * 1e12
