@@ -85,7 +85,8 @@ class Layout:
   """One naming of a family's parameters.
 
   Attributes:
-    name: ``diffusers``, ``transformers``, ``original`` for the names of the release, ...
+    name: ``diffusers``, ``transformers``, ``jaxgen`` where no library has such a class,
+      ``original`` for the names of the release, ...
     rules: the name table.
     extras: regex of tensors in such files that are no parameters; '' = none.
     published: model sections, defaults left out, that releases without a config.json have.
@@ -126,8 +127,9 @@ class Family:
   @property
   def layouts(self) -> tuple[Layout, ...]:
     """All layouts, that of the class itself first."""
-    library = {'diffusion_pytorch_model': 'diffusers', 'model': 'transformers'}[self.stem]
-    return (Layout(library, self.rules, self.extras), *self.others)
+    own = 'jaxgen' if self.marker[0] == '_class_name' else 'transformers'
+    name = 'diffusers' if self.stem == 'diffusion_pytorch_model' else own
+    return (Layout(name, self.rules, self.extras), *self.others)
 
   def layout(self, name: str) -> Layout:
     """A layout by its name; '' is that of the class itself.

@@ -50,7 +50,7 @@ def load_pretrained(path: str, *, dtype: Any = None, mesh: Mesh | None = None
   start = time.monotonic()
   model = open_external(path)
   if mesh is None:
-    params = jax.tree.map(jnp.asarray, read_params(model, dtype))
+    params = jax.tree.map(jax.device_put, read_params(model, dtype))
   else:
     params = _read_onto(model, mesh, dtype)
   compute = dtype or max(jax.tree.leaves(params), key=lambda leaf: leaf.size).dtype
@@ -93,6 +93,15 @@ def read_params(model: External, dtype: Any = None) -> Params:
       broken |= bad
   streaming.warn_of(broken, model.path)
   return trees.unflatten(params)
+
+
+def read_external(path: str) -> Params:
+  """The parameters of a model, in its dtypes, as numpy arrays: what training starts from.
+
+  Args:
+    path: as in ``load_pretrained``.
+  """
+  return read_params(open_external(path))
 
 
 def read_shards(model: External, mesh: Mesh, devices: Iterable[jax.Device], dtype: Any = None

@@ -27,6 +27,7 @@ from jaxgen.core.mismatch import shorten
 
 SLAB = 4 << 20  # bytes of a tensor that are read, checked and laid out at once
 _TILE = (512, 16)  # elements along the dimension that lies together in the file, and with us
+_ALIGNMENT = 64  # bytes, as XLA wants it
 # Bits of the exponent, all of which are set in NaN and infinity.
 _EXPONENTS = {'bfloat16': 0x7f80, 'float16': 0x7c00, 'float32': 0x7f800000,
               'float64': 0x7ff0000000000000}
@@ -53,7 +54,7 @@ def read_boxes(links: Sequence[Link], tensors: Mapping[str, Tensor], boxes: Sequ
   Returns:
     ``(an array for each box, names of tensors with a number that is not finite)``.
   """
-  arrays = [np.empty(sizes(box), dtype) for box in boxes]
+  arrays = [_aligned(sizes(box), dtype) for box in boxes]
 
   def fill(task: tuple[Link, Box]) -> str:
     link, slab = task
@@ -129,6 +130,14 @@ def copy_tiled(target: np.ndarray, source: np.ndarray) -> None:
     tile = tuple(slice(first, first + steps[dim]) if dim in steps else first
                  for dim, first in enumerate(start))
     target[tile] = source[tile]
+
+
+def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
+  """An empty array that a CPU device can take as it is, without a copy."""
+  size = math.prod(shape) * dtype.itemsize
+  memory = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  return memory[start:start + size].view(dtype).reshape(shape)
 
 
 def _slabs(link: Link, boxes: Sequence[Box], shape: Shape, dtype: np.dtype) -> list[Box]:

@@ -15,6 +15,7 @@ import transformers
 
 from jaxgen.conversion.commands import export
 from jaxgen.conversion.commands import import_
+from jaxgen.conversion.folders import load_folder
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.core.weights import load_weights
@@ -141,6 +142,18 @@ def test_import_of_the_export_is_the_run(workdir, tmp_path, weights, seed):
   assert all(found[path].tobytes() == leaf.tobytes() for path, leaf in expected.items())
   again = export(str(tmp_path / 'weights'), str(tmp_path / 'again'))
   assert again.keys() == {'denoiser', 'adapter', 'mllm', 'autoencoder'}
+
+
+def test_the_original_layout_goes_out_and_comes_in(workdir, tmp_path):
+  with pytest.raises(UserError, match="--layout = 'older': no model of this run has it"):
+    export(workdir, str(tmp_path / 'torch'), layout='older')
+  export(workdir, str(tmp_path / 'torch'), layout='original')
+  _, tensors = load_folder(str(tmp_path / 'torch' / 'denoiser'))
+  assert 'double_blocks.0.img_attn.qkv.weight' in tensors
+  assert import_(str(tmp_path / 'torch' / 'denoiser'), str(tmp_path / 'weights')) == {
+      'denoiser': SECTIONS['denoiser']}
+  params, _ = load_weights(str(tmp_path / 'weights'), ['denoiser'])
+  jax.tree.map(np.testing.assert_array_equal, params['denoiser'], random_params(3)['denoiser'])
 
 
 def copy_of(exported, name, tmp_path):

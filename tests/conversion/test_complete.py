@@ -1,5 +1,7 @@
 """At full size, without weights: the tables name every tensor of their classes, and no other."""
 
+import pathlib
+
 import jax.numpy as jnp
 import pytest
 from diffusers import AutoencoderKL
@@ -36,3 +38,11 @@ def test_releases_hold_the_same_numbers_under_other_names(name, layout, fields):
   ours, theirs = (families.size_of(engine.names_and_shapes(rules, shapes))
                   for rules in (family.rules, family.layout(layout).rules))
   assert ours == theirs
+
+
+def test_the_documentation_names_every_family_and_class():
+  text = (pathlib.Path(__file__).parents[2] / 'docs/conversion.md').read_text()
+  for family in (*families.TABLES.values(), *families.TWINS):
+    assert f'`{family.name}`' in text, family.name
+    own = family.layouts[0].name == 'jaxgen'
+    assert own or f'`{family.marker[1]}`' in text, family.marker
