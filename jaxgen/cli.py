@@ -78,10 +78,11 @@ def _train(args) -> None:
   # TensorFlow only writes event files here; its greetings would bury the progress.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+  from jaxgen.conversion.pretrained import read_external
   from jaxgen.training.loop import train
   start = dict(coordinator=args.coordinator, num_processes=args.num_processes,
                process_id=args.process_id)
-  if not train(config, args.workdir, start):
+  if not train(config, args.workdir, start, read_external):
     sys.exit(args.stopped_code)
 
 
