@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
+from etils import epath
 
 from jaxgen.conversion.folders import load_folder
+from jaxgen.conversion.folders import open_weights
 from jaxgen.conversion.folders import save_folder
 from jaxgen.conversion.lora import Adapter
 from jaxgen.core.errors import user_error
@@ -94,6 +97,61 @@ def load_peft(folder: str) -> dict[str, Adapter]:
                      f'{shorten(sorted(unknown))}')
   return {module: Adapter(half['A'], half['B'], _alpha(config, module, half['A']))
           for module, half in halves.items()}
+
+
+def save_file(file: str, adapters: Mapping[str, Adapter], style: Style) -> None:
+  """Writes one safetensors file, as programs take it that have no folders of adapters.
+
+  Args:
+    file: must not exist.
+    adapters: by the names of the modules; ComfyUI knows those of the layout ``original`` of
+      families that have one, where queries, keys and values are one module.
+    style: of the program.
+
+  Raises:
+    UserError: the file exists, no adapter is given, or the disk is full.
+  """
+  target = epath.Path(file)
+  if target.exists():
+    raise user_error(file, None, 'exists; choose another file or remove it')
+  if not adapters:
+    raise user_error(file, None, 'there are no adapters to write; set config.model.lora')
+  partial = target.parent / f'{target.name}.partial'
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: np.asarray(array, order='C') for name, array in named(adapters, style).items()}
+    partial.write_bytes(safetensors.numpy.save(tensors, {'format': 'pt'}))
+    partial.rename(target)
+  except OSError as error:
+    raise user_error(file, None, f'could not be written ({error}); free space or choose another '
+                     'file') from error
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def load_file(file: str, style: Style) -> dict[str, Adapter]:
+  """Reads such a file; an adapter without alpha has that of its rank.
+
+  Raises:
+    UserError: a damaged file, or tensors that are none of a LoRA of this style.
+  """
+  halves = collections.defaultdict(dict)
+  suffixes = {style.down: 'down', style.up: 'up'} | ({style.alpha: 'alpha'} if style.alpha else {})
+  unknown = []
+  for name, tensor in open_weights(file).items():
+    suffix = next((end for end in suffixes if name.endswith(f'.{end}')), None)
+    if suffix is None or not name.startswith(style.prefix):
+      unknown.append(name)
+    else:
+      module = name.removeprefix(style.prefix).removesuffix(f'.{suffix}')
+      halves[module][suffixes[suffix]] = np.asarray(tensor)
+  unknown += [module for module, parts in halves.items() if not {'down', 'up'} <= parts.keys()]
+  if unknown:
+    raise user_error(file, None, f'{len(unknown)} tensors that are no LoRA of this style, or half '
+                     f'of one: {shorten(sorted(unknown))}')
+  return {module: Adapter(parts['down'], parts['up'],
+                          float(parts.get('alpha', len(parts['down']))))
+          for module, parts in halves.items()}
 
 
 def _peft_config(adapters: Mapping[str, Adapter], base: str) -> dict[str, Any]:
