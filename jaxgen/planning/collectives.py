@@ -72,20 +72,18 @@ def _is_piece(computation: str) -> bool:
 
 def _collective(kind: str, line: hlo.Instruction, computation: str, times: int,
                 devices: Sequence[Any], topology: Topology) -> Collective:
-  overlaps = line.opcode.endswith('-start') or _is_piece(computation) or 'async' in computation
-  if kind == 'all-reduce' and computation.startswith('all-reduce-scatter'):
-    kind = 'reduce-scatter'  # TPU's fusion of an all-reduce with the slice that is kept of it
-    whole = hlo.size_of(line.type)
-  elif kind == 'reduce-scatter':
-    whole = hlo.size_of(line.type) * len(_group(line, len(devices)))
-  else:
-    whole = max(hlo.arrays_of(line.type)) if line.opcode.endswith('-start') else hlo.size_of(
-        line.type)
-    if kind == 'all-reduce' and line.opcode.endswith('-start'):
-      whole = hlo.size_of(line.type)
+  overlaps = line.opcode.endswith('-start') or 'async' in computation
   if kind == 'collective-permute':
-    return _permute(line, whole, times, overlaps, devices, topology)
-  members = [devices[index] for index in _group(line, len(devices))]
+    return _permute(line, times, overlaps, devices, topology)
+  group = _group(line, len(devices))
+  whole = hlo.size_of(line.type)
+  if line.opcode == 'all-gather-start':  # it shows its inputs as well
+    whole *= len(group) / (len(group) + 1)
+  elif kind == 'reduce-scatter':
+    whole *= len(group)
+  elif kind == 'all-reduce' and computation.startswith('all-reduce-scatter'):
+    kind = 'reduce-scatter'  # TPU's fusion of an all-reduce with the slice that is kept of it
+  members = [devices[index] for index in group]
   nodes = len({node_of(device, topology) for device in members})
   inside = len(members) // nodes
   factor = 2 if kind == 'all-reduce' else 1
@@ -96,8 +94,9 @@ def _collective(kind: str, line: hlo.Instruction, computation: str, times: int,
       dimensions=_dimensions(members, topology), overlaps=overlaps)
 
 
-def _permute(line: hlo.Instruction, size: float, times: int, overlaps: bool,
-             devices: Sequence[Any], topology: Topology) -> Collective:
+def _permute(line: hlo.Instruction, times: int, overlaps: bool, devices: Sequence[Any],
+             topology: Topology) -> Collective:
+  size = hlo.arrays_of(line.type)[0]
   pairs = re.findall(r'\{(\d+),(\d+)\}', line.attributes)
   crosses = any(node_of(devices[int(a)], topology) != node_of(devices[int(b)], topology)
                 for a, b in pairs)

@@ -111,9 +111,10 @@ class Module:
   def _constant(self, lines: dict[str, Instruction], line: Instruction | None) -> int | None:
     while line is not None and line.opcode in ('copy', 'bitcast', 'convert'):
       line = lines.get(line.operands[0])
-    if line is None or line.opcode != 'constant' or not re.fullmatch(r'-?\d+', line.operands[0]):
+    if line is None or line.opcode != 'constant':
       return None
-    return int(line.operands[0])
+    value = ''.join(line.operands)
+    return int(value) if re.fullmatch(r'-?\d+', value) else None
 
   def _read(self, text: str) -> None:
     lines: dict[str, Instruction] = {}
