@@ -1,10 +1,15 @@
 """Names of hardware, and what is said where a name or a compiler is missing."""
 
+import pathlib
+
 import pytest
 
+from jaxgen import cli
 from jaxgen.core.errors import UserError
 from jaxgen.planning.topology import devices_of
 from jaxgen.planning.topology import parse
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize('name, size, domain, slices', [
@@ -24,10 +29,16 @@ def test_names_that_mean_nothing(name):
   assert '\n' not in str(error.value)
 
 
-def test_a_missing_compiler_is_one_clear_line():
-  # The tests' environment has the compiler for TPUs, never the one for GPUs: 4.6 GB.
-  with pytest.raises(UserError, match=r"not installed.*'\.\[plan-gpu\]' in an environment"):
-    devices_of(parse('gpu:h800:1x8'))
+@pytest.mark.parametrize('topology, message', [
+    # The tests' environment has the compiler for TPUs, never the one for GPUs: 4.6 GB.
+    ('gpu:h800:1x8', "its compiler is not installed; pip install --constraint constraints.txt "
+     "--editable '.[plan-gpu]' in an environment of its own"),
+    ('tpu:v9:8x8', 'knows tpu:v5p, tpu:v6e, gpu:h100, gpu:h800'),
+])
+def test_the_command_ends_in_one_clear_line(capsys, topology, message):
+  config = ROOT / 'configs/plans/flux_12b.py'
+  assert cli.main(['plan', f'--config={config}', f'--topology={topology}']) == 1
+  assert capsys.readouterr() == ('', f'jaxgen: --topology = {topology!r}: {message}\n')
 
 
 def test_devices_of_slices_know_their_torus_and_their_slice():
