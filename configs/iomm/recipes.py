@@ -10,7 +10,7 @@ docs/recipes.md.
 from configs.iomm import shapes
 from jaxgen.core.errors import user_error
 
-STEPS = dict(pretrain=300, finetune=600)  # six runs in half an hour
+STEPS = dict(pretrain=300, finetune=300)  # all six in half an hour
 IMAGE_SHARE = dict(image=1.0, pair=0.0, mix=0.5)  # the mix as L092
 
 
