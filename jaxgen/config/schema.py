@@ -81,6 +81,7 @@ def base_config() -> ConfigDict:
           steps=1000,
           rows=8,  # B: rows of the global batch, all accumulation steps together
           accumulate=1,  # micro-batches that a step is split into
+          zero=3,  # parameters gathered layer by layer (3, FSDP), or once for each step (2)
           log_every=10,
           checkpoint_every=500,
           keep=2,  # newest checkpoints kept

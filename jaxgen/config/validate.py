@@ -24,6 +24,7 @@ CHOICES = {
     'optimizer.name': ('adamw', 'muon'),
     'optimizer.schedule': ('constant', 'cosine'),
     'init_from.weights': ('ema', 'params'),
+    'train.zero': (2, 3),
 }
 POSITIVE = (
     'data.image_size', 'data.vision_size', 'data.segments_per_row', 'data.prompt_tokens',
@@ -43,7 +44,7 @@ DECAYS = ('optimizer.b1', 'optimizer.b2', 'optimizer.ema_decay')  # in [0, 1)
 def validate(config: ConfigDict) -> None:
   """Raises a ``UserError`` that names the field, the value and the fix; otherwise says nothing."""
   _each(config, CHOICES, lambda value, field: value in CHOICES[field],
-        lambda field: f'use one of {", ".join(CHOICES[field])}')
+        lambda field: f'use one of {", ".join(map(str, CHOICES[field]))}')
   _each(config, POSITIVE, lambda value, _: value > 0, lambda _: 'use a number above 0')
   _each(config, NOT_NEGATIVE, lambda value, _: value >= 0, lambda _: 'use 0 or more')
   _each(config, PROBABILITIES, lambda value, _: 0 <= value <= 1, lambda _: 'use 0 to 1')

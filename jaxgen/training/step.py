@@ -19,6 +19,8 @@ from jaxgen.training.optimizer import make_schedule
 from jaxgen.training.state import Blueprint
 from jaxgen.training.state import TrainState
 from jaxgen.training.state import shardings
+from jaxgen.training.zero import gathered
+from jaxgen.training.zero import scattered
 
 Objectives = Mapping[str, tuple[Any, float]]
 TrainStep = Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, Any]]]
@@ -34,7 +36,7 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
   the counters.
 
   Args:
-    config: ``optimizer`` and ``train.accumulate`` are read.
+    config: ``optimizer``, ``train.accumulate`` and ``train.zero`` are read.
     system: handed to the objectives.
     objectives: name -> (objective, weight).
     optimizer: of the trainable parameters.
@@ -60,7 +62,12 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
                  for name, (_, weight) in objectives.items())
       return loss, {name: metrics for name, (_, _, metrics) in results.items()}
 
-    loss, terms, grads = accumulated(loss_of, state.params, parts)
+    if config.train.zero == 2:
+      axes = system.axes(tuple(state.params))
+      loss, terms, grads = accumulated(
+          loss_of, gathered(state.params, axes), parts, lambda new: scattered(new, axes))
+    else:
+      loss, terms, grads = accumulated(loss_of, state.params, parts)
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -139,12 +146,17 @@ def counts(batch: Batch) -> dict[str, jax.Array]:
               padding=jnp.sum(~visual) / max(visual.size, 1))
 
 
-def accumulated(loss_of: Callable[..., Any], params: Params, parts: Any) -> tuple[Any, Any, Params]:
-  """Sums ``(loss, terms, gradients)`` over the micro-batches, one at a time."""
+def accumulated(loss_of: Callable[..., Any], params: Params, parts: Any,
+                place: Callable[[Params], Params] = lambda grads: grads
+                ) -> tuple[Any, Any, Params]:
+  """Sums ``(loss, terms, gradients)`` over the micro-batches, one at a time.
+
+  ``place`` says where the gradients of each lie.
+  """
   def add(grads, part):
     (loss, terms), new = jax.value_and_grad(loss_of, has_aux=True)(params, part)
-    return jax.tree.map(jnp.add, grads, new), (loss, terms)
+    return jax.tree.map(jnp.add, grads, place(new)), (loss, terms)
 
-  grads, sums = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+  grads, sums = jax.lax.scan(add, place(jax.tree.map(jnp.zeros_like, params)), parts)
   loss, terms = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums)
   return loss, terms, grads
