@@ -49,7 +49,7 @@ def sample_hashes(config, system, steps):
 def test_sigterm_to_one_saves_on_all_and_half_the_devices_go_on(launcher, config, tiny_system,
                                                                 tmp_path):
   workdir = tmp_path / 'run'
-  processes = launcher.start_all([config, config], workdir, devices=4, flags=['--stopped-code=0'])
+  processes = launcher.start_all([config, config], workdir, devices=4)
   wait_for(processes[0], lambda: steps_written(workdir) >= 3)
   processes[1].send_signal(signal.SIGTERM)
   codes, errors = finish(processes)
@@ -80,6 +80,17 @@ def test_a_host_that_hangs_is_named_within_the_time_out(launcher, config, tmp_pa
   assert code == 1
   assert f'process 1 ({HOST}) has been silent for ' in said, said
   assert 'it was at step ' in said
+
+
+def test_sigterm_to_a_single_process_saves_and_ends_with_the_code_it_was_told(launcher, config,
+                                                                              tmp_path):
+  workdir = tmp_path / 'run'
+  process = launcher.start(config, workdir, devices=1, flags=['--stopped-code=75'])
+  wait_for(process, lambda: steps_written(workdir) >= 2)
+  process.send_signal(signal.SIGTERM)
+  [code], [said] = finish([process])
+  assert code == 75, said
+  assert steps_in(workdir) == [steps_written(workdir)]
 
 
 @pytest.mark.slow
