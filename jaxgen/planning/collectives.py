@@ -77,8 +77,8 @@ def _collective(kind: str, line: hlo.Instruction, computation: str, times: int,
     return _permute(line, times, overlaps, devices, topology)
   group = _group(line, len(devices))
   whole = hlo.size_of(line.type)
-  if line.opcode == 'all-gather-start':  # it shows its inputs as well
-    whole *= len(group) / (len(group) + 1)
+  if line.opcode in ('all-gather-start', 'reduce-scatter-start'):
+    whole *= len(group) / (len(group) + 1)  # it shows both inputs and outputs
   elif kind == 'reduce-scatter':
     whole *= len(group)
   elif kind == 'all-reduce' and computation.startswith('all-reduce-scatter'):
@@ -129,16 +129,44 @@ def _dimensions(members: Sequence[Any], topology: Topology) -> int:
 def _group(line: hlo.Instruction, count: int) -> Sequence[int]:
   """The first group of devices; all groups of a collective are of one size."""
   text = line.attribute('replica_groups')
+  if text.startswith('mesh['):
+    return _mesh_group(line.attributes)
   iota = re.search(r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?',
                    line.attributes)
   if iota:
-    groups, size = int(iota[1]), int(iota[2])
-    ids = np.arange(groups * size).reshape([int(n) for n in iota[3].split(',')])
-    if iota[4]:
-      ids = ids.transpose([int(n) for n in iota[4].split(',')])
-    return ids.reshape(groups, size)[0].tolist()
+    return _iota(iota[3], iota[4]).reshape(int(iota[1]), int(iota[2]))[0].tolist()
   first = re.search(r'\{(\d+(?:,\d+)*)\}', text)
   return [int(index) for index in first[1].split(',')] if first else range(count)
+
+
+def _mesh_group(attributes: str) -> Sequence[int]:
+  """``mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}``: the devices along ``a`` from the first.
+
+  An axis may be a part of one, ``'a':(1)2``: of the 4 the 2 that follow a factor of 1.
+  """
+  mesh, ids, chosen = re.search(
+      r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?\)?)\))? \{([^}]*)\}',
+      attributes).groups()
+  names, sizes = zip(*re.findall(r"'([^']+)'=(\d+)", mesh))
+  sizes = [int(size) for size in sizes]
+  order = re.match(r'\[([\d,]+)\](?:T\(([\d,]+)\))?', ids) if ids else None
+  devices = _iota(order[1], order[2]) if order else np.arange(np.prod(sizes))
+  index = np.zeros(len(sizes), int)
+  members = [index]
+  for name, before, part in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen):
+    axis = names.index(name)
+    count = int(part) if part else sizes[axis]
+    stride = sizes[axis] // (int(before or 1) * count)
+    step = np.eye(len(sizes), dtype=int)[axis] * stride
+    members = [member + turn * step for member in members for turn in range(count)]
+  return [int(devices.reshape(sizes)[tuple(member)]) for member in members]
+
+
+def _iota(shape: str, order: str | None) -> np.ndarray:
+  """All numbers from 0 in a shape, its dimensions then transposed."""
+  sizes = [int(size) for size in shape.split(',')]
+  ids = np.arange(np.prod(sizes)).reshape(sizes)
+  return ids.transpose([int(axis) for axis in order.split(',')]) if order else ids
 
 
 def by_kind(collectives: Sequence[Collective]) -> Iterator[tuple[str, dict[str, float]]]:

@@ -86,7 +86,11 @@ ENTRY %main (argument: f32[64]) -> f32[64] {
   %ar = f32[64]{0} all-reduce-start(%argument), channel_id=1, replica_groups=[1,16]<=[16], use_global_device_ids=true, to_apply=%add
   %ar-done = f32[64]{0} all-reduce-done(%ar)
   %ag = (f32[64]{0}, f32[128]{0}) all-gather-start(%ar-done), channel_id=2, replica_groups=[8,2]<=[2,8]T(1,0), dimensions={0}, use_global_device_ids=true
-  ROOT %ag-done = f32[128]{0} all-gather-done(%ag)
+  %ag-done = f32[128]{0} all-gather-done(%ag)
+  %rs = ((f32[128]{0}, f32[64]{0}), (f32[16]{0}, f32[8]{0})) reduce-scatter-start(%ag-done, %ar-done), channel_id=3, replica_groups=mesh['axis_0'=8,'axis_1'=2], device_ids=([2,8]T(1,0)) {'axis_0'}, use_global_device_ids=true, dimensions={0}, to_apply=%add
+  %rs-done = (f32[16]{0}, f32[8]{0}) reduce-scatter-done(%rs)
+  %part = ((f32[64]{0}), (f32[128]{0})) all-gather-start(%ar-done), channel_id=4, replica_groups=mesh['axis_0'=16] {'axis_0':(4)2}, dimensions={0}, use_global_device_ids=true
+  ROOT %part-done = f32[128]{0} all-gather-done(%part)
 }
 '''
 
@@ -123,11 +127,16 @@ def test_bytes_on_ici_and_between_slices():
 
 def test_devices_of_a_node_share_what_comes_over_the_network():
   topology = parse('gpu:h100:2x8')
-  reduce, gather = collectives_of(GPU, chips(topology), topology)
+  reduce, gather, scatter, part = collectives_of(GPU, chips(topology), topology)
   assert (reduce.kind, reduce.overlaps) == ('all-reduce', True)
   assert reduce.link_bytes == 2 * 256 * 7 / 8 and reduce.network_bytes == 2 * 256 / 2 / 8
   # Device 0 gathers with device 8, its peer of the other node.
   assert (gather.kind, gather.link_bytes, gather.network_bytes) == ('all-gather', 0, 512 / 2)
+  # Two arrays in one, over the eight of a node, named by an axis.
+  assert (scatter.kind, scatter.network_bytes) == ('reduce-scatter', 0)
+  assert scatter.link_bytes == pytest.approx((512 + 256) * 7 / 8)
+  # A part of an axis: of 16 devices 4 x 2 x 2, the middle two are 0 and 2.
+  assert (part.link_bytes, part.network_bytes) == (pytest.approx(512 / 2), 0)
 
 
 def test_bytes_of_a_compiled_scan_are_those_of_its_sharding():
