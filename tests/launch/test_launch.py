@@ -6,6 +6,7 @@ import pathlib
 import shlex
 import signal
 import subprocess
+import sys
 import time
 
 import jax
@@ -21,12 +22,14 @@ SCRIPTS = [*sorted((ROOT / 'launch').glob('*.sh')), ROOT / 'launch/slurm.sbatch'
            *sorted((ROOT / 'tools').glob('*.sh')), ROOT / '.ci/run']
 FLAGS = sorted((ROOT / 'launch/flags').glob('*.env'))
 SCHEMA = json.loads((pathlib.Path(__file__).parent / 'jobset.schema.json').read_text())
+# Launchers find python and jaxgen where these tests run.
+ENVIRON = os.environ | {'PATH': f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}'}
 TRAIN = ['jaxgen', 'train', '--config=c.py', '--workdir=a run']
 
 
 def launch(script, *words, **environment):
   return subprocess.run([ROOT / 'launch' / script, *words], cwd=ROOT, text=True, check=False,
-                        capture_output=True, env=os.environ | environment)
+                        capture_output=True, env=ENVIRON | environment)
 
 
 def printed(result):
@@ -37,7 +40,7 @@ def printed(result):
 
 def test_shellcheck_has_nothing_to_say():
   result = subprocess.run(['shellcheck', '--external-sources', *SCRIPTS], cwd=ROOT, text=True,
-                          capture_output=True, check=False)
+                          capture_output=True, check=False, env=ENVIRON)
   assert result.returncode == 0, result.stdout
 
 
@@ -140,7 +143,7 @@ def test_flags_are_for_the_version_installed(flags):
   code = (f'source launch/common.sh; load_flags {flags.relative_to(ROOT)}; '
           'echo "${LIBTPU_INIT_ARGS:-$XLA_FLAGS}"')
   result = subprocess.run(['bash', '-c', code], cwd=ROOT, text=True, capture_output=True,
-                          check=False, env=os.environ | {'XLA_FLAGS': ''})
+                          check=False, env=ENVIRON | {'XLA_FLAGS': ''})
   assert result.returncode == 0, result.stderr
   assert all(word.startswith('--xla_') for word in result.stdout.split()) and result.stdout.strip()
   assert f'JAXGEN_FLAGS_JAX={jax.__version__}\n' in flags.read_text()
@@ -149,7 +152,7 @@ def test_flags_are_for_the_version_installed(flags):
 def start_local(*command, processes=2):
   return subprocess.Popen(
       [ROOT / 'launch/local.sh', '-n', str(processes), '-d', '1', '--', *command], cwd=ROOT,
-      text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {'GRACE': '1'})
+      text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRON | {'GRACE': '1'})
 
 
 def test_local_ends_the_others_when_one_fails():

@@ -53,7 +53,7 @@ def test_unmapped_name_is_an_error():
 
 def test_every_contract_name_has_a_rule():
   names = ('layers embed heads kv_heads head_dim mlp vocab latent cond patch queries conv_in '
-           'conv_out norm rows tokens act_embed').split()
+           'conv_out norm rank chunks positions lora rows tokens act_embed').split()
   assert set(names) == set(rules.RULES)
 
 

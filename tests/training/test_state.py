@@ -13,6 +13,7 @@ from jaxgen.core.weights import load_weights
 from jaxgen.models.registry import section
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
+from jaxgen.sharding.hosts import Hosts
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
 from jaxgen.training import workdir as workdirs
@@ -20,6 +21,8 @@ from jaxgen.training.init_from import load_groups
 from jaxgen.training.state import init_state
 from jaxgen.training.state import make_blueprint
 from jaxgen.training.state import trainable_paths
+
+ALONE = Hosts(None, 0, 1)
 
 
 def blueprint_of(config):
@@ -90,20 +93,20 @@ def test_weights_of_other_sizes_are_listed(tiny_config, straight):
 
 
 def test_a_workdir_of_another_config_names_the_field(tiny_config, tmp_path):
-  workdirs.claim(tiny_config, str(tmp_path))
+  workdirs.claim(tiny_config, str(tmp_path), ALONE)
   other = copy.deepcopy(tiny_config)
   other.optimizer.learning_rate = 3e-4
   with pytest.raises(UserError, match=r'config\.optimizer\.learning_rate = 0\.0003.*0\.001'):
-    workdirs.claim(other, str(tmp_path))
+    workdirs.claim(other, str(tmp_path), ALONE)
   assert json.loads((tmp_path / 'config.json').read_text())['optimizer']['learning_rate'] == 1e-3
 
 
 def test_how_a_run_is_carried_out_may_change(tiny_config, tmp_path):
-  workdirs.claim(tiny_config, str(tmp_path))
+  workdirs.claim(tiny_config, str(tmp_path), ALONE)
   tiny_config.train.update(steps=40, log_every=1, checkpoint_every=3, keep=1, halt_after=2)
   tiny_config.mesh.update(data=2, fsdp=4)
   tiny_config.data.threads = 1
-  workdirs.claim(tiny_config, str(tmp_path))
+  workdirs.claim(tiny_config, str(tmp_path), ALONE)
   assert json.loads((tmp_path / 'config.json').read_text())['train']['steps'] == 40
   assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 

@@ -2,8 +2,8 @@
 
 A video passes in chunks: its first frame alone, then four frames (one latent frame) at a time.
 Every layer remembers what it needs of the frames before, so the activations are those of one
-chunk whatever the length, and the result is that of the whole video at once. Equals diffusers' ``AutoencoderKLWan`` and
-``AutoencoderKLQwenImage`` (tests/models/test_wan_vae.py).
+chunk whatever the length, and the result is that of the whole video at once. Equals diffusers'
+``AutoencoderKLWan`` and ``AutoencoderKLQwenImage`` (tests/models/test_wan_vae.py).
 """
 
 import dataclasses
