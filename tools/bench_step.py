@@ -193,7 +193,7 @@ def alternate(sides, steps):
 def report_flops(config, flags, device, seconds):
   """Model FLOP/s, and their share of the peak where the chip's is known."""
   tokens, width = flags.image + flags.text, config.width
-  block = 2 * 4 * width**2 + 2 * 2 * width * config.hidden  # per token
+  block = 2 * 4 * width**2 + 2 * 2 * width * config.blocks.hidden  # per token
   attention = 2 * 2 * tokens * width  # per token, both directions
   ends = flags.image * 2 * 2 * config.in_channels * width + flags.text * 2 * config.cond_dim * width
   blocks = config.double_blocks + config.single_blocks
