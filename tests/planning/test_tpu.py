@@ -11,6 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config, rows', [('pretrain_b', 1024), ('finetune_b_512', 256)])
 def test_iomm_b_fits_a_slice_of_64_chips(config, rows, tmp_path):
   words = ['plan', f'--config=configs/iomm/{config}.py', '--topology=tpu:v5p:4x4x4',

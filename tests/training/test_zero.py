@@ -47,6 +47,7 @@ def gathers(text):
   return sum(times for _, times in runs), sum(computation == module.entry for computation, _ in runs)
 
 
+@pytest.mark.slow
 def test_stage_two_equals_stage_three_and_gathers_once(tiny_base):
   config = copy.deepcopy(tiny_base)
   config.mesh.update(data=2, fsdp=2)
