@@ -90,7 +90,7 @@ def base_config() -> ConfigDict:
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),  # -1 = all devices that are left
       trainable=(('.*', True),),  # (regex over group/path, trains?) in order; all must match
-      init_from=dict(  # group -> workdir or folder of `jaxgen convert import`; '' = random
+      init_from=dict(  # group -> workdir, weights or another library's model; '' = random
           mllm='', bridge='', denoiser='', autoencoder='',
           weights='ema',  # of a workdir take 'ema' where it has one, or always 'params'
           changes=(),  # (regex over group/path, 'anew' | 'extend' | 'drop'): what may not fit

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Params
+from jaxgen.models.layers.segments import segment_one_hot
 from jaxgen.objectives.interpolant import interpolate
 from jaxgen.objectives.interpolant import velocity
 from jaxgen.objectives.timesteps import sample_timesteps
@@ -66,8 +67,3 @@ class FlowMatching:
       chosen = task_ids == index
       metrics[f'loss_task/{task}'] = (jnp.sum(sums * chosen), jnp.sum(weights * chosen))
     return metrics
-
-
-def segment_one_hot(segments: jax.Array, groups: int) -> jax.Array:
-  """f32[B, L, G]: 1 where token l belongs to segment g + 1; padding belongs to none."""
-  return jax.nn.one_hot(segments - 1, groups, dtype=jnp.float32)

@@ -26,6 +26,7 @@ from jaxgen.models.layers.modulation import Modulation
 from jaxgen.models.layers.norms import LayerNorm
 from jaxgen.models.layers.remat import stack
 from jaxgen.models.layers.rope import angles
+from jaxgen.models.layers.segments import segment_one_hot
 
 REFINER_RATIO = 4  # hidden units of the refiner's MLP to its width, whatever the blocks have
 
@@ -188,7 +189,7 @@ class RefinerBlock(nn.Module):
 
 def segment_means(states: jax.Array, segments: jax.Array, groups: int) -> jax.Array:
   """f32[B, G, D], the mean of f[B, S, D] over each segment; zeros for an empty segment."""
-  member = jax.nn.one_hot(segments - 1, groups, dtype=jnp.float32)
+  member = segment_one_hot(segments, groups)
   total = jnp.einsum('BSG,BSD->BGD', member, states.astype(jnp.float32),
                      precision=jax.lax.Precision.HIGHEST)
   return total / jnp.maximum(member.sum(axis=1), 1)[..., None]

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxgen.models.layers.segments import segment_one_hot
+
 EPSILON = 1e-15  # keeps the division defined for a query that no key answers
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -25,7 +27,7 @@ def attend_linearly(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Arra
   q, k = (nonnegative.astype(jnp.float32) for nonnegative in (jax.nn.relu(q), jax.nn.relu(k)))
   # A last column of ones makes the sum of the weights come out beside the sum of the values.
   values = jnp.pad(v.astype(jnp.float32), ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
-  own = jax.nn.one_hot(segments - 1, groups, dtype=jnp.float32)
+  own = segment_one_hot(segments, groups)
   sums = jnp.einsum('BLG,BLNH,BLNJ->BGNHJ', own, k, values, precision=HIGHEST)
   out = jnp.einsum('BLG,BLNH,BGNHJ->BLNJ', own, q, sums, precision=HIGHEST)
   return (out[..., :-1] / (out[..., -1:] + EPSILON)).astype(v.dtype)

@@ -9,6 +9,7 @@ from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import zeros
 from jaxgen.models.layers.norms import recomputed
 from jaxgen.models.layers.norms import standardise
+from jaxgen.models.layers.segments import segment_one_hot
 
 
 def per_token(vectors: jax.Array, segments: jax.Array) -> jax.Array:
@@ -25,7 +26,7 @@ def per_token(vectors: jax.Array, segments: jax.Array) -> jax.Array:
   if groups == 1:
     return vectors
   # A one-hot product is exact and, unlike a gather, has a matrix product as its gradient.
-  chosen = jax.nn.one_hot(segments - 1, groups, dtype=vectors.dtype)
+  chosen = segment_one_hot(segments, groups, vectors.dtype)
   return jnp.einsum('BLG,BGD->BLD', chosen, vectors, precision=jax.lax.Precision.HIGHEST)
 
 
