@@ -221,22 +221,25 @@ def gradient(module, params, inputs):
   return jax.grad(lambda p: jnp.sum(jnp.square(module.apply({'params': p}, *inputs))))(params)
 
 
-@pytest.mark.parametrize('remat', ['dots', 'full'])
+@pytest.mark.parametrize('remat', ['dots', 'attention', 'full'])
 def test_recomputation_changes_no_gradient(remat):
   text = dict(vocab=8, width=16, layers=2, heads=2, kv_heads=1, mlp=8)
   vision = dict(image_size=4, patch_size=2, width=8, layers=1, heads=2, mlp=8)
   ids = np.arange(6, dtype=np.int32)[None]
-  inputs = ids, ids, np.ones_like(ids), np.full_like(ids, -1), np.zeros((1, 4, 12), np.float32)
+  index, patches = np.where(ids == 0, 0, -1), np.arange(48, dtype=np.float32).reshape(1, 4, 12)
+  inputs = ids, ids, np.ones_like(ids), index, patches / 48
   gradients = []
   for policy in ('none', remat):
     module = registry.build(registry.section(
-        'internvl', text=text | dict(remat=policy), vision=vision), jnp.float32)
+        'internvl', text=text | dict(remat=policy), vision=vision | dict(remat=policy)),
+        jnp.float32)
     params = nn.unbox(registry.init(module, jax.random.key(0)))['params']
     gradients.append(gradient(module, params, inputs))
   plain, recomputed = (trees.flatten(tree) for tree in gradients)
   for path, leaf in plain.items():
     np.testing.assert_allclose(recomputed[path], leaf, atol=1e-6, err_msg=path)
-  assert np.abs(plain['text/decoder/layers/attention/q/kernel']).max() > 1e-4
+  for part in ('text/decoder', 'vision'):
+    assert np.abs(plain[f'{part}/layers/attention/q/kernel']).max() > 1e-4
 
 
 def test_internvl3_2b_has_its_published_size():

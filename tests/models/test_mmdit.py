@@ -101,7 +101,7 @@ def jitted(config, dtype=jnp.float32):
 
 
 @pytest.mark.parametrize('guidance_embed, pooled_dim, remat', [
-    (False, 0, 'none'), (True, 6, 'dots'), (True, 0, 'full'), (False, 6, 'none')])
+    (False, 0, 'none'), (True, 6, 'dots'), (True, 0, 'full'), (False, 6, 'attention')])
 def test_equals_diffusers_outputs_and_gradients(guidance_embed, pooled_dim, remat):
   config = MMDiTConfig(**TINY, guidance_embed=guidance_embed, pooled_dim=pooled_dim, remat=remat)
   params, batch = random_params(config), example(config, rows=2)

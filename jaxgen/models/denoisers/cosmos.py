@@ -56,8 +56,7 @@ class CosmosConfig:
       merged from EDM (L141).
     padding_mask: the weights have a channel that marks the padding of a picture; nothing is
       padded here, so it is always zero.
-    remat: what the backward pass recomputes: ``none``, all but matrix products
-      and attention (``dots``) or everything within a block (``full``).
+    remat: what the backward pass recomputes; see ``layers.remat``.
   """
 
   in_channels: int = 64

@@ -34,8 +34,7 @@ class MMDiTConfig:
     theta: base of the RoPE frequencies.
     guidance_embed: takes a guidance scale as input (guidance-distilled models).
     pooled_dim: channels of a pooled prompt vector; 0 = none.
-    remat: what the backward pass recomputes: ``none``, all but matrix products
-      and attention (``dots``) or everything within a block (``full``).
+    remat: what the backward pass recomputes; see ``layers.remat``.
   """
 
   in_channels: int = 64

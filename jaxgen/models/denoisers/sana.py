@@ -44,8 +44,7 @@ class SanaConfig:
     cross_heads: heads of the cross attention.
     layers: how many blocks.
     mlp_ratio: F / D.
-    remat: what the backward pass recomputes: ``none``, all but matrix products
-      and attention (``dots``) or everything within a block (``full``).
+    remat: what the backward pass recomputes; see ``layers.remat``.
   """
 
   in_channels: int = 32

@@ -50,8 +50,7 @@ class ZImageConfig:
     refiner_layers: blocks over the image alone, and as many over the text alone.
     axes_dims: head channels that rotate with (t, h, w); they sum to D / N.
     theta: base of the RoPE frequencies.
-    remat: what the backward pass recomputes: ``none``, all but matrix products
-      and attention (``dots``) or everything within a block (``full``).
+    remat: what the backward pass recomputes; see ``layers.remat``.
   """
 
   in_channels: int = 64

@@ -42,8 +42,7 @@ class CausalLMConfig:
     tie_embeddings: the token embedding is the output head as well.
     embedding_std: of the initial token embeddings; published models are 0.02, but a model of few
       layers that starts there soon forgets which token it is at.
-    remat: what the backward pass recomputes: ``none``, all but matrix products (``dots``) or
-      everything within a block (``full``).
+    remat: what the backward pass recomputes; see ``layers.remat``.
   """
 
   vocab: int

@@ -10,6 +10,8 @@ from jaxgen.core.errors import user_error
 from jaxgen.models.layers.encoder import EncoderBlock
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import normal
+from jaxgen.models.layers.remat import check_remat
+from jaxgen.models.layers.remat import recomputed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class VisionConfig:
     qk_norm: RMS norm of queries and keys over all heads together.
     norm_eps: epsilon of every norm.
     layer_scale: initial value of the learned scale of each residual branch.
+    remat: what the backward pass recomputes; see ``layers.remat``.
   """
 
   image_size: int
@@ -39,6 +42,7 @@ class VisionConfig:
   qk_norm: bool = False
   norm_eps: float = 1e-6
   layer_scale: float = 0.1
+  remat: str = 'none'
 
   def __post_init__(self):
     if self.image_size % self.patch_size:
@@ -47,6 +51,7 @@ class VisionConfig:
     if self.width % self.heads:
       raise user_error('config.model.mllm.vision.width', self.width,
                        f'must be a multiple of heads {self.heads}')
+    check_remat('config.model.mllm.vision.remat', self.remat)
 
   @property
   def grid(self) -> int:
@@ -87,9 +92,9 @@ class VisionTower(nn.Module):
         (1 + count, c.width), jnp.float32)
     cls = jnp.broadcast_to(cls.astype(self.dtype), (images, 1, c.width))
     x = jnp.concatenate([cls, x], axis=1) + positions.astype(self.dtype)
-    stack = nn.scan(EncoderBlock, variable_axes={'params': 0}, split_rngs={'params': True},
-                    in_axes=nn.broadcast, length=c.layers,
-                    metadata_params={nn.PARTITION_NAME: 'layers'})
+    stack = nn.scan(recomputed(EncoderBlock, c.remat), length=c.layers,
+                    variable_axes={'params': 0}, split_rngs={'params': True},
+                    in_axes=nn.broadcast, metadata_params={nn.PARTITION_NAME: 'layers'})
     return stack(
         c.heads, c.mlp, qkv_bias=c.qkv_bias, qk_norm=c.qk_norm, norm_eps=c.norm_eps,
         layer_scale=c.layer_scale, dtype=self.dtype, name='layers')(x, None)[0]

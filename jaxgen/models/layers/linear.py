@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 Initializer = Callable[..., jax.Array]
 Activation = Callable[[jax.Array], jax.Array]
@@ -38,7 +39,8 @@ class Linear(nn.Module):
   """``y[..., *features] = act(x)[..., *inputs] @ kernel[*inputs, *features] + bias[*features]``.
 
   Where the parameters hold a low-rank adapter beside the kernel (see ``lora``), its product is
-  added; the kernel itself stays as it is.
+  added; the kernel itself stays as it is. Policies of ``remat`` know the result by the last word of
+  the module's name: ``out`` of ``attention_out``.
 
   Attributes:
     features: output dims; ``(N, H)`` splits into heads at once.
@@ -80,7 +82,7 @@ class Linear(nn.Module):
           'bias', nn.with_logical_partitioning(zeros, self.names[self.inputs:]),
           self.features, jnp.float32)
       y = y + bias.astype(self.dtype)
-    return y
+    return checkpoint_name(y, (self.name or '').rpartition('_')[2])
 
   def _low_rank(self, x: jax.Array, lora: Mapping[str, jax.Array]) -> jax.Array:
     """``act(x) @ a @ b * alpha / rank``; the frozen kernel needs no gradient for it."""

@@ -10,11 +10,18 @@ import jax.numpy as jnp
 from jaxgen.core.errors import user_error
 from jaxgen.models.layers.attention import SAVED
 
+# Roles of the projections beside attention and behind the MLP, see ``Linear``; the hidden units of
+# the MLP, four times as wide as any of them, are left out.
+PROJECTIONS = ('q', 'k', 'v', 'out', 'down')
+
+# What a block keeps for its backward pass: everything, all matrix products, attention and the
+# projections, nothing but its input. Each keeps less and computes more than the one before.
 REMAT = {
     'none': None,
     'dots': jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(SAVED)),
+    'attention': jax.checkpoint_policies.save_only_these_names(SAVED, *PROJECTIONS),
     'full': jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -26,7 +33,7 @@ def check_remat(where: str, remat: str) -> None:
 
 
 def recomputed(block: type[nn.Module], remat: str) -> type[nn.Module]:
-  """The block class under a policy: all but matrix products and attention (``dots``), ``full``."""
+  """The block class under a policy of ``REMAT``."""
   if remat == 'none':
     return block
   return nn.remat(block, policy=REMAT[remat], prevent_cse=False)
