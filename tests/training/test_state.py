@@ -111,6 +111,19 @@ def test_how_a_run_is_carried_out_may_change(tiny_config, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
 
+def test_a_workdir_from_before_a_field_is_still_its_run(tiny_config, tmp_path):
+  workdirs.claim(tiny_config, str(tmp_path), ALONE)
+  file = tmp_path / 'config.json'
+  old = json.loads(file.read_text())
+  del old['model']['mllm']['vision']['remat'], old['train']['zero']
+  file.write_text(json.dumps(old))
+  workdirs.claim(tiny_config, str(tmp_path), ALONE)
+  file.write_text(json.dumps(old))
+  tiny_config.model.mllm.vision.remat = 'full'
+  with pytest.raises(UserError, match=r"vision\.remat = 'full'.*'none'"):
+    workdirs.claim(tiny_config, str(tmp_path), ALONE)
+
+
 CHANGES = (('mllm/text/(embedding|head)', 'extend'), ('bridge/queries', 'extend'),
            ('denoiser/text_in/.*', 'anew'), ('denoiser/single_blocks/.*', 'anew'),
            ('denoiser/double_blocks/.*', 'drop'))
