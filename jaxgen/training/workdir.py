@@ -14,6 +14,7 @@ from jaxgen.config import from_json
 from jaxgen.config import to_json
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
+from jaxgen.models import registry as models
 from jaxgen.sharding.hosts import Hosts
 
 # Fields that say how a run is carried out, not what it computes.
@@ -86,9 +87,18 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 def _check_same(config: ConfigDict, old: ConfigDict, workdir: str) -> None:
-  before, now = (trees.flatten(json.loads(to_json(each))) for each in (old, config))
+  before, now = (trees.flatten(json.loads(to_json(_completed(each)))) for each in (old, config))
   for field in sorted(before.keys() | now.keys()):
     if not field.startswith(MAY_DIFFER) and before.get(field) != now.get(field):
       raise user_error(f'config.{field.replace("/", ".")}', now.get(field), f'{workdir} is a run '
                        f'with {before.get(field)!r} there; restore the value or take another '
                        '--workdir')
+
+
+def _completed(config: ConfigDict) -> ConfigDict:
+  """A copy whose models have every field: one that came after the run began has its default."""
+  config = ConfigDict(config.to_dict())
+  for name, section in config.model.items():
+    if isinstance(section, ConfigDict) and 'family' in section:
+      config.model[name] = ConfigDict(models.section(**section.to_dict()))
+  return config
