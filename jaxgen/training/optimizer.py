@@ -52,14 +52,15 @@ def make_optimizer(config: ConfigDict, axes: trees.Tree) -> optax.GradientTransf
   """
   section = config.optimizer
   schedule = make_schedule(config)
-  rule = optax.adamw(schedule, section.b1, section.b2, section.eps,
-                     weight_decay=section.weight_decay)
+  rule = optax.chain(
+      _adam(section), optax.add_decayed_weights(section.weight_decay),
+      optax.scale_by_learning_rate(schedule))
   if section.name == 'muon':
     matrices = trees.map_named(lambda _, names: matrix_dims(names), axes)
     labels = trees.map_named(lambda _, dims: 'muon' if dims else 'adamw', matrices)
     hidden = trees.map_named(lambda _, dims: dims or optax.MaskedNode(), matrices)
     rule = optax.partition(
-        {'muon': _muon(schedule, section.weight_decay, hidden), 'adamw': rule}, labels)
+        {'muon': _muon(schedule, section, hidden), 'adamw': rule}, labels)
   return optax.chain(optax.clip_by_global_norm(section.clip_norm), rule)
 
 
@@ -86,7 +87,22 @@ def matrix_dims(names: tuple[str, ...]) -> contrib.MuonDimensionNumbers | None:
   return contrib.MuonDimensionNumbers(tuple(sides[0]), tuple(sides[1]))
 
 
-def _muon(schedule: Schedule, weight_decay: float, dims: Any) -> optax.GradientTransformation:
+def _adam(section: ConfigDict) -> optax.GradientTransformation:
+  """Both moments stored in ``moments_dtype``; optax has an argument for the first alone.
+
+  The arithmetic is fp32, and optax casts the second moment back to what it was stored in.
+  """
+  dtype = jnp.dtype(section.moments_dtype)
+  adam = optax.scale_by_adam(section.b1, section.b2, section.eps, mu_dtype=dtype)
+
+  def init(params):
+    state = adam.init(params)
+    return state._replace(nu=optax.tree.cast(state.nu, dtype))
+
+  return optax.GradientTransformation(init, adam.update)
+
+
+def _muon(schedule: Schedule, section: ConfigDict, dims: Any) -> optax.GradientTransformation:
   """Momentum, orthogonalised matrix by matrix with Newton-Schulz iterations (A19)."""
   def scale(updates, params=None):
     del params
@@ -94,9 +110,10 @@ def _muon(schedule: Schedule, weight_decay: float, dims: Any) -> optax.GradientT
 
   return optax.chain(
       contrib.scale_by_muon(
-          ns_steps=MUON_ITERATIONS, beta=MUON_MOMENTUM, weight_dimension_numbers=dims),
+          ns_steps=MUON_ITERATIONS, beta=MUON_MOMENTUM, mu_dtype=section.moments_dtype,
+          weight_dimension_numbers=dims),
       optax.stateless(scale),
-      optax.add_decayed_weights(weight_decay),
+      optax.add_decayed_weights(section.weight_decay),
       optax.scale_by_learning_rate(schedule),
   )
 

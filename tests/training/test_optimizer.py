@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgen.config import base_config
 from jaxgen.sharding.mesh import make_mesh
+from jaxgen.training.optimizer import _adam
 from jaxgen.training.optimizer import make_optimizer
 from jaxgen.training.optimizer import make_schedule
 from jaxgen.training.optimizer import matrix_dims
@@ -136,6 +137,53 @@ def test_muon_sharded_over_eight_devices_equals_whole():
   sharded, _ = run(config, 3, params)
   whole, _ = run(config, 3)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), sharded, whole)
+
+
+@pytest.mark.parametrize('name', ['adamw', 'muon'])
+def test_moments_in_bfloat16_take_half_and_follow_the_same_curve(name):
+  target = random_tree(7)
+
+  def losses(moments_dtype):
+    config = config_of(name=name, learning_rate=3e-2, moments_dtype=moments_dtype)
+    optimizer, params = make_optimizer(config, AXES), random_tree(0)
+
+    def distance(params):
+      return sum(jnp.sum(jnp.square(a - b)) for a, b in zip(*map(jax.tree.leaves,
+                                                                 (params, target))))
+
+    @jax.jit
+    def step(carry, seed):
+      params, state = carry
+      loss, grads = jax.value_and_grad(distance)(params)
+      noise = jax.random.normal(jax.random.key(seed), (1000,))
+      grads = jax.tree.map(lambda g: g + noise[:g.size].reshape(g.shape), grads)
+      updates, state = optimizer.update(grads, state, params)
+      return (optax.apply_updates(params, updates), state), loss
+
+    carry = params, optimizer.init(params)
+    carry, curve = jax.lax.scan(step, carry, jnp.arange(60))
+    moments = [leaf for leaf in jax.tree.leaves(carry[1]) if leaf.size > 3]
+    assert {str(leaf.dtype) for leaf in moments} == {moments_dtype}
+    return curve, sum(leaf.nbytes for leaf in moments)
+
+  (whole, bytes_whole), (half, bytes_half) = losses('float32'), losses('bfloat16')
+  assert bytes_half == bytes_whole / 2
+  np.testing.assert_allclose(half, whole, rtol=0.02)
+  assert whole[-1] < 0.5 * whole[0] and np.any(half != whole)
+
+
+def test_a_second_moment_in_bfloat16_stands_still_where_it_decays_too_slowly():
+  """Why ``validate`` refuses it: large gradients for a while, then none."""
+  def left(b2, moments_dtype, idle):
+    optimizer = _adam(config_of(b2=b2, moments_dtype=moments_dtype).optimizer)
+    state = optimizer.init(jnp.ones(()))
+    for gradient in [1.0] * 5 + [0.0] * idle:
+      state = optimizer.update(jnp.asarray(gradient), state)[1]
+    return float(state.nu)
+
+  assert left(0.95, 'bfloat16', 40) == pytest.approx(left(0.95, 'float32', 40), rel=0.1)
+  assert left(0.98, 'bfloat16', 40) == pytest.approx(left(0.98, 'float32', 40), rel=0.1)
+  assert left(0.999, 'bfloat16', 40) == left(0.999, 'bfloat16', 0)
 
 
 def test_clip_by_global_norm():
