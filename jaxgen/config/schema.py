@@ -73,6 +73,7 @@ def base_config() -> ConfigDict:
           b1=0.9,
           b2=0.95,
           eps=1e-8,
+          moments_dtype='float32',  # what moments are stored in; 'bfloat16' halves them
           weight_decay=0.0,
           clip_norm=1.0,
           ema_decay=0.0,  # 0 = no EMA
