@@ -23,6 +23,7 @@ CHOICES = {
     'objective.timesteps': ('logit_normal', 'uniform'),
     'optimizer.name': ('adamw', 'muon'),
     'optimizer.schedule': ('constant', 'cosine'),
+    'optimizer.moments_dtype': DTYPES,
     'init_from.weights': ('ema', 'params'),
     'train.zero': (2, 3),
 }
@@ -38,6 +39,9 @@ NOT_NEGATIVE = ('data.visual_tokens', 'objective.flow_matching', 'objective.next
                 'optimizer.warmup_steps', 'optimizer.weight_decay', 'sampling.guidance',
                 'sampling.size', 'seed')
 PROBABILITIES = ('model.mask_ratio', 'data.caption_dropout', 'data.max_bad_share')
+# A bfloat16 knows no change of less than 2^-8 of its value: a second moment that decays more slowly
+# would stand still.
+SLOWEST_IN_HALF = 0.98
 DECAYS = ('optimizer.b1', 'optimizer.b2', 'optimizer.ema_decay')  # in [0, 1)
 
 
@@ -92,6 +96,10 @@ def _check_train(config: ConfigDict) -> None:
   if config.optimizer.warmup_steps > config.train.steps:
     raise user_error('config.optimizer.warmup_steps', config.optimizer.warmup_steps,
                      f'must not exceed train.steps = {config.train.steps}')
+  if config.optimizer.moments_dtype == 'bfloat16' and config.optimizer.b2 > SLOWEST_IN_HALF:
+    raise user_error('config.optimizer.moments_dtype', 'bfloat16', 'cannot hold a second moment '
+                     f'that decays so slowly; use float32, or b2 up to {SLOWEST_IN_HALF} in '
+                     f'place of {config.optimizer.b2}')
 
 
 def _check_mesh(config: ConfigDict) -> None:
