@@ -51,6 +51,7 @@ BROKEN = {
     'optimizer.schedule=linear': 'constant, cosine',
     'optimizer.learning_rate=-0.1': 'above 0',
     'optimizer.b2=1.0': 'not including, 1',
+    'optimizer.moments_dtype=float16': 'float32, bfloat16',
     'optimizer.ema_decay=1.0': 'not including, 1',
     'optimizer.warmup_steps=5000': 'train.steps = 1000',
     'optimizer.clip_norm=0.0': 'above 0',
@@ -119,6 +120,13 @@ def test_broken_override(config_file, override, fix):
   with pytest.raises(UserError) as error:
     load_config(config_file, [override])
   check(error, override.partition('=')[0], fix)
+
+
+def test_slow_moments_want_whole_floats(config_file):
+  config = load_config(config_file, ['optimizer.moments_dtype=bfloat16', 'optimizer.b2=0.999'])
+  with pytest.raises(UserError) as error:
+    validate(config)
+  check(error, "config.optimizer.moments_dtype = 'bfloat16'", 'b2 up to 0.98 in place of 0.999')
 
 
 def test_rows_must_fill_the_mesh(config_file):
