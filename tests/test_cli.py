@@ -52,6 +52,10 @@ def test_tensorflow_and_torch_stay_out(module):
 @pytest.mark.parametrize('words, message', [
     (['train', '--config=configs/none.py', '--workdir=w'],
      "jaxgen: --config = 'configs/none.py': no such file; see configs/ for those that ship\n"),
+    (['train', '--config=configs/none.py', '--workdir=w', '--profile=5'],
+     "jaxgen: --profile = '5': write FROM:TO, the first and the last step, as 10:12\n"),
+    (['train', '--config=configs/none.py', '--workdir=w', '--profile=5:4'],
+     "jaxgen: --profile = '5:4': write FROM:TO, the first and the last step, as 10:12\n"),
     (['sample', '--workdir=none', '--out=o'],
      'jaxgen: --prompt: give at least one --prompt, or a --prompts-file\n'),
     (['sample', '--workdir=none', '--out=o', '--prompts-file=none.txt'],

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
+from jaxgen.data.buckets import Size
 from jaxgen.data.buckets import resize_and_crop
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
@@ -68,6 +69,11 @@ class DecodedSource:
     self._lock = threading.Lock()
     self._tried = 0
     self.bad: dict[int, Bad] = {}
+
+  @property
+  def target_sizes(self) -> tuple[Size, ...]:
+    """(height, width) that images to be generated are brought to."""
+    return (self._target_size,) if self._target_size else ()
 
   def __len__(self) -> int:
     return len(self._source)

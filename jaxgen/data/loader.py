@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Layout
+from jaxgen.data.buckets import Size
 from jaxgen.data.examples import Bad
 from jaxgen.data.examples import DecodedSource
 from jaxgen.data.examples import ExampleMaker
@@ -89,6 +90,11 @@ class Loader:
                        'with the train.rows and data.sources that the checkpoint was written with')
     self._state = np.array(state, np.int64)
     self._iterator.set_state({'cursors': self._state.copy(), 'step': int(step)})
+
+  @property
+  def image_sizes(self) -> tuple[Size, ...]:
+    """(height, width) of all images to be generated that may ever come."""
+    return tuple(sorted({size for source in self._rows.sources for size in source.target_sizes}))
 
   def report(self) -> dict[str, object]:
     """What happened so far: skipped files by name, epochs seen of each source, padding."""

@@ -98,12 +98,16 @@ def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:
     seconds = summary['stage_seconds'].get(stage.name)
     rate = _median([line['images_per_second'] for line in stage.metrics
                     if 'images_per_second' in line])
+    wait = _median([line['data_wait'] for line in stage.metrics if 'data_wait' in line])
+    goodput = summary['goodput'][stage.name]
     cells = (escape(stage.name), f'{stage.steps:,}', str(stage.config['train']['rows']),
-             '–' if rate is None else f'{rate:,.1f}',
+             '–' if rate is None else f'{rate:,.1f}', '–' if wait is None else f'{wait:.0%}',
+             '–' if goodput is None else f'{goodput:.0%}',
              '–' if seconds is None else _duration(seconds))
     rows.append('<tr>' + ''.join(f'<td>{cell}</td>' for cell in cells) + '</tr>')
   head = ''.join(f'<th>{name}</th>' for name in (
-      'stage', 'steps', 'rows per step', 'images/s (median)', 'time with start-up'))
+      'stage', 'steps', 'rows per step', 'images/s (median)', 'wait for data (median)', 'goodput',
+      'time with start-up'))
   return f'<h2>Throughput</h2><div class="card"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 

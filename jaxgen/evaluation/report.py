@@ -38,6 +38,11 @@ class Stage:
   def steps(self) -> int:
     return self.metrics[-1]['step'] if self.metrics else 0
 
+  @property
+  def goodput(self) -> float | None:
+    """Share of wall time, over all starts, that went into steps; None for a run without any."""
+    return self.metrics[-1].get('goodput') if self.metrics else None
+
 
 def write_report(workdir: str) -> str:
   """Writes ``report.html`` and ``summary.json`` into the workdir; returns the page's path.
@@ -79,7 +84,7 @@ def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
   Returns:
     ``score`` and ``score_untrained`` (six tasks and ``overall``, of the last run that was
     evaluated), ``seconds`` (all stages with their start-up, as the launch script timed them),
-    ``steps`` (of each run) and ``export`` (what was written for PyTorch).
+    ``steps`` and ``goodput`` (of each run) and ``export`` (what was written for PyTorch).
   """
   evaluated = [stage for stage in stages if stage.evaluation]
   best = evaluated[-1] if evaluated else None
@@ -90,6 +95,7 @@ def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
       seconds=sum(line['seconds'] for line in timings) if timings else None,
       stage_seconds={line['stage']: line['seconds'] for line in timings},
       steps={stage.name: stage.steps for stage in stages},
+      goodput={stage.name: stage.goodput for stage in stages},
       export=_read_export(root / 'export'))
 
 

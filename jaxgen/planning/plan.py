@@ -8,7 +8,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxgen.core import trees
-from jaxgen.models.registry import FAMILIES
 from jaxgen.planning import collectives
 from jaxgen.planning import roofline
 from jaxgen.planning.program import Memory
@@ -17,6 +16,7 @@ from jaxgen.planning.program import compile_program
 from jaxgen.planning.program import make_program
 from jaxgen.planning.topology import Topology
 from jaxgen.planning.topology import devices_of
+from jaxgen.training.flops import split_tally
 from jaxgen.training.flops import step_tally
 
 # Autotuning needs the GPU itself.
@@ -98,7 +98,8 @@ def make_plan(config: ConfigDict, topology: Topology) -> Plan:
       topology=topology, config=config, mesh=dict(program.mesh.shape),
       parameters=_parameters(program), memory=compiled.memory,
       compile_seconds=compiled.seconds, core_seconds=compiled.core_seconds,
-      flops=_flops(program, count()), executed_flops=executed, collectives=found,
+      flops=split_tally(config, program.blueprint, count()), executed_flops=executed,
+      collectives=found,
       bound=roofline.bound(executed, compiled.memory, found, topology) if compiled.text else None,
       images=_images(config, program))
 
@@ -111,19 +112,6 @@ def _parameters(program: Program) -> dict[str, dict[str, int]]:
   return {group: dict(trained=size(blueprint.state.params, group),
                       frozen=size(blueprint.frozen, group))
           for group in blueprint.groups}
-
-
-def _flops(program: Program, tally: Mapping[tuple[str, str], float]
-           ) -> dict[str, dict[str, float]]:
-  """Modules of groups without any parameter that trains are frozen."""
-  frozen = {FAMILIES[section.family].module.__name__
-            for group, section in program.config.model.items()
-            if isinstance(section, ConfigDict) and 'family' in section
-            and group not in program.blueprint.state.params}
-  table = {kind: dict(dense=0.0, attention=0.0) for kind in ('trained', 'frozen')}
-  for (module, kind), flops in tally.items():
-    table['frozen' if module in frozen else 'trained'][kind] += flops
-  return table
 
 
 def _images(config: ConfigDict, program: Program) -> int:

@@ -8,7 +8,7 @@ Elementwise work is left out, as reports of MFU do.
 import collections
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import trees
 from jaxgen.core.types import Batch
+from jaxgen.models.registry import FAMILIES
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.systems.registry import make_system
 from jaxgen.training.state import Blueprint
@@ -26,7 +27,7 @@ from jaxgen.training.state import Blueprint
 ATTENTION = {'attention_forward': 2, 'attention_backward': 4}
 
 
-def step_flops(config: ConfigDict, blueprint: Blueprint, batch: Batch) -> float:
+def step_flops(config: ConfigDict, blueprint: Blueprint, batch: Batch) -> dict[str, float]:
   """FLOPs of the forward and backward passes of one step over the global batch.
 
   The frozen autoencoder, which runs before the step, and the optimizer are not counted.
@@ -35,8 +36,12 @@ def step_flops(config: ConfigDict, blueprint: Blueprint, batch: Batch) -> float:
     config: of the run; rematerialisation is switched off for the count.
     blueprint: what trains and what is frozen.
     batch: any batch of the run, or its shapes.
+
+  Returns:
+    ``trained`` and ``frozen``, see ``split_tally``.
   """
-  return sum(step_tally(config, blueprint, batch).values())
+  split = split_tally(config, blueprint, step_tally(config, blueprint, batch))
+  return {side: sum(kinds.values()) for side, kinds in split.items()}
 
 
 def step_tally(config: ConfigDict, blueprint: Blueprint, batch: Batch, *,
@@ -60,6 +65,22 @@ def step_tally(config: ConfigDict, blueprint: Blueprint, batch: Batch, *,
                for objective, _ in objectives.values())
 
   return tally_flops(jax.grad(loss), blueprint.state.params, blueprint.frozen, batch)
+
+
+def split_tally(config: ConfigDict, blueprint: Blueprint, tally: Mapping[tuple[str, str], float]
+                ) -> dict[str, dict[str, float]]:
+  """A tally as ``{'trained', 'frozen'} -> {'dense', 'attention'} -> FLOPs``.
+
+  Modules of groups without any parameter that trains are frozen; so is the gradient that passes
+  through them.
+  """
+  frozen = {FAMILIES[section.family].module.__name__ for group, section in config.model.items()
+            if isinstance(section, ConfigDict) and 'family' in section
+            and group not in blueprint.state.params}
+  split = {side: dict(dense=0.0, attention=0.0) for side in ('trained', 'frozen')}
+  for (module, kind), flops in tally.items():
+    split['frozen' if module in frozen else 'trained'][kind] += flops
+  return split
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> float:

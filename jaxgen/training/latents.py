@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,8 +14,10 @@ from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
+from jaxgen.core.errors import user_error
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Params
+from jaxgen.data.buckets import Size
 from jaxgen.data.loader import Loader
 from jaxgen.data.packing import Loaded
 from jaxgen.sharding import partition
@@ -32,24 +34,27 @@ class Fed:
     batch: global arrays [R, ...], rows over the mesh.
     ids: sample ids of the rows of this process.
     cursors: int64[R_local, K], the loader's state after this batch.
+    asked: when the step asked for it, by ``time.perf_counter()``.
     wait: seconds that the step waited for it.
   """
 
   batch: Batch
   ids: tuple[tuple[str, ...], ...]
   cursors: np.ndarray
+  asked: float
   wait: float
 
 
 class Encoder:
   """Fills a batch's latents with the frozen autoencoder, on the devices of this process."""
 
-  def __init__(self, system: Any, frozen: Params):
-    """Keeps a copy of the autoencoder on every local device.
+  def __init__(self, system: Any, frozen: Params, sizes: Iterable[Size]):
+    """Keeps a copy of the autoencoder on every local device, and compiles it for each size.
 
     Args:
       system: provides ``encode``.
       frozen: global frozen parameters; an autoencoder without parameters may be absent.
+      sizes: (height, width) of all images that may come.
     """
     mesh = Mesh(np.asarray(jax.local_devices()), ('images',))
     whole = NamedSharding(mesh, PartitionSpec())
@@ -61,13 +66,22 @@ class Encoder:
     def encode(params, images):
       return system.encode(params, images.astype(jnp.float32) / 127.5 - 1).astype(jnp.float32)
 
-    self._encode = jax.jit(encode, out_shardings=self._images)
+    encode = jax.jit(encode, out_shardings=self._images)
+    self._programs = {size: encode.lower(self._params, jax.ShapeDtypeStruct(
+        (self._chunk, *size, 3), jnp.uint8, sharding=self._images)).compile() for size in sizes}
 
   def fill(self, loaded: Loaded) -> Batch:
-    """The batch with ``visual.latents`` f32[B, L, C] of all its images, still numpy."""
+    """The batch with ``visual.latents`` f32[B, L, C] of all its images, still numpy.
+
+    Raises:
+      UserError: an image of a size that was not announced.
+    """
     latents = np.array(loaded.batch.visual.latents, np.float32)
     flat = latents.reshape(-1, latents.shape[-1])
-    for images, slots in loaded.images.values():
+    for size, (images, slots) in loaded.images.items():
+      if size not in self._programs:
+        raise user_error(f'sample {_owner(loaded, slots[0])}', size, 'no program was compiled for '
+                         f'images of this size; known are {", ".join(map(str, self._programs))}')
       for start in range(0, len(images), self._chunk):
         chunk = slice(start, start + self._chunk)
         tokens = self._tokens(images[chunk])
@@ -78,7 +92,8 @@ class Encoder:
     """uint8[n, H, W, 3] to f32[n, h w, C] for n up to the chunk."""
     padded = np.zeros((self._chunk, *images.shape[1:]), np.uint8)
     padded[:len(images)] = images
-    tokens = self._encode(self._params, jax.device_put(padded, self._images))
+    tokens = self._programs[images.shape[1:3]](
+        self._params, jax.device_put(padded, self._images))
     return jax.device_get(tokens)[:len(images)]
 
 
@@ -106,7 +121,7 @@ class Feed:
     began = time.perf_counter()
     made = self._next.result()
     self._next = self._thread.submit(self._make)
-    return dataclasses.replace(made, wait=time.perf_counter() - began)
+    return dataclasses.replace(made, asked=began, wait=time.perf_counter() - began)
 
   def peek(self) -> Fed:
     """What the next step will be fed."""
@@ -121,4 +136,11 @@ class Feed:
     loaded = next(self._loader)
     cursors = self._loader.state()
     batch = partition.to_global(self._encoder.fill(loaded), self._sharding, self._rows)
-    return Fed(batch, loaded.ids, cursors, wait=0.0)
+    return Fed(batch, loaded.ids, cursors, asked=0.0, wait=0.0)
+
+
+def _owner(loaded: Loaded, slot: int) -> str:
+  """The id of the sample whose image begins at a slot."""
+  segments = np.asarray(loaded.batch.visual.segments)
+  row, token = divmod(int(slot), segments.shape[1])
+  return loaded.ids[row][segments[row, token] - 1]

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -30,16 +31,19 @@ from jaxgen.training.init_from import load_groups
 from jaxgen.training.latents import Encoder
 from jaxgen.training.latents import Feed
 from jaxgen.training.metrics import Journal
+from jaxgen.training.programs import Programs
 from jaxgen.training.state import init_state
 from jaxgen.training.state import make_blueprint
 from jaxgen.training.step import compile_step
 from jaxgen.training.step import make_train_step
 from jaxgen.training.stop import StopRequest
+from jaxgen.training.trace import Trace
 from jaxgen.training.watch import Watch
 
 
 def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = None,
-          read_external: Callable[[str], Params] | None = None) -> bool:
+          read_external: Callable[[str], Params] | None = None,
+          profile: tuple[int, int] | None = None) -> bool:
   """Trains to ``config.train.steps``; on a workdir of the same config, goes on where it stands.
 
   Resuming is exact, on any number of processes and devices. Every process of a run calls this
@@ -52,6 +56,7 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
       TensorBoard's events.
     start: ``coordinator``, ``num_processes`` and ``process_id``, see ``start_processes``.
     read_external: reads models of other libraries for ``config.init_from``, see ``load_groups``.
+    profile: the first and the last step to trace, see ``Trace``.
 
   Returns:
     Whether all steps are done; False after SIGTERM.
@@ -67,11 +72,12 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
   use_compilation_cache()
   with Watch(hosts, config.train.host_timeout) as watch:
     fingerprint.check_same(hosts, 'start', fingerprint.describe(config, workdir))
-    return _run(config, workdir, hosts, watch, read_external)
+    return _run(config, workdir, hosts, watch, read_external, profile)
 
 
 def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
-         read_external: Callable[[str], Params] | None) -> bool:
+         read_external: Callable[[str], Params] | None, profile: tuple[int, int] | None) -> bool:
+  began = time.time()
   mesh = make_mesh(config.mesh)
   topology = elastic.plan(config, mesh, hosts.count, workdir)
   asked, config = config, elastic.applied(config, topology)
@@ -81,6 +87,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
   path = workdirs.claim(asked, workdir, hosts)
 
   with contextlib.ExitStack() as stack:
+    programs = stack.enter_context(Programs())
     # --- Restore: the newest complete checkpoint, else init_from, else random.
     checkpoints = Checkpoints(path, config.train.keep)
     stack.callback(checkpoints.close)
@@ -88,6 +95,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
     if first >= config.train.steps:
       _say(f'{path.name}: all {first} steps are done; raise train.steps to go on')
       return True
+    trace = Trace(profile, path, first, config.train.steps)
     low, high = partition.process_rows(mesh, config.train.rows)
     loader = make_loader(config, system.layout, rows=(low, high), start_step=first)
     if first:
@@ -102,24 +110,34 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
       checkpoints.save_frozen(frozen)
     elastic.save(topology, path, hosts)
 
-    # --- Loop: the next batch is made and the last metrics are read while a step runs.
-    step_of = compile_step(
-        make_train_step(config, system, objectives, blueprint.optimizer), blueprint, rows)
-    feed = Feed(loader, Encoder(system, frozen), rows, config.train.rows)
+    # --- Compile: all the programs of the run, which from here on refuse any other shape.
+    stop = stack.enter_context(StopRequest())
+    feed = Feed(loader, Encoder(system, frozen, loader.image_sizes), rows, config.train.rows)
     stack.callback(feed.close)
     stack.push(watch.failed)  # before anything is closed, as that may wait for a lost host
+    train_step = make_train_step(config, system, objectives, blueprint.optimizer)
+    program = compile_step(train_step, blueprint, rows).lower(state, frozen, feed.peek().batch)
     if hosts.count > 1:
-      program = step_of.lower(state, frozen, feed.peek().batch).as_text()
-      fingerprint.check_same(hosts, 'program', {'the train step': fingerprint.text_hash(program)})
-    journal = Journal(config, path, first, step_flops(config, blueprint, feed.peek().batch))
+      text = fingerprint.text_hash(program.as_text())
+      fingerprint.check_same(hosts, 'program', {'the train step': text})
+    step_of = program.compile()
+    flops = step_flops(config, blueprint, feed.peek().batch)
+
+    # --- Loop: the next batch is made and the last metrics are read while a step runs.
+    journal = Journal(config, path, first, began, flops, programs)
     stack.callback(journal.close)
-    stop = stack.enter_context(StopRequest())
+    stack.callback(trace.close)
     for step in range(first + 1, config.train.steps + 1):
       watch.step(step)
-      fed = next(feed)
-      with jax.transfer_guard('disallow'):
-        state, metrics = step_of(state, frozen, fed.batch)
-      journal.put(step, metrics, fed.ids, fed.wait)
+      with trace.step(step, state):
+        fed = next(feed)
+        with jax.transfer_guard('disallow'):
+          state, metrics = step_of(state, frozen, fed.batch)
+      journal.put(step, metrics, fed)
+      if trace.ends(step):
+        watch.at('the trace')
+        journal.flush()
+        trace.close(state)
       last = step == config.train.steps or stop.reached(step)
       if last or step % config.train.checkpoint_every == 0:
         watch.at(f'the save of step {step}')
@@ -130,6 +148,8 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
     watch.at('the end')
     journal.flush()
     done = step == config.train.steps
+    if done:
+      journal.done(step)
     _say(f'{path.name}: done; {loader.report()}' if done else f'{path.name}: SIGTERM; saves step '
          f'{step} and stops; the same command goes on from there')
   return done

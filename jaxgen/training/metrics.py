@@ -1,12 +1,13 @@
 """What a run tells: metrics.jsonl, TensorBoard, the progress line, and bad batches."""
 
-import contextlib
+import dataclasses
 import hashlib
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,9 @@ from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
 from jaxgen.training import workdir as workdirs
+from jaxgen.training.goodput import Goodput
+from jaxgen.training.latents import Fed
+from jaxgen.training.programs import Programs
 
 Ids = tuple[tuple[str, ...], ...]
 
@@ -28,51 +32,57 @@ PEAKS = {'v5p': 459e12, 'v6e': 918e12, 'v6 lite': 918e12, 'H100': 989e12, 'H800'
 class Journal:
   """Keeps the record of a run. Metrics of a step are read while the next one is under way."""
 
-  def __init__(self, config: ConfigDict, workdir: epath.Path, start: int, flops: float):
+  def __init__(self, config: ConfigDict, workdir: epath.Path, start: int, began: float,
+               flops: Mapping[str, float], programs: Programs):
     """Opens the record at the step ``start``; what an interrupted run wrote later is cut.
 
     Args:
       config: of the run.
       workdir: its folder.
       start: steps done.
-      flops: of one step, all devices together.
+      began: when this start of the run was asked for, by ``time.time()``.
+      flops: of one step, all devices together: ``trained`` and ``frozen``.
+      programs: counts them.
     """
-    self._config, self._workdir, self._flops = config, workdir, flops
+    self._config, self._workdir = config, workdir
+    self._flops, self._programs = flops, programs
     self._leads = jax.process_index() == 0
-    self._pending: tuple[int, dict[str, Any], Ids, float] | None = None
-    self._file = self._board = None
+    self._pending: tuple[int, dict[str, Any], Fed] | None = None
+    self._file = self._board = self._goodput = None
     if self._leads:
-      cut_lines(workdir / 'metrics.jsonl', start)
+      lines = cut_lines(workdir / 'metrics.jsonl', start)
+      self._goodput = Goodput(workdir, began, start, lines)
       self._file = (workdir / 'metrics.jsonl').open('a')
       self._board = _board(workdir)
     self._last = time.perf_counter()
     self._shown = (start, self._last)
 
-  def put(self, step: int, metrics: dict[str, Any], ids: Ids, wait: float) -> None:
+  def put(self, step: int, metrics: dict[str, Any], fed: Fed) -> None:
     """Takes the metrics of a step that was just started and records those of the one before.
 
     Args:
       step: its number, from 1.
       metrics: of the train step, still on the devices.
-      ids: sample ids of the rows of this process.
-      wait: seconds that the step waited for its batch.
+      fed: what it was fed.
 
     Raises:
       UserError: too many steps in a row were not finite, or the disk is full.
     """
     self.flush()
-    self._pending = (step, metrics, ids, wait)
+    self._pending = (step, metrics, dataclasses.replace(fed, batch=None))
 
   def flush(self) -> None:
     """Waits for the last step and records it."""
     if self._pending is None:
       return
-    step, metrics, ids, wait = self._pending
+    step, metrics, fed = self._pending
     self._pending = None
-    record = self._record(step, jax.device_get(metrics), wait)
+    record = self._record(step, jax.device_get(metrics), fed)
     if record['loss'] is None:
-      _write_bad_batch(self._workdir, record, ids)
+      _write_bad_batch(self._workdir, record, fed.ids)
     if self._leads:
+      self._goodput.add(record)
+      record['goodput'] = self._goodput.share(time.time())
       with workdirs.disk_errors(self._workdir):
         self._file.write(json.dumps(record) + '\n')
         self._file.flush()
@@ -89,10 +99,16 @@ class Journal:
       self._file.close()
       self._board.close()
 
-  def _record(self, step: int, metrics: dict[str, Any], wait: float) -> dict[str, Any]:
+  def done(self, step: int) -> None:
+    """Notes that ``step`` was the last one of all."""
+    if self._leads:
+      self._goodput.done(time.time(), step)
+
+  def _record(self, step: int, metrics: dict[str, Any], fed: Fed) -> dict[str, Any]:
     """One line of metrics.jsonl; the losses of tasks and timestep bins at log steps only."""
     now = time.perf_counter()
-    seconds, self._last = max(now - self._last, 1e-9), now
+    # From the end of the step before, or from when this one began after a save.
+    seconds, self._last = max(now - max(self._last, fed.asked), 1e-9), now
     finite = bool(metrics['finite'])
     record = dict(
         step=step, loss=float(metrics['loss']) if finite else None,
@@ -102,10 +118,16 @@ class Journal:
         skipped_in_a_row=int(metrics['skipped_in_a_row']), seconds=seconds,
         images_per_second=float(metrics['images'] / seconds),
         tokens_per_second=float(metrics['tokens'] / seconds),
-        padding=float(metrics['padding']), data_wait=min(wait / seconds, 1.0))
-    record['tflops'] = self._flops / seconds / 1e12 / jax.device_count()
+        padding=float(metrics['padding']), data_wait=min(fed.wait / seconds, 1.0),
+        programs=self._programs.count)
+    tflops = {side: flops / seconds / 1e12 / jax.device_count()
+              for side, flops in self._flops.items()}
+    record |= dict(tflops=tflops['trained'], frozen_tflops=tflops['frozen'])
     if device_peak():
       record['mfu'] = record['tflops'] * 1e12 / device_peak()
+    peak = memory_peak([device.memory_stats() for device in jax.local_devices()])
+    if peak is not None:
+      record['hbm_peak_gb'] = peak / 1e9
     if self._is_log_step(step):
       record |= {f'{objective}/{name}': float(total / weight)
                  for objective, terms in metrics['terms'].items()
@@ -135,16 +157,16 @@ def ids_hash(ids: np.ndarray) -> str:
   return hashlib.sha256(np.ascontiguousarray(ids, np.int32).tobytes()).hexdigest()[:16]
 
 
-def cut_lines(file: epath.Path, last: int) -> None:
-  """Drops the lines of steps after ``last``, and a line that was not written to its end."""
-  if not file.exists():
-    return
-  kept = []
-  for line in file.read_text().splitlines():
-    with contextlib.suppress(json.JSONDecodeError):
-      if json.loads(line)['step'] <= last:
-        kept.append(line + '\n')
-  workdirs.write_text(file, ''.join(kept))
+def cut_lines(file: epath.Path, last: int) -> list[dict[str, Any]]:
+  """Drops the lines of steps after ``last``, and a line that was not written to its end.
+
+  Returns:
+    What is left.
+  """
+  kept = [line for line in workdirs.read_lines(file) if line['step'] <= last]
+  if file.exists():
+    workdirs.write_text(file, ''.join(json.dumps(line) + '\n' for line in kept))
+  return kept
 
 
 def clock(seconds: float) -> str:
@@ -166,6 +188,15 @@ def peak_of(kind: str) -> float:
   """Dense bf16 FLOP/s of a device by the name that jax gives it; 0 where it is not known."""
   kind = 'TPU v5p' if kind == 'TPU v5' else kind
   return next((peak for name, peak in PEAKS.items() if name in kind), 0.0)
+
+
+def memory_peak(stats: Sequence[Mapping[str, int] | None]) -> int | None:
+  """Bytes that the fullest device has ever used; None where the platform does not say, as a CPU.
+
+  Args:
+    stats: ``memory_stats()`` of the devices.
+  """
+  return max((each['peak_bytes_in_use'] for each in stats if each), default=None)
 
 
 def _board(workdir: epath.Path):

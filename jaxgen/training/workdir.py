@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -49,6 +50,16 @@ def write_text(file: epath.Path, text: str) -> None:
   fresh = file.parent / f'.{file.name}.new'
   fresh.write_text(text)
   fresh.replace(file)
+
+
+def read_lines(file: epath.Path) -> list[dict[str, Any]]:
+  """The lines of a JSON Lines file, none where it does not exist; of a line that was not written
+  to its end nothing is kept."""
+  lines = []
+  for line in file.read_text().splitlines() if file.exists() else ():
+    with contextlib.suppress(json.JSONDecodeError):
+      lines.append(json.loads(line))
+  return lines
 
 
 def reserve(folder: epath.Path, size: int) -> None:

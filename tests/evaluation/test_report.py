@@ -25,7 +25,8 @@ def write_run(folder, steps: int, began: float) -> None:
   folder.mkdir(parents=True)
   (folder / 'config.json').write_text(to_json(base_config()))
   os.utime(folder / 'config.json', (began, began))
-  lines = [dict(step=step, loss=3.0 / step, images_per_second=20.0) for step in range(1, steps + 1)]
+  lines = [dict(step=step, loss=3.0 / step, images_per_second=20.0, data_wait=0.03,
+                goodput=0.5 + step / 100) for step in range(1, steps + 1)]
   (folder / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
 
 
@@ -83,6 +84,7 @@ def test_summary(finished):
   assert summary['score_untrained']['overall'] == 0.0
   assert summary['seconds'] == 101
   assert list(summary['steps'].items()) == [('pretrain', 30), ('finetune', 20)]
+  assert summary['goodput'] == {'pretrain': 0.8, 'finetune': 0.7}
   assert summary['export'] == {'denoiser': {'class': 'Flux', 'bytes': 11}}
 
 
@@ -99,6 +101,7 @@ def test_page_stands_alone(finished):
   assert '✗ wrong' in text and '✓ right' not in text
   assert text.index('pretrain: loss') < text.index('finetune: loss')
   assert text.count('<svg') == 2
+  assert '<td>20.0</td><td>3%</td><td>80%</td><td>1 min 00 s</td>' in text
   assert '1 min 41 s' in text and '50</b>optimizer steps' in text
 
 
@@ -107,7 +110,7 @@ def test_a_single_unfinished_run(tmp_path):
   write_report(str(tmp_path / 'run'))
   summary = json.loads((tmp_path / 'run/summary.json').read_text())
   assert summary == dict(score=None, score_untrained=None, seconds=None, stage_seconds={},
-                         steps={'run': 5}, export=None)
+                         steps={'run': 5}, goodput={'run': 0.55}, export=None)
 
 
 def test_order_without_timings(finished):

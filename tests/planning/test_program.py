@@ -54,7 +54,7 @@ def test_memory_is_that_of_a_real_run(config, program, compiled):
   system = make_system(config)
   state, frozen = init_state(config, system, program.blueprint, {})
   loader = make_loader(config, system.layout)
-  batch = partition.to_global(Encoder(system, frozen).fill(next(loader)),
+  batch = partition.to_global(Encoder(system, frozen, loader.image_sizes).fill(next(loader)),
                               partition.row_sharding(program.mesh, config.train.rows),
                               config.train.rows)
   loader.close()

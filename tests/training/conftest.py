@@ -8,9 +8,9 @@ from tests.training.launched import Launcher
 
 @pytest.fixture(scope='session')
 def straight(tiny_base, tmp_path_factory):
-  """Workdir of twenty steps without a break on 8 devices; checkpoints at 10 and 20."""
+  """Workdir of twenty steps without a break on 8 devices; checkpoints at 10 and 20, a trace."""
   workdir = tmp_path_factory.mktemp('runs') / 'straight'
-  train(tiny_base, str(workdir))
+  train(tiny_base, str(workdir), profile=(12, 13))
   return workdir
 
 

@@ -91,9 +91,9 @@ def steps_written(workdir):
   return file.read_text().count('\n') if file.exists() else 0
 
 
-def metrics_of(workdir, *names):
+def metrics_of(workdir, *names, file='metrics.jsonl'):
   """The named metrics of every step."""
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  lines = (workdir / file).read_text().splitlines()
   return [{name: json.loads(line)[name] for name in names} for line in lines]
 
 

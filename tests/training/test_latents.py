@@ -1,5 +1,7 @@
 """Images become latent tokens in their own slots, one batch ahead of the step."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ def test_every_image_fills_its_slot_and_padding_stays_zero(packed, family):
   loader = make_loader(packed, system.layout)
   loaded = next(loader)
   loader.close()
-  latents = Encoder(system, params).fill(loaded).visual.latents
+  latents = Encoder(system, params, loader.image_sizes).fill(loaded).visual.latents
   (images, slots), = loaded.images.values()
   assert len(images) == 24
   expected = np.zeros_like(latents).reshape(-1, latents.shape[-1])
@@ -45,11 +47,26 @@ def test_every_image_fills_its_slot_and_padding_stays_zero(packed, family):
   assert not latents[:, 48:].any() and latents[:, :48].any(axis=-1).all()
 
 
+def test_an_image_of_a_size_that_was_not_announced_is_named(packed, tiny_system):
+  loader = make_loader(packed, tiny_system.layout)
+  loaded = next(loader)
+  loader.close()
+  assert loader.image_sizes == ((16, 16),)
+  images, slots = loaded.images.pop((16, 16))
+  # The second image of the third row is larger than any other.
+  at = list(slots).index(2 * 52 + 16)
+  loaded.images[24, 16] = np.zeros((1, 24, 16, 3), np.uint8), slots[at:at + 1]
+  with pytest.raises(UserError, match=re.escape(f'sample {loaded.ids[2][1]} = (24, 16): no program')
+                     + r'.*known are \(16, 16\)'):
+    Encoder(tiny_system, {}, loader.image_sizes).fill(loaded)
+
+
 def test_the_feed_is_ahead_but_its_cursors_are_not(tiny_config, tiny_system):
   mesh = make_mesh(tiny_config.mesh)
   rows = partition.row_sharding(mesh, 8)
   plain = make_loader(tiny_config, tiny_system.layout)
-  feed = Feed(make_loader(tiny_config, tiny_system.layout), Encoder(tiny_system, {}), rows, 8)
+  loader = make_loader(tiny_config, tiny_system.layout)
+  feed = Feed(loader, Encoder(tiny_system, {}, loader.image_sizes), rows, 8)
   peeked = feed.peek()
   for step in range(3):
     loaded, fed = next(plain), next(feed)
@@ -65,7 +82,8 @@ def test_an_error_of_the_data_reaches_the_loop(tiny_config, tiny_system, tmp_pat
   (tmp_path / 'broken.png').write_bytes(b'not an image')
   tiny_config.data.sources = {'photos': source('folder', 'image', path=str(tmp_path))}
   rows = partition.row_sharding(make_mesh(tiny_config.mesh), 8)
-  feed = Feed(make_loader(tiny_config, tiny_system.layout), Encoder(tiny_system, {}), rows, 8)
+  loader = make_loader(tiny_config, tiny_system.layout)
+  feed = Feed(loader, Encoder(tiny_system, {}, loader.image_sizes), rows, 8)
   with pytest.raises(UserError, match='broken.png'):
     next(feed)
   feed.close()

@@ -1,4 +1,4 @@
-"""The record of a run: lines, bad batches, halting, and the count of FLOPs."""
+"""The record of a run: lines, TensorBoard, a trace, bad batches, halting, the count of FLOPs."""
 
 import json
 
@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util import tensor_util
 
 from jaxgen.core.errors import UserError
 from jaxgen.models.registry import build
@@ -17,7 +19,9 @@ from jaxgen.training.loop import train
 from jaxgen.training.metrics import clock
 from jaxgen.training.metrics import cut_lines
 from jaxgen.training.metrics import ids_hash
+from jaxgen.training.metrics import memory_peak
 from jaxgen.training.metrics import peak_of
+from jaxgen.training.trace import Trace
 
 
 def lines_of(workdir):
@@ -28,14 +32,59 @@ def test_every_step_has_a_line_and_log_steps_the_losses_of_tasks_and_timesteps(s
   lines = lines_of(straight)
   assert [line['step'] for line in lines] == list(range(1, 21))
   always = {'step', 'loss', 'sample_ids', 'grad_norm', 'learning_rate', 'skipped', 'seconds',
-            'images_per_second', 'tokens_per_second', 'padding', 'data_wait', 'tflops'}
+            'images_per_second', 'tokens_per_second', 'padding', 'data_wait', 'tflops',
+            'frozen_tflops', 'programs', 'goodput'}
   assert all(always <= line.keys() for line in lines)
+  assert not any('hbm_peak_gb' in line or 'mfu' in line for line in lines)  # a CPU has none
   assert len({line['sample_ids'] for line in lines}) == 20
   at_log = {name for line in lines if line['step'] % 5 == 0 for name in line}
   assert {'flow_matching/loss_task/pair', 'flow_matching/loss_task/image',
           'flow_matching/loss_t/0.25-0.50'} <= at_log
   assert not any('/' in name for line in lines if line['step'] % 5 for name in line)
-  assert any(path.name.startswith('events.out.tfevents') for path in straight.iterdir())
+
+
+def test_tensorboard_has_the_numbers_of_log_steps(straight):
+  [file] = straight.glob('events.out.tfevents*')
+  events = EventFileLoader(str(file)).Load()
+  shown = {(event.step, value.tag): float(tensor_util.make_ndarray(value.tensor))
+           for event in events for value in event.summary.value}
+  lines = [line for line in lines_of(straight) if line['step'] % 5 == 0]
+  expected = {(line['step'], name): value for line in lines for name, value in line.items()
+              if name not in ('step', 'sample_ids')}
+  assert shown == pytest.approx(expected) and len(shown) > 4 * 14
+
+
+def test_no_program_is_made_after_the_first_save(straight):
+  counts = [line['programs'] for line in lines_of(straight)]
+  assert counts[0] > 2 and counts == [counts[0]] * 10 + [counts[10]] * 10
+
+
+def test_the_trace_holds_the_steps_that_were_asked_for(straight):
+  [file] = straight.glob('plugins/profile/*/*.xplane.pb')
+  events = [event for plane in jax.profiler.ProfileData.from_file(str(file)).planes
+            for line in plane.lines for event in line.events]
+  assert sorted(dict(event.stats)['step_num'] for event in events if event.name == 'train') == [
+      12, 13]
+  assert any('jit_train_step' in event.name for event in events)
+
+
+@pytest.mark.parametrize('steps', [(1, 10), (21, 30)])
+def test_a_trace_of_steps_that_will_not_come_is_refused(steps, tmp_path):
+  with pytest.raises(UserError, match='--profile = .*goes from step 11 to 20'):
+    Trace(steps, epath.Path(tmp_path), done=10, last=20)
+
+
+def test_frozen_modules_are_counted_apart(straight, tiny_base):
+  line = lines_of(straight)[-1]
+  per_step = {name: line[name] * line['seconds'] * 8e12 for name in ('tflops', 'frozen_tflops')}
+  # The language model sees 8 rows of 40 tokens: twice its 0.06 M parameters, and back through it.
+  assert 2 * 320 * 20_000 < per_step['frozen_tflops'] < 6 * 320 * 60_000
+  assert per_step['tflops'] > per_step['frozen_tflops']
+
+
+def test_the_fullest_device_counts():
+  assert memory_peak([None, None]) is None
+  assert memory_peak([{'peak_bytes_in_use': 3, 'bytes_in_use': 9}, {'peak_bytes_in_use': 5}]) == 5
 
 
 def test_a_run_that_diverges_names_its_samples_and_halts(tiny_config, tmp_path):
@@ -57,11 +106,10 @@ def test_a_run_that_diverges_names_its_samples_and_halts(tiny_config, tmp_path):
 def test_lines_after_the_restored_step_are_cut(tmp_path):
   file = epath.Path(tmp_path / 'metrics.jsonl')
   file.write_text(''.join(f'{{"step": {step}}}\n' for step in range(1, 6)) + '{"step": 6, "lo')
-  cut_lines(file, 3)
+  assert cut_lines(file, 3) == [{'step': 1}, {'step': 2}, {'step': 3}]
   assert file.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
-  cut_lines(file, 0)
-  assert file.read_text() == ''
-  cut_lines(epath.Path(tmp_path / 'absent'), 3)
+  assert cut_lines(file, 0) == [] and file.read_text() == ''
+  assert cut_lines(epath.Path(tmp_path / 'absent'), 3) == []
 
 
 def test_the_hash_of_sample_ids_depends_on_their_order():

@@ -62,6 +62,12 @@ def test_killed_twice_once_during_a_save_equals_straight(launcher, straight, tin
   assert_same_bits(restored(workdir, 20), restored(straight, 20))
   assert lines_of(workdir) == lines_of(straight)
   assert not any(saves.glob('20.*'))
+  # All three starts count, and only the steps that led to the end.
+  starts = metrics_of(workdir, 'step', 'time', file='starts.jsonl')
+  assert [start['step'] for start in starts] == [0, 10, 10, 20]
+  useful = sum(line['seconds'] for line in metrics_of(workdir, 'seconds'))
+  [*_, last] = metrics_of(workdir, 'goodput')
+  assert last['goodput'] == pytest.approx(useful / (starts[3]['time'] - starts[0]['time']), rel=0.05)
 
 
 def test_two_processes_of_four_devices_equal_one_of_eight(launcher, straight, tiny_base, tmp_path):

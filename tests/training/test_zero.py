@@ -30,7 +30,8 @@ def after_one_step(config):
   blueprint = make_blueprint(config, system, needed_groups(objectives), mesh)
   state, frozen = init_state(config, system, blueprint, {})
   loader = make_loader(config, system.layout)
-  batch = partition.to_global(Encoder(system, frozen).fill(next(loader)), rows, config.train.rows)
+  batch = partition.to_global(Encoder(system, frozen, loader.image_sizes).fill(next(loader)), rows,
+                              config.train.rows)
   loader.close()
   step = compile_step(make_train_step(config, system, objectives, blueprint.optimizer),
                       blueprint, rows)

@@ -1,0 +1,62 @@
+"""A trace of chosen steps for xprof: where the time of the devices and of the hosts goes."""
+
+import sys
+from typing import Any
+
+import jax
+from etils import epath
+
+from jaxgen.core.errors import user_error
+
+NAME = 'train'  # of a step in the trace
+
+
+class Trace:
+  """Writes one trace into ``plugins/profile`` of the workdir, where TensorBoard looks for it."""
+
+  def __init__(self, steps: tuple[int, int] | None, workdir: epath.Path, done: int, last: int):
+    """Checks that the steps will come.
+
+    Args:
+      steps: the first and the last one to trace; None traces nothing.
+      workdir: of the run.
+      done: steps of the run that are done.
+      last: step of the run.
+
+    Raises:
+      UserError: none of the steps will come.
+    """
+    if steps and not (done < steps[1] and steps[0] <= last):
+      raise user_error('--profile', f'{steps[0]}:{steps[1]}',
+                       f'this run goes from step {done + 1} to {last}; choose some of these')
+    self._steps, self._workdir, self._runs = steps, workdir, False
+
+  def step(self, number: int, state: Any) -> jax.profiler.StepTraceAnnotation:
+    """To be entered around a step, which the trace then names.
+
+    Args:
+      number: of the step.
+      state: of the run; a trace begins when the step before has made it.
+    """
+    if self._steps and not self._runs and self._steps[0] <= number <= self._steps[1]:
+      jax.block_until_ready(state)
+      options = jax.profiler.ProfileOptions()
+      options.python_tracer_level = 0  # every call of Python would slow the hosts down
+      jax.profiler.start_trace(str(self._workdir), profiler_options=options)
+      self._runs = True
+    return jax.profiler.StepTraceAnnotation(NAME, step_num=number)
+
+  def ends(self, number: int) -> bool:
+    """Whether ``close`` is due after this step; it takes its time."""
+    return self._runs and number == self._steps[1]
+
+  def close(self, state: Any = None) -> None:
+    """Writes the trace, if there is one, when the last step has made ``state``."""
+    if not self._runs:
+      return
+    jax.block_until_ready(state)
+    jax.profiler.stop_trace()
+    self._runs = False
+    if jax.process_index() == 0:
+      print(f'{self._workdir.name}: traced; tensorboard --logdir={self._workdir} shows it where '
+            'xprof is installed', file=sys.stderr, flush=True)
