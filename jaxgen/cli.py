@@ -68,11 +68,14 @@ def _add_train(commands) -> None:
   parser.add_argument('--process-id', type=int, default=-1, metavar='I', help='0 to N - 1')
   parser.add_argument('--stopped-code', type=int, default=0, metavar='CODE',
                       help='exit code after SIGTERM, for launchers that start such runs again')
+  parser.add_argument('--profile', default='', metavar='FROM:TO',
+                      help='trace these steps for xprof, into plugins/profile of the workdir')
 
 
 def _train(args) -> None:
   from jaxgen.config import load_config
   from jaxgen.config import validate
+  profile = _steps(args.profile)
   config = load_config(args.config, args.overrides)
   validate(config)  # before anything that takes long to import
   # TensorFlow only writes event files here; its greetings would bury the progress.
@@ -82,8 +85,18 @@ def _train(args) -> None:
   from jaxgen.training.loop import train
   start = dict(coordinator=args.coordinator, num_processes=args.num_processes,
                process_id=args.process_id)
-  if not train(config, args.workdir, start, read_external):
+  if not train(config, args.workdir, start, read_external, profile):
     sys.exit(args.stopped_code)
+
+
+def _steps(text: str) -> tuple[int, int] | None:
+  """``FROM:TO`` as numbers of steps; None for the empty text."""
+  if not text:
+    return None
+  first, colon, last = text.partition(':')
+  if not (colon and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+    raise user_error('--profile', text, 'write FROM:TO, the first and the last step, as 10:12')
+  return int(first), int(last)
 
 
 def _add_sample(commands) -> None:
