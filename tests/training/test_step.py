@@ -44,7 +44,7 @@ class Bench:
                                              self.blueprint.optimizer), self.blueprint, self.rows)
     loader = make_loader(config, self.system.layout)
     _, frozen = self.begin()
-    self.host_batch = Encoder(self.system, frozen).fill(next(loader))
+    self.host_batch = Encoder(self.system, frozen, loader.image_sizes).fill(next(loader))
     loader.close()
 
   def begin(self):
@@ -146,6 +146,17 @@ def test_a_batch_with_nan_changes_only_the_counters(bench):
   assert (after.step, after.skipped) == (3, 2)
   state, metrics = bench.step(state, frozen, bench.batch())
   assert metrics['finite'] and int(state.skipped) == 2 and int(state.skipped_in_a_row) == 0
+
+
+def test_a_compiled_step_refuses_another_shape_and_names_it(bench):
+  bench = bench('8')
+  state, frozen = bench.begin()
+  step = bench.step.lower(state, frozen, bench.batch()).compile()
+  state, _ = step(state, frozen, bench.batch())
+  latents = np.pad(bench.host_batch.visual.latents, ((0, 0), (0, 1), (0, 0)))
+  longer = bench.batch(lambda batch: batch.replace(visual=batch.visual.replace(latents=latents)))
+  with pytest.raises(TypeError, match=r'latents.*float32\[8,16,48\].*float32\[8,17,48\]'):
+    step(state, frozen, longer)
 
 
 def test_learning_rate_counts_updates_and_every_step_draws_anew(bench):
