@@ -1,8 +1,10 @@
 """The launchers: dry runs that print what would run, the manifest, the shell, real processes."""
 
+import configparser
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -73,6 +75,60 @@ def test_tpu_pod_prints_every_call_of_gcloud():
   assert 'load_flags launch/flags/tpu_v5p.env' in train[-1]
   assert f'{shlex.quote(TRAIN[0])} train --config=c.py --workdir=a\\ run --coordinator=tpu' in (
       train[-1])
+
+
+GCLOUD = '''#!/usr/bin/env bash
+# Stands in the place of Google's command: notes what it is asked, answers from files.
+next() { head -n 1 "$1" && sed -i 1d "$1"; }
+case "$*" in
+  *describe*) next "$STUB/states" ;;
+  *--command=*jaxgen.log*) echo train >> "$STUB/calls" && exit "$(next "$STUB/codes")" ;;
+  *queued-resources*) echo "$4" >> "$STUB/calls" ;;
+esac
+'''
+
+
+@pytest.mark.parametrize('codes, states, code, calls', [
+    # There is no slice yet; it is preempted once, and the next one trains to the end.
+    ('75 0', ',ACTIVE,SUSPENDED,,WAITING_FOR_RESOURCES,ACTIVE', 0,
+     'create train delete create train'),
+    # The slice is fine and the run is not.
+    ('1 1', 'ACTIVE,ACTIVE,ACTIVE,ACTIVE,ACTIVE,ACTIVE', 2, 'train train'),
+    ('0', ',FAILED', 2, 'create'),
+])
+def test_tpu_pod_asks_for_another_slice_after_a_preemption(tmp_path, codes, states, code, calls):
+  for name, text in (('gcloud', GCLOUD), ('sleep', '#!/bin/sh\n')):
+    (tmp_path / name).write_text(text)
+    (tmp_path / name).chmod(0o755)
+  (tmp_path / 'codes').write_text(codes.replace(' ', '\n') + '\n')
+  (tmp_path / 'states').write_text(states.replace(',', '\n') + '\n')
+  result = launch('tpu_pod.sh', '--name=run', '--zone=z', '--type=v6e-64', '--', *TRAIN,
+                  PATH=f'{tmp_path}:{ENVIRON["PATH"]}', STUB=str(tmp_path), MAX_FAILURES='2')
+  assert result.returncode == code, result.stderr
+  assert (tmp_path / 'calls').read_text().split() == calls.split()
+
+
+def test_tpu_pod_leaves_an_existing_slice_alone():
+  commands = printed(launch('tpu_pod.sh', '--name=run', '--zone=z', '--type=v6e-64', '--existing',
+                            '--dry-run', '--', *TRAIN))
+  assert [words[:5] for words in commands if words[0] == 'gcloud'] == [
+      ['gcloud', 'compute', 'tpus', 'tpu-vm', verb] for verb in ('scp', 'ssh', 'ssh')]
+
+
+@pytest.mark.parametrize('kind, extra', [('tpu', 'tpu'), ('gpu', 'cuda')])
+def test_images_take_what_is_there(kind, extra):
+  text = (ROOT / f'launch/docker/{kind}.Dockerfile').read_text()
+  copied = {word for line in text.splitlines() if line.startswith('COPY ')
+            for word in line.split()[1:-1]}
+  assert {'setup.cfg', 'constraints.txt', 'jaxgen', 'configs', 'launch'} <= copied
+  assert all((ROOT / name).exists() for name in copied)
+  assert f"--constraint constraints.txt '.[{extra}]'" in text
+  extras = configparser.ConfigParser()
+  extras.read(ROOT / 'setup.cfg')
+  assert extra in extras['options.extras_require']
+  # The constraints are of this version of Python.
+  [version] = re.findall(r'^FROM python:([\d.]+)-', text, re.MULTILINE)
+  assert f'Python {version},' in (ROOT / 'constraints.txt').read_text().splitlines()[0]
 
 
 @pytest.mark.parametrize('target, replicas, hosts, limit, selector', [
