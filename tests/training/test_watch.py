@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.training.launched import free_port
+
 REPO = pathlib.Path(__file__).parents[2]
 SCRIPT = '''
 import json, os, socket, sys, threading, time
@@ -38,6 +40,28 @@ def hang(seconds):
 
 
 service, (left, right) = pair()
+'''
+COORDINATOR = '''
+import sys, time
+from jax._src.lib import _jax
+
+service = _jax.get_distributed_runtime_service(sys.argv[1], 2)
+client = _jax.get_distributed_runtime_client(sys.argv[1], 0)
+client.connect()
+time.sleep(300)
+'''
+FOLLOWER = '''
+import os, signal, sys, time
+from jax._src.lib import _jax
+from jaxgen.sharding.hosts import Hosts
+from jaxgen.training.watch import Watch
+
+client = _jax.get_distributed_runtime_client(sys.argv[1], 1)
+client.connect()
+with Watch(Hosts(client, 1, 2, ('left', 'right')), 2.0) as watch:
+  watch.step(7)
+  os.kill(int(sys.argv[2]), signal.SIGSTOP)
+  time.sleep(60)
 '''
 
 
@@ -81,6 +105,21 @@ with Watch(left, 2.0) as watch:
   assert result.stderr.splitlines()[-1] == (
       f'jaxgen: process 0 (left) at step 7: {verdict}; this process ends, start the run again to '
       'go on from the last checkpoint')
+
+
+def test_a_coordinator_that_hangs_is_named_and_the_process_ends():
+  address = f'localhost:{free_port()}'
+  lead = subprocess.Popen([sys.executable, '-c', COORDINATOR, address], cwd=REPO)
+  try:
+    result = subprocess.run([sys.executable, '-c', FOLLOWER, address, str(lead.pid)], text=True,
+                            capture_output=True, timeout=300, check=False, cwd=REPO)
+  finally:
+    lead.kill()
+    lead.wait()
+  assert result.returncode == 1
+  assert result.stderr.splitlines()[-1].startswith(
+      'jaxgen: process 1 (right) at step 7: process 0 (left), the coordinator, has not answered '
+      'for 2 s; this process ends'), result.stderr
 
 
 def test_a_host_that_is_done_is_not_missed_and_an_error_reaches_the_others():
