@@ -1,9 +1,9 @@
 """Several processes on loopback: another config, SIGTERM, a host that hangs or dies."""
 
 import copy
+import re
 import signal
 import socket
-import time
 
 import numpy as np
 import pytest
@@ -74,12 +74,18 @@ def test_a_host_that_hangs_is_named_within_the_time_out(launcher, config, tmp_pa
   processes = launcher.start_all([config, config], workdir, devices=1)
   wait_for(processes[0], lambda: steps_written(workdir) >= 4)
   processes[1].send_signal(signal.SIGSTOP)
-  began = time.monotonic()
   [code], [said] = finish(processes[:1])
-  assert time.monotonic() - began < 90
   assert code == 1
-  assert f'process 1 ({HOST}) has been silent for ' in said, said
+  assert 20 <= seconds_after(f'process 1 ({HOST}) has been silent for ', said) < 40
   assert 'it was at step ' in said
+
+
+def seconds_after(words, text):
+  """The number of seconds that follows the words; by a clock that stands still while the process
+  does, so a machine without time for the test does not matter."""
+  found = re.search(re.escape(words) + r'(\d+) s', text)
+  assert found, text
+  return int(found[1])
 
 
 def test_sigterm_to_a_single_process_saves_and_ends_with_the_code_it_was_told(launcher, config,
@@ -105,21 +111,25 @@ def test_four_processes_lose_one(launcher, config, tmp_path, victim, stop, named
   processes = launcher.start_all([config] * 4, workdir, devices=1)
   wait_for(processes[0], lambda: steps_written(workdir) >= 4)
   processes[victim].send_signal(stop)
-  began = time.monotonic()
   codes, errors = finish([process for process in processes if process is not processes[victim]])
-  assert time.monotonic() - began < 120
   assert all(codes), codes
   for text in errors:
     assert named.format(HOST) in text, text
+    if named.endswith(' for '):
+      assert 20 <= seconds_after(named.format(HOST), text) < 40
 
 
 @pytest.mark.slow
-def test_four_processes_of_two_devices_equal_one_of_eight(launcher, straight, config, tmp_path):
+def test_four_processes_and_then_two_equal_one(launcher, straight, config, tmp_path):
   config.train.update(steps=10, checkpoint_every=10)
   codes, errors = finish(launcher.start_all([config] * 4, tmp_path / 'run', devices=2))
   assert codes == [0] * 4, errors
+  config.train.steps = 14
+  codes, errors = finish(launcher.start_all([config] * 2, tmp_path / 'run', devices=4))
+  assert codes == [0] * 2, errors
+  assert 'run: resumes at step 10; processes 4 -> 2; a step still takes 8 rows' in errors[0]
   ours = metrics_of(tmp_path / 'run', 'sample_ids', 'loss')
-  theirs = metrics_of(straight, 'sample_ids', 'loss')[:10]
+  theirs = metrics_of(straight, 'sample_ids', 'loss')[:14]
   assert [line['sample_ids'] for line in ours] == [line['sample_ids'] for line in theirs]
   np.testing.assert_allclose([line['loss'] for line in ours], [line['loss'] for line in theirs],
                              rtol=1e-5)
