@@ -89,7 +89,7 @@ def base_config() -> ConfigDict:
           halt_after=10,  # consecutive non-finite steps after which the run stops
           host_timeout=90.0,  # seconds of silence after which a host counts as lost
       ),
-      mesh=dict(data=-1, fsdp=1, context=1, tensor=1),  # -1 = all devices that are left
+      mesh=dict(data=-1, fsdp=1, context=1, tensor=1, rules=()),  # -1 = all left; docs/scaling.md
       trainable=(('.*', True),),  # (regex over group/path, trains?) in order; all must match
       init_from=dict(  # group -> workdir, weights or another library's model; '' = random
           mllm='', bridge='', denoiser='', autoencoder='',

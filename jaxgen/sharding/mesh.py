@@ -44,7 +44,8 @@ def _resolve(sizes: ConfigDict, count: int) -> tuple[int, ...]:
   if -1 in shape and count % fixed == 0:
     shape[shape.index(-1)] = count // fixed
   if int(np.prod(shape)) != count:
-    raise user_error('config.mesh', dict(sizes), f'the sizes must multiply to the {count} devices '
+    asked = {axis: sizes[axis] for axis in AXES}
+    raise user_error('config.mesh', asked, f'the sizes must multiply to the {count} devices '
                      'of this run; set one of them to -1 to take what is left')
   return tuple(shape)
 

@@ -16,13 +16,15 @@ from jaxgen.core.errors import user_error
 from jaxgen.sharding import rules
 
 
-def parameter_shardings(axes: trees.Tree, shapes: trees.Tree, mesh: Mesh) -> dict[str, Any]:
+def parameter_shardings(axes: trees.Tree, shapes: trees.Tree, mesh: Mesh,
+                        table: rules.Rules = rules.RULES) -> dict[str, Any]:
   """Gives every parameter its sharding.
 
   Args:
     axes: tree of tuples of logical names, one name per dimension.
     shapes: the same tree of arrays or ``ShapeDtypeStruct``.
     mesh: of the run.
+    table: of the run.
 
   Returns:
     The same tree of ``NamedSharding``.
@@ -32,17 +34,18 @@ def parameter_shardings(axes: trees.Tree, shapes: trees.Tree, mesh: Mesh) -> dic
       and that must not be replicated.
   """
   return trees.map_named(
-      lambda path, names, leaf: NamedSharding(mesh, spec(names, leaf.shape, mesh, path)),
+      lambda path, names, leaf: NamedSharding(mesh, spec(names, leaf.shape, mesh, path, table)),
       axes, shapes)
 
 
-def spec(names: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, path: str) -> PartitionSpec:
+def spec(names: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, path: str,
+         table: rules.Rules = rules.RULES) -> PartitionSpec:
   """The partition of one array; ``path`` names it in errors."""
   assert len(names) == len(shape), f'{path}: axes {names} for shape {shape}'
   entries: list[tuple[str, ...] | None] = [None] * len(shape)
   taken: set[str] = set()
-  for index in sorted(range(len(names)), key=lambda i: _precedence(names[i])):
-    rule = rules.rule(names[index])
+  for index in sorted(range(len(names)), key=lambda i: _precedence(names[i], table)):
+    rule = table[names[index]]
     axes = tuple(axis for axis in rule.axes if mesh.shape[axis] > 1)
     ways = int(np.prod([mesh.shape[axis] for axis in axes]))
     if not axes or taken & set(axes):
@@ -52,7 +55,8 @@ def spec(names: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, path: str) 
       taken.update(axes)
     elif not rule.may_replicate:
       raise user_error(f'config.mesh.{axes[0]}', ways, f'does not divide the {names[index]} '
-                       f'dimension ({shape[index]}) of {path}; use a divisor of {shape[index]}')
+                       f'dimension ({shape[index]}) of {path}; use a divisor of {shape[index]}, or '
+                       f'keep it whole: mesh.rules = {((names[index], rule.axes, True),)}')
   return PartitionSpec(*entries)
 
 
@@ -110,12 +114,35 @@ def to_global(tree: Any, sharding: NamedSharding, rows: int) -> Any:
 
 
 @contextlib.contextmanager
-def scope(mesh: Mesh) -> Iterator[None]:
+def scope(mesh: Mesh, table: rules.Rules = rules.RULES) -> Iterator[None]:
   """Inside, modules may constrain their activations by logical names."""
-  with jax.set_mesh(mesh), nn.logical_axis_rules(rules.flax_rules()):
+  with jax.set_mesh(mesh), nn.logical_axis_rules(rules.flax_rules(table)):
     yield
 
 
-def _precedence(name: str) -> int:
-  rules.rule(name)
-  return list(rules.RULES).index(name)
+def constrained(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
+  """An activation spread by its logical names; the same outside of ``scope``.
+
+  Mesh axes that do not divide a dimension leave it whole: XLA would pad it, and adds what stands
+  in the padding to the gradient of a vocabulary that is split too.
+  """
+  if jax.sharding.get_abstract_mesh().empty or not nn.get_logical_axis_rules():
+    return x
+  entries = map(even_axes, nn.logical_to_mesh_axes(names), x.shape)
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
+
+
+def even_axes(entry: str | tuple[str, ...] | None, size: int) -> tuple[str, ...]:
+  """Of the mesh axes in an entry of a ``PartitionSpec`` those that split a dimension evenly."""
+  mesh = jax.sharding.get_abstract_mesh()
+  taken = []
+  for axis in (entry,) if isinstance(entry, str) else entry or ():
+    if axis not in mesh.manual_axes and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0:
+      taken.append(axis)
+      size //= mesh.shape[axis]
+  return tuple(taken)
+
+
+def _precedence(name: str, table: rules.Rules) -> int:
+  rules.rule(name, table)
+  return list(table).index(name)

@@ -16,6 +16,8 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Params
 from jaxgen.sharding import partition
 from jaxgen.training.optimizer import make_schedule
+from jaxgen.sharding.rules import Rules
+from jaxgen.sharding.rules import with_changes
 from jaxgen.training.state import Blueprint
 from jaxgen.training.state import TrainState
 from jaxgen.training.state import shardings
@@ -43,6 +45,8 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
   """
   schedule, decay = make_schedule(config), config.optimizer.ema_decay
 
+  fetch = memory.on_device if config.optimizer.memory == 'host' else lambda tree: tree
+  table = with_changes(config.mesh.rules)
   def train_step(state, frozen, batch):
     rng = jax.random.fold_in(state.rng, state.step)
     parts = (micro_batches(batch, config.train.accumulate),
@@ -65,7 +69,8 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
     if config.train.zero == 2:
       axes = system.axes(tuple(state.params))
       loss, terms, grads = accumulated(
-          loss_of, gathered(state.params, axes), parts, lambda new: scattered(new, axes))
+          loss_of, gathered(state.params, axes, table), parts,
+          lambda new: scattered(new, axes, table))
     else:
       loss, terms, grads = accumulated(loss_of, state.params, parts)
     norm = optax.global_norm(grads)
@@ -90,18 +95,19 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-  """A train step for one mesh; compiles at the first call."""
+  """A train step for one mesh and table of rules; compiles at the first call."""
 
   jitted: Any
   mesh: Mesh
 
   def __call__(self, state: TrainState, frozen: Params, batch: Batch):
-    with partition.scope(self.mesh):
+  table: Rules
+    with partition.scope(self.mesh, self.table):
       return self.jitted(state, frozen, batch)
 
   def lower(self, state: TrainState, frozen: Params, batch: Batch) -> jax.stages.Lowered:
     """The program before it is compiled; arguments may be abstract."""
-    with partition.scope(self.mesh):
+    with partition.scope(self.mesh, self.table):
       return self.jitted.lower(state, frozen, batch)
 
 
@@ -118,7 +124,7 @@ def compile_step(train_step: TrainStep, blueprint: Blueprint,
   jitted = jax.jit(
       train_step, in_shardings=(state, shardings(blueprint.frozen), rows),
       out_shardings=(state, partition.replicated(rows.mesh)), donate_argnums=0)
-  return CompiledStep(jitted, rows.mesh)
+  return CompiledStep(jitted, rows.mesh, blueprint.table)
 
 
 def micro_batches(batch: Batch, count: int) -> Batch:

@@ -12,32 +12,34 @@ from jax.sharding import PartitionSpec
 from jaxgen.core import trees
 from jaxgen.core.types import Params
 from jaxgen.sharding import partition
+from jaxgen.sharding.rules import Rules
 
 SHARDED_BY = 'fsdp'
 
 
-def gathered(params: Params, axes: trees.Tree) -> Params:
+def gathered(params: Params, axes: trees.Tree, table: Rules) -> Params:
   """The parameters whole on every device of an ``fsdp`` group; other mesh axes still split them.
 
   Args:
     params: traced, under the mesh of the run.
     axes: tree of tuples of logical names that holds at least these parameters.
+    table: of the run.
   """
-  return _placed(params, axes, keep=lambda axis: axis != SHARDED_BY)
+  return _placed(params, axes, table, keep=lambda axis: axis != SHARDED_BY)
 
 
-def scattered(gradients: Params, axes: trees.Tree) -> Params:
+def scattered(gradients: Params, axes: trees.Tree, table: Rules) -> Params:
   """Gradients by gathered parameters, each device left with the share that it updates."""
-  return _placed(gradients, axes, keep=lambda axis: True)
+  return _placed(gradients, axes, table, keep=lambda axis: True)
 
 
-def _placed(tree: Params, axes: trees.Tree, keep) -> Params:
+def _placed(tree: Params, axes: trees.Tree, table: Rules, keep) -> Params:
   mesh, names = jax.sharding.get_abstract_mesh(), trees.flatten(axes)
 
   def place(path, leaf):
     entries = [
         tuple(axis for axis in ((entry,) if isinstance(entry, str) else entry or ()) if keep(axis))
-        for entry in partition.spec(names[path], leaf.shape, mesh, path)]
+        for entry in partition.spec(names[path], leaf.shape, mesh, path, table)]
     return jax.lax.with_sharding_constraint(leaf, PartitionSpec(*entries))
 
   return trees.map_named(place, tree)

@@ -65,6 +65,8 @@ BROKEN = {
     'sampling.steps=0': 'above 0',
     'sampling.guidance=-1.0': '0 or more',
 }
+    "mesh.rules=(('keys', 'context', True),)": "as ('keys', ('context',), True)",
+    "mesh.rules=(('heads', ('tensr',), True),)": 'tuple of context, data, fsdp, tensor',
 
 
 @pytest.fixture

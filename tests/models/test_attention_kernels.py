@@ -18,12 +18,15 @@ from jaxgen.models.layers.kernels import xla
 from jaxgen.models.layers.kernels.contract import Kernel
 from jaxgen.models.layers.kernels.contract import Visibility
 from jaxgen.sharding import partition
+from jaxgen.sharding import rules
 from jaxgen.sharding.mesh import make_mesh
+from jaxgen.sharding.rules import RULES
 
 ROWS, LENGTH, KEYS, HEADS, SIZE = 2, 150, 210, 4, 40  # nothing is a multiple of a block
 # The kernel as plain operations, so that it runs here, for rows of any length.
 SPLASH = Kernel(lambda q, k: True, functools.partial(splash.forward, interpret=True),
                 functools.partial(splash.backward, interpret=True))
+RING = rules.with_changes([('keys', ('context',), True)])
 TARGETS = {'tpu': 'tpu_custom_call', 'cuda': '__cudnn$fmha'}
 
 
@@ -144,15 +147,18 @@ def mesh_of(**sizes):
   return make_mesh(ConfigDict(dict(data=1, fsdp=1, context=1, tensor=1) | sizes))
 
 
-@pytest.mark.parametrize('sizes, kv_heads, expected', [
-    (dict(fsdp=2, context=2, tensor=2), 2, (('fsdp',), ('tensor',), ('context',))),
-    (dict(data=2, tensor=4), 2, (('data',), ('tensor',), ())),  # fewer key heads than devices
-    (dict(fsdp=8), 4, None)])  # two rows over eight devices: each computes both
-def test_attention_on_a_mesh_equals_one_device(sizes, kv_heads, expected):
+@pytest.mark.parametrize('sizes, kv_heads, table, expected', [
+    (dict(fsdp=2, context=2, tensor=2), 2, RULES, (('fsdp',), ('tensor',), ('context',), ())),
+    (dict(fsdp=2, context=2, tensor=2), 2, RING,
+     (('fsdp',), ('tensor',), ('context',), ('context',))),
+    (dict(data=2, tensor=4), 2, RULES, (('data',), ('tensor',), (), ())),  # few key heads
+    (dict(context=8), 4, RING, None),  # over which neither queries nor keys divide
+    (dict(fsdp=8), 4, RULES, None)])  # two rows over eight devices: each computes both
+def test_attention_on_a_mesh_equals_one_device(sizes, kv_heads, table, expected):
   q, k, v, visibility, gradient = inputs = make_inputs(kv_heads, True, True)
   alone = attend_and_pull(*inputs)
-  with partition.scope(mesh_of(**sizes)):
-    split = dispatch.split_of(ROWS, HEADS, LENGTH)
+  with partition.scope(mesh_of(**sizes), table):
+    split = dispatch.split_of(ROWS, HEADS, LENGTH, KEYS)
     together = jax.jit(attend_and_pull.__wrapped__)(*inputs)
     program = jax.jit(attend_and_pull.__wrapped__).lower(*inputs).as_text()
   assert (split[1:] if split else None) == expected
@@ -161,13 +167,14 @@ def test_attention_on_a_mesh_equals_one_device(sizes, kv_heads, expected):
     np.testing.assert_allclose(ours, one, atol=2e-5)
 
 
-def test_splash_on_a_mesh_equals_plain_products_on_one_device():
+@pytest.mark.parametrize('table', [RULES, RING], ids=['gathered', 'ring'])
+def test_splash_on_a_mesh_equals_plain_products_on_one_device(table):
   """Rows, heads and queries split; gradients by keys are sums over the queries' devices."""
   *arrays, visibility, gradient = make_inputs(2, True, True)
   expected = both_ways(xla.ANYWHERE, *arrays, visibility, gradient)
 
-  with partition.scope(mesh_of(fsdp=2, context=2, tensor=2)):
-    given = dict(given=(True,) * 4, split=dispatch.split_of(ROWS, HEADS, LENGTH))
+  with partition.scope(mesh_of(fsdp=2, context=2, tensor=2), table):
+    given = dict(given=(True,) * 4, split=dispatch.split_of(ROWS, HEADS, LENGTH, KEYS))
 
     @jax.jit
     def run(arrays, visibility, gradient):
@@ -193,7 +200,8 @@ def test_attention_under_vmap_and_without_jit():
 
 
 @pytest.mark.parametrize('platform, calls', [('tpu', 6), ('cuda', 4)])
-def test_a_whole_denoiser_with_gradients_lowers_for_its_target_on_a_mesh(platform, calls):
+@pytest.mark.parametrize('table', [RULES, RING], ids=['gathered', 'ring'])
+def test_a_whole_denoiser_with_gradients_lowers_for_its_target_on_a_mesh(platform, table, calls):
   """Two scanned stacks: one forward kernel each, and one (cuDNN) or two (splash) backward."""
   config = MMDiTConfig(in_channels=8, cond_dim=16, width=128, heads=2, double_blocks=2,
                        single_blocks=2, axes_dims=(16, 24, 24), remat='dots')
@@ -207,8 +215,12 @@ def test_a_whole_denoiser_with_gradients_lowers_for_its_target_on_a_mesh(platfor
   inputs = (shape(length, 8), shape(1), whole(length, 3), whole(length), shape(prompt, 16),
             whole(prompt, 3), whole(prompt))
 
-  with partition.scope(mesh_of(fsdp=2, context=2, tensor=2)):
+  with partition.scope(mesh_of(fsdp=2, context=2, tensor=2), table):
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     program = jax.jit(jax.grad(lambda *given: model.apply(*given).sum())).trace(
         params, *inputs).lower(lowering_platforms=(platform,)).as_text()
-  assert program.count(TARGETS[platform]) == calls
+  count = program.count(TARGETS[platform])
+  if table is RULES:
+    assert count == calls and 'collective_permute' not in program
+  else:  # more for the keys of other devices
+    assert calls < count <= 2 * calls and 'collective_permute' in program

@@ -1,6 +1,5 @@
 """Meshes, the rule table and where parameters and rows end up."""
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -42,8 +41,27 @@ def test_kernels_split_over_fsdp_and_tensor():
 def test_indivisible_dimension_replicates_only_where_the_table_says_so():
   mesh = mesh_of(data=1, fsdp=2, tensor=4)
   assert partition.spec(('embed', 'kv_heads'), (7, 2), mesh, 'k') == P(None, None)
-  with pytest.raises(UserError, match=r'config\.mesh\.tensor = 4.*heads.*\(30\)'):
+  with pytest.raises(UserError, match=r'config\.mesh\.tensor = 4.*heads.*\(30\).*keep it whole: '
+                     r"mesh\.rules = \(\('heads', \('tensor',\), True\),\)"):
     partition.spec(('embed', 'heads', 'head_dim'), (8, 30, 4), mesh, 'mllm/q/kernel')
+
+
+def test_a_run_may_have_rules_of_its_own():
+  mesh = mesh_of(data=1, fsdp=2, tensor=4)
+  table = rules.with_changes((('heads', ('tensor',), True), ('embed', ('tensor',), True)))
+  assert partition.spec(('embed', 'heads', 'head_dim'), (8, 30, 4), mesh, 'q', table) == P(
+      ('tensor',), None, None)  # the heads do not divide, so the axis is free for the next rule
+  assert partition.spec(('embed', 'heads'), (8, 32), mesh, 'q', table) == P(None, ('tensor',))
+  assert rules.with_changes(()) == rules.RULES
+
+
+@pytest.mark.parametrize('change, message', [
+    (('colour', ('tensor',), True), "'colour': no such logical axis; known:.*'embed'"),
+    (('rows', ('data',), False), "'rows': the loader feeds rows"),
+    (('keys', ('tensor',), True), r"'keys': keys are gathered, \(\), or .* \('context',\)")])
+def test_rules_that_cannot_be_followed(change, message):
+  with pytest.raises(UserError, match=rf'config\.mesh\.rules = {message}'):
+    rules.with_changes((change,))
 
 
 def test_unmapped_name_is_an_error():
@@ -53,7 +71,7 @@ def test_unmapped_name_is_an_error():
 
 def test_every_contract_name_has_a_rule():
   names = ('layers embed heads kv_heads head_dim mlp vocab latent cond patch queries conv_in '
-           'conv_out norm rank chunks positions lora rows tokens act_embed').split()
+           'conv_out norm rank chunks positions lora rows tokens keys act_embed').split()
   assert set(names) == set(rules.RULES)
 
 
@@ -74,12 +92,12 @@ def test_rows_that_do_not_divide():
     partition.row_sharding(mesh_of(), 8, accumulate=2)
 
 
-def test_activations_are_constrained_inside_the_scope():
-  mesh = mesh_of(data=4, fsdp=2)
-
-  def constrain(x):
-    return nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed'))
-
-  with partition.scope(mesh):
-    y = jax.jit(constrain)(np.ones((8, 4, 2), np.float32))
-  assert {shard.data.shape for shard in y.addressable_shards} == {(1, 4, 2)}
+def test_activations_are_spread_inside_the_scope_where_axes_divide():
+  names = ('rows', 'tokens', 'act_embed')
+  with partition.scope(mesh_of(data=2, fsdp=2, context=2)):
+    spread = jax.jit(lambda x: partition.constrained(x, names))
+    shards = {shape: spread(np.ones(shape, np.float32)).addressable_shards[0].data.shape
+              for shape in ((8, 4, 2), (8, 3, 2), (6, 4, 2))}
+  assert shards == {(8, 4, 2): (2, 2, 2), (8, 3, 2): (2, 3, 2), (6, 4, 2): (3, 2, 2)}
+  plain = np.ones((8, 4, 2), np.float32)
+  assert partition.constrained(plain, names) is plain

@@ -15,6 +15,7 @@ from jaxgen.data.loader import make_loader
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sharding import partition
+from jaxgen.sharding.mesh import AXES
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
 from jaxgen.training.latents import Encoder
@@ -25,7 +26,8 @@ from jaxgen.training.step import make_train_step
 from jaxgen.training.step import micro_batches
 
 MESHES = {'one device': dict(data=1), '8': dict(data=8), '4x2': dict(data=4, fsdp=2),
-          '2x2x2': dict(data=2, fsdp=2, tensor=2)}
+          '2x2x2': dict(data=2, fsdp=2, tensor=2), 'gathered keys': dict(data=2, context=4),
+          'ring': dict(data=2, context=4, rules=(('keys', ('context',), True),))}
 
 
 @dataclasses.dataclass
@@ -60,7 +62,7 @@ def bench(tiny_base):
   def make(name):
     config = copy.deepcopy(tiny_base)
     config.mesh.update(MESHES[name])
-    count = int(np.prod(list(config.mesh.values())))
+    count = int(np.prod([config.mesh[axis] for axis in AXES]))
     return Bench(config, make_mesh(config.mesh, jax.devices()[:count]))
   return make
 
@@ -76,7 +78,7 @@ def momenta(state):
   return state.opt_state[1][0].mu
 
 
-@pytest.mark.parametrize('name', ['8', '4x2', '2x2x2'])
+@pytest.mark.parametrize('name', ['8', '4x2', '2x2x2', 'gathered keys', 'ring'])
 def test_losses_and_gradients_on_a_mesh_equal_one_device(bench, name):
   whole_state, whole = run_once(bench('one device'))
   state, metrics = run_once(bench(name))

@@ -24,6 +24,7 @@ from jaxgen.models.layers.modulation import Modulation
 from jaxgen.models.layers.modulation import modulated_norm
 from jaxgen.models.layers.remat import check_remat
 from jaxgen.models.layers.remat import stack
+from jaxgen.sharding.partition import constrained
 
 CLEAN_TIMES = ('same', 'zero')  # of condition tokens: that of the noisy ones, or 0
 
@@ -211,7 +212,7 @@ class DoubleBlock(nn.Module):
     x = x + gate * projection(attended)
     mlp = MLP(config.hidden, gelu_tanh, dtype=dtype, name=f'{name}_mlp')
     x = x + mlp_gate * mlp(modulated_norm(x, mlp_shift, mlp_scale))
-    return nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed'))
+    return constrained(x, ('rows', 'tokens', 'act_embed'))
 
 
 class SingleBlock(nn.Module):
@@ -240,7 +241,7 @@ class SingleBlock(nn.Module):
                  activation=functools.partial(_gelu_behind, config.head_dim), name='out')(
                      jnp.concatenate([attended, hidden], axis=-1))
     x = x + gate * out
-    return nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed')), None
+    return constrained(x, ('rows', 'tokens', 'act_embed')), None
 
 
 def _gelu_behind(head_dim: int, x: jax.Array) -> jax.Array:

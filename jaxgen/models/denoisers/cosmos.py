@@ -27,6 +27,7 @@ from jaxgen.models.layers.norms import RMSNorm
 from jaxgen.models.layers.remat import check_remat
 from jaxgen.models.layers.remat import stack
 from jaxgen.models.layers.rope import angles
+from jaxgen.sharding.partition import constrained
 
 PATCH_AREA = 4  # latent pixels of a token; a mask has one channel for each
 BASE_FPS = 24.0  # frames per second at which the time position is the frame's number
@@ -212,7 +213,7 @@ class CosmosBlock(nn.Module):
     mlp = MLP(int(config.width * config.mlp_ratio), gelu_exact, use_bias=False, dtype=dtype,
               name='mlp')
     x = x + gate * mlp(modulated_norm(x, shift, scale))
-    return nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed')), None
+    return constrained(x, ('rows', 'tokens', 'act_embed')), None
 
 
 class TimeVectors(nn.Module):

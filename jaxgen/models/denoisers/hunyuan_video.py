@@ -27,6 +27,7 @@ from jaxgen.models.layers.norms import LayerNorm
 from jaxgen.models.layers.remat import stack
 from jaxgen.models.layers.rope import angles
 from jaxgen.models.layers.segments import segment_one_hot
+from jaxgen.sharding.partition import constrained
 
 REFINER_RATIO = 4  # hidden units of the refiner's MLP to its width, whatever the blocks have
 
@@ -184,7 +185,7 @@ class RefinerBlock(nn.Module):
     normed = LayerNorm(axis='embed', dtype=dtype, name='mlp_norm')(x)
     mlp = MLP(REFINER_RATIO * config.width, nn.silu, dtype=dtype, name='mlp')
     x = x + mlp_gate * mlp(normed)
-    return nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed')), None
+    return constrained(x, ('rows', 'tokens', 'act_embed')), None
 
 
 def segment_means(states: jax.Array, segments: jax.Array, groups: int) -> jax.Array:

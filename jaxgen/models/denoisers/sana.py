@@ -28,6 +28,7 @@ from jaxgen.models.layers.neighbours import neighbours
 from jaxgen.models.layers.norms import RMSNorm
 from jaxgen.models.layers.remat import check_remat
 from jaxgen.models.layers.remat import stack
+from jaxgen.sharding.partition import constrained
 
 TEXT_EPSILON = 1e-5
 
@@ -160,7 +161,7 @@ class SanaBlock(nn.Module):
 
     mlp = MixingMLP(config.hidden, dtype, name='mlp')
     x = x + mlp_gate * mlp(modulated_norm(x, mlp_shift, mlp_scale), indices)
-    return nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed')), None
+    return constrained(x, ('rows', 'tokens', 'act_embed')), None
 
 
 class TabledModulation(nn.Module):

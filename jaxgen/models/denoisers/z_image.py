@@ -30,6 +30,7 @@ from jaxgen.models.layers.norms import RMSNorm
 from jaxgen.models.layers.remat import check_remat
 from jaxgen.models.layers.remat import stack
 from jaxgen.models.layers.rope import angles
+from jaxgen.sharding.partition import constrained
 
 PATCH_AREA = 4  # latent pixels of a token
 EPSILON = 1e-5  # of every RMS norm
@@ -197,4 +198,4 @@ class ZImageBlock(nn.Module):
     hidden = GatedMLP(config.hidden, dtype=dtype, name='mlp')(
         norm('mlp_norm')(x) * (1 + mlp_scale))
     x = x + mlp_gate * norm('mlp_out_norm')(hidden)
-    return nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed')), None
+    return constrained(x, ('rows', 'tokens', 'act_embed')), None

@@ -18,6 +18,7 @@ from jaxgen.models.layers.remat import recomputed
 from jaxgen.models.layers.rope import RopeScaling
 from jaxgen.models.layers.rope import apply_rope
 from jaxgen.models.layers.rope import sectioned_angles
+from jaxgen.sharding.partition import constrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +234,7 @@ class DecoderBlock(nn.Module):
     A block that does not run (bool[], None = it does) hands its input on.
     """
     c = self.config
-    x = start = nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed'))
+    x = start = constrained(x, ('rows', 'tokens', 'act_embed'))
     given = x if self.collect else None
     norm = RMSNorm(epsilon=c.norm_eps, dtype=self.dtype, name='attention_norm')
     out, kv = CausalAttention(c, self.dtype, name='attention')(

@@ -19,6 +19,7 @@ from jaxgen.models.layers.remat import recomputed
 from jaxgen.models.layers.rope import angles
 from jaxgen.models.layers.rope import apply_rope
 from jaxgen.models.layers.windows import attend_windows
+from jaxgen.sharding.partition import constrained
 
 THETA = 10_000.0
 NORM_EPS = 1e-6
@@ -159,7 +160,7 @@ class QwenVisionBlock(nn.Module):
   def __call__(self, x, full, rotation, images, windows):
     """Maps f[B, P, D] to the same; ``full`` bool[] says whether to look beyond the window."""
     c = self.config
-    x = nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed'))
+    x = constrained(x, ('rows', 'tokens', 'act_embed'))
     normed = RMSNorm(NORM_EPS, dtype=self.dtype, name='attention_norm')(x)
     q, k, v = (Linear((c.heads, c.width // c.heads), ('embed', 'heads', 'head_dim'),
                       dtype=self.dtype, name=name)(normed) for name in 'qkv')

@@ -29,7 +29,8 @@ def attend(
 
   The kernel is the best one of the platform that the program is lowered for (``kernels``). Under
   a mesh, rows, heads and queries are split by the logical rules ``rows``, ``heads`` and
-  ``tokens`` where they divide.
+  ``tokens`` where they divide. Keys are gathered, or go round the devices where the rule ``keys``
+  splits them as queries are.
 
   Args:
     q: f[B, L, N, H].
@@ -43,10 +44,10 @@ def attend(
   Returns:
     f[B, L, N, H] in the dtype of ``q``; the softmax is fp32.
   """
-  (rows, length, heads, size), kv_heads = q.shape, k.shape[2]
+  (rows, length, heads, size), (_, keys, kv_heads, _) = q.shape, k.shape
   assert heads % kv_heads == 0, (heads, kv_heads)
-  split = dispatch.split_of(rows, heads, length)
-  if split is not None and split.heads != _heads_split(rows, kv_heads, length):
+  split = dispatch.split_of(rows, heads, length, keys)
+  if split is not None and split.heads != _heads_split(rows, kv_heads, length, keys):
     # Fewer key heads than devices that split the heads: each device needs its own copy.
     k, v = (x.repeat(heads // kv_heads, axis=2) for x in (k, v))
   visibility = Visibility(q_segments, kv_segments, q_positions, kv_positions)
@@ -79,6 +80,6 @@ def _attention_backward(split, residuals, gradient):
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _heads_split(rows, heads, length):
-  split = dispatch.split_of(rows, heads, length)
+def _heads_split(rows, heads, length, keys):
+  split = dispatch.split_of(rows, heads, length, keys)
   return split.heads if split is not None else ()

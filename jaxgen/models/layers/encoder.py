@@ -11,6 +11,7 @@ from jaxgen.models.layers.mlp import MLP
 from jaxgen.models.layers.mlp import gelu_exact
 from jaxgen.models.layers.norms import LayerNorm
 from jaxgen.models.layers.norms import RMSNorm
+from jaxgen.sharding.partition import constrained
 
 
 class EncoderBlock(nn.Module):
@@ -46,7 +47,7 @@ class EncoderBlock(nn.Module):
       segments: i32[B, L], or None: every token sees every token of its row.
       positions: i32[B, L], given for causal attention.
     """
-    x = nn.with_logical_constraint(x, ('rows', 'tokens', 'act_embed'))
+    x = constrained(x, ('rows', 'tokens', 'act_embed'))
     normed = self._layer_norm('attention_norm', x)
     x = x + self._scaled('attention_scale', self._attention(normed, segments, positions))
     mlp = MLP(self.mlp, activation=self.activation, dtype=self.dtype, name='mlp')

@@ -18,11 +18,13 @@ from jax.interpreters import mlir
 from jax.sharding import PartitionSpec
 
 from jaxgen.models.layers.kernels import cudnn
+from jaxgen.models.layers.kernels import ring
 from jaxgen.models.layers.kernels import splash
 from jaxgen.models.layers.kernels import xla
 from jaxgen.models.layers.kernels.contract import Arrays
 from jaxgen.models.layers.kernels.contract import Kernel
 from jaxgen.models.layers.kernels.contract import Visibility
+from jaxgen.sharding.partition import even_axes
 
 # In the order of preference; the last one of each fits always.
 KERNELS = {
@@ -36,34 +38,31 @@ KERNELS = {
 class Split(NamedTuple):
   """How the devices share the work; each entry but ``mesh`` holds names of its axes.
 
-  Keys and values are not split along their tokens: with queries split over ``tokens``, every
-  device holds all keys of its rows and heads.
+  ``keys`` is ``tokens``, and keys go round the devices in a ring; or it is empty, and every device
+  gathers all keys of its rows and heads.
   """
 
   mesh: jax.sharding.AbstractMesh
   rows: tuple[str, ...]
   heads: tuple[str, ...]
   tokens: tuple[str, ...]
+  keys: tuple[str, ...]
 
 
-def split_of(rows: int, heads: int, tokens: int) -> Split | None:
-  """How the mesh and the logical rules of the context split so many rows, heads and queries.
+def split_of(rows: int, heads: int, tokens: int, keys: int) -> Split | None:
+  """How the mesh and the logical rules of the context split so many rows, heads, queries and keys.
 
   Mesh axes that do not divide a dimension leave it whole. None where nothing is split.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return None
-  entries = []
-  for name, size in (('rows', rows), ('heads', heads), ('tokens', tokens)):
-    axes = nn.logical_to_mesh_axes((name,))[0] or ()
-    taken = []
-    for axis in (axes,) if isinstance(axes, str) else axes:
-      if axis not in mesh.manual_axes and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0:
-        taken.append(axis)
-        size //= mesh.shape[axis]
-    entries.append(tuple(taken))
-  return Split(mesh, *entries) if any(entries) else None
+  sizes = dict(rows=rows, heads=heads, tokens=tokens, keys=keys)
+  axes = {name: even_axes(nn.logical_to_mesh_axes((name,))[0], size)
+          for name, size in sizes.items()}
+  if axes['keys'] != axes['tokens']:
+    axes['keys'] = ()
+  return Split(mesh, **axes) if any(axes.values()) else None
 
 
 def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility,
@@ -86,7 +85,7 @@ def run_forward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[bool
                 split: Split | None) -> Arrays:
   """What ``FORWARD`` becomes: the first of the kernels that fits what one device has to do."""
   def local(q, k, v, *visible):
-    kernel = _first_that_fits(kernels, q, k)
+    kernel = _kernel_for(q, k, kernels, split)
     return kernel.forward(q, k, v, _visibility(visible, given))
 
   return _on_each_device(local, split, given, ('q', 'kv', 'kv'), ('q', 'log'))(*arrays)
@@ -94,12 +93,12 @@ def run_forward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[bool
 
 def run_backward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[bool, ...],
                  split: Split | None) -> Arrays:
-  """What ``BACKWARD`` becomes; gradients by keys are summed over the devices of their queries."""
+  """What ``BACKWARD`` becomes; gradients by keys that every device holds are summed over them."""
   def local(q, k, v, out, log_total, gradient, *visible):
-    kernel = _first_that_fits(kernels, q, k)
+    kernel = _kernel_for(q, k, kernels, split)
     by_q, by_k, by_v = kernel.backward(
         q, k, v, _visibility(visible, given), out, log_total, gradient)
-    if split is not None and split.tokens:
+    if split is not None and split.tokens and not split.keys:
       by_k, by_v = jax.lax.psum((by_k, by_v), split.tokens)
     return by_q, by_k, by_v
 
@@ -118,20 +117,22 @@ def _visibility(arrays, given):
   return Visibility(*(next(arrays) if there else None for there in given))
 
 
-def _first_that_fits(kernels, q, k):
-  return next(kernel for kernel in kernels if kernel.fits(q, k))
+def _kernel_for(q, k, kernels, split):
+  """The first that fits the queries and keys of a device."""
+  kernel = next(kernel for kernel in kernels if kernel.fits(q, k))
+  return ring.around(kernel, split.keys) if split is not None and split.keys else kernel
 
 
 def _on_each_device(local, split, given, inputs, outputs):
   """``local`` with each device's part of the arrays."""
   if split is None:
     return local
-  rows, heads, tokens = (axes or None for axes in split[1:])
+  rows, heads, tokens, keys = (axes or None for axes in split[1:])
   specs = {
       'q': PartitionSpec(rows, heads, tokens, None),
-      'kv': PartitionSpec(rows, heads, None, None),
+      'kv': PartitionSpec(rows, heads, keys, None),
       'log': PartitionSpec(rows, heads, tokens)}
-  visible = [PartitionSpec(rows, tokens), PartitionSpec(rows, None)] * 2
+  visible = [PartitionSpec(rows, tokens), PartitionSpec(rows, keys)] * 2
   return jax.shard_map(
       local, mesh=split.mesh, check_vma=False,
       in_specs=(*(specs[name] for name in inputs),

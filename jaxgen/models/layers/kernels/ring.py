@@ -1,0 +1,94 @@
+"""Attention whose keys stay split over devices: they go round, and queries meet all of them.
+
+A kernel knows the sum of its softmax, so results over parts of the keys can be joined, and its
+backward pass, given the joined sum, gives the part of the gradients that its keys have in them
+(Ring Attention, arXiv 2310.01889). No device ever holds more keys than its own and those on their
+way; the next ones travel while attention to the present ones is computed.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.models.layers.kernels.contract import Arrays
+from jaxgen.models.layers.kernels.contract import Kernel
+from jaxgen.models.layers.kernels.contract import Visibility
+
+UNSEEN = -1e30  # logarithm of the sum over no key; finite, so that two of them make no NaN
+
+
+def around(kernel: Kernel, axes: Sequence[str]) -> Kernel:
+  """The kernel for the queries of one device and the keys of all along some mesh axes.
+
+  Args:
+    kernel: for the queries and keys of one device each.
+    axes: of the mesh; tokens lie along them in equal parts.
+  """
+  return Kernel(kernel.fits, functools.partial(_forward, kernel, axes),
+                functools.partial(_backward, kernel, axes))
+
+
+def _forward(kernel: Kernel, axes: Sequence[str], q: jax.Array, k: jax.Array, v: jax.Array,
+             visibility: Visibility) -> Arrays:
+  def part(keys):
+    k, v, *of_keys = keys
+    here = _of(visibility, of_keys)
+    out, log_total = kernel.forward(q, k, v, here)
+    sees = here.sees()
+    if sees is not None:
+      log_total = jnp.where(sees[:, None], log_total, UNSEEN)
+    return out.astype(jnp.float32), log_total
+
+  def turn(carry, _):
+    keys, joined = carry
+    return (_passed_on(keys, axes), _join(joined, part(keys))), None
+
+  keys = k, v, visibility.kv_segments, visibility.kv_positions
+  carry = _passed_on(keys, axes), part(keys)
+  (_, (out, log_total)), _ = jax.lax.scan(turn, carry, length=jax.lax.axis_size(axes) - 1)
+  return out.astype(q.dtype), jnp.where(log_total > UNSEEN / 2, log_total, 0)
+
+
+def _backward(kernel: Kernel, axes: Sequence[str], q: jax.Array, k: jax.Array, v: jax.Array,
+              visibility: Visibility, out: jax.Array, log_total: jax.Array, gradient: jax.Array
+              ) -> Arrays:
+  """The gradients of keys travel one turn behind them, and end where the keys are at home."""
+  def part(keys):
+    k, v, *of_keys = keys
+    by_q, *by_keys = kernel.backward(
+        q, k, v, _of(visibility, of_keys), out, log_total, gradient)
+    return jax.tree.map(lambda x: x.astype(jnp.float32), (by_q, by_keys))
+
+  def turn(carry, _):
+    keys, by_q, by_keys = carry
+    more_by_q, more_by_keys = part(keys)
+    by_keys = jax.tree.map(jnp.add, _passed_on(by_keys, axes), more_by_keys)
+    return (_passed_on(keys, axes), by_q + more_by_q, by_keys), None
+
+  keys = k, v, visibility.kv_segments, visibility.kv_positions
+  carry = _passed_on(keys, axes), *part(keys)
+  (_, by_q, by_keys), _ = jax.lax.scan(turn, carry, length=jax.lax.axis_size(axes) - 1)
+  by_k, by_v = _passed_on(by_keys, axes)
+  return by_q.astype(q.dtype), by_k.astype(k.dtype), by_v.astype(v.dtype)
+
+
+def _of(visibility, of_keys):
+  segments, positions = of_keys
+  return visibility._replace(kv_segments=segments, kv_positions=positions)
+
+
+def _passed_on(tree: Any, axes: Sequence[str]) -> Any:
+  """What the device before had, on each."""
+  ways = jax.lax.axis_size(axes)
+  pairs = [(source, (source + 1) % ways) for source in range(ways)]
+  return jax.tree.map(lambda x: jax.lax.ppermute(x, axes, pairs), tree)
+
+
+def _join(one: Arrays, other: Arrays) -> Arrays:
+  """Attention to both parts of the keys, from (out f32[B, N, L, H], f32[B, N, L]) of each."""
+  log_total = jnp.logaddexp(one[1], other[1])
+  out = sum(out * jnp.exp(log - log_total)[..., None] for out, log in (one, other))
+  return out, log_total
