@@ -24,6 +24,9 @@ def make_mesh(
     sizes: ConfigDict, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
   """Arranges the devices along the four axes of the project.
 
+  Neighbours along ``tensor`` reach each other best, then those along ``context``, ``fsdp`` and
+  ``data``: what is left of the slow network between slices or nodes falls to the axes on the left.
+
   Args:
     sizes: ``config.mesh``; one axis may be -1 and takes the devices that are left.
     devices: all devices of the run unless given.
@@ -35,7 +38,7 @@ def make_mesh(
   shape = _resolve(sizes, len(devices))
   if devices[0].platform == 'tpu':
     return jax.sharding.Mesh(_tpu_grid(shape, devices), AXES)
-  return jax.sharding.Mesh(np.asarray(devices).reshape(shape), AXES)
+  return jax.sharding.Mesh(np.asarray(sorted(devices, key=_place)).reshape(shape), AXES)
 
 
 def _resolve(sizes: ConfigDict, count: int) -> tuple[int, ...]:
@@ -50,12 +53,22 @@ def _resolve(sizes: ConfigDict, count: int) -> tuple[int, ...]:
   return tuple(shape)
 
 
+def _place(device: jax.Device) -> tuple[int, int, int]:
+  """GPUs of a node side by side, whichever way the launcher numbered its processes."""
+  return _slice(device), device.process_index, device.id
+
+
+def _slice(device: jax.Device) -> int:
+  """Number of the TPU slice, or of the node whose GPUs share NVLink; 0 where there is none."""
+  return getattr(device, 'slice_index', 0)
+
+
 def _tpu_grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
   """Follows the torus of a slice; only the data axis crosses from slice to slice.
 
   A mesh axis of 8 on a 4 x 4 x 4 torus takes one of its dimensions and a half of another.
   """
-  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  slices = len(set(map(_slice, devices)))
   if slices == 1:
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
   if shape[0] % slices:
