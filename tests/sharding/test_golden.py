@@ -22,7 +22,10 @@ from jaxgen.systems.registry import make_system
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 # Config -> sizes of data, fsdp, context and tensor: every kind of axis is in use.
-MESHES = {'iomm/pretrain_b': (4, 8, 1, 2), 'iomm/pretrain_l': (4, 8, 1, 4)}
+MESHES = {
+    'iomm/pretrain_b': (4, 8, 1, 2), 'iomm/pretrain_l': (4, 8, 1, 4),
+    'iomm/pretrain_xl': (4, 8, 1, 2), 'iomm/finetune_xl_512': (1, 64, 1, 1),
+    'plans/flux_12b': (1, 64, 1, 1), 'plans/hunyuan_video_13b': (2, 16, 2, 2)}
 
 
 def describe(name: str) -> str:
