@@ -104,12 +104,12 @@ def _check_train(config: ConfigDict) -> None:
 
 def _check_mesh(config: ConfigDict) -> None:
   sizes = config.mesh.to_dict()
+  rules = sizes.pop('rules')
   for axis, size in sizes.items():
     if size != -1 and size < 1:
       raise user_error(f'config.mesh.{axis}', size, 'use 1 or more, or -1 for the devices left')
   free = [axis for axis, size in sizes.items() if size == -1]
   if len(free) > 1:
-  rules = sizes.pop('rules')
     raise user_error(f'config.mesh.{free[1]}', -1,
                      f'mesh.{free[0]} is -1 already; only one axis can take the devices left')
   rows = config.train.rows // config.train.accumulate
@@ -118,11 +118,6 @@ def _check_mesh(config: ConfigDict) -> None:
     raise user_error('config.train.rows', config.train.rows,
                      f'rows of a micro-batch ({rows}) must be a multiple of mesh.data x mesh.fsdp '
                      f'= {ways}')
-
-
-def _check_changes(changes: tuple) -> None:
-  for entry in changes:
-    if not (len(entry) == 2 and isinstance(entry[0], str) and entry[1] in WAYS):
   if not all(_is_mesh_rule(rule, sizes) for rule in rules):
     raise user_error('config.mesh.rules', rules, "each rule is (logical axis, tuple of "
                      f"{', '.join(sizes)}, True or False), as ('keys', ('context',), True)")
@@ -132,6 +127,11 @@ def _is_mesh_rule(rule: object, axes: Mapping[str, int]) -> bool:
   return (isinstance(rule, tuple) and len(rule) == 3 and isinstance(rule[0], str)
           and isinstance(rule[1], tuple) and all(axis in axes for axis in rule[1])
           and isinstance(rule[2], bool))
+
+
+def _check_changes(changes: tuple) -> None:
+  for entry in changes:
+    if not (len(entry) == 2 and isinstance(entry[0], str) and entry[1] in WAYS):
       raise user_error('config.init_from.changes', entry,
                        f'each entry is (regex over group/path, one of {", ".join(WAYS)})')
 

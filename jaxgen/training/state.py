@@ -16,14 +16,14 @@ from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.sharding import partition
+from jaxgen.sharding.rules import Rules
+from jaxgen.sharding.rules import with_changes
 from jaxgen.training.optimizer import make_optimizer
 
 AUTOENCODER = 'autoencoder'  # the group that runs before the step
 
 
 @flax.struct.dataclass
-from jaxgen.sharding.rules import Rules
-from jaxgen.sharding.rules import with_changes
 class TrainState:
   """Everything that a step changes; frozen parameters stay outside.
 
@@ -55,9 +55,7 @@ class Blueprint:
     trains: parameter path -> whether it trains.
     optimizer: of the trainable parameters.
     state: ``TrainState`` of ``ShapeDtypeStruct`` with shardings.
-    stored: the other parameters likewise, in ``config.model.frozen_dtype``, as they are saved.
-    frozen: the same as steps read them, quantised where the config says so.
-    quantize: makes ``frozen`` of ``stored``.
+    frozen: the other parameters likewise, in ``config.model.frozen_dtype``.
     table: from logical axes to those of the mesh.
   """
 
@@ -66,6 +64,7 @@ class Blueprint:
   optimizer: optax.GradientTransformation
   state: TrainState
   frozen: Params
+  table: Rules
 
 
 def make_blueprint(config: ConfigDict, system: Any, groups: Sequence[str], mesh: Mesh) -> Blueprint:
@@ -73,8 +72,6 @@ def make_blueprint(config: ConfigDict, system: Any, groups: Sequence[str], mesh:
 
   Args:
     config: of the run.
-  quantize: Callable[[Params], Params]
-  table: Rules
     system: provides ``groups``, ``shapes`` and ``axes``.
     groups: parameter groups that the objectives need.
     mesh: of the run.
@@ -85,36 +82,17 @@ def make_blueprint(config: ConfigDict, system: Any, groups: Sequence[str], mesh:
   """
   groups = tuple(groups)
   trains, table = trainable_paths(config, system, groups), with_changes(config.mesh.rules)
-  kernels, axes = _kernels_to_quantize(config, system, trains), system.axes(groups)
-
-  def placed(shapes, axes):
-    def place(path, leaf, names):
-      where = NamedSharding(mesh, partition.spec(names, leaf.shape, mesh, path, table))
-      return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-
-    return trees.map_named(place, shapes, axes)
-
-  params, stored = trees.partition(placed(system.shapes(groups), axes), trains)
+  shapes, axes = system.shapes(groups), system.axes(groups)
+  placed = trees.map_named(
+      lambda _, leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+      shapes, partition.parameter_shardings(axes, shapes, mesh, table))
+  params, frozen = trees.partition(placed, trains)
   optimizer = make_optimizer(config, trees.partition(axes, trains)[0])
   dtype = jnp.dtype(config.model.frozen_dtype)
-  stored = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding), stored)
-  quantize = functools.partial(quantized.quantize, axes=axes, kernels=kernels)
-  frozen = placed(jax.eval_shape(quantize, stored), quantized.quantized_axes(axes, kernels))
-  if kernels:
-    quantize = jax.jit(quantize, out_shardings=shardings(frozen))
-  return Blueprint(groups, trains, optimizer, _abstract_state(config, optimizer, params, mesh),
-                   stored, frozen, quantize, table)
-
-
-def check_memory(config: ConfigDict, mesh: Mesh) -> None:
-  """Raises a ``UserError`` for what shall lie on the host where devices cannot fetch it."""
-  models = trees.flatten(config.model.to_dict(), 'config/model')
-  wishes = {path: value for path, value in models.items() if path.endswith('/remat')}
-  wishes['config/optimizer/memory'] = config.optimizer.memory
-  for path, value in wishes.items():
-    if value in ('host', 'offload'):
-      memory.check_host(path.replace('/', '.'), value, mesh)
+  frozen = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding), frozen)
+  return Blueprint(groups, trains, optimizer,
+                   _abstract_state(config, optimizer, params, mesh), frozen, table)
 
 
 def trainable_paths(config: ConfigDict, system: Any, groups: Sequence[str]) -> dict[str, bool]:

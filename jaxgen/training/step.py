@@ -15,9 +15,9 @@ from jaxgen.core import trees
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Params
 from jaxgen.sharding import partition
-from jaxgen.training.optimizer import make_schedule
 from jaxgen.sharding.rules import Rules
 from jaxgen.sharding.rules import with_changes
+from jaxgen.training.optimizer import make_schedule
 from jaxgen.training.state import Blueprint
 from jaxgen.training.state import TrainState
 from jaxgen.training.state import shardings
@@ -38,15 +38,14 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
   the counters.
 
   Args:
-    config: ``optimizer``, ``train.accumulate`` and ``train.zero`` are read.
+    config: ``optimizer``, ``train.accumulate``, ``train.zero`` and ``mesh.rules`` are read.
     system: handed to the objectives.
     objectives: name -> (objective, weight).
     optimizer: of the trainable parameters.
   """
   schedule, decay = make_schedule(config), config.optimizer.ema_decay
-
-  fetch = memory.on_device if config.optimizer.memory == 'host' else lambda tree: tree
   table = with_changes(config.mesh.rules)
+
   def train_step(state, frozen, batch):
     rng = jax.random.fold_in(state.rng, state.step)
     parts = (micro_batches(batch, config.train.accumulate),
@@ -99,9 +98,9 @@ class CompiledStep:
 
   jitted: Any
   mesh: Mesh
+  table: Rules
 
   def __call__(self, state: TrainState, frozen: Params, batch: Batch):
-  table: Rules
     with partition.scope(self.mesh, self.table):
       return self.jitted(state, frozen, batch)
 

@@ -60,13 +60,13 @@ BROKEN = {
     'train.keep=0': 'above 0',
     'mesh.fsdp=0': '1 or more, or -1',
     'mesh.tensor=-1': 'mesh.data is -1 already',
+    "mesh.rules=(('keys', 'context', True),)": "as ('keys', ('context',), True)",
+    "mesh.rules=(('heads', ('tensr',), True),)": 'tuple of context, data, fsdp, tensor',
     'trainable=((".*", False),)': 'nothing trains',
     'init_from.weights=latest': 'ema, params',
     'sampling.steps=0': 'above 0',
     'sampling.guidance=-1.0': '0 or more',
 }
-    "mesh.rules=(('keys', 'context', True),)": "as ('keys', ('context',), True)",
-    "mesh.rules=(('heads', ('tensr',), True),)": 'tuple of context, data, fsdp, tensor',
 
 
 @pytest.fixture
