@@ -70,9 +70,10 @@ def generate(system: System, params: Params, texts: Sequence[str], *, tokenizer,
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   rows = math.ceil(min(rows, len(texts)) / ways) * ways
   images = []
+  # Outside of the scope, where Flax refuses the axes of a kernel that slides over height and width.
+  params = trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
+                           partition.parameter_shardings(system.axes(), params, mesh))
   with partition.scope(mesh):
-    params = trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
-                             partition.parameter_shardings(system.axes(), params, mesh))
     for start in range(0, len(texts), rows):
       chunk = list(texts[start:start + rows])
       padding = rows - len(chunk)
