@@ -84,15 +84,30 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-  """Reads the JSON of a workdir; lists become tuples again, and the result is locked."""
+  """Reads the JSON of a workdir; lists become tuples again, and the result is locked.
+
+  A field that did not exist yet when the JSON was written has its default, which means what was
+  done then.
+
+  Raises:
+    UserError: the JSON of something else.
+  """
   def restore(value):
     if isinstance(value, dict):
       return {key: restore(item) for key, item in value.items()}
     return tuple(restore(item) for item in value) if isinstance(value, list) else value
 
-  config = ConfigDict(restore(json.loads(text)))
-  missing = sorted(set(schema.base_config()) - set(config))
+  values, defaults = restore(json.loads(text)), schema.base_config().to_dict()
+  missing = sorted(defaults.keys() - values.keys())
   if missing:
     raise user_error('config.json', missing, 'sections are missing; is this a jaxgen workdir?')
+  config = ConfigDict(_filled(values, defaults))
   config.lock()
   return config
+
+
+def _filled(values: Any, defaults: Any) -> Any:
+  """The values, and the defaults of fields that they lack."""
+  if not isinstance(values, dict) or not isinstance(defaults, dict):
+    return values
+  return defaults | {name: _filled(value, defaults.get(name)) for name, value in values.items()}

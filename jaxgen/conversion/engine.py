@@ -11,8 +11,10 @@ parameter: the layers of a scanned stack.
 """
 
 import dataclasses
+import functools
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from typing import Protocol
 
@@ -141,6 +143,27 @@ class Link:
     return cuts
 
 
+@dataclasses.dataclass(frozen=True)
+class Unwritten:
+  """A tensor of theirs that is made when ``np.asarray`` asks for it.
+
+  Attributes:
+    shape, dtype: of the tensor.
+    make: the values.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  make: Callable[[], np.ndarray]
+
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    return self.make() if dtype is None else self.make().astype(dtype)
+
+
 Rules = tuple[Rule | Constant, ...]
 
 
@@ -196,19 +219,34 @@ def to_torch(rules: Rules, params: trees.Tree) -> dict[str, np.ndarray]:
     Arrays by their names, mostly views of ours; copy before changing them.
   """
   flat = {path: np.asarray(leaf) for path, leaf in trees.flatten(params).items()}
+  return {name: np.asarray(tensor) for name, tensor in unwritten(rules, flat).items()}
+
+
+def unwritten(rules: Rules, params: trees.Tree,
+              fetch: Callable[[Any], np.ndarray] = np.asarray) -> dict[str, 'Unwritten']:
+  """Their tensors, none of them made yet.
+
+  Args:
+    rules: the name table.
+    params: our parameter tree, leaves with ``.shape``, ``.dtype`` and slices.
+    fetch: makes a numpy array of a slice of a leaf.
+  """
+  flat = trees.flatten(params)
   links, constants = _resolve(rules, flat)
-  tensors: dict[str, np.ndarray] = {}
-  joined: dict[str, list[np.ndarray]] = {}
+  shapes, dtype = _shapes(links), next(iter(flat.values())).dtype
+  parts: dict[str, list[Link]] = {}
   for link in links:
-    array = link.write(link.view(flat[link.path]))
-    if link.rows is None:
-      tensors[link.theirs] = array
-    else:
-      joined.setdefault(link.theirs, []).append(array)
-  tensors |= {name: np.concatenate(arrays) for name, arrays in joined.items()}
-  dtype = next(iter(flat.values())).dtype
+    parts.setdefault(link.theirs, []).append(link)
+
+  def make(own: list[Link]) -> np.ndarray:
+    arrays = [link.write(fetch(link.view(flat[link.path]))) for link in own]
+    return arrays[0] if own[0].rows is None else np.concatenate(arrays)
+
+  tensors = {name: Unwritten(shapes[name], np.dtype(flat[own[0].path].dtype),
+                             functools.partial(make, own)) for name, own in parts.items()}
   for name, (shape, value) in constants.items():
-    tensors[name] = np.full(shape, value, dtype)
+    tensors[name] = Unwritten(shape, np.dtype(dtype),
+                              functools.partial(np.full, shape, value, dtype))
   return tensors
 
 

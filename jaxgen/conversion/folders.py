@@ -13,6 +13,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
+from jaxgen.conversion.engine import Unwritten
 from jaxgen.conversion.stored import SafetensorsFile
 from jaxgen.conversion.stored import StoredTensor
 from jaxgen.conversion.torch_files import ENDINGS as TORCH_ENDINGS
@@ -76,14 +77,15 @@ def read_config(folder: str, config: str = CONFIG) -> dict[str, Any]:
   return _read_json(epath.Path(folder) / config)
 
 
-def save_folder(folder: str, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], *,
+def save_folder(folder: str, config: Mapping[str, Any],
+                tensors: Mapping[str, np.ndarray | Unwritten], *,
                 stem: str, shard_bytes: int = _SHARD_BYTES, config_name: str = CONFIG) -> None:
   """Writes a model folder in one piece: a temporary sibling is filled, then renamed.
 
   Args:
     folder: where to; must not exist, or be empty.
     config: contents of the config file.
-    tensors: arrays by name, made contiguous shard by shard.
+    tensors: arrays by name, made and contiguous shard by shard, in the order of their names.
     stem: ``model`` for transformers, ``diffusion_pytorch_model`` for diffusers.
     shard_bytes: most bytes of one file; more are split, with an index.
     config_name: name of the config file.
@@ -175,7 +177,7 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
   return value
 
 
-def _write_shards(root: epath.Path, tensors: Mapping[str, np.ndarray], stem: str,
+def _write_shards(root: epath.Path, tensors: Mapping[str, np.ndarray | Unwritten], stem: str,
                   shard_bytes: int) -> None:
   shards: list[list[str]] = [[]]
   used = 0

@@ -1,16 +1,21 @@
 """Models of PyTorch libraries as modules and parameters, and back: the two public functions."""
 
+import collections
+import dataclasses
+import functools
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 
 from jaxgen.conversion import engine
 from jaxgen.conversion import families
@@ -18,10 +23,12 @@ from jaxgen.conversion import streaming
 from jaxgen.conversion.external import External
 from jaxgen.conversion.external import open_external
 from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.transforms import whole
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import mismatch
 from jaxgen.core.types import Params
+from jaxgen.core.weights import Stored
 from jaxgen.models import registry
 from jaxgen.sharding.partition import parameter_shardings
 
@@ -61,6 +68,9 @@ def load_pretrained(path: str, *, dtype: Any = None, mesh: Mesh | None = None
 def save_pretrained(module: nn.Module, params: Params, path: str, *, layout: str = '') -> None:
   """Writes a model as a folder that ``from_pretrained`` of its class reads.
 
+  Parameters that are spread over several processes are gathered tensor by tensor: all of them
+  must call this, and process 0 writes.
+
   Args:
     module: one that ``load_pretrained`` or ``registry.build`` made.
     params: its parameters, in the dtype that is written.
@@ -77,7 +87,12 @@ def save_pretrained(module: nn.Module, params: Params, path: str, *, layout: str
                    for tree in (params, registry.param_shapes(module)))
   if text := mismatch(found, wanted):
     raise user_error('params', None, f'do not fit the module; {text}; merge adapters first')
-  save_folder(path, config, engine.to_torch(rules, params), stem=family.stem)
+  write = functools.partial(save_folder, path, config, stem=family.stem)
+  tensors = engine.unwritten(rules, params, _gathered)
+  if any(_is_elsewhere(leaf) for leaf in jax.tree.leaves(params)):
+    _write_together(path, write, tensors)
+  else:
+    write(tensors)
 
 
 def read_params(model: External, dtype: Any = None) -> Params:
@@ -88,20 +103,63 @@ def read_params(model: External, dtype: Any = None) -> Params:
     for path, links in groups.items():
       shape = tuple(shapes[path].shape)
       (params[path],), bad = streaming.read_boxes(
-          links, model.tensors, [tuple(slice(0, size) for size in shape)], shape,
+          links, model.tensors, [whole(shape)], shape,
           _dtype(links, model, dtype), pool)
       broken |= bad
   streaming.warn_of(broken, model.path)
   return trees.unflatten(params)
 
 
+@dataclasses.dataclass(frozen=True)
+class Unread(Stored):
+  """A parameter of a model of another library.
+
+  Attributes:
+    model: it belongs to.
+    links: where its values lie.
+    shape: of the parameter.
+    dtype: that of the files.
+  """
+
+  model: External
+  links: list[engine.Link]
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  def onto(self, sharding: NamedSharding, dtype: np.dtype) -> jax.Array:
+    with streaming.readers() as pool:
+      shards, broken = streaming.read_sharded(
+          self.links, self.model.tensors, sharding, self.shape, np.dtype(dtype),
+          sharding.addressable_devices, pool)
+    streaming.warn_of(broken, self.model.path)
+    return jax.make_array_from_single_device_arrays(self.shape, sharding, list(shards.values()))
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    with streaming.readers() as pool:
+      (array,), broken = streaming.read_boxes(
+          self.links, self.model.tensors, [whole(self.shape)], self.shape,
+          np.dtype(dtype or self.dtype), pool)
+    streaming.warn_of(broken, self.model.path)
+    return array
+
+
 def read_external(path: str) -> Params:
-  """The parameters of a model, in its dtypes, as numpy arrays: what training starts from.
+  """The parameters of a model, none of them read yet: what training starts from.
 
   Args:
     path: as in ``load_pretrained``.
+
+  Returns:
+    Tree of ``Stored``.
+
+  Raises:
+    UserError: as ``load_pretrained``.
   """
-  return read_params(open_external(path))
+  model = open_external(path)
+  shapes = trees.flatten(model.shapes)
+  return trees.unflatten({
+      path: Unread(model, links, tuple(shapes[path].shape), _dtype(links, model, None))
+      for path, links in streaming.by_parameter(model.fit()).items()})
 
 
 def read_shards(model: External, mesh: Mesh, devices: Iterable[jax.Device], dtype: Any = None
@@ -141,6 +199,39 @@ def _read_onto(model: External, mesh: Mesh, dtype: Any) -> Params:
       path: jax.make_array_from_single_device_arrays(
           tuple(shapes[path].shape), shardings[path], list(shards[path].values()))
       for path in shards})
+
+
+def _write_together(path: str, write: Callable[[Mapping[str, engine.Unwritten]], None],
+                    tensors: Mapping[str, engine.Unwritten]) -> None:
+  """Process 0 writes; the others gather with it, tensor by tensor in the order of their names."""
+  left, written = collections.deque(sorted(tensors)), False
+
+  def make(name: str) -> np.ndarray:
+    assert left.popleft() == name, 'tensors must be written in the order of their names'
+    return tensors[name].make()
+
+  try:
+    if jax.process_index() == 0:
+      write({name: dataclasses.replace(tensor, make=functools.partial(make, name))
+             for name, tensor in tensors.items()})
+    written = True
+  finally:
+    for name in left:  # where writing failed, so that nobody waits for the rest
+      tensors[name].make()
+    all_written = multihost_utils.process_allgather(np.asarray(written)).all()
+  if not all_written:
+    raise user_error(path, None, 'could not be written; process 0 says why')
+
+
+def _gathered(array: Any) -> np.ndarray:
+  if _is_elsewhere(array):
+    return multihost_utils.process_allgather(array, tiled=True)
+  return np.asarray(array)
+
+
+def _is_elsewhere(array: Any) -> bool:
+  """Whether some of an array lies in other processes alone."""
+  return isinstance(array, jax.Array) and not array.is_fully_addressable
 
 
 def _dtype(links: list[engine.Link], model: External, dtype: Any) -> np.dtype:

@@ -5,6 +5,7 @@ A workdir holds ``config.json``, ``checkpoints/<step>/{params,ema,...}`` (what t
 are Orbax; values come back as numpy arrays, whatever devices wrote them.
 """
 
+import abc
 import uuid
 from collections.abc import Sequence
 
@@ -17,6 +18,28 @@ from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import mismatch
 from jaxgen.core.types import Params
+
+
+class Stored(abc.ABC):
+  """A parameter that lies in files, read where it is wanted and no further.
+
+  ``np.asarray`` reads all of it.
+
+  Attributes:
+    shape: sizes, known without reading.
+    dtype: of the values in the files.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  @abc.abstractmethod
+  def onto(self, sharding: jax.sharding.NamedSharding, dtype: np.dtype) -> jax.Array:
+    """The parameter on the devices; each process reads the shards that it holds."""
+
+  @abc.abstractmethod
+  def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+    """All values."""
 
 
 def load_weights(folder: str, groups: Sequence[str], weights: str = 'ema', *,

@@ -23,12 +23,13 @@ def load_groups(config: ConfigDict, blueprint: Blueprint,
   Args:
     config: of the run.
     blueprint: what the run holds.
-    read_external: reads a model of another library as one group; what is no folder of jaxgen is
+    read_external: opens a model of another library as one group; what is no folder of jaxgen is
       handed to it.
 
   Returns:
-    Group -> tree of numpy arrays; groups that start at random are absent, and so is what begins
-    anew in the others. An array that ``changes`` extends is smaller than its parameter.
+    Group -> tree of numpy arrays, or of ``Stored`` where it comes from another library; groups
+    that start at random are absent, and so is what begins anew in the others. An array that
+    ``changes`` extends is smaller than its parameter.
 
   Raises:
     UserError: no such folder, or weights with missing, unknown or misshapen parameters that

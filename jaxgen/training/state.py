@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
+from jaxgen.core.weights import Stored
 from jaxgen.sharding import partition
 from jaxgen.sharding.rules import Rules
 from jaxgen.sharding.rules import with_changes
@@ -118,8 +119,9 @@ def init_state(config: ConfigDict, system: Any, blueprint: Blueprint,
     config: of the run; ``config.seed`` decides every random number.
     system: provides ``init``.
     blueprint: of the run.
-    loaded: group -> numpy tree, for the groups that do not start at random. Of such a group too
-      what is missing is random, and a smaller array fills the first entries of a random one.
+    loaded: group -> tree of numpy arrays or ``Stored``, for the groups that do not start at
+      random. Of such a group too what is missing is random, and a smaller array fills the first
+      entries of a random one.
 
   Returns:
     ``(state, frozen)``.
@@ -159,15 +161,19 @@ def _init_random(system: Any, rng: jax.Array, target: Params) -> Params:
   return jax.jit(init, out_shardings=shardings(target))(np.asarray(rng))
 
 
-def _place(found: Mapping[str, np.ndarray], target: trees.Tree) -> Params:
-  """Puts numpy leaves on the devices, each process only the parts that it holds."""
-  return trees.map_named(
-      lambda path, goal: jax.make_array_from_callback(
-          goal.shape, goal.sharding, lambda index: np.asarray(found[path][index], goal.dtype)),
-      target)
+def _place(found: Mapping[str, np.ndarray | Stored], target: trees.Tree) -> Params:
+  """Puts what was found on the devices, each process only the parts that it holds."""
+  def place(path, goal):
+    leaf = found[path]
+    if isinstance(leaf, Stored):
+      return leaf.onto(goal.sharding, goal.dtype)
+    return jax.make_array_from_callback(
+        goal.shape, goal.sharding, lambda index: np.asarray(leaf[index], goal.dtype))
+
+  return trees.map_named(place, target)
 
 
-def _extend(random: Params, found: Mapping[str, np.ndarray]) -> Params:
+def _extend(random: Params, found: Mapping[str, np.ndarray | Stored]) -> Params:
   """Writes the smaller arrays that were found over the first entries of the random ones."""
   def write(path, leaf):
     if path not in found:

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import torch
 from jaxgen.conversion import load_pretrained
 from jaxgen.conversion import save_pretrained
 from jaxgen.conversion.commands import import_
+from jaxgen.conversion.inspection import inspect
+from jaxgen.conversion.pretrained import read_external
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.models import registry
@@ -35,15 +38,19 @@ def folder(tmp_path) -> pathlib.Path:
   return tmp_path / 'model'
 
 
-def refused(path, *texts) -> str:
-  """The one line that both readers give; neither leaves anything behind."""
+def refused(path, *texts, opened=False) -> str:
+  """The one line that all readers give; none leaves anything behind.
+
+  What is only wrong between a model and its ``opened`` files, ``inspect`` lists instead.
+  """
   out = pathlib.Path(str(path) + '-out') if '/tmp' in str(path) else pathlib.Path('never')
   messages = []
-  for read in (load_pretrained, lambda path: import_(path, str(out))):
+  for read in (load_pretrained, lambda path: import_(path, str(out)), read_external,
+               *(() if opened else (inspect,))):
     with pytest.raises(UserError) as caught:
       read(str(path))
     messages.append(str(caught.value))
-  assert messages[0] == messages[1] and '\n' not in messages[0] and not out.exists()
+  assert len(set(messages)) == 1 and '\n' not in messages[0] and not out.exists()
   for text in texts:
     assert text in messages[0]
   return messages[0]
@@ -95,13 +102,15 @@ def test_tensors_that_do_not_fit(folder):
     tensors['stray'] = tensors.pop('mlp.up.bias')
   edit(folder, change)
   refused(folder, '1 missing: mlp.up.bias', '1 unknown: stray',
-          '1 misshapen: queries (16, 3) (needs (3, 16))')
+          '1 misshapen: queries (16, 3) (needs (3, 16))', opened=True)
+  found = inspect(str(folder))
+  assert (found['missing'], found['unknown']) == (['mlp.up.bias'], ['stray'])
 
 
 def test_a_config_of_another_family(folder):
   (folder / 'config.json').write_text(json.dumps(
       {'_class_name': 'MLPConnector', 'width': 4, 'hidden': 6, 'out_width': 5}))
-  refused(folder, 'missing: 0.bias', 'unknown: attention.k.bias')
+  refused(folder, 'missing: 0.bias', 'unknown: attention.k.bias', opened=True)
   (folder / 'config.json').write_text(json.dumps({'_class_name': 'UNet2DConditionModel'}))
   refused(folder, "'UNet2DConditionModel': not a model that jaxgen can read")
   (folder / 'config.json').unlink()
@@ -117,6 +126,11 @@ def test_numbers_that_are_not_finite_are_named(folder):
                                        'queries'):
     _, params = load_pretrained(str(folder))
   assert np.isnan(params['queries'][1, 2])
+  stored = read_external(str(folder))['queries']
+  for read in (np.asarray, lambda leaf: leaf.onto(jax.sharding.SingleDeviceSharding(
+      jax.devices()[0]), np.float32)):
+    with pytest.warns(UserWarning, match='1 tensors hold NaN or infinite numbers: queries'):
+      np.testing.assert_array_equal(read(stored), params['queries'])
 
 
 class Bomb:

@@ -1,0 +1,120 @@
+"""Two processes of four devices each start from one model of another library, and write it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxgen.config import to_json
+from jaxgen.conversion import save_pretrained
+from jaxgen.core import trees
+from jaxgen.models import registry
+from tests.training.launched import free_port
+
+SECTION = registry.section('mmdit', in_channels=48, cond_dim=32, width=1024, heads=8,
+                           double_blocks=1, single_blocks=4, axes_dims=(32, 48, 48))
+PROCESS = '''
+import json, sys
+from jaxgen.sharding.processes import start_processes
+start_processes()
+import jax
+from jaxgen.config import from_json
+from jaxgen.conversion import save_pretrained
+from jaxgen.conversion.pretrained import peak_memory, read_external
+from jaxgen.core.errors import UserError
+from jaxgen.sharding.mesh import make_mesh
+from jaxgen.systems.registry import make_system
+from jaxgen.training.init_from import load_groups
+from jaxgen.training.state import init_state, make_blueprint
+config, out = from_json(open(sys.argv[1]).read()), sys.argv[2]
+system = make_system(config)
+blueprint = make_blueprint(config, system, ('bridge', 'denoiser'), make_mesh(config.mesh))
+jax.block_until_ready(jax.device_put(0.0))
+before = peak_memory()
+loaded = load_groups(config, blueprint, read_external)
+_, frozen = init_state(config, system, blueprint, loaded)
+params = frozen['denoiser']
+found = dict(grown=peak_memory() - before,
+             read=loaded['denoiser']['image_in']['kernel'].model.bytes_read,
+             own=sum(shard.data.nbytes for leaf in jax.tree.leaves(params)
+                     for shard in leaf.addressable_shards if shard.replica_id == 0))
+save_pretrained(system.denoiser, params, out)
+try:
+  save_pretrained(system.denoiser, params, out)
+except UserError as error:
+  found['said'] = str(error)
+print(json.dumps(found))
+'''
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+  """A model whose numbers all differ, and its bytes."""
+  module = registry.build(SECTION, jnp.bfloat16)
+  start = 0
+
+  def numbers(_, leaf):
+    nonlocal start
+    start += leaf.size
+    bits = (np.arange(start - leaf.size, start, dtype=np.uint32) * np.uint32(2654435761)) >> 18
+    return bits.astype(np.uint16).view(ml_dtypes.bfloat16).reshape(leaf.shape)
+
+  folder = tmp_path_factory.mktemp('source') / 'denoiser'
+  params = trees.map_named(numbers, registry.param_shapes(module))
+  save_pretrained(module, params, str(folder))
+  return folder
+
+
+@pytest.fixture(scope='module')
+def both(source, tiny_base, tmp_path_factory):
+  """What either process found, and what they wrote together."""
+  root = tmp_path_factory.mktemp('both')
+  config = tiny_base.copy_and_resolve_references()
+  with config.unlocked():
+    config.model.denoiser = SECTION
+    config.model.frozen_dtype = 'bfloat16'
+    config.trainable = (('bridge/.*', True), ('.*', False))
+    config.init_from.denoiser = str(source)
+    config.mesh.update(data=1, fsdp=8)
+  (root / 'config.json').write_text(to_json(config))
+  port, flags = free_port(), os.environ['XLA_FLAGS'].replace('device_count=8', 'device_count=4')
+  processes = [subprocess.Popen(
+      [sys.executable, '-c', PROCESS, str(root / 'config.json'), str(root / 'out')], text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      env=os.environ | {'XLA_FLAGS': flags, 'JAXGEN_COORDINATOR': f'localhost:{port}',
+                        'JAXGEN_NUM_PROCESSES': '2', 'JAXGEN_PROCESS_ID': str(index)})
+               for index in range(2)]
+  results = [process.communicate(timeout=900) for process in processes]
+  assert not any(process.returncode for process in processes), [text[-3000:] for _, text in results]
+  return [json.loads(out.splitlines()[-1]) for out, _ in results], root / 'out'
+
+
+def test_each_reads_its_own_shards_and_holds_little_more(both, source):
+  found, _ = both
+  total = (source / 'diffusion_pytorch_model.safetensors').stat().st_size
+  largest = 2 * 6 * 1024**2  # bytes of a modulation's kernel
+  for each in found:
+    assert 0.48 * total < each['own'] < 0.53 * total
+    assert each['read'] < 1.05 * each['own'], each
+    assert each['grown'] < each['own'] + largest + 64e6, (each, largest)
+  assert 0.53 * total + largest + 64e6 < 0.95 * total  # so that the bound means something
+
+
+def test_together_they_write_what_was_read(both, source):
+  _, out = both
+  assert sorted(file.name for file in out.iterdir()) == sorted(
+      file.name for file in source.iterdir())
+  for file in source.iterdir():
+    assert file.read_bytes() == (out / file.name).read_bytes()
+
+
+def test_both_hear_of_what_process_0_cannot_write(both):
+  first, second = (each['said'] for each in both[0])
+  assert 'not empty; choose another --out' in first
+  assert 'could not be written; process 0 says why' in second
