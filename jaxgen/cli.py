@@ -177,6 +177,8 @@ def _add_convert(commands) -> None:
   export.add_argument('--out', required=True, metavar='DIR')
   export.add_argument('--layout', default='', metavar='NAME',
                       help='original: tensor names of the original releases, where there are such')
+  export.add_argument('--lora', default='merge', choices=('merge', 'peft', 'diffusers', 'comfyui'),
+                      help='adapters: added to their kernels, or written in place of their model')
   _add_weights(export)
   import_ = _command(ways, 'import', _import, 'read such a folder as weights for init_from')
   import_.add_argument('--path', required=True, metavar='PATH',
@@ -190,7 +192,8 @@ def _add_convert(commands) -> None:
 
 def _export(args) -> None:
   from jaxgen.conversion.commands import export
-  written = export(args.workdir, args.out, weights=args.weights, layout=args.layout)
+  written = export(args.workdir, args.out, weights=args.weights, layout=args.layout,
+                   lora=args.lora)
   for model in written.values():
     print(f'{model["path"]}: {model["class"]}, {model["parameters"]:,} parameters')
 

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from jaxgen.config import base_config
+from jaxgen.config import lora
 from jaxgen.models.encoders.internvl import INTERNVL3_2B
 from jaxgen.models.registry import section
 
@@ -27,6 +28,22 @@ def extra_large(config: ConfigDict) -> ConfigDict:
   config.model.mask_ratio = 0.45
   config.optimizer.name = 'muon'
   config.optimizer.ema_decay = 0.0
+  return config
+
+
+def low_rank(config: ConfigDict, start: str) -> ConfigDict:
+  """A stage as one that trains adapters of the denoiser alone; all else is that of run ``start``.
+
+  The paper has no such stage: ranks and modules are those that FLUX is usually adapted with.
+  """
+  config.model.lora.attention = lora(
+      r'denoiser/.*attention/(q|k|v)|denoiser/.*attention_out|denoiser/single_blocks/out',
+      rank=32, alpha=32.0)
+  config.model.lora.mlp = lora(
+      r'denoiser/double_blocks/.*_mlp/.*|denoiser/single_blocks/mlp_up', rank=16, alpha=16.0)
+  config.trainable = ((r'.*/lora/[ab]', True), (r'.*', False))
+  config.init_from.bridge = config.init_from.denoiser = start
+  config.init_from.changes = ((r'denoiser/.*/lora/.*', 'anew'),)
   return config
 
 

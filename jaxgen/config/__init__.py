@@ -1,10 +1,11 @@
 """Typed, locked configuration; reads no device, environment or network."""
 
 from jaxgen.config.schema import base_config
+from jaxgen.config.schema import lora
 from jaxgen.config.schema import source
 from jaxgen.config.load import from_json
 from jaxgen.config.load import load_config
 from jaxgen.config.load import to_json
 from jaxgen.config.validate import validate
 
-__all__ = ['base_config', 'from_json', 'load_config', 'source', 'to_json', 'validate']
+__all__ = ['base_config', 'from_json', 'load_config', 'lora', 'source', 'to_json', 'validate']

@@ -25,6 +25,17 @@ def source(kind: str, task: str, *, path: str = '', share: tuple[float, ...] = (
   return ConfigDict(dict(kind=kind, task=task, path=path, share=share, split=split, limit=limit))
 
 
+def lora(modules: str, *, rank: int, alpha: float) -> ConfigDict:
+  """Low-rank adapters of one set of modules.
+
+  Args:
+    modules: regex over group/path of linear modules (``denoiser/.*attention/(q|k|v)``).
+    rank: r of ``a[inputs, r] @ b[r, features]``.
+    alpha: the product is multiplied by alpha / rank.
+  """
+  return ConfigDict(dict(modules=modules, rank=rank, alpha=alpha))
+
+
 def base_config() -> ConfigDict:
   """The full schema with its defaults; ``model`` and ``data.sources`` are filled by the system."""
   return ConfigDict(dict(
@@ -35,6 +46,7 @@ def base_config() -> ConfigDict:
           bridge=ConfigDict(),
           denoiser=ConfigDict(),
           autoencoder=ConfigDict(),
+          lora=ConfigDict(),  # name -> lora(...), adapters; where several match, the first name
           compute_dtype='bfloat16',  # activations; parameters that train are fp32 masters
           frozen_dtype='bfloat16',  # parameters that do not train
           mask_ratio=0.85,  # probability that an image token is masked (L089, L091, A18)

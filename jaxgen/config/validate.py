@@ -58,6 +58,8 @@ def validate(config: ConfigDict) -> None:
   _check_mesh(config)
   _check_trainable(config)
   _check_changes(config.init_from.changes)
+  for name, entry in config.model.lora.items():
+    _check_lora(f'config.model.lora.{name}', entry)
   _check_data(config.data)
   for name, source in config.data.sources.items():
     _check_source(f'config.data.sources.{name}', source)
@@ -144,12 +146,23 @@ def _check_trainable(config: ConfigDict) -> None:
     if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
             and isinstance(rule[1], bool)):
       raise user_error('config.trainable', rule, 'each rule is (regex, True or False)')
-    try:
-      re.compile(rule[0])
-    except re.error as error:
-      raise user_error('config.trainable', rule[0], f'not a regular expression: {error}') from None
+    _check_regex('config.trainable', rule[0])
   if not any(trains for _, trains in config.trainable):
     raise user_error('config.trainable', config.trainable, 'nothing trains; set a rule to True')
+
+
+def _check_lora(where: str, entry: ConfigDict) -> None:
+  _check_regex(f'{where}.modules', entry.modules)
+  for field in ('rank', 'alpha'):
+    if entry[field] <= 0:
+      raise user_error(f'{where}.{field}', entry[field], 'use a number above 0')
+
+
+def _check_regex(where: str, pattern: str) -> None:
+  try:
+    re.compile(pattern)
+  except re.error as error:
+    raise user_error(where, pattern, f'not a regular expression: {error}') from None
 
 
 def _check_data(data: ConfigDict) -> None:

@@ -2,32 +2,38 @@
 
 import dataclasses
 import json
-import math
+import re
 from typing import Any
 
 import jax.numpy as jnp
 from etils import epath
 
 from jaxgen.conversion import families
+from jaxgen.conversion import lora_files
 from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.engine import to_torch
 from jaxgen.conversion.external import open_external
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.lora import Adapter
+from jaxgen.conversion.lora import to_theirs
 from jaxgen.conversion.pretrained import read_params
 from jaxgen.core import trees
 from jaxgen.core import weights as weights_on_disk
 from jaxgen.core.errors import user_error
+from jaxgen.core.types import Params
 from jaxgen.models import registry
+from jaxgen.models.layers import lora as layers_lora
 
 # Parameter group -> folder of the export.
 FOLDERS = {'denoiser': 'denoiser', 'bridge': 'adapter', 'connector': 'connector', 'mllm': 'mllm',
            'text_encoder': 'text_encoder', 'text_encoder_2': 'text_encoder_2',
            'autoencoder': 'autoencoder'}
+MERGE = 'merge'
 
 
-def export(workdir: str, out: str, weights: str = 'ema', *, layout: str = ''
-           ) -> dict[str, dict[str, Any]]:
+def export(workdir: str, out: str, weights: str = 'ema', *, layout: str = '',
+           lora: str = MERGE) -> dict[str, dict[str, Any]]:
   """Writes every model of a run that PyTorch libraries can hold.
 
   Args:
@@ -37,31 +43,45 @@ def export(workdir: str, out: str, weights: str = 'ema', *, layout: str = ''
     weights: ``ema`` (the plain parameters where the run keeps none) or ``params``.
     layout: ``original`` names the tensors as the original releases do, in the families that have
       such names; '' is the names of the classes.
+    lora: ``merge`` adds adapters to their kernels. ``peft``, ``diffusers`` and ``comfyui`` write
+      the adapters in place of their model: ``denoiser_lora/`` or ``denoiser_lora.safetensors``.
 
   Returns:
     ``{folder name: {path, class, parameters}}``. A group that the run does not hold, or whose
     family has no parameters, is left out.
 
   Raises:
-    UserError: no weights, weights that do not fit their config, or a size that the other class
-      does not know; all of it before anything is written.
+    UserError: no weights, weights that do not fit their config, a size that the other class
+      does not know, or no adapters where they are asked for; all of it before anything is
+      written.
   """
-  models = _models(workdir)
+  models, run = _models(workdir)
   params, _ = weights_on_disk.load_weights(workdir, sorted(models), weights)
   models = {group: model for group, model in models.items() if trees.flatten(params[group])}
-  rules = _rules(models, layout)
+  _check_layout(models, layout)
+  low: dict[str, dict[str, Adapter]] = {}
   for group, model in models.items():
     shapes = registry.param_shapes(registry.build(model.section, jnp.float32))
-    weights_on_disk.check_fit({group: params[group]}, {group: shapes}, workdir)
+    base, adapters = layers_lora.split(params[group])
+    weights_on_disk.check_fit({group: base}, {group: shapes}, workdir)
+    if adapters and lora != MERGE:
+      _check_alone(run, {group: params[group]}, lora)
+      rules = model.rules(layout or lora_files.STYLES[lora].layout)
+      low[group] = to_theirs(rules, shapes, adapters)
+  if lora != MERGE and not low:
+    raise user_error('--lora', lora, f'{workdir} has no adapters; leave it out')
   written = {}
   for group, model in models.items():
-    folder = epath.Path(out) / FOLDERS[group]
-    save_folder(str(folder), model.config, to_torch(rules[group], params[group]),
-                stem=model.family.stem)
-    written[FOLDERS[group]] = {
-        'path': str(folder), 'class': model.family.marker[1],
-        'parameters': sum(math.prod(leaf.shape) for leaf in trees.flatten(params[group]).values()),
-    }
+    path, kind = str(epath.Path(out) / FOLDERS[group]), model.family.marker[1]
+    if group in low:
+      path = lora_files.save(f'{path}_lora', low[group], lora, base=run['init_from'][group])
+      kind, held = f'adapters of {kind}', layers_lora.split(params[group])[1]
+    else:
+      held = layers_lora.merge(params[group])
+      save_folder(path, model.config, to_torch(model.rules(layout), held), stem=model.family.stem)
+    written[epath.Path(path).name] = {
+        'path': path, 'class': kind,
+        'parameters': sum(leaf.size for leaf in trees.flatten(held).values())}
   return written
 
 
@@ -98,9 +118,14 @@ class _Model:
   family: Family
   config: dict[str, Any]
 
+  def rules(self, layout: str) -> Rules:
+    """The name table in a layout, or the class's own where the family lacks it."""
+    known = {other.name: other for other in self.family.layouts}
+    return known.get(layout, self.family.layouts[0]).rules
 
-def _models(workdir: str) -> dict[str, _Model]:
-  """The models of a run, by group, that have a table."""
+
+def _models(workdir: str) -> tuple[dict[str, _Model], dict[str, Any]]:
+  """The models of a run, by group, that have a table; and the run's config."""
   config = json.loads(weights_on_disk.read_config(workdir))
   models = {}
   for group in FOLDERS:
@@ -112,17 +137,23 @@ def _models(workdir: str) -> dict[str, _Model]:
   if not models:
     raise user_error(str(workdir), None, 'its config.json names no model that PyTorch can hold; '
                      'give a workdir of jaxgen')
-  return models
+  return models, config
 
 
-def _rules(models: dict[str, _Model], layout: str) -> dict[str, Rules]:
-  """The name table of every model: in the layout that is asked for, or the class's own."""
+def _check_layout(models: dict[str, _Model], layout: str) -> None:
+  """Raises the error for a layout that no model has."""
   known = {group: [other.name for other in model.family.layouts]
            for group, model in models.items()}
   if layout and not any(layout in names for names in known.values()):
     raise user_error('--layout', layout, f'no model of this run has it; known: {known}')
-  return {group: model.family.layout(layout if layout in known[group] else '').rules
-          for group, model in models.items()}
+
+
+def _check_alone(run: dict[str, Any], params: Params, lora: str) -> None:
+  """Raises the error for a model of which more than its adapters has trained."""
+  for path in trees.flatten(params):
+    rule = next((rule for rule in run['trainable'] if re.fullmatch(rule[0], path)), None)
+    if rule and rule[1] and not layers_lora.is_adapter(path):
+      raise user_error('--lora', lora, f'{path} has trained too and is no adapter; merge instead')
 
 
 def _model_folders(path: str) -> list[str]:

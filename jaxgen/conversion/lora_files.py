@@ -29,17 +29,20 @@ class Style:
     down: suffix of the matrix (r, in).
     up: suffix of the matrix (out, r).
     alpha: suffix of the scalar; '' = a config file holds it.
+    layout: whose names the modules have, in families that know it; '' = the class's own.
   """
 
   prefix: str
   down: str = 'lora_A.weight'
   up: str = 'lora_B.weight'
   alpha: str = ''
+  layout: str = ''
 
 
-PEFT = Style('base_model.model.')
+PEFT = Style('base_model.model.', layout='modules')
 DIFFUSERS = Style('transformer.', alpha='alpha')
-COMFYUI = Style('diffusion_model.', 'lora_down.weight', 'lora_up.weight', 'alpha')
+COMFYUI = Style('diffusion_model.', 'lora_down.weight', 'lora_up.weight', 'alpha', 'original')
+STYLES = {'peft': PEFT, 'diffusers': DIFFUSERS, 'comfyui': COMFYUI}
 
 
 def named(adapters: Mapping[str, Adapter], style: Style) -> dict[str, np.ndarray]:
@@ -51,6 +54,25 @@ def named(adapters: Mapping[str, Adapter], style: Style) -> dict[str, np.ndarray
     if style.alpha:
       tensors[f'{style.prefix}{module}.{style.alpha}'] = np.float32(adapter.alpha)
   return tensors
+
+
+def save(path: str, adapters: Mapping[str, Adapter], style: str, *, base: str = '') -> str:
+  """Writes adapters as a program takes them: PEFT's folder, or a file for the others.
+
+  Args:
+    path: of the folder, or of the file without its ending.
+    adapters: by the names of their modules.
+    style: a key of ``STYLES``.
+    base: name of the base model, where the style has a place for it.
+
+  Returns:
+    The path of what was written.
+  """
+  if STYLES[style] is PEFT:
+    save_peft(path, adapters, base=base)
+    return path
+  save_file(f'{path}.safetensors', adapters, STYLES[style])
+  return f'{path}.safetensors'
 
 
 def save_peft(folder: str, adapters: Mapping[str, Adapter], *, base: str = '') -> None:

@@ -1,6 +1,7 @@
 """The System: all that training, sampling and evaluation know of a model."""
 
 import abc
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,16 +14,26 @@ from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
 from jaxgen.core.types import Prompt
 from jaxgen.core.types import Visual
+from jaxgen.models.layers import lora
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class System(abc.ABC):
   """A frozen object whose methods are pure functions of the parameters handed to them.
 
   ``params`` has one entry per group (``mllm``, ``bridge``, ``denoiser``, ``autoencoder``); a
-  method needs only the groups that it reads. Subclasses set ``layout``.
+  method needs only the groups that it reads.
+
+  Attributes:
+    adapters: low-rank adapters beside kernels of these groups.
   """
 
-  layout: Layout
+  adapters: tuple[lora.LoRA, ...] = ()
+
+  @property
+  @abc.abstractmethod
+  def layout(self) -> Layout:
+    """Sizes that the data pipeline needs."""
 
   @abc.abstractmethod
   def initialisers(self) -> dict[str, Callable[[jax.Array], Any]]:
@@ -76,4 +87,4 @@ class System(abc.ABC):
     for index, (group, initialise) in enumerate(sorted(self.initialisers().items())):
       if groups is None or group in groups:
         params[group] = initialise(jax.random.fold_in(rng, index)).get('params', {})
-    return params
+    return params | lora.attach(params, rng, self.adapters)

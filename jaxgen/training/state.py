@@ -16,6 +16,7 @@ from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.core.weights import Stored
+from jaxgen.models.layers import lora
 from jaxgen.sharding import partition
 from jaxgen.sharding.rules import Rules
 from jaxgen.sharding.rules import with_changes
@@ -79,7 +80,7 @@ def make_blueprint(config: ConfigDict, system: Any, groups: Sequence[str], mesh:
 
   Raises:
     UserError: a parameter that no rule of ``config.trainable`` matches, a rule without a
-      parameter, nothing that trains, or an autoencoder that should.
+      parameter, nothing that trains, or an autoencoder or the base of an adapter that should.
   """
   groups = tuple(groups)
   trains, table = trainable_paths(config, system, groups), with_changes(config.mesh.rules)
@@ -105,6 +106,9 @@ def trainable_paths(config: ConfigDict, system: Any, groups: Sequence[str]) -> d
     if value and path.startswith(f'{AUTOENCODER}/'):
       raise user_error('config.trainable', path, 'the autoencoder runs before the step and cannot '
                        f"train; put ('{AUTOENCODER}/.*', False) first")
+    if value and lora.is_fixed(path, matched):
+      raise user_error('config.trainable', path, 'beside an adapter nothing else trains; put '
+                       f"({lora.TRAINABLE!r}, True) first and freeze the rest of its module")
   if not any(trains.values()):
     raise user_error('config.trainable', config.trainable,
                      f'nothing trains in the groups that the objectives need: {tuple(groups)}')

@@ -1,6 +1,7 @@
 """Broken configs fail at once, before any device work, naming the field, the value and the fix."""
 
 import functools
+import json
 
 import pytest
 
@@ -13,13 +14,14 @@ from jaxgen.config import validate
 from jaxgen.core.errors import UserError
 
 CONFIG = '''
-from jaxgen.config import base_config, source
+from jaxgen.config import base_config, lora, source
 
 def get_config():
   config = base_config()
   config.data.tokenizer = 'runs/tokenizer'
   config.data.sources.photos = source('folder', 'image', path='photos', share=(1.0, 0.5))
   config.data.sources.pairs = source('jsonl', 'pair', path='pairs.jsonl', share=(0.0, 0.5))
+  config.model.lora.out = lora('denoiser/.*_out', rank=4, alpha=4.0)
   return config
 '''
 SOURCES = 'config.data.sources'
@@ -29,6 +31,9 @@ BROKEN = {
     'model.compute_dtype=float16': 'float32, bfloat16',
     'model.conditioning=some': 'all, queries_only',
     'model.mask_ratio=1.5': '0 to 1',
+    'model.lora.out.rank=0': 'above 0',
+    'model.lora.out.alpha=-1.0': 'above 0',
+    'model.lora.out.modules=denoiser/(': 'not a regular expression',
     'data.image_size=0': 'above 0',
     'data.prompt_tokens=-1': 'above 0',
     'data.segments_per_row=0': 'above 0',
@@ -190,6 +195,13 @@ def test_json_gives_the_config_back(config_file):
   assert again.train.steps == 7 and again.optimizer.learning_rate == 1.0
   assert again.is_locked
   validate(again)
+
+
+def test_json_written_before_a_field_existed():
+  """The field has its default; without its section there are no adapters."""
+  values = base_config().to_dict()
+  del values['model']['lora'], values['model']['conditioning'], values['init_from']['changes']
+  assert from_json(json.dumps(values)).to_dict() == base_config().to_dict()
 
 
 def test_json_of_something_else():

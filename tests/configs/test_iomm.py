@@ -25,8 +25,8 @@ PAPER = {
     'finetune_l_1024': (2.79, 96, 0.0, 1024, 'adamw', 0.85),
     'finetune_xl_512': (6.15, 256, 0.0, 512, 'muon', 0.45),
 }
-SMALL = ['tiny.py', 'quickstart.py:mllm', 'quickstart.py:pretrain', 'quickstart.py:finetune',
-         'photos.py:mllm', 'photos.py:pretrain', 'photos.py:finetune']
+SMALL = ['tiny.py', 'lora_tiny.py', 'quickstart.py:mllm', 'quickstart.py:pretrain',
+         'quickstart.py:finetune', 'photos.py:mllm', 'photos.py:pretrain', 'photos.py:finetune']
 
 
 def _count(shapes):

@@ -266,9 +266,8 @@ def test_mistakes_are_named(pair, tmp_path):
   name, low = next(iter(exported.items()))
   with pytest.raises(UserError, match='which do not fit'):
     from_theirs(llama.FAMILY.rules, base, {name: type(low)(low.down[:, 1:], low.up, 1.0)})
-  boxed = jax.eval_shape(lambda rng: registry.init(module, rng), jax.random.key(0))['params']
-  with pytest.raises(UserError, match='matches no linear module'):
-    lora.attach(boxed, jax.random.key(0), [LoRA('nowhere/.*', 4, 4.0)])
+  with pytest.raises(UserError, match="config.model.lora = 'nowhere/.*': matches no linear module"):
+    lora.check_used(registry.param_axes(module), [LoRA('.*', 4, 4.0), LoRA('nowhere/.*', 4, 4.0)])
   with pytest.raises(UserError, match='rank = 0'):
     LoRA('.*', 0, 4.0)
   with pytest.raises(UserError, match='no adapters to write'):

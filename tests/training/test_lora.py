@@ -1,38 +1,24 @@
 """A system with low-rank adapters trains them alone, through the partition that all systems use."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import optax
 
+from jaxgen.config import lora as config_lora
 from jaxgen.core import trees
 from jaxgen.models.layers import lora
-from jaxgen.models.layers.lora import LoRA
 from jaxgen.sharding.mesh import make_mesh
-from jaxgen.systems.iomm import IOMM
+from jaxgen.systems.registry import make_system
 from jaxgen.training.state import init_state
 from jaxgen.training.state import make_blueprint
 
-GROUPS = {'mllm': (LoRA('text/.*attention/(q|v)', 2, 4.0),),
-          'denoiser': (LoRA('.*_out', 3, 3.0),)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapted(IOMM):
-  """IOMM with adapters in two of its groups."""
-
-  def initialisers(self):
-    def adapted(group, initialise):
-      return lambda rng: {'params': lora.attach(initialise(rng)['params'], rng, GROUPS[group])}
-
-    return {group: adapted(group, initialise) if group in GROUPS else initialise
-            for group, initialise in super().initialisers().items()}
 
 
 def test_adapters_train_alone(tiny_config):
-  plain = IOMM.from_config(tiny_config)
-  system = Adapted.from_config(tiny_config)
+  plain = make_system(tiny_config)
+  tiny_config.model.lora.text = config_lora('mllm/text/.*attention/(q|v)', rank=2, alpha=4.0)
+  tiny_config.model.lora.out = config_lora('denoiser/.*_out', rank=3, alpha=3.0)
+  system = make_system(tiny_config)
   tiny_config.trainable = ((lora.TRAINABLE, True), ('.*', False))
   base, all_shapes = (trees.flatten(each.shapes()) for each in (plain, system))
   added = all_shapes.keys() - base.keys()

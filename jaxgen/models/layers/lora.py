@@ -3,14 +3,15 @@
 A ``Linear`` that finds ``lora/a``, ``lora/b`` and ``lora/alpha`` next to its ``kernel`` adds
 ``x @ a @ b * alpha / rank``. So an adapted model is the same module with more parameters: what
 trains is a matter of ``config.trainable`` (``('.*/lora/[ab]', True)``), stacked layers and heads
-need nothing of their own, and everything here is a function over parameter trees.
+need nothing of their own, and everything here is a function over parameter trees. A system gets
+them from ``config.model.lora``.
 """
 
 import dataclasses
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -55,26 +56,29 @@ def attach(boxed: trees.Tree, rng: jax.Array, groups: Sequence[LoRA]) -> dict[st
 
   Returns:
     The tree with ``lora/{a,b,alpha}`` beside the kernels.
-
-  Raises:
-    UserError: a group that matches no module.
   """
   flat = trees.flatten(boxed)
-  modules = [path.removesuffix('/kernel') for path, leaf in flat.items()
-             if path.endswith('/kernel') and 'conv_in' not in leaf.names]
-  used = set()
-  for module in modules:
-    group = next((group for group in groups if re.fullmatch(group.modules, module)), None)
+  axes = {path: leaf.names for path, leaf in flat.items()}
+  for module, group in _matches(axes, groups).items():
     if group is not None:
-      used.add(group)
       key = jax.random.fold_in(rng, zlib.crc32(module.encode()))
       adapter = _adapter(flat[f'{module}/kernel'], key, group)
       flat |= {f'{module}/lora/{name}': leaf for name, leaf in adapter.items()}
-  for group in groups:
-    if group not in used:
-      raise user_error('LoRA modules', group.modules, 'matches no linear module that another '
-                       f'group does not match before; there are {modules[:3]} and so on')
   return trees.unflatten(flat)
+
+
+def check_used(axes: trees.Tree, groups: Sequence[LoRA]) -> None:
+  """Raises a ``UserError`` for a group that adapts nothing.
+
+  Args:
+    axes: tuples of logical names of all parameters, under their groups.
+    groups: as ``attach`` takes them.
+  """
+  found = _matches(trees.flatten(axes), groups)
+  for group in groups:
+    if group not in found.values():
+      raise user_error('config.model.lora', group.modules, 'matches no linear module that another '
+                       f'entry does not match before; there are {sorted(found)[:3]} and so on')
 
 
 def split(params: trees.Tree) -> tuple[Params, Params]:
@@ -88,6 +92,12 @@ def is_adapter(path: str) -> bool:
   return '/lora/' in f'/{path}'
 
 
+def is_fixed(path: str, paths: Container[str]) -> bool:
+  """Whether a parameter of a module with an adapter, and so frozen; ``paths`` are those of all."""
+  module = path.rpartition('/lora/')[0] if is_adapter(path) else path.rpartition('/')[0]
+  return f'{module}/lora/a' in paths and not re.fullmatch(TRAINABLE, path)
+
+
 def merge(params: trees.Tree) -> Params:
   """Adds every adapter's product to its kernel and drops the adapters."""
   base, adapters = split(params)
@@ -97,6 +107,19 @@ def merge(params: trees.Tree) -> Params:
 def unmerge(merged: trees.Tree, adapters: trees.Tree) -> Params:
   """The inverse of ``merge``: takes the products out again and puts the adapters back."""
   return trees.merge(_add(merged, adapters, -1), adapters)
+
+
+def _matches(axes: Mapping[str, tuple[str, ...]], groups: Sequence[LoRA]
+             ) -> dict[str, LoRA | None]:
+  """The first group that matches, for the path of each linear module."""
+  modules = [path.removesuffix('/kernel') for path, names in axes.items()
+             if path.endswith('/kernel') and not _is_convolution(names)]
+  return {module: next((group for group in groups if re.fullmatch(group.modules, module)), None)
+          for module in modules}
+
+
+def _is_convolution(names: tuple[str, ...]) -> bool:
+  return 'conv_in' in names or names.count('patch') > 1
 
 
 def _adapter(kernel: nn.LogicallyPartitioned, rng: jax.Array, group: LoRA) -> dict[str, Any]:
@@ -135,5 +158,5 @@ def delta(a: Any, b: Any, alpha: Any) -> Any:
     alpha: f[layers?].
   """
   rank, stack = a.shape[-1], alpha.shape
-  scale = (alpha / rank).reshape(*stack, 1, 1)
+  scale = (alpha.astype(jnp.float32) / rank).reshape(*stack, 1, 1)
   return a.reshape(*stack, -1, rank) @ b.reshape(*stack, rank, -1) * scale
