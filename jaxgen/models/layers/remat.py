@@ -39,8 +39,8 @@ def recomputed(block: type[nn.Module], remat: str) -> type[nn.Module]:
   return nn.remat(block, policy=REMAT[remat], prevent_cse=False)
 
 
-def stack(block: type[nn.Module], config: Any, dtype: jnp.dtype, length: int, name: str
-          ) -> Callable[..., Any]:
+def stack(block: type[nn.Module], config: Any, dtype: jnp.dtype, length: int, name: str,
+          unroll: int = 1) -> Callable[..., Any]:
   """A function that runs ``length`` scanned blocks and returns the last carry.
 
   Args:
@@ -49,10 +49,12 @@ def stack(block: type[nn.Module], config: Any, dtype: jnp.dtype, length: int, na
     dtype: of the computation.
     length: how many; their parameters get a leading axis ``layers``.
     name: of the stack in the parameter tree.
+    unroll: blocks in a turn of the loop; fewer turns copy less of the stacked weights and
+      gradients about, and take longer to compile.
   """
   scanned = nn.scan(
       recomputed(block, config.remat), length=length, variable_axes={'params': 0},
       split_rngs={'params': True}, in_axes=nn.broadcast,
-      metadata_params={nn.PARTITION_NAME: 'layers'})
+      metadata_params={nn.PARTITION_NAME: 'layers'}, unroll=unroll)
   module = scanned(config, dtype, name=name)
   return lambda carry, *shared: module(carry, *shared)[0]
