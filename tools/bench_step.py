@@ -6,16 +6,18 @@ alternate, so that a busy machine slows both alike, and the medians are compared
   python tools/bench_step.py
   python tools/bench_step.py --hidden=3072 --double=4 --single=8 --image=4096 --text=512
 
-On Linux the process restarts itself once with huge pages for malloc, for both sides: a step
-allocates the same large buffers again and again. On a GPU, both run in bf16 and the MFU is printed
-too: matrix-product FLOPs with full bidirectional attention, three times the forward pass, against
-the bf16 peak of the chip.
+The process restarts itself once with launch/flags/cpu.env, which holds for both sides what is not
+XLA's: huge pages for malloc. On a GPU, both run in bf16 and the MFU is printed too: matrix-product
+FLOPs with full bidirectional attention, three times the forward pass, against the bf16 peak of the
+chip.
 """
 
 import argparse
 import functools
 import math
 import os
+import pathlib
+import shlex
 import statistics
 import sys
 import time
@@ -32,6 +34,7 @@ from jaxgen.core import trees
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
 
+FLAGS = pathlib.Path(__file__).parents[1] / 'launch/flags/cpu.env'
 PEAKS = {'H100': 989e12, 'H200': 989e12, 'H800': 989e12}  # dense bf16 FLOP/s
 ADAMW = dict(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0)
 RATE = 1e-4
@@ -39,10 +42,11 @@ RATE = 1e-4
 
 def main():
   flags = parse_flags()
-  use_huge_pages()
+  use_cpu_flags()
   config = MMDiTConfig(
       in_channels=64, cond_dim=flags.hidden, width=flags.hidden, heads=flags.hidden // 128,
-      double_blocks=flags.double, single_blocks=flags.single, remat=flags.remat)
+      double_blocks=flags.double, single_blocks=flags.single, remat=flags.remat,
+      unroll=flags.unroll)
   batch = make_batch(config, flags)
   params = make_params(config, batch)
   device = jax.devices()[0]
@@ -69,18 +73,18 @@ def main():
 def parse_flags() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   for name, default in (('hidden', 512), ('double', 2), ('single', 4), ('image', 1024),
-                        ('text', 128), ('batch', 1), ('steps', 11)):
+                        ('text', 128), ('batch', 1), ('steps', 11), ('unroll', 4)):
     parser.add_argument(f'--{name}', type=int, default=default)
   parser.add_argument('--remat', choices=('none', 'dots', 'full'), default='none')
   parser.add_argument('--no-torch', action='store_true', help='time jaxgen alone')
   return parser.parse_args()
 
 
-def use_huge_pages():
-  """Starts this program again with huge pages; glibc reads the setting at start-up only."""
-  if sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:
-    os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+def use_cpu_flags():
+  """Starts this program again with the flags of the file; libraries read them at start-up only."""
+  settings = dict(word.split('=', 1) for word in shlex.split(FLAGS.read_text(), comments=True))
+  if not settings.items() <= os.environ.items():
+    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | settings)
 
 
 def make_batch(config: MMDiTConfig, flags: argparse.Namespace) -> dict[str, np.ndarray]:

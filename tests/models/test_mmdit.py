@@ -100,10 +100,11 @@ def jitted(config, dtype=jnp.float32):
   return jax.jit(MMDiT(config, dtype).apply)
 
 
-@pytest.mark.parametrize('guidance_embed, pooled_dim, remat', [
-    (False, 0, 'none'), (True, 6, 'dots'), (True, 0, 'full'), (False, 6, 'attention')])
-def test_equals_diffusers_outputs_and_gradients(guidance_embed, pooled_dim, remat):
-  config = MMDiTConfig(**TINY, guidance_embed=guidance_embed, pooled_dim=pooled_dim, remat=remat)
+@pytest.mark.parametrize('guidance_embed, pooled_dim, remat, unroll', [
+    (False, 0, 'none', 1), (True, 6, 'dots', 1), (True, 0, 'full', 2), (False, 6, 'attention', 1)])
+def test_equals_diffusers_outputs_and_gradients(guidance_embed, pooled_dim, remat, unroll):
+  config = MMDiTConfig(**TINY, guidance_embed=guidance_embed, pooled_dim=pooled_dim, remat=remat,
+                       unroll=unroll)
   params, batch = random_params(config), example(config, rows=2)
   extra = vectors(config, rows=2)
   target = np.random.default_rng(2).normal(size=batch['latents'].shape).astype(np.float32)
@@ -258,6 +259,7 @@ def test_every_parameter_names_its_axes():
 
 @pytest.mark.parametrize('wrong, field', [
     (dict(heads=3), 'heads'), (dict(axes_dims=(4, 6, 8)), 'axes_dims'), (dict(remat='x'), 'remat'),
+    (dict(unroll=0), 'unroll'),
 ])
 def test_sizes_that_do_not_fit_are_named(wrong, field):
   with pytest.raises(UserError, match=f'denoiser.{field}'):

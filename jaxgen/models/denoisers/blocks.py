@@ -39,6 +39,7 @@ class BlockConfig:
     hidden: F.
     qk_norm: RMS norm of queries and keys, per head.
     remat: what the backward pass of a stack recomputes; see ``layers.remat``.
+    unroll: blocks in a turn of a stack's loop; see there.
   """
 
   width: int
@@ -46,6 +47,7 @@ class BlockConfig:
   hidden: int
   qk_norm: bool = True
   remat: str = 'none'
+  unroll: int = 1
 
   @property
   def head_dim(self) -> int:
@@ -69,6 +71,8 @@ class BlockConfig:
       raise user_error(f'{where}.mlp_ratio', self.hidden / self.width,
                        f'heads = {self.heads} must divide width * mlp_ratio = {self.hidden}')
     check_remat(f'{where}.remat', self.remat)
+    if self.unroll < 1:
+      raise user_error(f'{where}.unroll', self.unroll, 'must be 1 or more')
 
 
 def check_clean_time(clean_time: str) -> None:
@@ -143,10 +147,11 @@ def dual_then_single(config: BlockConfig, dtype: jnp.dtype, doubles: int, single
     image: f[B, L, D].
     *shared: what every block sees, for the S + L tokens; see ``DoubleBlock``.
   """
-  text, image = stack(DoubleBlock, config, dtype, doubles, 'double_blocks')(
+  text, image = stack(DoubleBlock, config, dtype, doubles, 'double_blocks', config.unroll)(
       (text, image), *shared)
   joint = jnp.concatenate([text, image], axis=1)
-  joint = stack(SingleBlock, config, dtype, singles, 'single_blocks')(joint, *shared)
+  joint = stack(SingleBlock, config, dtype, singles, 'single_blocks', config.unroll)(
+      joint, *shared)
   return joint[:, text.shape[1]:]
 
 

@@ -35,6 +35,7 @@ class MMDiTConfig:
     guidance_embed: takes a guidance scale as input (guidance-distilled models).
     pooled_dim: channels of a pooled prompt vector; 0 = none.
     remat: what the backward pass recomputes; see ``layers.remat``.
+    unroll: blocks in a turn of a stack's loop: quicker steps on a CPU, longer to compile.
   """
 
   in_channels: int = 64
@@ -49,6 +50,7 @@ class MMDiTConfig:
   guidance_embed: bool = False
   pooled_dim: int = 0
   remat: str = 'none'
+  unroll: int = 1
 
   def __post_init__(self):
     self.blocks.check(self.axes_dims)
@@ -57,7 +59,7 @@ class MMDiTConfig:
   def blocks(self) -> BlockConfig:
     """Sizes of every block."""
     return BlockConfig(self.width, self.heads, int(self.width * self.mlp_ratio),
-                       remat=self.remat)
+                       remat=self.remat, unroll=self.unroll)
 
 
 class MMDiT(nn.Module):

@@ -11,6 +11,7 @@ from jaxgen.models.layers.kernels.contract import Kernel
 from jaxgen.models.layers.kernels.contract import Visibility
 
 CACHED_SCORES = 2**21  # scores, 8 MB, that a CPU holds close while it works on them
+HEADS_IN_A_TURN = 4  # of a CPU's loop over heads; more take longer to compile
 NEGATIVE = -1e30  # finite, so that a fully masked row stays free of NaN
 
 
@@ -46,7 +47,7 @@ def all_at_once(function: Callable[..., Arrays], mask: jax.Array | None, *arrays
 def in_turn(function: Callable[..., Arrays], mask: jax.Array | None, *arrays: jax.Array
             ) -> Arrays:
   """The same one after another, as soon as the scores of all together leave a CPU's cache, so
-  that every core works on the same head."""
+  that every core works on the same head, or on the next where its own share is done."""
   rows, heads, length, _ = arrays[0].shape
   head = length * arrays[1].shape[2]
   if rows * heads * head <= CACHED_SCORES:
@@ -54,7 +55,7 @@ def in_turn(function: Callable[..., Arrays], mask: jax.Array | None, *arrays: ja
   if heads * head <= CACHED_SCORES:
     return jax.lax.map(lambda row: _over_heads(function, arrays)(*row), (mask, *arrays))
   return jax.lax.map(
-      lambda row: jax.lax.map(lambda one: function(row[0], *one), row[1:]), (mask, *arrays))
+      lambda row: _few_at_a_time(lambda one: function(row[0], *one), row[1:]), (mask, *arrays))
 
 
 def _kernel(each_head: Callable[..., Arrays]) -> Kernel:
@@ -64,6 +65,12 @@ def _kernel(each_head: Callable[..., Arrays]) -> Kernel:
 
 ANYWHERE = _kernel(all_at_once)
 ON_CPU = _kernel(in_turn)
+
+
+def _few_at_a_time(function, arrays):
+  """``lax.map`` with ``HEADS_IN_A_TURN`` in a turn of its loop."""
+  return jax.lax.scan(lambda _, one: (None, function(one)), None, arrays,
+                      unroll=HEADS_IN_A_TURN)[1]
 
 
 def _over_heads(function, arrays):
