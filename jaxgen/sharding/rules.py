@@ -43,7 +43,7 @@ RULES: Rules = {
     'layers': Rule(),
     'head_dim': Rule(),
     'latent': Rule(),
-    'cond': Rule(),
+    'cond': Rule(('fsdp',), may_replicate=True),  # where no model dimension is split so
     'patch': Rule(),
     'queries': Rule(),
     'positions': Rule(),
