@@ -6,10 +6,14 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt --editable
 HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux); make constraints
 
-.PHONY: quickstart test test-slow test-slurm plan-tpu plan-gpu constraints
+.PHONY: quickstart smoke test test-slow test-slurm plan-tpu plan-gpu constraints
 
 quickstart: .venv/installed
 	PATH="$(CURDIR)/.venv/bin:$$PATH" bash launch/quickstart.sh $(WORKDIR)
+
+# Every recipe of IOMM in a few steps: train, save, resume, sample.
+smoke: .venv/installed
+	bash launch/smoke.sh
 
 test: .venv/installed-test
 	$(PY) -m pytest -n 2 --dist loadfile -q

@@ -9,7 +9,9 @@
 # under way resumes. Remove WORKDIR to begin anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source launch/cpu.env
+PATH="$PWD/.venv/bin:$PATH"
+source launch/common.sh
+load_flags launch/flags/cpu.env
 
 root=${1:-runs/quickstart}
 config=${CONFIG:-configs/iomm/quickstart.py}

@@ -6,7 +6,9 @@
 # It begins anew each time: WORKDIR is removed first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source launch/cpu.env
+PATH="$PWD/.venv/bin:$PATH"
+source launch/common.sh
+load_flags launch/flags/cpu.env
 root=${1:-runs/smoke}
 export HF_HUB_OFFLINE=1
 
@@ -28,7 +30,7 @@ for recipe in pretrain_image pretrain_pair finetune_image finetune_pair finetune
       --config.init_from.mllm="$root/mllm"
   done
   [[ $(wc -l < "$root/$recipe/metrics.jsonl") == 4 ]] ||
-    { echo "$root/$recipe/metrics.jsonl: the run did not go on from step 2 to step 4" >&2; exit 1; }
+    die "$root/$recipe/metrics.jsonl: the run did not go on from step 2 to step 4"
   jaxgen sample --workdir="$root/$recipe" --prompt='a photo of a red circle' --steps=2 \
     --out="$root/$recipe/drawn"
 done
