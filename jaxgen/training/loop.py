@@ -95,7 +95,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
     if first >= config.train.steps:
       _say(f'{path.name}: all {first} steps are done; raise train.steps to go on')
       return True
-    trace = Trace(profile, path, first, config.train.steps)
+    trace = Trace(profile, path, hosts, first, config.train.steps)
     low, high = partition.process_rows(mesh, config.train.rows)
     loader = make_loader(config, system.layout, rows=(low, high), start_step=first)
     if first:
