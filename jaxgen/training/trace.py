@@ -7,19 +7,25 @@ import jax
 from etils import epath
 
 from jaxgen.core.errors import user_error
+from jaxgen.sharding.hosts import Hosts
 
 NAME = 'train'  # of a step in the trace
 
 
 class Trace:
-  """Writes one trace into ``plugins/profile`` of the workdir, where TensorBoard looks for it."""
+  """Writes one trace into ``plugins/profile`` of the workdir, where TensorBoard looks for it.
 
-  def __init__(self, steps: tuple[int, int] | None, workdir: epath.Path, done: int, last: int):
+  Files are named by machine, so the first process of each traces.
+  """
+
+  def __init__(self, steps: tuple[int, int] | None, workdir: epath.Path, hosts: Hosts, done: int,
+               last: int):
     """Checks that the steps will come.
 
     Args:
       steps: the first and the last one to trace; None traces nothing.
       workdir: of the run.
+      hosts: of the run.
       done: steps of the run that are done.
       last: step of the run.
 
@@ -29,7 +35,9 @@ class Trace:
     if steps and not (done < steps[1] and steps[0] <= last):
       raise user_error('--profile', f'{steps[0]}:{steps[1]}',
                        f'this run goes from step {done + 1} to {last}; choose some of these')
-    self._steps, self._workdir, self._runs = steps, workdir, False
+    first_here = hosts.names.index(hosts.names[hosts.index]) == hosts.index
+    self._steps = steps if first_here else None
+    self._workdir, self._runs = workdir, False
 
   def step(self, number: int, state: Any) -> jax.profiler.StepTraceAnnotation:
     """To be entered around a step, which the trace then names.
@@ -42,6 +50,7 @@ class Trace:
       jax.block_until_ready(state)
       options = jax.profiler.ProfileOptions()
       options.python_tracer_level = 0  # every call of Python would slow the hosts down
+      options.session_id = f'steps_{self._steps[0]}_{self._steps[1]}'  # the same on all hosts
       jax.profiler.start_trace(str(self._workdir), profiler_options=options)
       self._runs = True
     return jax.profiler.StepTraceAnnotation(NAME, step_num=number)
