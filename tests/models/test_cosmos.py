@@ -1,5 +1,6 @@
 """The Cosmos denoiser against diffusers' CosmosTransformer3DModel, and what packing adds to it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -123,6 +124,24 @@ def test_equals_diffusers_outputs_and_gradients(fields, per_frame, fps):
   for mine, tensor in zip(gradients[1:], inputs):
     expected = tensor.grad.numpy()
     assert np.linalg.norm(mine - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+def test_the_epsilon_of_queries_and_keys_is_a_field():
+  """NVIDIA's code has another than diffusers, whose class knows one only."""
+  config = CosmosConfig(**TINY)
+  other = dataclasses.replace(config, qk_epsilon=0.5)
+  params, batch = parity.random_params(Cosmos(config)), example(config)
+  model = torch_model(config, params)
+  for name, part in model.named_modules():
+    if name.endswith(('norm_q', 'norm_k')):
+      part.eps = 0.5
+  inputs = [torch.tensor(batch[name]) for name in ('latents', 'states', 't')]
+  with torch.no_grad():
+    theirs = torch_velocity(model, config, *inputs[:2], inputs[2][:, 0])
+  np.testing.assert_allclose(jitted(other)({'params': params}, **batch), theirs, atol=1e-4)
+  assert np.abs(jitted(config)({'params': params}, **batch) - theirs.numpy()).max() > 1e-3
+  with pytest.raises(UserError, match='qk_epsilon = 0.5: CosmosTransformer3DModel knows 1e-05'):
+    cosmos.FAMILY.write_config(dataclasses.asdict(other))
 
 
 def test_clean_tokens_take_their_own_time():

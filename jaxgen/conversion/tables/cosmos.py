@@ -12,6 +12,7 @@ from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Implied
 from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.pieces import attention
 from jaxgen.conversion.tables.pieces import linear
@@ -112,6 +113,7 @@ FAMILY = Family(
         Field('mlp_ratio', 'mlp_ratio', default=4.0),
         Field('modulation_rank', 'adaln_lora_dim', default=256),
         Field('rope_scale', 'rope_scale', read=lambda scale, _: tuple(map(float, scale))),
+        Implied('qk_epsilon', 1e-5),
         Fixed('patch_size', (1, 2, 2)),
         Fixed('extra_pos_embed_type', None),
         Fixed('controlnet_block_every_n', None),

@@ -32,7 +32,6 @@ from jaxgen.sharding.partition import constrained
 PATCH_AREA = 4  # latent pixels of a token; a mask has one channel for each
 BASE_FPS = 24.0  # frames per second at which the time position is the frame's number
 THETA = 10_000.0
-HEAD_EPSILON = 1e-5  # of the norms of queries and keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +56,7 @@ class CosmosConfig:
       merged from EDM (L141).
     padding_mask: the weights have a channel that marks the padding of a picture; nothing is
       padded here, so it is always zero.
+    qk_epsilon: of the norms of queries and keys: 1e-5 in diffusers, 1e-6 in NVIDIA's own code.
     remat: what the backward pass recomputes; see ``layers.remat``.
   """
 
@@ -73,6 +73,7 @@ class CosmosConfig:
   condition_mask: bool = True
   clean_time: float = 1e-4
   padding_mask: bool = True
+  qk_epsilon: float = 1e-5
   remat: str = 'none'
 
   def __post_init__(self):
@@ -192,7 +193,7 @@ class CosmosBlock(nn.Module):
           vectors, common, steers)
 
     def qkv(name):
-      return QKV(config.heads, config.head_dim, use_bias=False, epsilon=HEAD_EPSILON,
+      return QKV(config.heads, config.head_dim, use_bias=False, epsilon=config.qk_epsilon,
                  dtype=dtype, name=name)
 
     def out(name):
