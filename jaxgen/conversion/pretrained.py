@@ -216,7 +216,7 @@ def _write_together(path: str, write: Callable[[Mapping[str, engine.Unwritten]],
              for name, tensor in tensors.items()})
     written = True
   finally:
-    for name in left:  # where writing failed, so that nobody waits for the rest
+    for name in left:  # in process 0 what failed to be written: the others wait for it
       tensors[name].make()
     all_written = multihost_utils.process_allgather(np.asarray(written)).all()
   if not all_written:
