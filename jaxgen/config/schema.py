@@ -42,13 +42,12 @@ def base_config() -> ConfigDict:
       seed=0,
       system='iomm',
       model=dict(
-          mllm=ConfigDict(),  # family and sizes: see jaxgen.models.registry
-          bridge=ConfigDict(),
-          denoiser=ConfigDict(),
-          autoencoder=ConfigDict(),
+          mllm=ConfigDict(), bridge=ConfigDict(),  # family and sizes: see jaxgen.models.registry
+          denoiser=ConfigDict(), autoencoder=ConfigDict(),
           lora=ConfigDict(),  # name -> lora(...), adapters; where several match, the first name
           compute_dtype='bfloat16',  # activations; parameters that train are fp32 masters
           frozen_dtype='bfloat16',  # parameters that do not train
+          quantized=(),  # (regex over group/path, 'int8' | 'fp8'): kernels of theirs in eight bits
           mask_ratio=0.85,  # probability that an image token is masked (L089, L091, A18)
           conditioning='all',  # 'all' MLLM outputs, or 'queries_only' (the MetaQuery baseline, A17)
       ),
@@ -86,6 +85,7 @@ def base_config() -> ConfigDict:
           b2=0.95,
           eps=1e-8,
           moments_dtype='float32',  # what moments are stored in; 'bfloat16' halves them
+          memory='device',  # where moments and EMA lie between steps; 'host' frees devices of them
           weight_decay=0.0,
           clip_norm=1.0,
           ema_decay=0.0,  # 0 = no EMA

@@ -16,6 +16,7 @@ SOURCE_KINDS = ('shapes', 'folder', 'jsonl', 'arrayrecord', 'tfds')
 SOURCE_TASKS = ('image', 'pair', 'caption')
 SPLITS = ('train', 'test')
 DTYPES = ('float32', 'bfloat16')
+FORMATS = ('int8', 'fp8')
 CHOICES = {
     'model.compute_dtype': DTYPES,
     'model.frozen_dtype': DTYPES,
@@ -24,6 +25,7 @@ CHOICES = {
     'optimizer.name': ('adamw', 'muon'),
     'optimizer.schedule': ('constant', 'cosine'),
     'optimizer.moments_dtype': DTYPES,
+    'optimizer.memory': ('device', 'host'),
     'init_from.weights': ('ema', 'params'),
     'train.zero': (2, 3),
 }
@@ -58,6 +60,7 @@ def validate(config: ConfigDict) -> None:
   _check_mesh(config)
   _check_trainable(config)
   _check_changes(config.init_from.changes)
+  _check_quantized(config.model.quantized)
   for name, entry in config.model.lora.items():
     _check_lora(f'config.model.lora.{name}', entry)
   _check_data(config.data)
@@ -149,6 +152,15 @@ def _check_trainable(config: ConfigDict) -> None:
     _check_regex('config.trainable', rule[0])
   if not any(trains for _, trains in config.trainable):
     raise user_error('config.trainable', config.trainable, 'nothing trains; set a rule to True')
+
+
+def _check_quantized(rules: tuple) -> None:
+  for entry in rules:
+    if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)
+            and entry[1] in FORMATS):
+      raise user_error('config.model.quantized', entry,
+                       f'each rule is (regex over group/path, one of {", ".join(FORMATS)})')
+    _check_regex('config.model.quantized', entry[0])
 
 
 def _check_lora(where: str, entry: ConfigDict) -> None:

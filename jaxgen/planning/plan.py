@@ -110,7 +110,7 @@ def _parameters(program: Program) -> dict[str, dict[str, int]]:
 
   blueprint = program.blueprint
   return {group: dict(trained=size(blueprint.state.params, group),
-                      frozen=size(blueprint.frozen, group))
+                      frozen=size(blueprint.stored, group))
           for group in blueprint.groups}
 
 

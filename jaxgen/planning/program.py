@@ -20,6 +20,7 @@ from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
+from jaxgen.sharding import memory
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
@@ -64,6 +65,7 @@ class Memory:
     batches: the batch of this step and the one that is made meanwhile.
     temporary: activations, gradients and whatever else the step makes and drops.
     peak: all of it at the worst moment.
+    host: moments and moving average where they lie in the memory of the host, for one device.
   """
 
   parameters: float
@@ -72,6 +74,7 @@ class Memory:
   batches: float
   temporary: float
   peak: float
+  host: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,10 +149,11 @@ def compile_program(program: Program, options: dict[str, Any] | None = None) -> 
   return result(step, compiled.as_text())
 
 
-def shard_bytes(tree: Any) -> float:
-  """Bytes of one device's share of a tree of ``ShapeDtypeStruct``."""
+def shard_bytes(tree: Any, on_host: bool = False) -> float:
+  """Bytes of one device's share of a tree of ``ShapeDtypeStruct``, in its memory or its host's."""
   return float(sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-                   for leaf in jax.tree.leaves(tree)))
+                   for leaf in jax.tree.leaves(tree)
+                   if (leaf.sharding.memory_kind == memory.HOST) == on_host))
 
 
 def _read_by_step(program: Program) -> float:
@@ -170,4 +174,5 @@ def _memory(program: Program, step: float) -> Memory:
       parameters=shard_bytes((state.params, state.ema)), optimizer=shard_bytes(state.opt_state),
       frozen=shard_bytes(frozen) + whole, batches=2 * batch,
       temporary=max(0.0, step - _read_by_step(program)),
-      peak=step + shard_bytes(autoencoder) + whole + batch)
+      peak=step + shard_bytes(autoencoder) + whole + batch,
+      host=shard_bytes(state, on_host=True))

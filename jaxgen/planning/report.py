@@ -24,6 +24,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
       peak_bytes=memory.peak, hbm_bytes=plan.topology.chip.hbm_bytes, headroom=plan.headroom,
       parameter_bytes=memory.parameters, optimizer_bytes=memory.optimizer,
       frozen_bytes=memory.frozen, batch_bytes=memory.batches, temporary_bytes=memory.temporary,
+      host_bytes=memory.host,
       compile_seconds=plan.compile_seconds, compile_core_seconds=plan.core_seconds,
       flops_per_step=plan.model_flops, flops=plan.flops,
       executed_flops=plan.executed_flops,
@@ -98,6 +99,8 @@ def _memory(plan: Plan) -> Iterator[str]:
                       ('two batches', memory.batches),
                       ('activations and gradients', memory.temporary)):
     yield f'  {name:<26}{_gib(value):>14}'
+  if memory.host:
+    yield f'  {"in the memory of the host":<26}{_gib(memory.host):>14}'
   verdict = f'{plan.headroom:.0%} free' if plan.fits else 'DOES NOT FIT'
   yield f'  {"peak":<26}{_gib(memory.peak):>14} of {_gib(hbm)}: {verdict}'
 

@@ -23,6 +23,7 @@ from jaxgen.core.types import Prompt
 from jaxgen.core.types import Visual
 from jaxgen.data.positions import image_positions
 from jaxgen.data.prompts import encode_prompts
+from jaxgen.models.layers import quantized
 from jaxgen.sampling.guidance import guided_velocity
 from jaxgen.sampling.schedules import linear_sigmas
 from jaxgen.sampling.solvers import euler
@@ -71,8 +72,11 @@ def generate(system: System, params: Params, texts: Sequence[str], *, tokenizer,
   rows = math.ceil(min(rows, len(texts)) / ways) * ways
   images = []
   # Outside of the scope, where Flax refuses the axes of a kernel that slides over height and width.
+  axes = system.axes()
+  kernels = quantized.chosen_kernels(axes, config.model.quantized)
+  params, axes = quantized.quantize(params, axes, kernels), quantized.quantized_axes(axes, kernels)
   params = trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
-                           partition.parameter_shardings(system.axes(), params, mesh))
+                           partition.parameter_shardings(axes, params, mesh))
   with partition.scope(mesh):
     for start in range(0, len(texts), rows):
       chunk = list(texts[start:start + rows])

@@ -21,21 +21,21 @@ def parameter_shardings(axes: trees.Tree, shapes: trees.Tree, mesh: Mesh,
   """Gives every parameter its sharding.
 
   Args:
-    axes: tree of tuples of logical names, one name per dimension.
-    shapes: the same tree of arrays or ``ShapeDtypeStruct``.
+    axes: tree of tuples of logical names, one name per dimension, for these parameters or more.
+    shapes: tree of arrays or ``ShapeDtypeStruct``.
     mesh: of the run.
     table: of the run.
 
   Returns:
-    The same tree of ``NamedSharding``.
+    A tree like ``shapes`` of ``NamedSharding``.
 
   Raises:
     UserError: a logical name without a rule, or a dimension that its mesh axes do not divide
       and that must not be replicated.
   """
   return trees.map_named(
-      lambda path, names, leaf: NamedSharding(mesh, spec(names, leaf.shape, mesh, path, table)),
-      axes, shapes)
+      lambda path, leaf, names: NamedSharding(mesh, spec(names, leaf.shape, mesh, path, table)),
+      shapes, axes)
 
 
 def spec(names: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, path: str,

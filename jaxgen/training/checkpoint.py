@@ -88,11 +88,11 @@ class Checkpoints:
     Raises:
       UserError: they are damaged.
     """
-    if not blueprint.frozen:
+    if not blueprint.stored:
       return {}
     folder = self._workdir / 'frozen'
     with _restoring(folder, 'start anew'), ocp.StandardCheckpointer() as checkpointer:
-      return checkpointer.restore(folder, blueprint.frozen)
+      return checkpointer.restore(folder, blueprint.stored)
 
   def close(self) -> None:
     """Waits until the last save is complete.

@@ -35,7 +35,7 @@ def load_groups(config: ConfigDict, blueprint: Blueprint,
     UserError: no such folder, or weights with missing, unknown or misshapen parameters that
       ``config.init_from.changes`` does not name.
   """
-  shapes = trees.merge(blueprint.state.params, blueprint.frozen)
+  shapes = trees.merge(blueprint.state.params, blueprint.stored)
   source, loaded, paths = config.init_from, {}, list(trees.flatten(shapes))
   for group in blueprint.groups:
     if group not in source:
@@ -62,5 +62,5 @@ def _line(blueprint: Blueprint, group: str, note: str) -> str:
   def size(params):
     return sum(leaf.size for leaf in trees.flatten(params.get(group, {})).values())
 
-  trained, frozen = size(blueprint.state.params), size(blueprint.frozen)
+  trained, frozen = size(blueprint.state.params), size(blueprint.stored)
   return f'{group}: {trained / 1e6:.2f} M trained, {frozen / 1e6:.2f} M frozen, {note}'

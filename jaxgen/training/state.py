@@ -1,7 +1,8 @@
 """What a run carries from step to step, and how it begins."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -17,6 +18,8 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.core.weights import Stored
 from jaxgen.models.layers import lora
+from jaxgen.models.layers import quantized
+from jaxgen.sharding import memory
 from jaxgen.sharding import partition
 from jaxgen.sharding.rules import Rules
 from jaxgen.sharding.rules import with_changes
@@ -57,7 +60,9 @@ class Blueprint:
     trains: parameter path -> whether it trains.
     optimizer: of the trainable parameters.
     state: ``TrainState`` of ``ShapeDtypeStruct`` with shardings.
-    frozen: the other parameters likewise, in ``config.model.frozen_dtype``.
+    stored: the other parameters likewise, in ``config.model.frozen_dtype``, as they are saved.
+    frozen: the same as steps read them, quantised where the config says so.
+    quantize: makes ``frozen`` of ``stored``.
     table: from logical axes to those of the mesh.
   """
 
@@ -65,7 +70,9 @@ class Blueprint:
   trains: Mapping[str, bool]
   optimizer: optax.GradientTransformation
   state: TrainState
+  stored: Params
   frozen: Params
+  quantize: Callable[[Params], Params]
   table: Rules
 
 
@@ -80,21 +87,40 @@ def make_blueprint(config: ConfigDict, system: Any, groups: Sequence[str], mesh:
 
   Raises:
     UserError: a parameter that no rule of ``config.trainable`` matches, a rule without a
-      parameter, nothing that trains, or an autoencoder or the base of an adapter that should.
+      parameter, nothing that trains, an autoencoder or the base of an adapter that should,
+      kernels of eight bits that should, or memory that the devices lack.
   """
+  check_memory(config, mesh)
   groups = tuple(groups)
   trains, table = trainable_paths(config, system, groups), with_changes(config.mesh.rules)
-  shapes, axes = system.shapes(groups), system.axes(groups)
-  placed = trees.map_named(
-      lambda _, leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-      shapes, partition.parameter_shardings(axes, shapes, mesh, table))
-  params, frozen = trees.partition(placed, trains)
+  kernels, axes = _kernels_to_quantize(config, system, trains), system.axes(groups)
+
+  def placed(shapes, axes):
+    return trees.map_named(
+        lambda _, leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        shapes, partition.parameter_shardings(axes, shapes, mesh, table))
+
+  params, stored = trees.partition(placed(system.shapes(groups), axes), trains)
   optimizer = make_optimizer(config, trees.partition(axes, trains)[0])
   dtype = jnp.dtype(config.model.frozen_dtype)
-  frozen = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding), frozen)
-  return Blueprint(groups, trains, optimizer,
-                   _abstract_state(config, optimizer, params, mesh), frozen, table)
+  stored = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding), stored)
+  quantize = functools.partial(quantized.quantize, axes=axes, kernels=kernels)
+  frozen = placed(jax.eval_shape(quantize, stored), quantized.quantized_axes(axes, kernels))
+  if kernels:
+    quantize = jax.jit(quantize, out_shardings=shardings(frozen))
+  return Blueprint(groups, trains, optimizer, _abstract_state(config, optimizer, params, mesh),
+                   stored, frozen, quantize, table)
+
+
+def check_memory(config: ConfigDict, mesh: Mesh) -> None:
+  """Raises a ``UserError`` for what shall lie on the host where devices cannot fetch it."""
+  models = trees.flatten(config.model.to_dict(), 'config/model')
+  wishes = {path: value for path, value in models.items() if path.endswith('/remat')}
+  wishes['config/optimizer/memory'] = config.optimizer.memory
+  for path, value in wishes.items():
+    if value in ('host', 'offload'):
+      memory.check_host(path.replace('/', '.'), value, mesh)
 
 
 def trainable_paths(config: ConfigDict, system: Any, groups: Sequence[str]) -> dict[str, bool]:
@@ -117,7 +143,7 @@ def trainable_paths(config: ConfigDict, system: Any, groups: Sequence[str]) -> d
 
 def init_state(config: ConfigDict, system: Any, blueprint: Blueprint,
                loaded: Mapping[str, Any]) -> tuple[TrainState, Params]:
-  """The state and the frozen parameters at step 0, made where they will live.
+  """The state and the frozen parameters at step 0, made where they will live, not quantised.
 
   Args:
     config: of the run; ``config.seed`` decides every random number.
@@ -128,10 +154,10 @@ def init_state(config: ConfigDict, system: Any, blueprint: Blueprint,
       entries of a random one.
 
   Returns:
-    ``(state, frozen)``.
+    ``(state, stored)``; see ``Blueprint``.
   """
   rng, init_rng = jax.random.split(jax.random.PRNGKey(config.seed))
-  target = trees.merge(blueprint.state.params, blueprint.frozen)
+  target = trees.merge(blueprint.state.params, blueprint.stored)
   found = trees.flatten({group: loaded[group] for group in target if group in loaded})
   fits = {path: path in found and found[path].shape == leaf.shape
           for path, leaf in trees.flatten(target).items()}
@@ -139,7 +165,7 @@ def init_state(config: ConfigDict, system: Any, blueprint: Blueprint,
   params = _place(found, placed)
   if random:
     params = trees.merge(params, _extend(_init_random(system, init_rng, random), found))
-  trainable, frozen = trees.partition(params, blueprint.trains)
+  trainable, stored = trees.partition(params, blueprint.trains)
   with_ema = config.optimizer.ema_decay > 0
 
   def begin(params, rng):
@@ -149,12 +175,22 @@ def init_state(config: ConfigDict, system: Any, blueprint: Blueprint,
         skipped=jnp.zeros((), jnp.int32), skipped_in_a_row=jnp.zeros((), jnp.int32))
 
   begin = jax.jit(begin, out_shardings=shardings(blueprint.state), donate_argnums=0)
-  return begin(trainable, np.asarray(rng)), frozen
+  return begin(trainable, np.asarray(rng)), stored
 
 
 def shardings(abstract: Any) -> Any:
   """The shardings of a tree of arrays or ``ShapeDtypeStruct``."""
   return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def _kernels_to_quantize(config: ConfigDict, system: Any, trains: Mapping[str, bool]
+                         ) -> dict[str, str]:
+  kernels = quantized.chosen_kernels(system.axes(), config.model.quantized)
+  for path in kernels:
+    if trains.get(path, False):
+      raise user_error(quantized.FIELD, path, 'this parameter trains, and eight bits cannot; '
+                       'freeze it in config.trainable or name others')
+  return kernels
 
 
 def _init_random(system: Any, rng: jax.Array, target: Params) -> Params:
@@ -208,7 +244,9 @@ def _abstract_state(config: ConfigDict, optimizer: optax.GradientTransformation,
   opt_state = optax.tree.map_params(
       optimizer, moment, jax.eval_shape(optimizer.init, params), params, is_leaf=_is_masked,
       transform_non_params=lambda leaf: scalar(leaf.dtype, leaf.shape))
+  ema = params if config.optimizer.ema_decay > 0 else {}
+  if config.optimizer.memory == 'host':
+    opt_state, ema = memory.on_host((opt_state, ema))
   return TrainState(
-      step=scalar(), params=params, opt_state=opt_state,
-      ema=params if config.optimizer.ema_decay > 0 else {}, rng=scalar(jnp.uint32, (2,)),
+      step=scalar(), params=params, opt_state=opt_state, ema=ema, rng=scalar(jnp.uint32, (2,)),
       skipped=scalar(), skipped_in_a_row=scalar())

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from jaxgen.core import trees
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Params
+from jaxgen.sharding import memory
 from jaxgen.sharding import partition
 from jaxgen.sharding.rules import Rules
 from jaxgen.sharding.rules import with_changes
@@ -44,6 +45,7 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
     optimizer: of the trainable parameters.
   """
   schedule, decay = make_schedule(config), config.optimizer.ema_decay
+  fetch = memory.on_device if config.optimizer.memory == 'host' else lambda tree: tree
   table = with_changes(config.mesh.rules)
 
   def train_step(state, frozen, batch):
@@ -74,13 +76,14 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
       loss, terms, grads = accumulated(loss_of, state.params, parts)
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    old_opt_state, old_ema = fetch((state.opt_state, state.ema))
+    updates, opt_state = optimizer.update(grads, old_opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, state.ema,
+    ema = jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, old_ema,
                        params if decay else {})
     params, opt_state, ema = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
-        (params, opt_state, ema), (state.params, state.opt_state, state.ema))
+        (params, opt_state, ema), (state.params, old_opt_state, old_ema))
     metrics = dict(loss=loss, grad_norm=norm, terms=terms, finite=finite,
                    learning_rate=schedule(state.step - state.skipped), **counts(batch))
     state = state.replace(

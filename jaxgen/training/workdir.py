@@ -20,8 +20,8 @@ from jaxgen.sharding.hosts import Hosts
 
 # Fields that say how a run is carried out, not what it computes.
 MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
-              'train/halt_after', 'train/accumulate', 'train/zero', 'train/host_timeout', 'mesh/',
-              'data/threads', 'data/prefetch', 'sampling/')
+              'train/halt_after', 'train/accumulate', 'train/zero', 'train/host_timeout',
+              'optimizer/memory', 'mesh/', 'data/threads', 'data/prefetch', 'sampling/')
 MARGIN = 4 << 20  # bytes of metadata that come with a checkpoint
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL_TEXTS = tuple(os.strerror(code) for code in FULL)  # storage libraries pass on the text only

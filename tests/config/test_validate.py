@@ -57,6 +57,7 @@ BROKEN = {
     'optimizer.learning_rate=-0.1': 'above 0',
     'optimizer.b2=1.0': 'not including, 1',
     'optimizer.moments_dtype=float16': 'float32, bfloat16',
+    'optimizer.memory=disk': 'device, host',
     'optimizer.ema_decay=1.0': 'not including, 1',
     'optimizer.warmup_steps=5000': 'train.steps = 1000',
     'optimizer.clip_norm=0.0': 'above 0',
@@ -104,6 +105,9 @@ def test_broken_value(config_file, override):
 
 @pytest.mark.parametrize('override, shown, fix', [
     ('trainable=(("(", True),)', "config.trainable = '(': ", 'not a regular expression'),
+    ('model.quantized=(("mllm/.*", "int4"),)', "config.model.quantized = ('mllm/.*', 'int4'): ",
+     'one of int8, fp8'),
+    ('model.quantized=(("(", "int8"),)', "config.model.quantized = '(': ", 'not a regular'),
     ('trainable=((".*", 1),)', "config.trainable = ('.*', 1): ", '(regex, True or False)'),
     ('data.sources.photos.kind=shapes', f"{SOURCES}.photos.path = 'photos': ", 'leave path empty'),
 ])

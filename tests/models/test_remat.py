@@ -53,6 +53,7 @@ def kept_bytes(function, params):
 
 
 def assert_each_keeps_less(sizes):
+  assert sizes.pop('offload') == sizes['attention']  # elsewhere
   assert list(sizes) == ['none', 'dots', 'attention', 'full']
   for more, less in zip(list(sizes)[:-1], list(sizes)[1:]):
     assert sizes[less] < 0.95 * sizes[more], sizes
@@ -72,6 +73,20 @@ def test_every_denoiser_keeps_less_policy_by_policy(family):
     return kept_bytes(loss, registry.param_shapes(module))
 
   assert_each_keeps_less({remat: kept(remat) for remat in REMAT})
+
+
+def test_what_flux_keeps_of_a_row_of_1024():
+  """The numbers of docs/scaling.md, GiB."""
+  def kept(remat):
+    module = registry.build(registry.section(
+        'mmdit', cond_dim=1536, pooled_dim=768, remat=remat), jnp.bfloat16)
+    inputs = denoiser_inputs(module.config, 4096, 576)
+    size = kept_bytes(lambda params: module.apply(
+        {'params': params}, *inputs, pooled=zeros(1, 768)).sum(), registry.param_shapes(module))
+    return round(size / 2 / 2**30, 1)
+
+  assert {remat: kept(remat) for remat in REMAT} == {
+      'none': 22.9, 'dots': 15.8, 'attention': 9.7, 'offload': 9.7, 'full': 1.6}
 
 
 @pytest.mark.parametrize('family', TOWERS)
@@ -115,3 +130,21 @@ def test_attention_and_projections_are_kept_and_hidden_units_are_not():
       ((300, 64), 'bfloat16'): 1, ((300,), 'float32'): 1,  # attention, its softmax sums
       ((128,), 'bfloat16'): 2,  # what enters a block, what its output projection adds
   }
+
+
+def test_what_is_offloaded_crosses_to_the_host_and_back():
+  def crossings(remat):
+    module = registry.build(registry.section(
+        'mmdit', width=32, heads=2, axes_dims=(4, 6, 6), double_blocks=1, single_blocks=1,
+        remat=remat), jnp.bfloat16)
+    inputs = denoiser_inputs(module.config, 8, 4)
+    program = str(jax.make_jaxpr(jax.grad(
+        lambda params: module.apply({'params': params}, *inputs).sum()))(
+            registry.param_shapes(module)))
+    return [program.count(f'devices=(MemorySpace.{space},)') for space in ('Host', 'Device')]
+
+  # Attention and its sums in both blocks; q, k, v and what two projections add, of three streams,
+  # of which the last has attention and MLP behind one projection.
+  arrays = 2 * 2 + 3 * 5 - 1
+  assert crossings('offload') == [arrays, arrays]
+  assert crossings('attention') == [0, 0]

@@ -28,7 +28,7 @@ def plan(tiny_config):
   tiny_config.train.update(rows=256, steps=3600)
   tiny_config.data.update(segments_per_row=4, visual_tokens=128)
   memory = Memory(parameters=10 * GIB, optimizer=20 * GIB, frozen=2 * GIB, batches=GIB,
-                  temporary=17 * GIB, peak=50 * GIB)
+                  temporary=17 * GIB, peak=50 * GIB, host=0.0)
   flops = 64 * 459e12 * 0.5  # half a second
   return Plan(
       topology=TOPOLOGY, config=tiny_config, mesh=dict(data=8, fsdp=8, context=1, tensor=1),

@@ -67,6 +67,14 @@ def test_same_image_alone(run, images):
   assert near(run(TEXTS[2:3], image_ids=[2])[0], images[2])
 
 
+def test_a_language_model_of_eight_bits_draws_nearly_the_same(run, images):
+  config = copy.deepcopy(run.config)
+  config.model.quantized = (('mllm/.*', 'int8'),)
+  drawn = generate(run.system, run.params, TEXTS, tokenizer=run.tokenizer, config=config, seed=5)
+  error = np.abs(drawn.astype(int) - images.astype(int))
+  assert 0 < error.mean() < 0.02 * 255
+
+
 def test_seed_text_and_number_matter(run, images):
   assert not near(run(TEXTS, seed=6), images)
   assert not near(run(TEXTS[::-1])[0], images[0])

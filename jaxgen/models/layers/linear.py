@@ -39,7 +39,8 @@ class Linear(nn.Module):
   """``y[..., *features] = act(x)[..., *inputs] @ kernel[*inputs, *features] + bias[*features]``.
 
   Where the parameters hold a low-rank adapter beside the kernel (see ``lora``), its product is
-  added; the kernel itself stays as it is. Policies of ``remat`` know the result by the last word of
+  added; the kernel itself stays as it is. Where they hold a ``kernel_scale``, the kernel has eight
+  bits (see ``quantized``). Policies of ``remat`` know the result by the last word of
   the module's name: ``out`` of ``attention_out``.
 
   Attributes:
@@ -75,6 +76,8 @@ class Linear(nn.Module):
         'kernel', nn.with_logical_partitioning(kernel_init, self.names), shape, jnp.float32)
     x = x.astype(self.dtype)
     y = matrix_product(x, kernel, self.inputs, self.activation)
+    if self.has_variable('params', 'kernel_scale'):
+      y = (y * self.get_variable('params', 'kernel_scale')).astype(self.dtype)
     if self.has_variable('params', 'lora'):
       y = y + self._low_rank(x, self.get_variable('params', 'lora'))
     if self.use_bias:
@@ -117,6 +120,8 @@ def _backward(inputs, activation, residuals, gradient):
   gradient = gradient.reshape(*flat.shape[:-1], -1)
   by_kernel = jax.lax.platform_dependent(flat, gradient, cpu=_flat_outer, default=_outer)
   by_x, = pull_back((gradient @ matrix.T).reshape(activated.shape))
+  if not jnp.issubdtype(kernel.dtype, jnp.floating):  # quantised, and so frozen
+    return by_x, None
   return by_x, by_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 

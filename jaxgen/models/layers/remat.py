@@ -9,19 +9,24 @@ import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
 from jaxgen.models.layers.attention import SAVED
+from jaxgen.sharding.memory import HOST
 
 # Roles of the projections beside attention and behind the MLP, see ``Linear``; the hidden units of
 # the MLP, four times as wide as any of them, are left out.
 PROJECTIONS = ('q', 'k', 'v', 'out', 'down')
 
 # What a block keeps for its backward pass: everything, all matrix products, attention and the
-# projections, nothing but its input. Each keeps less and computes more than the one before.
+# projections, those in the memory of the host, nothing but its input. Each keeps less on the device
+# and takes longer than the one before.
 REMAT = {
     'none': None,
     'dots': jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(SAVED)),
     'attention': jax.checkpoint_policies.save_only_these_names(SAVED, *PROJECTIONS),
+    'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=[SAVED, *PROJECTIONS],
+        offload_src='device', offload_dst=HOST),
     'full': jax.checkpoint_policies.nothing_saveable,
 }
 
