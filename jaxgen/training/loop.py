@@ -109,6 +109,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
       state, frozen = init_state(config, system, blueprint, loaded)
       checkpoints.save_frozen(frozen)
     elastic.save(topology, path, hosts)
+    frozen = blueprint.quantize(frozen)
 
     # --- Compile: all the programs of the run, which from here on refuse any other shape.
     stop = stack.enter_context(StopRequest())
