@@ -166,7 +166,7 @@ def _wrap(topology: Topology) -> tuple[bool, ...]:
   closed = [size % cube == 0 for size in topology.shape]
   if len(topology.shape) == 3:
     return (all(closed),) * 3
-  return tuple(closed)
+  return *closed, False  # the compiler counts three dimensions for a v6e too
 
 
 def _gpu(topology: Topology) -> topologies.TopologyDescription:

@@ -47,3 +47,11 @@ def test_devices_of_slices_know_their_torus_and_their_slice():
   assert {tuple(device.coords) for device in devices} == {
       (0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0)}
   assert {device.platform for device in devices} == {'tpu'}
+
+
+@pytest.mark.parametrize('name', ['tpu:v6e:2x2', 'tpu:v6e:16x16'])
+def test_a_v6e_has_two_dimensions(name):
+  topology = parse(name)
+  devices = devices_of(topology)
+  assert len(devices) == topology.size and {device.device_kind for device in devices} == {
+      'TPU v6 lite'}
