@@ -3,6 +3,7 @@
 import copy
 import functools
 import re
+import shutil
 import types
 
 import jax
@@ -15,8 +16,11 @@ from jaxgen.core.errors import UserError
 from jaxgen.sharding.memory import HOST
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
+from jaxgen.training.loop import train
 from jaxgen.training.state import check_memory
 from jaxgen.training.state import make_blueprint
+from tests.training.launched import metrics_of
+from tests.training.test_resume import restored
 from tests.training.test_step import Bench
 
 
@@ -76,6 +80,30 @@ def test_devices_without_such_memory_are_named(tiny_config, field, value):
   with pytest.raises(UserError, match=rf'config\.{field} = .{value}.: needs the memory kind '
                      'pinned_host; a Lone chip has device only'):
     check_memory(tiny_config, mesh)
+
+
+def test_half_moments_on_the_host_and_an_encoder_of_eight_bits_resume_exactly(
+    straight, tiny_base, tmp_path):
+  """All levers at once: near the run without any, and the same bits after a break."""
+  config = copy.deepcopy(tiny_base)
+  config.optimizer.update(memory='host', moments_dtype='bfloat16')
+  config.model.quantized = (('mllm/text/.*', 'int8'),)
+  config.mesh.update(data=2, fsdp=2, tensor=2)
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  train(config, str(whole))
+  shutil.copytree(whole, broken)
+  shutil.rmtree(broken / 'checkpoints' / '20')
+  train(config, str(broken))
+  (state, stored), _ = restored(whole, 20)
+  jax.tree.map(np.testing.assert_array_equal, (state, stored), restored(broken, 20)[0])
+  moments = state.opt_state[1][0]
+  assert {str(leaf.dtype) for leaf in jax.tree.leaves((moments.mu, moments.nu))} == {'bfloat16'}
+  # What is saved is what other runs and tools can read.
+  assert {str(leaf.dtype) for leaf in jax.tree.leaves(stored)} == {'float32'}
+  ours, theirs = (np.array([line['loss'] for line in metrics_of(run, 'loss')])
+                  for run in (whole, straight))
+  np.testing.assert_allclose(ours, theirs, rtol=5e-3)
+  assert np.any(ours != theirs)
 
 
 def test_kernels_that_train_cannot_have_eight_bits(tiny_config):
