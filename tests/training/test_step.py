@@ -98,8 +98,19 @@ def test_parameters_are_really_spread(bench):
   assert kernels
   for path, leaf in kernels.items():
     assert leaf.addressable_shards[0].data.size == leaf.size // 4, path
-  momentum = jax.tree.leaves(momenta(state))
-  assert [m.sharding for m in momentum] == [p.sharding for p in jax.tree.leaves(state.params)]
+
+
+def test_moments_and_moving_average_lie_where_their_parameters_do(bench):
+  """From the start and after a step; none of them is ever whole on a device."""
+  bench = bench('2x2x2')
+  state, frozen = bench.begin()
+  after, _ = bench.step(state, frozen, bench.batch())
+  for each in (bench.begin()[0], after):
+    places = [leaf.sharding for leaf in jax.tree.leaves(each.params)]
+    for tree in (each.params, each.ema, momenta(each), each.opt_state[1][0].nu):
+      assert [leaf.sharding for leaf in jax.tree.leaves(tree)] == places
+      kernel = trees.flatten(tree)['denoiser/single_blocks/mlp_up/kernel']
+      assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 4}
 
 
 def test_five_steps_leave_frozen_bits_alone_and_ema_has_its_closed_form(bench):
