@@ -45,8 +45,8 @@ def main() -> None:
 
 def write_model(folder: pathlib.Path) -> None:
   """A FLUX-shaped model, random in every byte."""
-  section = registry.section('mmdit', width=1536, heads=12, double_blocks=2, single_blocks=3,
-                             cond_dim=1536)
+  section = registry.section('mmdit', width=3072, heads=24, double_blocks=2, single_blocks=4,
+                             cond_dim=3072)
   module, rng = registry.build(section, jnp.bfloat16), np.random.default_rng(0)
   params = trees.map_named(
       lambda _, leaf: rng.random(leaf.shape, np.float32).astype(ml_dtypes.bfloat16),
