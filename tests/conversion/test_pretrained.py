@@ -203,6 +203,6 @@ def test_peak_memory_is_shards_and_little_more(tmp_path):
   tensors = load_folder(str(tmp_path / 'model'))[1].values()
   largest = max(np.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors)
   assert 0.48 * total < found['own'] < 0.53 * total
-  assert found['read'] < 1.02 * found['own']
+  assert found['read'] < 1.05 * found['own']  # short gaps are read through
   assert found['grown'] < found['own'] + largest + 64e6, (found, largest)
   assert found['own'] + largest + 64e6 < 0.95 * total  # so that the bound means something

@@ -17,6 +17,9 @@ from tests.training.launched import steps_written
 from tests.training.launched import wait_for
 
 HOST = socket.gethostname()
+# Steps after which every process has told the others that its first steps are behind it; until then
+# they have more patience with it.
+WELL_UNDER_WAY = 60
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def test_sigterm_to_one_saves_on_all_and_half_the_devices_go_on(launcher, config
 def test_a_host_that_hangs_is_named_within_the_time_out(launcher, config, tmp_path):
   workdir = tmp_path / 'run'
   processes = launcher.start_all([config, config], workdir, devices=1)
-  wait_for(processes[0], lambda: steps_written(workdir) >= 4)
+  wait_for(processes[0], lambda: steps_written(workdir) >= WELL_UNDER_WAY)
   processes[1].send_signal(signal.SIGSTOP)
   [code], [said] = finish(processes[:1])
   assert code == 1
@@ -109,7 +112,7 @@ def test_sigterm_to_a_single_process_saves_and_ends_with_the_code_it_was_told(la
 def test_four_processes_lose_one(launcher, config, tmp_path, victim, stop, named):
   workdir = tmp_path / 'run'
   processes = launcher.start_all([config] * 4, workdir, devices=1)
-  wait_for(processes[0], lambda: steps_written(workdir) >= 4)
+  wait_for(processes[0], lambda: steps_written(workdir) >= WELL_UNDER_WAY)
   processes[victim].send_signal(stop)
   codes, errors = finish([process for process in processes if process is not processes[victim]])
   assert all(codes), codes

@@ -67,7 +67,8 @@ def test_killed_twice_once_during_a_save_equals_straight(launcher, straight, tin
   assert [start['step'] for start in starts] == [0, 10, 10, 20]
   useful = sum(line['seconds'] for line in metrics_of(workdir, 'seconds'))
   [*_, last] = metrics_of(workdir, 'goodput')
-  assert last['goodput'] == pytest.approx(useful / (starts[3]['time'] - starts[0]['time']), rel=0.05)
+  began, again, done = (starts[index]['time'] for index in (0, 2, 3))
+  assert 0.99 * useful / (done - began) < last['goodput'] < useful / (again - began)
 
 
 def test_two_processes_of_four_devices_equal_one_of_eight(launcher, straight, tiny_base, tmp_path):
