@@ -20,6 +20,7 @@ os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
 import jax
 import numpy as np
 from bench_step import alternate
+from bench_step import report_times
 from ml_collections import ConfigDict
 
 from configs.iomm import shapes
@@ -38,9 +39,7 @@ def main():
   print(f'{flags.rows} rows of {flags.side**2} latent tokens, width {flags.width}, {flags.double}+'
         f'{flags.single} blocks, mesh {" ".join(f"{axis}={sizes[axis]}" for axis in AXES)}, '
         f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}')
-  for name, seconds in times.items():
-    print(f'{name:10s} median {statistics.median(seconds):.3f} s  best {min(seconds):.3f} s  '
-          f'loss {losses[name][0]:.6f} -> {losses[name][-1]:.6f}')
+  report_times(losses, times)
   ratio = statistics.median(times['mesh']) / statistics.median(times['one device'])
   best = min(times['mesh']) / min(times['one device'])
   print(f'ratio mesh / one device: {ratio:.2f} (medians), {best:.2f} (best)')

@@ -59,9 +59,7 @@ def main():
   print(f'device {device.device_kind}, {jnp.dtype(dtype).name}, {flags.batch} x '
         f'({flags.image} image + {flags.text} text tokens), hidden {flags.hidden}, '
         f'{flags.double}+{flags.single} blocks, {flags.steps} steps')
-  for name, seconds in times.items():
-    print(f'{name:8s} median {statistics.median(seconds):.3f} s  best {min(seconds):.3f} s  '
-          f'loss {losses[name][0]:.6f} -> {losses[name][-1]:.6f}')
+  report_times(losses, times)
   report_flops(config, flags, device, statistics.median(times['jaxgen']))
   if 'torch' in times:
     ratio = statistics.median(times['torch']) / statistics.median(times['jaxgen'])
@@ -83,8 +81,8 @@ def parse_flags() -> argparse.Namespace:
 def use_cpu_flags():
   """Starts this program again with the flags of the file; libraries read them at start-up only."""
   settings = dict(word.split('=', 1) for word in shlex.split(FLAGS.read_text(), comments=True))
-  if not settings.items() <= os.environ.items():
-    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | settings)
+  if not settings.keys() <= os.environ.keys():  # flags that are set, for a GPU perhaps, stay
+    os.execve(sys.executable, [sys.executable, *sys.argv], settings | os.environ)
 
 
 def make_batch(config: MMDiTConfig, flags: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -192,6 +190,13 @@ def alternate(sides, steps):
       losses[name].append(step())
       times[name].append(time.perf_counter() - start)
   return losses, times
+
+
+def report_times(losses, times):
+  """A line for each side."""
+  for name, seconds in times.items():
+    print(f'{name:10s} median {statistics.median(seconds):.3f} s  best {min(seconds):.3f} s  '
+          f'loss {losses[name][0]:.6f} -> {losses[name][-1]:.6f}')
 
 
 def report_flops(config, flags, device, seconds):

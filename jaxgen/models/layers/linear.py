@@ -35,6 +35,15 @@ def input_dims(names: Sequence[str]) -> int:
   return 2 if names[0] in HEADS else 1
 
 
+def linear_kernels(axes: Mapping[str, tuple[str, ...]]) -> list[str]:
+  """The kernels of linear modules among all parameters, path -> logical names.
+
+  Those of convolutions are none, pointwise ones included.
+  """
+  return [path for path, names in axes.items()
+          if path.endswith('/kernel') and 'conv_in' not in names and names.count('patch') < 2]
+
+
 class Linear(nn.Module):
   """``y[..., *features] = act(x)[..., *inputs] @ kernel[*inputs, *features] + bias[*features]``.
 

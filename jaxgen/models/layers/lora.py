@@ -22,6 +22,7 @@ from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.models.layers.linear import input_dims
+from jaxgen.models.layers.linear import linear_kernels
 
 TRAINABLE = r'.*/lora/[ab]'  # the leaves that learn; ``alpha`` is a constant
 
@@ -112,14 +113,9 @@ def unmerge(merged: trees.Tree, adapters: trees.Tree) -> Params:
 def _matches(axes: Mapping[str, tuple[str, ...]], groups: Sequence[LoRA]
              ) -> dict[str, LoRA | None]:
   """The first group that matches, for the path of each linear module."""
-  modules = [path.removesuffix('/kernel') for path, names in axes.items()
-             if path.endswith('/kernel') and not _is_convolution(names)]
+  modules = [path.removesuffix('/kernel') for path in linear_kernels(axes)]
   return {module: next((group for group in groups if re.fullmatch(group.modules, module)), None)
           for module in modules}
-
-
-def _is_convolution(names: tuple[str, ...]) -> bool:
-  return 'conv_in' in names or names.count('patch') > 1
 
 
 def _adapter(kernel: nn.LogicallyPartitioned, rng: jax.Array, group: LoRA) -> dict[str, Any]:

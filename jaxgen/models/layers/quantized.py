@@ -17,6 +17,7 @@ from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.models.layers.linear import input_dims
+from jaxgen.models.layers.linear import linear_kernels
 
 FIELD = 'config.model.quantized'
 FORMATS = {'int8': jnp.int8, 'fp8': jnp.float8_e4m3fn}
@@ -40,8 +41,7 @@ def chosen_kernels(axes: trees.Tree, rules: Rules) -> dict[str, str]:
   if importlib.util.find_spec('qwix') is None:
     raise user_error(FIELD, tuple(rules), 'needs qwix, which is not installed; pip install '
                      "--constraint constraints.txt --editable '.[quantize]'")
-  kernels = [path for path, names in trees.flatten(axes).items()
-             if path.endswith('/kernel') and 'conv_in' not in names and names.count('patch') < 2]
+  kernels = linear_kernels(trees.flatten(axes))
   chosen = {}
   for pattern, name in rules:
     matched = [path for path in kernels if re.fullmatch(pattern, path)]
