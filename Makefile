@@ -9,7 +9,7 @@ HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux);
 .PHONY: quickstart smoke test test-slow test-slurm plan-tpu plan-gpu constraints
 
 quickstart: .venv/installed
-	PATH="$(CURDIR)/.venv/bin:$$PATH" bash launch/quickstart.sh $(WORKDIR)
+	bash launch/quickstart.sh $(WORKDIR)
 
 # Every recipe of IOMM in a few steps: train, save, resume, sample.
 smoke: .venv/installed

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # What the launchers share; they source it in the repository's root, with dry_run=1 to print only.
 
+PATH="$PWD/.venv/bin:$PATH" # python and jaxgen, where `make` has installed them
+
 # Ends with one line on what is wrong.
 die() {
   echo "$(basename "$0"): $*" >&2

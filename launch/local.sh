@@ -11,7 +11,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
-PATH="$PWD/.venv/bin:$PATH"
 
 processes=2 devices='' dry_run=''
 while [[ $# -gt 0 ]]; do

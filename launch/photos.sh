@@ -8,7 +8,6 @@
 set -euo pipefail
 photos=$(realpath "${1:?usage: launch/photos.sh PHOTOS [WORKDIR]}")
 cd "$(dirname "$0")/.."
-PATH="$PWD/.venv/bin:$PATH"
 source launch/common.sh
 load_flags launch/flags/cpu.env
 root=${2:-runs/photos}

@@ -9,7 +9,6 @@
 # under way resumes. Remove WORKDIR to begin anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH="$PWD/.venv/bin:$PATH"
 source launch/common.sh
 load_flags launch/flags/cpu.env
 

@@ -6,7 +6,6 @@
 # Run it again to go on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH="$PWD/.venv/bin:$PATH"
 source launch/common.sh
 load_flags launch/flags/cpu.env
 root=${1:-runs/recipes}

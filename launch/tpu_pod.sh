@@ -84,7 +84,7 @@ install() {
 train() {
   local words setup show
   printf -v words '%q ' "$@"
-  setup='cd jaxgen && PATH=$PWD/.venv/bin:$PATH && source launch/common.sh && '
+  setup='cd jaxgen && source launch/common.sh && '
   setup+="load_flags $flags && set -o pipefail && { pkill -x jaxgen || true; } && "
   show='| tee -a ~/jaxgen.log | if [[ $(hostname) == *-w-0 ]]; then cat; else tail -n 5; fi'
   on_all "$setup$words--coordinator=tpu --stopped-code=75 2>&1 $show"

@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
-PATH="$PWD/.venv/bin:$PATH:/usr/sbin"
+PATH="$PATH:/usr/sbin"
 PATIENCE=${PATIENCE:-1200} # seconds for each of the two halves
 
 if ! command -v slurmctld > /dev/null || ! command -v munged > /dev/null; then
