@@ -86,7 +86,7 @@ class Watch:
       return
     if self._hosts.count > 1 and isinstance(error, jax.errors.JaxRuntimeError):
       _say(f'{self._me()}: {" ".join(str(error).split())[:300]}')
-      self._end.wait(self._timeout + 3 * self._pause())
+      self._threads[0].join(timeout=self._timeout + 10 * self._pause())
     self._stop(f'error: {error if isinstance(error, UserError) else repr(error)[:300]}')
 
   def _stop(self, word: str) -> None:
@@ -95,8 +95,9 @@ class Watch:
     self._place = word
     self._end.set()
     for thread in self._threads:
-      # A coordinator that hangs must not hold this process.
-      thread.join(timeout=self._pause() + 1)
+      if thread is not threading.current_thread():
+        # A coordinator that hangs must not hold this process.
+        thread.join(timeout=self._pause() + 1)
 
   def _me(self) -> str:
     return self._hosts.label(self._hosts.index)
@@ -155,6 +156,9 @@ class Watch:
     _say(f'{self._me()} at {self._place}: {verdict}; this process ends, start the run again to '
          'go on from the last checkpoint')
     sys.stdout.flush()
+    self._stop(f'error: {verdict}')
+    if self._hosts.index == 0:
+      time.sleep(3 * self._pause())  # JAX ends all others with it: first they hear the verdict
     # The main thread may be stuck in a collective for ever: no clean-up can be waited for.
     os._exit(1)
 

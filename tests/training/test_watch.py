@@ -107,6 +107,22 @@ with Watch(left, 2.0) as watch:
       'go on from the last checkpoint')
 
 
+def test_the_coordinator_tells_its_verdict_before_it_ends():
+  result = run('''
+def listen():
+  while True:
+    print(right.texts('beats').get(0), flush=True)
+    time.sleep(0.1)
+
+beat(right, 'step 6')
+threading.Thread(target=listen, daemon=True).start()
+with Watch(left, 2.0) as watch:
+  hang(60)
+''')
+  assert result.returncode == 1
+  assert '"error: process 1 (right) has been silent for 2 s; it was at step 6"' in result.stdout
+
+
 def test_a_coordinator_that_hangs_is_named_and_the_process_ends():
   address = f'localhost:{free_port()}'
   lead = subprocess.Popen([sys.executable, '-c', COORDINATOR, address], cwd=REPO)
