@@ -2,6 +2,8 @@
 # What the launchers share; they source it in the repository's root, with dry_run=1 to print only.
 
 PATH="$PWD/.venv/bin:$PATH" # python and jaxgen, where `make` has installed them
+# A step on CPUs allocates the same large buffers again and again: huge pages for malloc.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 # Ends with one line on what is wrong.
 die() {

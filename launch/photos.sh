@@ -9,7 +9,6 @@ set -euo pipefail
 photos=$(realpath "${1:?usage: launch/photos.sh PHOTOS [WORKDIR]}")
 cd "$(dirname "$0")/.."
 source launch/common.sh
-load_flags launch/flags/cpu.env
 root=${2:-runs/photos}
 overrides=("${@:3}")
 kind=jsonl

@@ -10,7 +10,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
-load_flags launch/flags/cpu.env
 
 root=${1:-runs/quickstart}
 config=${CONFIG:-configs/iomm/quickstart.py}

@@ -7,7 +7,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
-load_flags launch/flags/cpu.env
 root=${1:-runs/recipes}
 overrides=("${@:2}")
 

@@ -19,7 +19,7 @@ def with_flags(flags, *command):
                         capture_output=True, check=False, env=environ)
 
 
-@pytest.mark.parametrize('flags', ['cpu.env', 'gpu_h100.env', 'gpu_h800.env'])
+@pytest.mark.parametrize('flags', ['gpu_h100.env', 'gpu_h800.env'])
 def test_xla_knows_the_flags(flags):
   result = with_flags(flags, sys.executable, '-c', TINY_STEP)
   assert (result.returncode, result.stdout) == (0, '0.0\n'), result.stderr
