@@ -78,7 +78,7 @@ def search(config: ConfigDict, topology: Topology, tries: int) -> list[tuple[Set
     verdict = f'{plan.bound.seconds:.3f} s' if plan.fits else 'does not fit'
     print(f'{setting}: {verdict}', file=sys.stderr, flush=True)
     (fitting if plan.fits else failed).append((setting, plan))
-    left = [other for other in left if not _dominated(other, setting, plan.fits)]
+    left = worth_trying(left, setting, plan.fits)
   if not fitting:
     raise user_error('--topology', topology.name,
                      f'none of the {len(failed)} settings tried fits; take more devices')
@@ -102,6 +102,24 @@ def settings(config: ConfigDict, topology: Topology) -> Iterator[Setting]:
       one.tensor, order.index(one.remat), one.accumulate, -min(one.fsdp, SMALLEST_SHARE)))
 
 
+def worth_trying(left: Sequence[Setting], tried: Setting, fits: bool) -> list[Setting]:
+  """The settings that the result of one does not make needless to compile.
+
+  Where it does not fit, neither does what holds as much: rows at once, state, what blocks keep.
+  Where it fits, fewer rows at once and more recomputation gain nothing on its mesh.
+  """
+  order = list(REMAT)
+
+  def needless(other):
+    rows = other.share - tried.share
+    kept = order.index(tried.remat) - order.index(other.remat)
+    if fits:
+      return (other.fsdp, other.tensor) == (tried.fsdp, tried.tensor) and rows <= 0 and kept <= 0
+    return other.tensor == tried.tensor and other.fsdp <= tried.fsdp and rows >= 0 and kept >= 0
+
+  return [other for other in left if not needless(other)]
+
+
 def to_text(pairs: Sequence[tuple[Setting, Plan]], best: int = 3) -> str:
   """The best few settings, each with the words that select it."""
   lines = []
@@ -109,17 +127,6 @@ def to_text(pairs: Sequence[tuple[Setting, Plan]], best: int = 3) -> str:
     lines += [f'{plan.bound.seconds:.4f} s, {plan.headroom:.0%} free: {setting}',
               f'  {setting.overrides()}']
   return '\n'.join(lines)
-
-
-def _dominated(other: Setting, tried: Setting, fits: bool) -> bool:
-  """Whether a result of one setting makes it needless to compile another.
-
-  What did not fit does not fit with more rows at once; what fits gains nothing from fewer.
-  """
-  if (other.data, other.fsdp, other.tensor, other.remat) != (
-      tried.data, tried.fsdp, tried.tensor, tried.remat):
-    return False
-  return other.share < tried.share if fits else other.share > tried.share
 
 
 def _powers(limit: int) -> list[int]:

@@ -10,8 +10,6 @@ from jaxgen.planning.collectives import Collective
 from jaxgen.planning.plan import Plan
 from jaxgen.planning.program import Memory
 from jaxgen.planning.roofline import bound
-from jaxgen.planning.search import Setting
-from jaxgen.planning.search import settings
 from jaxgen.planning.topology import parse
 
 GIB = 2**30
@@ -93,12 +91,3 @@ def test_without_a_compiled_program_there_is_no_bound(plan):
   numbers = report.to_json(failed)
   assert numbers['lower_bound_seconds'] is None and numbers['collective_bytes'] is None
   assert 'lower bound' not in report.to_text(failed)
-
-
-def test_settings_keep_the_global_batch_and_divide_it(plan):
-  found = list(settings(plan.config, TOPOLOGY))
-  assert len(set(found)) == len(found) > 20
-  for one in found:
-    assert one.data * one.fsdp * one.tensor == 64
-    assert one.share * one.accumulate * one.data * one.fsdp == 256
-  assert found[0] == Setting(1, 64, 1, 1, 'none', 4)
