@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
 from jaxgen.models.layers.attention import attend
+from jaxgen.models.layers.kernels import cpu
 from jaxgen.models.layers.kernels import dispatch
 from jaxgen.models.layers.kernels import splash
 from jaxgen.models.layers.kernels import xla
@@ -63,13 +64,38 @@ def test_splash_equals_plain_products_forwards_and_backwards(segments, causal, k
   inputs = make_inputs(kv_heads, segments, causal)
   sees = inputs[3].sees()
   ours = both_ways(SPLASH, *inputs)
-  for result, expected in zip(ours, both_ways(xla.ANYWHERE, *inputs), strict=True):
+  for result, expected in zip(ours, both_ways(xla.KERNEL, *inputs), strict=True):
     np.testing.assert_allclose(result, expected, atol=2e-5)
   if segments or causal:
     assert not sees.all()
     for result in ours[:2]:  # the output, and the gradient by the queries
       blind = result.transpose(0, 2, 1, 3)[~sees]
       assert not blind.any()
+
+
+@pytest.mark.parametrize('rows, length, keys, order', [
+    (1, 1000, 1000, 'as they stand'), (1, 1024, 1024, 'shuffled'), (1, 1024, 1024, 'none'),
+    (2, 700, 1100, 'shuffled'), (5, 400, 400, 'as they stand')])
+def test_long_rows_on_cpus_equal_plain_products_forwards_and_backwards(rows, length, keys, order):
+  """Heads in turn and in pieces; two prompts and some padding in each row."""
+  rng = np.random.default_rng(0)
+  q, gradient = rng.normal(size=(2, rows, HEADS, length, 8)).astype(np.float32)
+  k, v = rng.normal(size=(2, rows, 2, keys, 8)).astype(np.float32)
+  assert rows * HEADS * length * keys > cpu.CACHED_SCORES
+
+  def tokens(count):
+    segments = np.repeat([1, 2, 0], [count // 2, count // 2 - 20, count - count // 2 * 2 + 20])
+    positions = rng.permutation(count) if order == 'shuffled' else np.arange(count)
+    return [np.tile(x, (rows, 1)).astype(np.int32) for x in (segments, positions)]
+
+  (q_segments, q_positions), (kv_segments, kv_positions) = tokens(length), tokens(keys)
+  visibility = Visibility(q_segments, kv_segments)
+  if order != 'none':
+    visibility = visibility._replace(q_positions=q_positions, kv_positions=kv_positions)
+  inputs = q, k, v, visibility, gradient
+  for result, expected in zip(both_ways(cpu.KERNEL, *inputs), both_ways(xla.KERNEL, *inputs),
+                              strict=True):
+    np.testing.assert_allclose(result, expected, atol=3e-5)
 
 
 def test_splash_of_rows_that_see_nothing_is_zero_with_zero_gradients():
@@ -167,11 +193,22 @@ def test_attention_on_a_mesh_equals_one_device(sizes, kv_heads, table, expected)
     np.testing.assert_allclose(ours, one, atol=2e-5)
 
 
+def test_gradients_by_keys_that_do_not_divide_are_whole_on_each_device():
+  q, k, v, visibility, gradient = make_inputs(4, True, False)
+  k, v = k[:, :, 1:], v[:, :, 1:]
+  inputs = q, k, v, visibility._replace(kv_segments=visibility.kv_segments[:, 1:]), gradient
+  alone = attend_and_pull(*inputs)
+  with partition.scope(mesh_of(data=4, context=2)):
+    together = jax.jit(attend_and_pull.__wrapped__)(*inputs)
+  for ours, one in zip(together, alone, strict=True):
+    np.testing.assert_allclose(ours, one, atol=2e-5)
+
+
 @pytest.mark.parametrize('table', [RULES, RING], ids=['gathered', 'ring'])
 def test_splash_on_a_mesh_equals_plain_products_on_one_device(table):
   """Rows, heads and queries split; gradients by keys are sums over the queries' devices."""
   *arrays, visibility, gradient = make_inputs(2, True, True)
-  expected = both_ways(xla.ANYWHERE, *arrays, visibility, gradient)
+  expected = both_ways(xla.KERNEL, *arrays, visibility, gradient)
 
   with partition.scope(mesh_of(fsdp=2, context=2, tensor=2), table):
     given = dict(given=(True,) * 4, split=dispatch.split_of(ROWS, HEADS, LENGTH, KEYS))

@@ -18,7 +18,7 @@ from jaxgen.models.layers import modulation
 from jaxgen.models.layers import norms
 from jaxgen.models.layers import rope
 from jaxgen.models.layers.attention import attend
-from jaxgen.models.layers.kernels.xla import CACHED_SCORES
+from jaxgen.models.layers.kernels.cpu import CACHED_SCORES
 
 Q_SEGMENTS = np.array([[1, 1, 2, 0, 3], [1, 2, 2, 2, 2]], np.int32)
 KV_SEGMENTS = np.array([[1, 2, 2, 1, 0, 0], [2, 2, 1, 2, 2, 2]], np.int32)

@@ -6,6 +6,7 @@ or GPU on a machine without one gets the kernels of its target.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from jax.interpreters import batching
 from jax.interpreters import mlir
 from jax.sharding import PartitionSpec
 
+from jaxgen.models.layers.kernels import cpu
 from jaxgen.models.layers.kernels import cudnn
 from jaxgen.models.layers.kernels import ring
 from jaxgen.models.layers.kernels import splash
@@ -28,10 +30,10 @@ from jaxgen.sharding.partition import even_axes
 
 # In the order of preference; the last one of each fits always.
 KERNELS = {
-    'cpu': (xla.ON_CPU,),
-    'cuda': (cudnn.KERNEL, xla.ANYWHERE),
-    'tpu': (splash.KERNEL, xla.ANYWHERE),
-    None: (xla.ANYWHERE,),
+    'cpu': (cpu.KERNEL,),
+    'cuda': (cudnn.KERNEL, xla.KERNEL),
+    'tpu': (splash.KERNEL, xla.KERNEL),
+    None: (xla.KERNEL,),
 }
 
 
@@ -93,17 +95,30 @@ def run_forward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[bool
 
 def run_backward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[bool, ...],
                  split: Split | None) -> Arrays:
-  """What ``BACKWARD`` becomes; gradients by keys that every device holds are summed over them."""
+  """What ``BACKWARD`` becomes; gradients by keys that every device holds are summed over them,
+  each keeping its part of the sum where the keys divide."""
+  parts = _divides(arrays[1].shape[2], split)
+
   def local(q, k, v, out, log_total, gradient, *visible):
     kernel = _kernel_for(q, k, kernels, split)
     by_q, by_k, by_v = kernel.backward(
         q, k, v, _visibility(visible, given), out, log_total, gradient)
-    if split is not None and split.tokens and not split.keys:
+    if parts:
+      by_k, by_v = (jax.lax.psum_scatter(x, split.tokens, scatter_dimension=2, tiled=True)
+                    for x in (by_k, by_v))
+    elif split is not None and split.tokens and not split.keys:
       by_k, by_v = jax.lax.psum((by_k, by_v), split.tokens)
     return by_q, by_k, by_v
 
-  inputs = ('q', 'kv', 'kv', 'q', 'log', 'q')
-  return _on_each_device(local, split, given, inputs, ('q', 'kv', 'kv'))(*arrays)
+  inputs, by_keys = ('q', 'kv', 'kv', 'q', 'log', 'q'), 'q' if parts else 'kv'
+  return _on_each_device(local, split, given, inputs, ('q', by_keys, by_keys))(*arrays)
+
+
+def _divides(keys, split):
+  """Whether gathered keys divide over the devices that the queries lie on."""
+  if split is None or not split.tokens or split.keys:
+    return False
+  return keys % math.prod(split.mesh.shape[axis] for axis in split.tokens) == 0
 
 
 def _bind(primitive, arrays, visibility, split):

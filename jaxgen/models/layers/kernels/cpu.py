@@ -1,0 +1,135 @@
+"""Attention as plain products on CPUs: heads in turn, their scores in pieces.
+
+A CPU is quick while what it works on stays in its caches. Scores that fit there are computed for
+all heads at once, as everywhere; above that every core works on the same head. Where tokens are in
+the order of their positions and attention is causal, a piece of queries leaves out the keys of
+later pieces, which is almost half of the work.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.models.layers.kernels import xla
+from jaxgen.models.layers.kernels.contract import Arrays
+from jaxgen.models.layers.kernels.contract import Kernel
+from jaxgen.models.layers.kernels.contract import Visibility
+
+CACHED_SCORES = 2**21  # scores, 8 MB
+ORDERED_PIECES = 8  # more leave out more, and take longer to compile
+PIECES = 4
+SAME_SETS = 256  # floats; columns of a matrix with rows of so many evict each other from a cache
+ODD = 16  # floats that put an end to it
+
+
+def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility) -> Arrays:
+  """``Kernel.forward``."""
+  if _is_cached(q, k):
+    return xla.forward(q, k, v, visibility)
+  if len(q) > 1:
+    return _row_by_row(forward, q, k, v, visibility)
+  k, v = (xla.for_each_query_head(x, q.shape[1]) for x in (k, v))
+  out, log_total = _head_by_head(_head_forward, visibility, q, k, v)
+  return out, log_total[..., 0]
+
+
+def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, out: jax.Array,
+             log_total: jax.Array, gradient: jax.Array) -> Arrays:
+  """``Kernel.backward``."""
+  if _is_cached(q, k):
+    return xla.backward(q, k, v, visibility, out, log_total, gradient)
+  if len(q) > 1:
+    return _row_by_row(backward, q, k, v, visibility, out, log_total, gradient)
+  shape, length = k.shape, q.shape[2]
+  k, v = (xla.for_each_query_head(x, q.shape[1]) for x in (k, v))
+  along = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1)
+  queries = q, log_total, along, gradient.astype(q.dtype)
+  if visibility.q_positions is None and length % SAME_SETS == 0:
+    # Queries of zeros, which see nothing and change no sum.
+    queries = [jnp.pad(x, ((0, 0), (0, 0), (0, ODD), (0, 0))[:x.ndim]) for x in queries]
+    if visibility.q_segments is not None:
+      visibility = visibility._replace(
+          q_segments=jnp.pad(visibility.q_segments, ((0, 0), (0, ODD))))
+  by_q, by_k, by_v = _head_by_head(_head_backward, visibility, queries[0], k, v, *queries[1:])
+  return by_q[:, :, :length], xla.of_each_group(by_k, shape), xla.of_each_group(by_v, shape)
+
+
+KERNEL = Kernel(lambda q, k: True, forward, backward)
+
+
+def _is_cached(q, k):
+  rows, heads, length, _ = q.shape
+  return rows * heads * length * k.shape[2] <= CACHED_SCORES
+
+
+def _row_by_row(function, *given):
+  def one(row):
+    result = function(*jax.tree.map(lambda x: x[None], row))
+    return jax.tree.map(lambda x: x[0], result)
+
+  return jax.lax.map(one, given)
+
+
+def _head_by_head(head: Callable[..., Arrays], visibility: Visibility, *arrays: jax.Array
+                  ) -> Arrays:
+  """Runs ``head(ordered, mask[L, S] or None, *arrays[0, n])`` for each head n of the one row."""
+  mask = visibility.mask()
+  mask = None if mask is None else mask[0]
+
+  def all_heads(ordered):
+    return jax.lax.map(lambda one: head(ordered, mask, *one), tuple(x[0] for x in arrays))
+
+  if visibility.q_positions is None or mask.shape[0] != mask.shape[1]:
+    results = all_heads(False)
+  else:
+    results = jax.lax.cond(_is_ordered(mask), lambda: all_heads(True), lambda: all_heads(False))
+  return tuple(x[None] for x in results)
+
+
+def _is_ordered(mask):
+  """Whether no piece of queries sees a key of a later piece."""
+  length = mask.shape[0]
+  later = jnp.ones((length, length), bool)
+  for piece in _pieces(length, ORDERED_PIECES):
+    later = later.at[piece, :piece.stop].set(False)
+  return ~(mask & later).any()
+
+
+def _pieces(length, count):
+  size = -(-length // count)
+  return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _head_forward(ordered, mask, q, k, v):
+  """One head: (out f[L, H], logarithm of the softmax sum f32[L, 1])."""
+  if not ordered:
+    return xla.head_forward(mask, q, k, v)
+  outs, log_totals = zip(*(
+      xla.head_forward(mask[piece, :piece.stop], q[piece], k[:piece.stop], v[:piece.stop])
+      for piece in _pieces(len(q), ORDERED_PIECES)))
+  return jnp.concatenate(outs), jnp.concatenate(log_totals)
+
+
+def _head_backward(ordered, mask, q, k, v, log_total, along, gradient):
+  """One head: gradients by q, k and v, a piece of the keys after the other."""
+  by_q, by_k, by_v = jnp.zeros(q.shape, jnp.float32), [], []
+  for piece in _pieces(len(k), ORDERED_PIECES if ordered else PIECES):
+    seers = slice(piece.start if ordered else 0, len(q))
+    grads = _piece_backward(
+        None if mask is None else mask[seers, piece], q[seers], k[piece], v[piece],
+        log_total[seers], along[seers], gradient[seers])
+    by_q = by_q.at[seers].add(grads[0])
+    by_k.append(grads[1])
+    by_v.append(grads[2])
+  return by_q.astype(q.dtype), jnp.concatenate(by_k), jnp.concatenate(by_v)
+
+
+def _piece_backward(mask, q, k, v, log_total, along, gradient):
+  """Keys stand in the rows of the weights, so that one product of five reads columns, not two."""
+  scores = xla.scores(None if mask is None else mask.T, k, q)
+  weights = jnp.exp(scores - log_total)
+  by_scores = (weights * (xla.product(v, gradient.T) - along)).astype(q.dtype)
+  by_k = xla.product(by_scores, q)
+  by_v = xla.product(weights.astype(q.dtype), gradient)
+  return xla.product(by_scores.T, k), by_k.astype(k.dtype), by_v.astype(v.dtype)
