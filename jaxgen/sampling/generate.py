@@ -29,6 +29,7 @@ from jaxgen.sampling.schedules import linear_sigmas
 from jaxgen.sampling.solvers import euler
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
+from jaxgen.sharding.rules import with_changes
 from jaxgen.systems.base import System
 
 TOKENS = 32  # prompt lengths are multiples of this, so that few programs are compiled
@@ -46,7 +47,8 @@ def generate(system: System, params: Params, texts: Sequence[str], *, tokenizer,
     params: all of its parameter groups.
     texts: captions.
     tokenizer: of ``jaxgen.data.tokenizer.load_tokenizer``.
-    config: the run's config; ``sampling`` gives the defaults of what is not passed here.
+    config: the run's config; ``sampling`` gives the defaults of what is not passed here,
+      ``mesh.rules`` say how arrays lie on ``mesh``.
     seed: the same seed and image id give the same image.
     steps: solver steps; 0 takes ``config.sampling.steps``.
     guidance: scale of ``u + s (c - u)``; None takes ``config.sampling.guidance``.
@@ -59,7 +61,8 @@ def generate(system: System, params: Params, texts: Sequence[str], *, tokenizer,
     uint8[n, H, W, 3].
 
   Raises:
-    UserError: a prompt that is too long, or latents that are not finite.
+    UserError: a prompt that is too long, a rule that the mesh cannot follow, or latents that are
+      not finite.
   """
   scale = config.sampling.guidance if guidance is None else guidance
   sigmas = linear_sigmas(steps or config.sampling.steps, config.sampling.timestep_shift)
@@ -67,7 +70,7 @@ def generate(system: System, params: Params, texts: Sequence[str], *, tokenizer,
   ids = np.arange(len(texts)) if image_ids is None else np.asarray(image_ids)
   encode = functools.partial(encode_prompts, tokenizer=tokenizer, layout=system.layout,
                              data=config.data)
-  mesh = mesh or make_mesh(ALL_DEVICES)
+  mesh, table = mesh or make_mesh(ALL_DEVICES), with_changes(config.mesh.rules)
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   rows = math.ceil(min(rows, len(texts)) / ways) * ways
   images = []
@@ -76,8 +79,8 @@ def generate(system: System, params: Params, texts: Sequence[str], *, tokenizer,
   kernels = quantized.chosen_kernels(axes, config.model.quantized)
   params, axes = quantized.quantize(params, axes, kernels), quantized.quantized_axes(axes, kernels)
   params = trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
-                           partition.parameter_shardings(axes, params, mesh))
-  with partition.scope(mesh):
+                           partition.parameter_shardings(axes, params, mesh, table))
+  with partition.scope(mesh, table):
     for start in range(0, len(texts), rows):
       chunk = list(texts[start:start + rows])
       padding = rows - len(chunk)
@@ -85,7 +88,8 @@ def generate(system: System, params: Params, texts: Sequence[str], *, tokenizer,
       prompts = trim(encode(chunk + [None] * (padding + ways * (scale != 1))))
       keys = image_keys(seed, np.pad(ids[start:start + rows], (0, padding)))
       prompts, keys = jax.device_put((prompts, keys), partition.row_sharding(mesh, rows))
-      latents, pixels = _sample(system, params, prompts, keys, sigmas, scale, grid)
+      latents, pixels = _sample(system, params, prompts, keys, sigmas, scale, grid,
+                                config.mesh.rules)
       _refuse_non_finite(np.asarray(latents), chunk)
       images.append(np.asarray(pixels)[:len(chunk)])
       progress(start + len(chunk), len(texts))
@@ -113,13 +117,15 @@ def trim(prompts: Prompt) -> Prompt:
   return prompts.replace(**{name: getattr(prompts, name)[:, :length] for name in names})
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6))
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
 def _sample(system: System, params: Params, prompts: Prompt, keys: Array, sigmas: Array,
-            scale: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
+            scale: Array, grid: tuple[int, int], rules: tuple) -> tuple[Array, Array]:
   """Latents f32[B, h*w, C] and images uint8[B, H, W, 3] of one batch.
 
-  ``prompts`` has B rows for the images; empty ones behind them switch guidance on.
+  ``prompts`` has B rows for the images; empty ones behind them switch guidance on. ``rules`` are
+  those of the scope, by which JAX does not tell programs apart.
   """
+  del rules
   def velocity(x, t, conditioning):
     return system.denoise(params, x, t[:, None], _one_image(x, grid), conditioning)
 

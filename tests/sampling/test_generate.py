@@ -6,6 +6,8 @@ import json
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 from PIL import Image
 
 from jaxgen.core import trees
@@ -61,6 +63,21 @@ def test_same_images_on_one_device_in_threes(run, images):
   assert jax.device_count() == 8
   one_device = make_mesh(run.config.mesh, jax.devices()[:1])
   assert near(run(TEXTS, rows=3, mesh=one_device), images)
+
+
+def test_rules_of_the_run_say_where_parameters_lie(run, images):
+  config, places = copy.deepcopy(run.config), set()
+  config.mesh.rules = (('embed', (), True), ('mlp', ('fsdp',), True))
+
+  def look(done, total):
+    """At the kernels ``up`` of the language model, while all of it lies on the devices."""
+    places.update(leaf.sharding.spec for leaf in jax.live_arrays()
+                  if leaf.shape == (2, 32, 64) and isinstance(leaf.sharding, NamedSharding))
+
+  drawn = generate(run.system, run.params, TEXTS, tokenizer=run.tokenizer, config=config, seed=5,
+                   progress=look)
+  assert PartitionSpec(None, None, ('fsdp',)) in places
+  assert near(drawn, images)
 
 
 def test_same_image_alone(run, images):
