@@ -29,14 +29,18 @@ def config(tiny_config):
   return tiny_config
 
 
-def test_another_config_is_named_before_anything_is_computed(launcher, config, tmp_path):
-  other = copy.deepcopy(config)
-  other.optimizer.learning_rate = 2e-3
-  codes, errors = finish(launcher.start_all([config, other], tmp_path / 'run', devices=4))
-  assert codes == [1, 1]
+@pytest.mark.parametrize('others, whom', [
+    (1, '1 other'), pytest.param(3, '3 others', marks=pytest.mark.slow)])
+def test_another_config_is_named_before_anything_is_computed(launcher, config, tmp_path, others,
+                                                             whom):
+  odd = copy.deepcopy(config)
+  odd.optimizer.learning_rate = 2e-3
+  configs = [config] * others + [odd]
+  codes, errors = finish(launcher.start_all(configs, tmp_path / 'run', devices=1))
+  assert codes == [1] * len(configs)
   for text in errors:
-    assert (f'process 1 ({HOST}): config.optimizer.learning_rate is 0.002 there and 0.001 on the '
-            '1 other; make them the same and start again') in text
+    assert (f'process {others} ({HOST}): config.optimizer.learning_rate is 0.002 there and 0.001 '
+            f'on the {whom}; make them the same and start again') in text
     assert 'Traceback' not in text
   assert not (tmp_path / 'run').exists()
 
@@ -72,11 +76,12 @@ def test_sigterm_to_one_saves_on_all_and_half_the_devices_go_on(launcher, config
       config, tiny_system, config.train.steps)
 
 
-def test_a_host_that_hangs_is_named_within_the_time_out(launcher, config, tmp_path):
+@pytest.mark.parametrize('stop', [signal.SIGSTOP, signal.SIGKILL])
+def test_a_host_that_is_lost_is_named_within_the_time_out(launcher, config, tmp_path, stop):
   workdir = tmp_path / 'run'
   processes = launcher.start_all([config, config], workdir, devices=1)
   wait_for(processes[0], lambda: steps_written(workdir) >= WELL_UNDER_WAY)
-  processes[1].send_signal(signal.SIGSTOP)
+  processes[1].send_signal(stop)
   [code], [said] = finish(processes[:1])
   assert code == 1
   assert 20 <= seconds_after(f'process 1 ({HOST}) has been silent for ', said) < 40
