@@ -116,4 +116,5 @@ def test_keys_go_round_and_are_never_gathered(causal):
     module = hlo.Module(program.as_text())
     kinds = {line.opcode for _, line, _ in module.walk(module.entry)}
     assert ('all-gather' in kinds) == (name == 'gathered')
+    assert ('reduce-scatter' in kinds) == (name == 'gathered') and 'all-reduce' not in kinds
     assert ('collective-permute' in kinds) == (name == 'ring')
