@@ -88,7 +88,7 @@ def table() -> str:
   """The rows as Markdown; a plan that was not made says so."""
   lines = ['| command | mesh, rows of a device | trained / frozen, B | peak of a device, GiB | free '
            '| PFLOPs of a step | sent, GiB: links / network | lower bound, s | bound by '
-           '| images/s | device-hours | compiled, core s |',
+           '| images/s | device-hours | compiled, s: wall / cores |',
            '|---|---|---|---|---|---|---|---|---|---|---|---|']
   for row in rows():
     file = file_of(row[0], row[1])
@@ -108,14 +108,15 @@ def numbers(plan: dict) -> list[str]:
            f'{plan["peak_bytes"] / 2**30:.1f} of {plan["hbm_bytes"] / 2**30:.0f}',
            f'{plan["headroom"]:.0%}' if plan['fits'] else 'does not fit',
            f'{plan["flops_per_step"] / 1e15:,.1f}']
+  compiled = f'{plan["compile_seconds"]:.0f} / {plan["compile_core_seconds"]:.0f}'
   if plan['lower_bound_seconds'] is None:
-    return cells + [''] * 5 + [f'{plan["compile_core_seconds"]:.0f}']
+    return cells + [''] * 5 + [compiled]
   kinds = plan['collectives'].values()
   sent = [sum(kind[link] for kind in kinds) / 2**30 for link in ('link_bytes', 'network_bytes')]
   return cells + [
       f'{sent[0]:.1f} / {sent[1]:.1f}', f'{plan["lower_bound_seconds"]:.3f}', plan['bounded_by'],
       f'{plan["images_per_second"]:,.0f}', f'{plan["device_hours"]:,.0f}',
-      f'{plan["compile_core_seconds"]:.0f}']
+      compiled]
 
 
 if __name__ == '__main__':
