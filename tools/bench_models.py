@@ -83,7 +83,8 @@ def main():
 
 def parse_flags() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  for name, default in (('width', 512), ('layers', 4), ('side', 32), ('text', 128), ('steps', 7)):
+  for name, default in (('width', 512), ('layers', 4), ('side', 32), ('text', 128), ('steps', 7),
+                        ('unroll', 4)):
     parser.add_argument(f'--{name}', type=int, default=default)
   parser.add_argument('--models', default='', help=f'some of {",".join(MODELS)}; all by default')
   flags = parser.parse_args()
@@ -133,7 +134,7 @@ def both_sides(pair: Pair) -> dict[str, Callable[[], float]]:
 
 def denoiser(table, kind, call, flags, extra=None, **fields) -> Pair:
   """A denoiser with random weights; ``call(model, batch of tensors, flags)`` runs theirs."""
-  section = registry.section(table.FAMILY.name, **fields)
+  section = registry.section(table.FAMILY.name, unroll=flags.unroll, **fields)
   module = registry.build(section, jnp.float32)
   rng = np.random.default_rng(0)
   params = trees.map_named(
@@ -266,14 +267,14 @@ def make_sana(flags):
       layers=flags.layers)
 
 
-def encoder(table, model, inputs, forward, call) -> Pair:
+def encoder(flags, table, model, inputs, forward, call) -> Pair:
   """An encoder with the weights of ``model``; ``forward(apply, *inputs)`` runs ours."""
   torch.manual_seed(0)
   with tempfile.TemporaryDirectory() as folder:
     model.eval().save_pretrained(folder)
     config, tensors = load_folder(folder)
-    module = registry.build(registry.section(
-        **table.FAMILY.read_config(config, tensors, folder)), jnp.float32)
+    module = registry.build(unrolled(registry.section(
+        **table.FAMILY.read_config(config, tensors, folder)), flags.unroll), jnp.float32)
     params = engine.from_torch(table.FAMILY.rules, tensors, registry.param_shapes(module))
     params = jax.tree.map(jnp.array, params)
 
@@ -282,6 +283,13 @@ def encoder(table, model, inputs, forward, call) -> Pair:
         {'params': params}, *given, method=method), *inputs)
 
   return Pair(params, jax.tree.map(jnp.asarray, inputs), ours, model, call)
+
+
+def unrolled(section: dict[str, Any], blocks: int) -> dict[str, Any]:
+  """The section with so many blocks in a turn of each of its loops."""
+  nested = {name: unrolled(value, blocks) for name, value in section.items()
+            if isinstance(value, dict)}
+  return section | nested | ({'unroll': blocks} if 'unroll' in section else {})
 
 
 def token_ids(length):
@@ -306,7 +314,7 @@ def make_tower(table, kind, flags):
     return apply(apply(tokens, method='embed'), positions, segments, method='decode')
 
   inputs = tokens.astype(np.int32), positions, np.ones_like(positions)
-  return encoder(table, kind(config), inputs, forward,
+  return encoder(flags, table, kind(config), inputs, forward,
                  lambda model: model(input_ids=torch.tensor(tokens)).last_hidden_state)
 
 
@@ -318,7 +326,7 @@ def make_clip_text(flags):
   tokens = token_ids(flags.text)
   tokens[0, -1] = VOCAB - 1
   return encoder(
-      clip_text, transformers.CLIPTextModel(config), [tokens.astype(np.int32)],
+      flags, clip_text, transformers.CLIPTextModel(config), [tokens.astype(np.int32)],
       lambda apply, tokens: apply(tokens)[0],
       lambda model: model(torch.tensor(tokens)).last_hidden_state)
 
@@ -341,7 +349,7 @@ def make_internvl(flags):
   patches = patches.transpose(0, 2, 4, 1, 3, 5).reshape(1, flags.side**2, -1)
   positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
   return encoder(
-      internvl, transformers.InternVLForConditionalGeneration(config),
+      flags, internvl, transformers.InternVLForConditionalGeneration(config),
       (tokens.astype(np.int32), positions, np.ones_like(positions), image_index(tokens), patches),
       lambda apply, *inputs: apply(*inputs),
       lambda model: model(input_ids=torch.tensor(tokens), pixel_values=torch.tensor(pixels)).logits)
@@ -373,7 +381,7 @@ def make_qwen2_5_vl(flags):
     return apply(apply(embeddings, *inputs['places'], method='decode'), method='logits')
 
   return encoder(
-      qwen2_5_vl, transformers.Qwen2_5_VLForConditionalGeneration(config), [inputs], forward,
+      flags, qwen2_5_vl, transformers.Qwen2_5_VLForConditionalGeneration(config), [inputs], forward,
       lambda model: model(
           input_ids=torch.tensor(tokens), pixel_values=torch.tensor(patches),
           image_grid_thw=torch.tensor([(1, *grid)]),

@@ -11,8 +11,8 @@ from jaxgen.models.layers.encoder import EncoderBlock
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.mlp import gelu_exact
 from jaxgen.models.layers.mlp import gelu_tanh
-from jaxgen.models.layers.remat import check_remat
-from jaxgen.models.layers.remat import recomputed
+from jaxgen.models.layers.remat import check_scan
+from jaxgen.models.layers.remat import scanned
 
 SELECTIONS = ('text', 'queries', 'both')
 
@@ -76,6 +76,7 @@ class EncoderConnectorConfig:
     mlp: F.
     out_width: channels of the result.
     remat: as in ``CausalLMConfig``.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   width: int = 1536
@@ -84,12 +85,13 @@ class EncoderConnectorConfig:
   mlp: int = 8960
   out_width: int = 2304
   remat: str = 'none'
+  unroll: int = 1
 
   def __post_init__(self):
     where = 'config.model.connector'
     if self.width % self.heads:
       raise user_error(f'{where}.heads', self.heads, f'must divide width = {self.width}')
-    check_remat(f'{where}.remat', self.remat)
+    check_scan(f'{where}.', self)
 
 
 class EncoderConnector(nn.Module):
@@ -102,11 +104,9 @@ class EncoderConnector(nn.Module):
   def __call__(self, states: jax.Array, segments: jax.Array) -> jax.Array:
     """f[B, S, D] and segments i32[B, S] -> f[B, S, out_width]."""
     c = self.config
-    stack = nn.scan(recomputed(EncoderBlock, c.remat), length=c.layers,
-                    variable_axes={'params': 0}, split_rngs={'params': True},
-                    in_axes=nn.broadcast, metadata_params={nn.PARTITION_NAME: 'layers'})
-    x, _ = stack(c.heads, c.mlp, gelu_tanh, dtype=self.dtype, name='layers')(
-        states.astype(self.dtype), segments)
+    x, _ = scanned(EncoderBlock, c, c.layers)(
+        c.heads, c.mlp, gelu_tanh, dtype=self.dtype, name='layers')(
+            states.astype(self.dtype), segments)
     return Linear((c.out_width,), ('embed', 'cond'), dtype=self.dtype, name='projector')(x)
 
 

@@ -22,7 +22,7 @@ from jaxgen.models.layers.mlp import MLP
 from jaxgen.models.layers.mlp import gelu_tanh
 from jaxgen.models.layers.modulation import Modulation
 from jaxgen.models.layers.modulation import modulated_norm
-from jaxgen.models.layers.remat import check_remat
+from jaxgen.models.layers.remat import check_scan
 from jaxgen.models.layers.remat import stack
 from jaxgen.sharding.partition import constrained
 
@@ -39,7 +39,7 @@ class BlockConfig:
     hidden: F.
     qk_norm: RMS norm of queries and keys, per head.
     remat: what the backward pass of a stack recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of a stack's loop; see there.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   width: int
@@ -70,9 +70,7 @@ class BlockConfig:
     if self.hidden % self.heads:
       raise user_error(f'{where}.mlp_ratio', self.hidden / self.width,
                        f'heads = {self.heads} must divide width * mlp_ratio = {self.hidden}')
-    check_remat(f'{where}.remat', self.remat)
-    if self.unroll < 1:
-      raise user_error(f'{where}.unroll', self.unroll, 'must be 1 or more')
+    check_scan(f'{where}.', self)
 
 
 def check_clean_time(clean_time: str) -> None:
@@ -147,10 +145,10 @@ def dual_then_single(config: BlockConfig, dtype: jnp.dtype, doubles: int, single
     image: f[B, L, D].
     *shared: what every block sees, for the S + L tokens; see ``DoubleBlock``.
   """
-  text, image = stack(DoubleBlock, config, dtype, doubles, 'double_blocks', config.unroll)(
+  text, image = stack(DoubleBlock, config, dtype, doubles, 'double_blocks')(
       (text, image), *shared)
   joint = jnp.concatenate([text, image], axis=1)
-  joint = stack(SingleBlock, config, dtype, singles, 'single_blocks', config.unroll)(
+  joint = stack(SingleBlock, config, dtype, singles, 'single_blocks')(
       joint, *shared)
   return joint[:, text.shape[1]:]
 

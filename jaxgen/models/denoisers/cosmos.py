@@ -24,7 +24,7 @@ from jaxgen.models.layers.mlp import gelu_exact
 from jaxgen.models.layers.modulation import modulated_norm
 from jaxgen.models.layers.modulation import per_token
 from jaxgen.models.layers.norms import RMSNorm
-from jaxgen.models.layers.remat import check_remat
+from jaxgen.models.layers.remat import check_scan
 from jaxgen.models.layers.remat import stack
 from jaxgen.models.layers.rope import angles
 from jaxgen.sharding.partition import constrained
@@ -58,6 +58,7 @@ class CosmosConfig:
       padded here, so it is always zero.
     qk_epsilon: of the norms of queries and keys: 1e-5 in diffusers, 1e-6 in NVIDIA's own code.
     remat: what the backward pass recomputes; see ``layers.remat``.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   in_channels: int = 64
@@ -75,6 +76,7 @@ class CosmosConfig:
   padding_mask: bool = True
   qk_epsilon: float = 1e-5
   remat: str = 'none'
+  unroll: int = 1
 
   def __post_init__(self):
     where = 'config.model.denoiser'
@@ -91,7 +93,7 @@ class CosmosConfig:
     if not self.cond_projection and self.cond_dim != self.text_dim:
       raise user_error(f'{where}.text_dim', self.text_dim,
                        f'must equal cond_dim = {self.cond_dim} without cond_projection')
-    check_remat(f'{where}.remat', self.remat)
+    check_scan(f'{where}.', self)
 
   @property
   def head_dim(self) -> int:

@@ -48,6 +48,7 @@ class DualStreamConfig:
     clean_time: which time modulates clean tokens: ``same`` as the noisy ones of their segment,
       or ``zero``.
     remat: what the backward pass recomputes; see ``layers.remat``.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   in_channels: int = 64
@@ -66,6 +67,7 @@ class DualStreamConfig:
   text_ends: bool = False
   clean_time: str = 'same'
   remat: str = 'none'
+  unroll: int = 1
 
   def __post_init__(self):
     self.blocks.check(self.axes_dims or None)
@@ -75,7 +77,7 @@ class DualStreamConfig:
   def blocks(self) -> BlockConfig:
     """Sizes of every block."""
     return BlockConfig(self.width, self.heads, int(self.width * self.mlp_ratio), self.qk_norm,
-                       self.remat)
+                       self.remat, self.unroll)
 
 
 class DualStream(nn.Module):

@@ -54,6 +54,7 @@ class HunyuanVideoConfig:
     clean_time: which time modulates clean tokens: ``same`` as the noisy ones of their segment,
       or ``zero``, without guidance (token replacement).
     remat: what the backward pass recomputes; see ``layers.remat``.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   in_channels: int = 64
@@ -71,6 +72,7 @@ class HunyuanVideoConfig:
   guidance_embed: bool = True
   clean_time: str = 'same'
   remat: str = 'none'
+  unroll: int = 1
 
   def __post_init__(self):
     self.blocks.check(self.axes_dims)
@@ -83,7 +85,7 @@ class HunyuanVideoConfig:
   def blocks(self) -> BlockConfig:
     """Sizes of every dual- and single-stream block."""
     return BlockConfig(self.width, self.heads, int(self.width * self.mlp_ratio),
-                       remat=self.remat)
+                       remat=self.remat, unroll=self.unroll)
 
 
 class HunyuanVideo(nn.Module):

@@ -35,7 +35,7 @@ class MMDiTConfig:
     guidance_embed: takes a guidance scale as input (guidance-distilled models).
     pooled_dim: channels of a pooled prompt vector; 0 = none.
     remat: what the backward pass recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of a stack's loop: quicker steps on a CPU, longer to compile.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   in_channels: int = 64

@@ -26,7 +26,7 @@ from jaxgen.models.layers.modulation import per_token
 from jaxgen.models.layers.neighbours import NeighbourConv
 from jaxgen.models.layers.neighbours import neighbours
 from jaxgen.models.layers.norms import RMSNorm
-from jaxgen.models.layers.remat import check_remat
+from jaxgen.models.layers.remat import check_scan
 from jaxgen.models.layers.remat import stack
 from jaxgen.sharding.partition import constrained
 
@@ -46,6 +46,7 @@ class SanaConfig:
     layers: how many blocks.
     mlp_ratio: F / D.
     remat: what the backward pass recomputes; see ``layers.remat``.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   in_channels: int = 32
@@ -56,6 +57,7 @@ class SanaConfig:
   layers: int = 20
   mlp_ratio: float = 2.5
   remat: str = 'none'
+  unroll: int = 1
 
   def __post_init__(self):
     where = 'config.model.denoiser'
@@ -63,7 +65,7 @@ class SanaConfig:
       heads = dataclasses.asdict(self)[field]
       if self.width % heads:
         raise user_error(f'{where}.{field}', heads, f'must divide width = {self.width}')
-    check_remat(f'{where}.remat', self.remat)
+    check_scan(f'{where}.', self)
 
   @property
   def hidden(self) -> int:

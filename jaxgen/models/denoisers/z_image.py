@@ -27,7 +27,7 @@ from jaxgen.models.layers.mlp import GatedMLP
 from jaxgen.models.layers.modulation import Modulation
 from jaxgen.models.layers.modulation import modulated_norm
 from jaxgen.models.layers.norms import RMSNorm
-from jaxgen.models.layers.remat import check_remat
+from jaxgen.models.layers.remat import check_scan
 from jaxgen.models.layers.remat import stack
 from jaxgen.models.layers.rope import angles
 from jaxgen.sharding.partition import constrained
@@ -52,6 +52,7 @@ class ZImageConfig:
     axes_dims: head channels that rotate with (t, h, w); they sum to D / N.
     theta: base of the RoPE frequencies.
     remat: what the backward pass recomputes; see ``layers.remat``.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   in_channels: int = 64
@@ -63,6 +64,7 @@ class ZImageConfig:
   axes_dims: tuple[int, ...] = (32, 48, 48)
   theta: float = 256.0
   remat: str = 'none'
+  unroll: int = 1
 
   def __post_init__(self):
     where = 'config.model.denoiser'
@@ -75,7 +77,7 @@ class ZImageConfig:
     if self.in_channels % PATCH_AREA:
       raise user_error(f'{where}.in_channels', self.in_channels,
                        f'must be a multiple of the {PATCH_AREA} latent pixels of a token')
-    check_remat(f'{where}.remat', self.remat)
+    check_scan(f'{where}.', self)
 
   @property
   def head_dim(self) -> int:

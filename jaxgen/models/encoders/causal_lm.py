@@ -13,8 +13,8 @@ from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import normal
 from jaxgen.models.layers.mlp import GatedMLP
 from jaxgen.models.layers.norms import RMSNorm
-from jaxgen.models.layers.remat import check_remat
-from jaxgen.models.layers.remat import recomputed
+from jaxgen.models.layers.remat import check_scan
+from jaxgen.models.layers.remat import scanned
 from jaxgen.models.layers.rope import RopeScaling
 from jaxgen.models.layers.rope import apply_rope
 from jaxgen.models.layers.rope import sectioned_angles
@@ -44,6 +44,7 @@ class CausalLMConfig:
     embedding_std: of the initial token embeddings; published models are 0.02, but a model of few
       layers that starts there soon forgets which token it is at.
     remat: what the backward pass recomputes; see ``layers.remat``.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   vocab: int
@@ -62,6 +63,7 @@ class CausalLMConfig:
   tie_embeddings: bool = False
   embedding_std: float = 0.02
   remat: str = 'none'
+  unroll: int = 1
 
   def __post_init__(self):
     where = 'config.model: language model'
@@ -76,7 +78,7 @@ class CausalLMConfig:
     if self.heads % self.kv_heads:
       raise user_error(f'{where} heads', self.heads,
                        f'must be a multiple of kv_heads {self.kv_heads}')
-    check_remat(f'{where} remat', self.remat)
+    check_scan(f'{where} ', self)
 
   @property
   def head_dim(self) -> int:
@@ -206,10 +208,7 @@ class Decoder(nn.Module):
                        for old, new in zip((cache.order, cache.segments), place, strict=True))
     else:
       kv_place = place
-    stack = nn.scan(recomputed(DecoderBlock, c.remat), length=c.layers,
-                    variable_axes={'params': 0}, split_rngs={'params': True},
-                    in_axes=(0, 0) + (nn.broadcast,) * 4,
-                    metadata_params={nn.PARTITION_NAME: 'layers'})
+    stack = scanned(DecoderBlock, c, c.layers, in_axes=(0, 0) + (nn.broadcast,) * 4)
     kv = None if cache is None else (cache.keys, cache.values)
     runs = jnp.arange(c.layers) < c.layers - skip if skip else None
     last, (inputs, kv) = stack(c, self.dtype, all_layers, name='layers')(

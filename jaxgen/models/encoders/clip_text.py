@@ -13,6 +13,8 @@ from jaxgen.models.layers.linear import normal
 from jaxgen.models.layers.mlp import gelu_exact
 from jaxgen.models.layers.mlp import gelu_quick
 from jaxgen.models.layers.norms import LayerNorm
+from jaxgen.models.layers.remat import check_scan
+from jaxgen.models.layers.remat import scanned
 
 ACTIVATIONS = {'quick_gelu': gelu_quick, 'gelu': gelu_exact}
 # Configs older than transformers 4.31 name this id, whatever the end token of their tokenizer is.
@@ -36,6 +38,8 @@ class ClipTextConfig:
     activation: of the MLPs, ``quick_gelu`` or ``gelu``.
     norm_eps: epsilon of every norm.
     eos_id: the end token; 2 = the old rule, where the end token is the largest id of the text.
+    remat: what the backward pass recomputes; see ``layers.remat``.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   vocab: int
@@ -47,6 +51,8 @@ class ClipTextConfig:
   activation: str = 'quick_gelu'
   norm_eps: float = 1e-5
   eos_id: int = OLD_EOS
+  remat: str = 'none'
+  unroll: int = 1
 
   def __post_init__(self):
     where = 'config.model.text_encoder_2'
@@ -55,6 +61,7 @@ class ClipTextConfig:
     if self.activation not in ACTIVATIONS:
       raise user_error(f'{where}.activation', self.activation,
                        f'must be one of {sorted(ACTIVATIONS)}')
+    check_scan(f'{where}.', self)
 
 
 class ClipText(nn.Module):
@@ -84,9 +91,7 @@ class ClipText(nn.Module):
         (c.positions, c.width), jnp.float32)
     x = (jnp.take(embedding, tokens, axis=0) + positions[:length]).astype(self.dtype)
     places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
-    stack = nn.scan(EncoderBlock, length=c.layers, variable_axes={'params': 0},
-                    split_rngs={'params': True}, in_axes=nn.broadcast,
-                    metadata_params={nn.PARTITION_NAME: 'layers'})
+    stack = scanned(EncoderBlock, c, c.layers)
     x, _ = stack(c.heads, c.mlp, ACTIVATIONS[c.activation], norm_eps=c.norm_eps,
                  dtype=self.dtype, name='layers')(x, None, places)
     x = LayerNorm(epsilon=c.norm_eps, dtype=self.dtype, name='norm')(x)

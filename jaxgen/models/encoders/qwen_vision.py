@@ -14,8 +14,8 @@ from jaxgen.models.layers.linear import normal
 from jaxgen.models.layers.mlp import GatedMLP
 from jaxgen.models.layers.mlp import gelu_exact
 from jaxgen.models.layers.norms import RMSNorm
-from jaxgen.models.layers.remat import check_remat
-from jaxgen.models.layers.remat import recomputed
+from jaxgen.models.layers.remat import check_scan
+from jaxgen.models.layers.remat import scanned
 from jaxgen.models.layers.rope import angles
 from jaxgen.models.layers.rope import apply_rope
 from jaxgen.models.layers.windows import attend_windows
@@ -42,6 +42,7 @@ class QwenVisionConfig:
     window: side of an attention window in pixels.
     full_attention: numbers of the layers that see the whole image.
     remat: as in ``CausalLMConfig``.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   width: int = 1280
@@ -54,6 +55,7 @@ class QwenVisionConfig:
   window: int = 112
   full_attention: tuple[int, ...] = (7, 15, 23, 31)
   remat: str = 'none'
+  unroll: int = 1
 
   def __post_init__(self):
     where = 'config.model.mllm.vision'
@@ -66,7 +68,7 @@ class QwenVisionConfig:
     if not set(self.full_attention) <= set(range(self.layers)):
       raise user_error(f'{where}.full_attention', self.full_attention,
                        f'must name layers from 0 to {self.layers - 1}')
-    check_remat(f'{where}.remat', self.remat)
+    check_scan(f'{where}.', self)
 
   @property
   def patch_dim(self) -> int:
@@ -124,10 +126,7 @@ class QwenVision(nn.Module):
     axis = c.width // c.heads // 2
     rotation = angles(sort(positions), (axis, axis), THETA)
     full = jnp.isin(jnp.arange(c.layers), np.array(c.full_attention, np.int32))
-    stack = nn.scan(recomputed(QwenVisionBlock, c.remat), length=c.layers,
-                    variable_axes={'params': 0}, split_rngs={'params': True},
-                    in_axes=(0,) + (nn.broadcast,) * 3,
-                    metadata_params={nn.PARTITION_NAME: 'layers'})
+    stack = scanned(QwenVisionBlock, c, c.layers, in_axes=(0,) + (nn.broadcast,) * 3)
     x, _ = stack(c, self.dtype, name='layers')(x, full, rotation, sort(images), sort(windows))
 
     x = RMSNorm(NORM_EPS, dtype=self.dtype, name='norm')(x).reshape(*order.shape, -1)

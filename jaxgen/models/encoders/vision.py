@@ -10,8 +10,8 @@ from jaxgen.core.errors import user_error
 from jaxgen.models.layers.encoder import EncoderBlock
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import normal
-from jaxgen.models.layers.remat import check_remat
-from jaxgen.models.layers.remat import recomputed
+from jaxgen.models.layers.remat import check_scan
+from jaxgen.models.layers.remat import scanned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class VisionConfig:
     norm_eps: epsilon of every norm.
     layer_scale: initial value of the learned scale of each residual branch.
     remat: what the backward pass recomputes; see ``layers.remat``.
+    unroll: blocks in a turn of their loop; see ``layers.remat``.
   """
 
   image_size: int
@@ -43,6 +44,7 @@ class VisionConfig:
   norm_eps: float = 1e-6
   layer_scale: float = 0.1
   remat: str = 'none'
+  unroll: int = 1
 
   def __post_init__(self):
     if self.image_size % self.patch_size:
@@ -51,7 +53,7 @@ class VisionConfig:
     if self.width % self.heads:
       raise user_error('config.model.mllm.vision.width', self.width,
                        f'must be a multiple of heads {self.heads}')
-    check_remat('config.model.mllm.vision.remat', self.remat)
+    check_scan('config.model.mllm.vision.', self)
 
   @property
   def grid(self) -> int:
@@ -92,9 +94,6 @@ class VisionTower(nn.Module):
         (1 + count, c.width), jnp.float32)
     cls = jnp.broadcast_to(cls.astype(self.dtype), (images, 1, c.width))
     x = jnp.concatenate([cls, x], axis=1) + positions.astype(self.dtype)
-    stack = nn.scan(recomputed(EncoderBlock, c.remat), length=c.layers,
-                    variable_axes={'params': 0}, split_rngs={'params': True},
-                    in_axes=nn.broadcast, metadata_params={nn.PARTITION_NAME: 'layers'})
-    return stack(
+    return scanned(EncoderBlock, c, c.layers)(
         c.heads, c.mlp, qkv_bias=c.qkv_bias, qk_norm=c.qk_norm, norm_eps=c.norm_eps,
         layer_scale=c.layer_scale, dtype=self.dtype, name='layers')(x, None)[0]

@@ -1,5 +1,6 @@
 """The one dense projection of the project, with a logical name for every kernel axis."""
 
+import contextvars
 import functools
 import math
 from collections.abc import Callable
@@ -15,6 +16,9 @@ Initializer = Callable[..., jax.Array]
 Activation = Callable[[jax.Array], jax.Array]
 
 HEADS = ('heads', 'kv_heads')
+# Dims of kernels between hidden units. One that touches anything else (a vocabulary, latents,
+# patches, queries, a norm) reads the input or makes the output.
+HIDDEN = frozenset({'embed', 'head_dim', 'mlp', *HEADS})
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros_init()
@@ -84,7 +88,9 @@ class Linear(nn.Module):
     kernel = self.param(
         'kernel', nn.with_logical_partitioning(kernel_init, self.names), shape, jnp.float32)
     x = x.astype(self.dtype)
-    y = matrix_product(x, kernel, self.inputs, self.activation)
+    hidden = HIDDEN.issuperset(self.names) and jnp.issubdtype(kernel.dtype, jnp.floating)
+    product = HIDDEN_PRODUCT.get() if hidden else matrix_product
+    y = product(x, kernel, self.inputs, self.activation)
     if self.has_variable('params', 'kernel_scale'):
       y = (y * self.get_variable('params', 'kernel_scale')).astype(self.dtype)
     if self.has_variable('params', 'lora'):
@@ -118,14 +124,14 @@ def matrix_product(x: jax.Array, kernel: jax.Array, inputs: int, activation: Act
 
 
 def _forward(x, kernel, inputs, activation):
-  flat, matrix = _matrices(activation(x), kernel, inputs)
+  flat, matrix = matrices(activation(x), kernel, inputs)
   return (flat @ matrix).reshape(*flat.shape[:-1], *kernel.shape[inputs:]), (x, kernel)
 
 
 def _backward(inputs, activation, residuals, gradient):
   x, kernel = residuals
   activated, pull_back = jax.vjp(activation, x)
-  flat, matrix = _matrices(activated, kernel, inputs)
+  flat, matrix = matrices(activated, kernel, inputs)
   gradient = gradient.reshape(*flat.shape[:-1], -1)
   by_kernel = jax.lax.platform_dependent(flat, gradient, cpu=_flat_outer, default=_outer)
   by_x, = pull_back((gradient @ matrix.T).reshape(activated.shape))
@@ -134,7 +140,8 @@ def _backward(inputs, activation, residuals, gradient):
   return by_x, by_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _matrices(x, kernel, inputs):
+def matrices(x: jax.Array, kernel: jax.Array, inputs: int) -> tuple[jax.Array, jax.Array]:
+  """``x`` f[..., depth], and the kernel as a matrix f[depth, width] of the same dtype."""
   depth = math.prod(kernel.shape[:inputs])
   x = x.reshape(*x.shape[:x.ndim - inputs], depth)
   return x, kernel.astype(x.dtype).reshape(depth, -1)
@@ -150,3 +157,6 @@ def _outer(x, gradient):
 
 
 matrix_product.defvjp(_forward, _backward)
+
+# By which a ``Linear`` between hidden units multiplies; see ``fp8``.
+HIDDEN_PRODUCT = contextvars.ContextVar('HIDDEN_PRODUCT', default=matrix_product)

@@ -38,9 +38,7 @@ def chosen_kernels(axes: trees.Tree, rules: Rules) -> dict[str, str]:
   """
   if not rules:
     return {}
-  if importlib.util.find_spec('qwix') is None:
-    raise user_error(FIELD, tuple(rules), 'needs qwix, which is not installed; pip install '
-                     "--constraint constraints.txt --editable '.[quantize]'")
+  require_qwix(FIELD, tuple(rules))
   kernels = linear_kernels(trees.flatten(axes))
   chosen = {}
   for pattern, name in rules:
@@ -50,6 +48,13 @@ def chosen_kernels(axes: trees.Tree, rules: Rules) -> dict[str, str]:
                        f'{kernels[:3]} and so on')
     chosen = {path: name for path in matched} | chosen
   return chosen
+
+
+def require_qwix(field: str, value: Any) -> None:
+  """Refuses a setting that nobody can follow without the extra."""
+  if importlib.util.find_spec('qwix') is None:
+    raise user_error(field, value, 'needs qwix, which is not installed; pip install '
+                     "--constraint constraints.txt --editable '.[quantize]'")
 
 
 def quantize(params: trees.Tree, axes: trees.Tree, kernels: Mapping[str, str]) -> Params:

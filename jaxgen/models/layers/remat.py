@@ -31,10 +31,12 @@ REMAT = {
 }
 
 
-def check_remat(where: str, remat: str) -> None:
-  """Refuses an unknown policy of the config field ``where``."""
-  if remat not in REMAT:
-    raise user_error(where, remat, f'must be one of {sorted(REMAT)}')
+def check_scan(where: str, config: Any) -> None:
+  """Refuses an unknown ``remat`` and an impossible ``unroll`` of the config section ``where``."""
+  if config.remat not in REMAT:
+    raise user_error(f'{where}remat', config.remat, f'must be one of {sorted(REMAT)}')
+  if config.unroll < 1:
+    raise user_error(f'{where}unroll', config.unroll, 'must be 1 or more')
 
 
 def recomputed(block: type[nn.Module], remat: str) -> type[nn.Module]:
@@ -44,22 +46,34 @@ def recomputed(block: type[nn.Module], remat: str) -> type[nn.Module]:
   return nn.remat(block, policy=REMAT[remat], prevent_cse=False)
 
 
-def stack(block: type[nn.Module], config: Any, dtype: jnp.dtype, length: int, name: str,
-          unroll: int = 1) -> Callable[..., Any]:
+def scanned(block: type[nn.Module], config: Any, length: int, in_axes: Any = nn.broadcast
+            ) -> type[nn.Module]:
+  """The block class as a loop over ``length`` blocks.
+
+  Args:
+    block: its ``__call__(carry, *inputs)`` returns ``(carry, output)``.
+    config: its field ``remat`` is the policy of the blocks, and ``unroll`` how many of them a turn
+      of the loop runs: fewer turns copy less of the stacked weights and gradients about, which
+      makes steps on a CPU quicker, and take longer to compile.
+    length: how many blocks; their parameters get a leading axis ``layers``.
+    in_axes: which inputs are scanned; see ``nn.scan``.
+  """
+  return nn.scan(
+      recomputed(block, config.remat), length=length, variable_axes={'params': 0},
+      split_rngs={'params': True}, in_axes=in_axes,
+      metadata_params={nn.PARTITION_NAME: 'layers'}, unroll=config.unroll)
+
+
+def stack(block: type[nn.Module], config: Any, dtype: jnp.dtype, length: int, name: str
+          ) -> Callable[..., Any]:
   """A function that runs ``length`` scanned blocks and returns the last carry.
 
   Args:
     block: called as ``block(config, dtype)(carry, *shared) -> (carry, None)``.
-    config: of the blocks; its field ``remat`` is their policy.
+    config: of the blocks and their loop; see ``scanned``.
     dtype: of the computation.
-    length: how many; their parameters get a leading axis ``layers``.
+    length: how many.
     name: of the stack in the parameter tree.
-    unroll: blocks in a turn of the loop; fewer turns copy less of the stacked weights and
-      gradients about, and take longer to compile.
   """
-  scanned = nn.scan(
-      recomputed(block, config.remat), length=length, variable_axes={'params': 0},
-      split_rngs={'params': True}, in_axes=nn.broadcast,
-      metadata_params={nn.PARTITION_NAME: 'layers'}, unroll=unroll)
-  module = scanned(config, dtype, name=name)
+  module = scanned(block, config, length)(config, dtype, name=name)
   return lambda carry, *shared: module(carry, *shared)[0]
