@@ -7,15 +7,17 @@ import uuid
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
+from typing import BinaryIO
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from etils import epath
 
 from jaxgen.conversion.engine import Unwritten
+from jaxgen.conversion.stored import NAMES
 from jaxgen.conversion.stored import SafetensorsFile
 from jaxgen.conversion.stored import StoredTensor
+from jaxgen.conversion.streaming import SLAB
+from jaxgen.conversion.streaming import copy_reordered
 from jaxgen.conversion.torch_files import ENDINGS as TORCH_ENDINGS
 from jaxgen.conversion.torch_files import TorchTensor
 from jaxgen.conversion.torch_files import open_torch
@@ -85,7 +87,7 @@ def save_folder(folder: str, config: Mapping[str, Any],
   Args:
     folder: where to; must not exist, or be empty.
     config: contents of the config file.
-    tensors: arrays by name, made and contiguous shard by shard, in the order of their names.
+    tensors: arrays by name, made one after another in the order of ``in_file_order``.
     stem: ``model`` for transformers, ``diffusion_pytorch_model`` for diffusers.
     shard_bytes: most bytes of one file; more are split, with an index.
     config_name: name of the config file.
@@ -101,9 +103,46 @@ def save_folder(folder: str, config: Mapping[str, Any],
       (partial / config_name).write_text(json.dumps(dict(config), indent=2, sort_keys=True))
       _write_shards(partial, tensors, stem, shard_bytes)
       _publish(partial, target, last=config_name)
-  except (OSError, safetensors.SafetensorError) as error:
+  except OSError as error:
     raise user_error(str(folder), None, f'could not be written ({error}); free space or choose '
                      'another --out') from error
+
+
+def in_file_order(tensors: Mapping[str, np.ndarray | Unwritten]) -> list[str]:
+  """The names as a file has them: wide numbers first, so that none lies across its alignment."""
+  return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+
+
+def write_file(path: str, tensors: Mapping[str, np.ndarray | Unwritten]) -> None:
+  """Writes a safetensors file, of which no more than one tensor and a slab is held at once.
+
+  Args:
+    path: of the file, here or in a bucket.
+    tensors: arrays by name.
+  """
+  header, end = {'__metadata__': {'format': 'pt'}}, 0
+  for name in in_file_order(tensors):
+    start, end = end, end + tensors[name].nbytes
+    header[name] = {'dtype': NAMES[tensors[name].dtype], 'shape': list(tensors[name].shape),
+                    'data_offsets': [start, end]}
+  text = json.dumps(header, separators=(',', ':')).encode()
+  text += b' ' * (-len(text) % 8)
+  with epath.Path(path).open('wb') as file:
+    file.write(len(text).to_bytes(8, 'little') + text)
+    for name in in_file_order(tensors):
+      _write_array(file, np.asarray(tensors[name]))
+
+
+def _write_array(file: BinaryIO, array: np.ndarray) -> None:
+  """The values in C order, some rows at a time where they lie in another."""
+  if array.flags.c_contiguous:
+    file.write(array.reshape(-1).view(np.uint8).data)
+    return
+  step = max(1, SLAB * len(array) // array.nbytes)
+  for start in range(0, len(array), step):
+    rows = np.empty(array[start:start + step].shape, array.dtype)
+    copy_reordered(rows, array[start:start + step])
+    file.write(rows.reshape(-1).view(np.uint8).data)
 
 
 @contextlib.contextmanager
@@ -181,7 +220,7 @@ def _write_shards(root: epath.Path, tensors: Mapping[str, np.ndarray | Unwritten
                   shard_bytes: int) -> None:
   shards: list[list[str]] = [[]]
   used = 0
-  for name in sorted(tensors):
+  for name in in_file_order(tensors):
     if shards[-1] and used + tensors[name].nbytes > shard_bytes:
       shards.append([])
       used = 0
@@ -191,9 +230,7 @@ def _write_shards(root: epath.Path, tensors: Mapping[str, np.ndarray | Unwritten
   for number, names in enumerate(shards, 1):
     file = (f'{stem}.safetensors' if len(shards) == 1
             else f'{stem}-{number:05d}-of-{len(shards):05d}.safetensors')
-    # save_file writes the buffer as it lies in memory, so a view must be copied first.
-    shard = {name: np.ascontiguousarray(tensors[name]) for name in names}
-    safetensors.numpy.save_file(shard, str(root / file), metadata={'format': 'pt'})
+    write_file(str(root / file), {name: tensors[name] for name in names})
     weight_map |= dict.fromkeys(names, file)
   if len(shards) > 1:
     total = sum(tensors[name].nbytes for name in tensors)

@@ -1,12 +1,15 @@
 """Models of PyTorch libraries as modules and parameters, and back: the two public functions."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
+import pathlib
+import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +25,7 @@ from jaxgen.conversion import families
 from jaxgen.conversion import streaming
 from jaxgen.conversion.external import External
 from jaxgen.conversion.external import open_external
+from jaxgen.conversion.folders import in_file_order
 from jaxgen.conversion.folders import save_folder
 from jaxgen.conversion.transforms import whole
 from jaxgen.core import trees
@@ -54,14 +58,12 @@ def load_pretrained(path: str, *, dtype: Any = None, mesh: Mesh | None = None
     UserError: no such model, a class that is not known, damaged or refused files, or tensors
       that do not fit their config.
   """
-  start = time.monotonic()
   model = open_external(path)
   if mesh is None:
     params = jax.tree.map(jax.device_put, read_params(model, dtype))
   else:
     params = _read_onto(model, mesh, dtype)
   compute = dtype or max(jax.tree.leaves(params), key=lambda leaf: leaf.size).dtype
-  _report(model, time.monotonic() - start)
   return registry.build(model.section, jnp.dtype(compute)), params
 
 
@@ -99,7 +101,7 @@ def read_params(model: External, dtype: Any = None) -> Params:
   """All parameters of a model as numpy arrays; ``dtype`` as in ``load_pretrained``."""
   params, broken = {}, set()
   shapes, groups = trees.flatten(model.shapes), streaming.by_parameter(model.fit())
-  with streaming.readers() as pool:
+  with _reported(model), streaming.readers() as pool:
     for path, links in groups.items():
       shape = tuple(shapes[path].shape)
       (params[path],), bad = streaming.read_boxes(
@@ -186,14 +188,17 @@ def read_shards(model: External, mesh: Mesh, devices: Iterable[jax.Device], dtyp
 
 def peak_memory() -> int:
   """The most bytes of memory that this process has held so far."""
-  unit = 1 if sys.platform == 'darwin' else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  status = pathlib.Path('/proc/self/status')
+  if status.exists():  # what getrusage says begins with the peak of the process that started this
+    return 1024 * int(re.search(r'VmHWM:\s*(\d+) kB', status.read_text())[1])
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _read_onto(model: External, mesh: Mesh, dtype: Any) -> Params:
   devices = [device for device in mesh.devices.flat
              if device.process_index == jax.process_index()]
-  shardings, shards = read_shards(model, mesh, devices, dtype)
+  with _reported(model):
+    shardings, shards = read_shards(model, mesh, devices, dtype)
   shapes = trees.flatten(model.shapes)
   return trees.unflatten({
       path: jax.make_array_from_single_device_arrays(
@@ -203,11 +208,11 @@ def _read_onto(model: External, mesh: Mesh, dtype: Any) -> Params:
 
 def _write_together(path: str, write: Callable[[Mapping[str, engine.Unwritten]], None],
                     tensors: Mapping[str, engine.Unwritten]) -> None:
-  """Process 0 writes; the others gather with it, tensor by tensor in the order of their names."""
-  left, written = collections.deque(sorted(tensors)), False
+  """Process 0 writes; the others gather with it, tensor by tensor in the order of the files."""
+  left, written = collections.deque(in_file_order(tensors)), False
 
   def make(name: str) -> np.ndarray:
-    assert left.popleft() == name, 'tensors must be written in the order of their names'
+    assert left.popleft() == name, 'tensors must be written in the order of the files'
     return tensors[name].make()
 
   try:
@@ -238,10 +243,14 @@ def _dtype(links: list[engine.Link], model: External, dtype: Any) -> np.dtype:
   return streaming.dtype_of(links, model.tensors) if dtype is None else np.dtype(dtype)
 
 
-def _report(model: External, seconds: float) -> None:
+@contextlib.contextmanager
+def _reported(model: External) -> Iterator[None]:
+  """Says on stderr what was read inside, how fast, and the peak of memory."""
+  start = time.monotonic()
+  yield
+  seconds, size = time.monotonic() - start, model.bytes_read
   count = families.size_of({name: leaf.shape for name, leaf in
                             trees.flatten(model.shapes).items()})
-  size = model.bytes_read
   print(f'{model.path}: {model.family.marker[1]}, {count / 1e6:.1f} M parameters, '
         f'{size / 1e6:.1f} MB read in {seconds:.1f} s ({size / 1e6 / seconds:.0f} MB/s), '
         f'peak host memory {peak_memory() / 1e6:.0f} MB', file=sys.stderr, flush=True)

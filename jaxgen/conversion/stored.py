@@ -27,6 +27,7 @@ DTYPES = {
     'I32': np.int32, 'I16': np.int16, 'I8': np.int8, 'U64': np.uint64, 'U32': np.uint32,
     'U16': np.uint16, 'U8': np.uint8, 'BOOL': np.bool_,
 }
+NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 _GAP = {'disk': 512, 'bucket': 1 << 20}  # bytes that are sooner read than jumped over
 _READAHEAD = 128 << 10  # bytes that Linux fetches ahead of a reader
 _BLOCK = 4 << 20  # bytes read at once where gaps are read too

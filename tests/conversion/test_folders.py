@@ -7,9 +7,12 @@ import resource
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from jaxgen.conversion.folders import load_folder
 from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.folders import write_file
 from jaxgen.conversion.stored import StoredTensor
 from jaxgen.core.errors import UserError
 
@@ -35,6 +38,21 @@ def test_round_trip_of_views_and_bf16(tmp_path, shard_bytes, files):
     assert isinstance(stored, StoredTensor) and stored.shape == array.shape
     assert np.asarray(stored).dtype == array.dtype
     assert np.asarray(stored).tobytes() == array.tobytes()
+
+
+def test_the_library_reads_what_is_written(tmp_path):
+  """Its own reader for PyTorch, which wants every tensor at a multiple of its numbers' size."""
+  mixed = tensors() | {'a': np.ones(3, np.int8), 'big': np.arange(6.0), 'one': np.float32(2)}
+  write_file(str(tmp_path / 'x.safetensors'), mixed)
+  found = safetensors.torch.load_file(tmp_path / 'x.safetensors')
+  assert found.keys() == mixed.keys()
+  for name, array in mixed.items():
+    bits = found[name].contiguous().view(-1).view(torch.uint8) if array.ndim else None
+    assert tuple(found[name].shape) == array.shape
+    assert bits is None or bits.numpy().tobytes() == array.tobytes(), name
+  assert found['one'] == 2
+  with safetensors.safe_open(tmp_path / 'x.safetensors', 'pt') as file:
+    assert file.metadata() == {'format': 'pt'}
 
 
 def saved(tmp_path, shard_bytes=10**9) -> pathlib.Path:

@@ -206,3 +206,35 @@ def test_peak_memory_is_shards_and_little_more(tmp_path):
   assert found['read'] < 1.05 * found['own']  # short gaps are read through
   assert found['grown'] < found['own'] + largest + 64e6, (found, largest)
   assert found['own'] + largest + 64e6 < 0.95 * total  # so that the bound means something
+
+
+SAVE = '''
+import json, sys
+import jax.numpy as jnp
+import numpy as np
+from jaxgen.conversion import save_pretrained
+from jaxgen.conversion.pretrained import peak_memory
+from jaxgen.core import trees
+from jaxgen.models import registry
+section, out = json.loads(sys.argv[1]), sys.argv[2]
+def save(fields, name):
+  module = registry.build(section | fields, jnp.bfloat16)
+  params = trees.map_named(lambda _, leaf: np.full(leaf.shape, 1, jnp.bfloat16),
+                           registry.param_shapes(module))
+  before = peak_memory()
+  save_pretrained(module, params, f'{out}/{name}')
+  return peak_memory() - before
+save(dict(width=384, heads=3), 'small')  # what is imported and compiled once does not count
+print(save({}, 'model'))
+'''
+
+
+def test_peak_memory_of_writing_is_two_tensors(tmp_path):
+  section = registry.section('mmdit', **SMALL | dict(
+      width=1024, heads=8, double_blocks=2, single_blocks=2))
+  result = subprocess.run([sys.executable, '-c', SAVE, json.dumps(section), str(tmp_path)],
+                          text=True, capture_output=True, check=True)
+  tensors = load_folder(str(tmp_path / 'model'))[1].values()
+  sizes = [np.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors]
+  bound = 2 * max(sizes) + 16e6
+  assert int(result.stdout) < bound < 0.4 * sum(sizes), (result.stdout, bound)
