@@ -184,6 +184,8 @@ def _add_convert(commands) -> None:
   import_.add_argument('--path', required=True, metavar='PATH',
                        help='a folder or file, here or in a bucket, or owner/name on the hub')
   import_.add_argument('--out', required=True, metavar='DIR')
+  import_.add_argument('--base', default='', metavar='PATH',
+                       help='of adapters: the model that they belong to')
   inspect = _command(ways, 'inspect', _inspect_model,
                      'say what a model is and what does not fit, from its headers alone')
   inspect.add_argument('path', metavar='PATH', help='as --path of import')
@@ -200,7 +202,7 @@ def _export(args) -> None:
 
 def _import(args) -> None:
   from jaxgen.conversion.commands import import_
-  for group, section in import_(args.path, args.out).items():
+  for group, section in import_(args.path, args.out, args.base).items():
     print(f'{args.out}: {group}, family {section["family"]}')
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,7 +16,10 @@ from jaxgen.conversion.engine import to_torch
 from jaxgen.conversion.external import open_external
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.locate import locate
 from jaxgen.conversion.lora import Adapter
+from jaxgen.conversion.lora import from_theirs
+from jaxgen.conversion.lora import linear_modules
 from jaxgen.conversion.lora import to_theirs
 from jaxgen.conversion.pretrained import read_params
 from jaxgen.core import trees
@@ -85,12 +89,15 @@ def export(workdir: str, out: str, weights: str = 'ema', *, layout: str = '',
   return written
 
 
-def import_(path: str, out: str) -> dict[str, dict[str, Any]]:
-  """Reads a PyTorch model folder, or a folder of them, as weights for ``config.init_from``.
+def import_(path: str, out: str, base: str = '') -> dict[str, dict[str, Any]]:
+  """Reads a PyTorch model, or a folder of them, as weights for ``config.init_from``.
 
   Args:
-    path: a model as ``load_pretrained`` takes it, or a folder whose subfolders are such.
+    path: a model as ``load_pretrained`` takes it, or a folder whose subfolders are such; or
+      adapters of one, as ``export`` writes them.
     out: gets the weights folder; its config.json holds the ``model`` sections that fit.
+    base: the model of adapters, as ``load_pretrained`` takes it or a folder of jaxgen; '' is the
+      one that PEFT's config names.
 
   Returns:
     ``{group: section}``.
@@ -98,6 +105,17 @@ def import_(path: str, out: str) -> dict[str, dict[str, Any]]:
   Raises:
     UserError: no such folder, an unknown class, or tensors that do not fit the class's config.
   """
+  found = locate(path)
+  if adapters := lora_files.find(found):
+    config, params = _adapted(adapters, base, path)
+  else:
+    config, params = _models_in(found)
+  weights_on_disk.save_weights(out, params, json.dumps(config, indent=2))
+  return config['model']
+
+
+def _models_in(path: str) -> tuple[dict[str, Any], Params]:
+  """Config and parameters of the model, or models, of a folder."""
   sections, params = {}, {}
   for folder in _model_folders(path):
     model = open_external(folder)
@@ -106,8 +124,32 @@ def import_(path: str, out: str) -> dict[str, dict[str, Any]]:
       raise user_error(str(path), None, f'holds two models of the group {group!r}; import one of '
                        'the subfolders')
     params[group], sections[group] = read_params(model), model.section
-  weights_on_disk.save_weights(out, params, json.dumps({'model': sections}, indent=2))
-  return sections
+  return {'model': sections}, params
+
+
+def _adapted(found: lora_files.Found, base: str, path: str) -> tuple[dict[str, Any], Params]:
+  """Config and parameters of the base model with adapters, as a run has them that trains these."""
+  base = base or found.base
+  if not base:
+    raise user_error(path, None, 'holds adapters and does not say of which model; give --base')
+  if weights_on_disk.is_weights(base):
+    models, external = _models(base)[0], None
+  else:
+    external = open_external(base)
+    models = {registry.FAMILIES[external.family.name].group:
+              _Model(external.section, external.family, {})}
+  shapes = {group: families.shapes_of(model.section) for group, model in models.items()}
+  rules = {group: model.rules(found.style.layout) for group, model in models.items()}
+  linear = {group: linear_modules(rules[group], shapes[group]) for group in models}
+  group = max(models, key=lambda group: len(linear[group] & found.adapters.keys()))
+  adapters = from_theirs(rules[group], shapes[group], found.adapters, where=path)
+  params = (read_params(external) if external else
+            layers_lora.merge(weights_on_disk.load_weights(base, [group])[0][group]))
+  print(f'{path}: adapters of {len(found.adapters)} of the {len(linear[group])} linear modules '
+        f'of {base}', file=sys.stderr, flush=True)
+  config = {'model': {group: models[group].section}, 'init_from': {group: base},
+            'trainable': [(layers_lora.TRAINABLE, True), ('.*', False)]}
+  return config, {group: trees.merge(params, adapters)}
 
 
 @dataclasses.dataclass(frozen=True)

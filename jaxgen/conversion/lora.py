@@ -90,19 +90,23 @@ def from_theirs(rules: engine.Rules, shapes: trees.Tree, adapters: Mapping[str, 
     UserError: an adapter of a module that the model lacks, or of another size.
   """
   found = collections.defaultdict(dict)
-  known = set()
   for link in engine.places(rules, shapes):
     module = link.theirs.removesuffix('.weight')
     if link.path.endswith('/kernel') and module in adapters:
-      known.add(module)
       found[link.path][link.layer] = _ours(link, adapters[module], where)
-  if unknown := sorted(adapters.keys() - known):
+  if unknown := sorted(adapters.keys() - linear_modules(rules, shapes)):
     raise user_error(where, None, f'{len(unknown)} adapters of modules that the model lacks: '
                      f'{shorten(unknown)}; use an adapter of this model')
   flat = trees.flatten(shapes)
   return trees.unflatten({
       _beside(path, name): leaf for path, layers in found.items()
       for name, leaf in _stacked(layers, tuple(flat[path].shape)).items()})
+
+
+def linear_modules(rules: engine.Rules, shapes: trees.Tree) -> set[str]:
+  """The modules of theirs that hold a kernel of ours."""
+  return {link.theirs.removesuffix('.weight') for link in engine.places(rules, shapes)
+          if link.path.endswith('/kernel') and len(link.shape) == 2}
 
 
 def _beside(kernel: str, name: str) -> str:

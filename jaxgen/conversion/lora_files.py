@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from etils import epath
 
+from jaxgen.conversion.folders import WEIGHT_ENDINGS
 from jaxgen.conversion.folders import load_folder
 from jaxgen.conversion.folders import open_weights
+from jaxgen.conversion.folders import read_config
 from jaxgen.conversion.folders import save_folder
+from jaxgen.conversion.folders import write_file
 from jaxgen.conversion.lora import Adapter
 from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import shorten
@@ -43,6 +45,44 @@ PEFT = Style('base_model.model.', layout='modules')
 DIFFUSERS = Style('transformer.', alpha='alpha')
 COMFYUI = Style('diffusion_model.', 'lora_down.weight', 'lora_up.weight', 'alpha', 'original')
 STYLES = {'peft': PEFT, 'diffusers': DIFFUSERS, 'comfyui': COMFYUI}
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """A file or folder of adapters.
+
+  Attributes:
+    adapters: by the names of their modules.
+    style: of the program that wrote it.
+    base: name of the base model; '' where the style has no place for it.
+  """
+
+  adapters: dict[str, Adapter]
+  style: Style
+  base: str = ''
+
+
+def find(path: str) -> Found | None:
+  """Reads what a program wrote as adapters, its style known by the names; None for a model.
+
+  Args:
+    path: of a PEFT folder, of a file, or of a folder with one file.
+
+  Raises:
+    UserError: a damaged file, or tensors beside the adapters that are none.
+  """
+  root = epath.Path(path)
+  if (root / CONFIG).exists():
+    return Found(load_peft(path), PEFT, read_config(path, CONFIG).get('base_model_name_or_path')
+                 or '')
+  if root.is_dir() and ((root / 'config.json').exists() or not any(
+      file.suffix in WEIGHT_ENDINGS for file in root.iterdir())):
+    return None
+  names = list(open_weights(path))
+  fitting = {key: sum(name.startswith(style.prefix) and name.endswith((style.down, style.up))
+                      for name in names) for key, style in STYLES.items()}
+  key = max(fitting, key=fitting.get)
+  return Found(load_file(path, STYLES[key]), STYLES[key]) if fitting[key] else None
 
 
 def named(adapters: Mapping[str, Adapter], style: Style) -> dict[str, np.ndarray]:
@@ -141,8 +181,7 @@ def save_file(file: str, adapters: Mapping[str, Adapter], style: Style) -> None:
   partial = target.parent / f'{target.name}.partial'
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: np.asarray(array, order='C') for name, array in named(adapters, style).items()}
-    partial.write_bytes(safetensors.numpy.save(tensors, {'format': 'pt'}))
+    write_file(str(partial), named(adapters, style))
     partial.rename(target)
   except OSError as error:
     raise user_error(file, None, f'could not be written ({error}); free space or choose another '
