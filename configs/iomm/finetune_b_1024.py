@@ -14,4 +14,5 @@ def get_config():
   config.data.visual_tokens = 4096
   config.train.rows = 96
   config.train.steps = 21_900  # 10 epochs
+  config.mesh.fsdp = 8
   return config

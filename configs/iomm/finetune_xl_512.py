@@ -11,6 +11,7 @@ from configs.iomm import finetune_b_512
 
 def get_config():
   config = base.extra_large(finetune_b_512.get_config())
+  config.mesh.fsdp = 8
   config.init_from.bridge = 'runs/iomm_xl/pretrain'
   config.init_from.denoiser = 'runs/iomm_xl/pretrain'
   return config
