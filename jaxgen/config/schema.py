@@ -48,6 +48,7 @@ def base_config() -> ConfigDict:
           compute_dtype='bfloat16',  # activations; parameters that train are fp32 masters
           frozen_dtype='bfloat16',  # parameters that do not train
           quantized=(),  # (regex over group/path, 'int8' | 'fp8'): kernels of theirs in eight bits
+          fp8=False,  # products of the denoiser's hidden units in 8-bit floats while it trains
           mask_ratio=0.85,  # probability that an image token is masked (L089, L091, A18)
           conditioning='all',  # 'all' MLLM outputs, or 'queries_only' (the MetaQuery baseline, A17)
       ),

@@ -61,6 +61,9 @@ def validate(config: ConfigDict) -> None:
   _check_trainable(config)
   _check_changes(config.init_from.changes)
   _check_quantized(config.model.quantized)
+  if config.model.fp8 and config.model.compute_dtype != 'bfloat16':
+    raise user_error('config.model.compute_dtype', config.model.compute_dtype, 'model.fp8 replaces '
+                     'products of bfloat16; use that, or set model.fp8 to False')
   for name, entry in config.model.lora.items():
     _check_lora(f'config.model.lora.{name}', entry)
   _check_data(config.data)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Params
+from jaxgen.models.layers import fp8
 from jaxgen.models.layers.segments import segment_one_hot
 from jaxgen.objectives.interpolant import interpolate
 from jaxgen.objectives.interpolant import velocity
@@ -28,6 +29,7 @@ class FlowMatching:
   Attributes:
     density, mean, std, shift: of the timesteps, see ``sample_timesteps``.
     tasks: names of the data sources, for the loss of each.
+    fp8: the denoiser multiplies hidden units in 8-bit floats.
   """
 
   density: str
@@ -35,6 +37,7 @@ class FlowMatching:
   std: float
   shift: float
   tasks: tuple[str, ...]
+  fp8: bool = False
   groups = ('mllm', 'bridge', 'denoiser')
 
   def __call__(self, system: Any, params: Params, batch: Batch, rng: jax.Array) -> Terms:
@@ -49,7 +52,8 @@ class FlowMatching:
     token_t = jnp.einsum('BLG,BG->BL', owner, t, precision='highest')[..., None]
     x_t = jnp.where(visual.is_target[..., None], interpolate(clean, noise, token_t), clean)
     conditioning = system.condition(params, batch.prompt, condition_rng)
-    predicted = system.denoise(params, x_t, t, visual, conditioning)
+    with fp8.products(self.fp8):
+      predicted = system.denoise(params, x_t, t, visual, conditioning)
     error = jnp.mean((predicted - velocity(clean, noise)) ** 2, axis=-1)  # [B, L]
     weight = (visual.is_target & (visual.segments > 0)).astype(jnp.float32)
     sums = jnp.einsum('BL,BLG->BG', error * weight, owner)

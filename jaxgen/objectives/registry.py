@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
+from jaxgen.models.layers.quantized import require_qwix
 from jaxgen.objectives.flow_matching import FlowMatching
 from jaxgen.objectives.next_token import NextToken
 
@@ -13,15 +14,17 @@ def make_objectives(config: ConfigDict) -> dict[str, tuple[Objective, float]]:
   """``{name: (objective, weight)}`` of the terms with a weight above 0.
 
   Raises:
-    UserError: all weights are 0.
+    UserError: all weights are 0, or 8-bit floats are wanted and qwix is not installed.
   """
   section = config.objective
   terms: dict[str, tuple[Objective, float]] = {}
+  if config.model.fp8:
+    require_qwix('config.model.fp8', True)
   if section.flow_matching > 0:
     terms['flow_matching'] = (FlowMatching(
         density=section.timesteps, mean=section.timestep_mean, std=section.timestep_std,
-        shift=section.timestep_shift, tasks=tuple(sorted(config.data.sources))),
-        section.flow_matching)
+        shift=section.timestep_shift, tasks=tuple(sorted(config.data.sources)),
+        fp8=config.model.fp8), section.flow_matching)
   if section.next_token > 0:
     terms['next_token'] = (NextToken(), section.next_token)
   if not terms:

@@ -11,10 +11,8 @@ from ml_collections import ConfigDict
 from optax import contrib
 
 from jaxgen.core import trees
+from jaxgen.models.layers.linear import HIDDEN
 
-# Names of the dims of a hidden matrix. A kernel that touches anything else (a vocabulary, latents,
-# patches, queries, a norm) reads the input or makes the output, and AdamW trains it (A19).
-HIDDEN = {'embed', 'heads', 'kv_heads', 'head_dim', 'mlp'}
 MUON_MOMENTUM = 0.95
 MUON_ITERATIONS = 5
 # Root mean square of a Muon update before the learning rate, as that of AdamW's updates is
@@ -70,7 +68,7 @@ def matrix_dims(names: tuple[str, ...]) -> contrib.MuonDimensionNumbers | None:
   ``('layers', 'embed', 'heads', 'head_dim')`` is one matrix per layer from dim 1 to dims (2, 3).
 
   Returns:
-    The dims, or None where the parameter is not a hidden matrix.
+    The dims, or None where the parameter is not a hidden matrix, and AdamW trains it (A19).
   """
   sides: list[list[int]] = []
   for index, name in enumerate(names):

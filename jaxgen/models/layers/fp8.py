@@ -2,7 +2,8 @@
 
 Only the operands of a product have eight bits, forward and backward: values and kernels are e4m3,
 gradients e5m2, each row of a contraction with a scale that qwix takes from its largest entry.
-Parameters, activations and sums stay what they are, and so does everything that is saved.
+Parameters, activations and sums stay what they are, and so does everything that is saved; what
+was computed in fp32, the path of the time for one, still is.
 """
 
 import contextlib

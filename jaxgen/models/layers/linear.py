@@ -88,8 +88,7 @@ class Linear(nn.Module):
     kernel = self.param(
         'kernel', nn.with_logical_partitioning(kernel_init, self.names), shape, jnp.float32)
     x = x.astype(self.dtype)
-    hidden = HIDDEN.issuperset(self.names) and jnp.issubdtype(kernel.dtype, jnp.floating)
-    product = HIDDEN_PRODUCT.get() if hidden else matrix_product
+    product = HIDDEN_PRODUCT.get() if self._is_hidden(kernel) else matrix_product
     y = product(x, kernel, self.inputs, self.activation)
     if self.has_variable('params', 'kernel_scale'):
       y = (y * self.get_variable('params', 'kernel_scale')).astype(self.dtype)
@@ -101,6 +100,11 @@ class Linear(nn.Module):
           self.features, jnp.float32)
       y = y + bias.astype(self.dtype)
     return checkpoint_name(y, (self.name or '').rpartition('_')[2])
+
+  def _is_hidden(self, kernel: jax.Array) -> bool:
+    """Whether it stands between hidden units, in 16 bits: what is fp32 is so on purpose."""
+    return (HIDDEN.issuperset(self.names) and self.dtype == jnp.bfloat16
+            and jnp.issubdtype(kernel.dtype, jnp.floating))
 
   def _low_rank(self, x: jax.Array, lora: Mapping[str, jax.Array]) -> jax.Array:
     """``act(x) @ a @ b * alpha / rank``; the frozen kernel needs no gradient for it."""
