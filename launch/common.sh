@@ -2,8 +2,6 @@
 # What the launchers share; they source it in the repository's root, with dry_run=1 to print only.
 
 PATH="$PWD/.venv/bin:$PATH" # python and jaxgen, where `make` has installed them
-# A step on CPUs allocates the same large buffers again and again: huge pages for malloc.
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 # Ends with one line on what is wrong.
 die() {
@@ -20,6 +18,13 @@ run() {
   done
   echo "+ ${line% }" >&2
   [[ -n ${dry_run:-} ]] || "$@"
+}
+
+# A step on CPUs allocates the same large buffers again and again: huge pages, and malloc keeps what
+# it had once. On other hardware XLA has an allocator of its own.
+set_malloc() {
+  local settings=hugetlb=1:arena_max=1:mmap_max=0:trim_threshold=34359738368
+  export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.${settings//:/:glibc.malloc.}}"
 }
 
 # load_flags FILE: exports the compiler's flags of launch/flags/; they are made for one version.

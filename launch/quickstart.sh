@@ -10,6 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
+set_malloc
 
 root=${1:-runs/quickstart}
 config=${CONFIG:-configs/iomm/quickstart.py}

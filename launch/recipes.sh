@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
+set_malloc
 root=${1:-runs/recipes}
 overrides=("${@:2}")
 

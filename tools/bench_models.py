@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import transformers
 from bench_step import alternate
-from bench_step import use_huge_pages
+from bench_step import set_malloc
 
 from jaxgen.conversion import engine
 from jaxgen.conversion.folders import load_folder
@@ -70,7 +70,7 @@ class Pair:
 
 def main():
   flags = parse_flags()
-  use_huge_pages()
+  set_malloc()
   print(f'{jax.devices()[0].device_kind}, fp32, width {flags.width}, {flags.layers} layers, '
         f'{flags.side**2} image and {flags.text} text tokens, {flags.steps} steps\n')
   print('| model | pass | torch s | jaxgen s | torch / jaxgen (medians) | (best) |')

@@ -6,8 +6,8 @@ alternate, so that a busy machine slows both alike, and the medians are compared
   python tools/bench_step.py
   python tools/bench_step.py --hidden=3072 --double=4 --single=8 --image=4096 --text=512
 
-The process restarts itself once with huge pages for malloc, which launch/common.sh sets too and both
-sides profit from. On a GPU, both run in bf16 and the MFU is printed too: matrix-product
+The process restarts itself once with settings of malloc that launch/common.sh has too and both sides
+profit from: huge pages, and memory that was used once is kept. On a GPU, both run in bf16 and the MFU is printed too: matrix-product
 FLOPs with full bidirectional attention, three times the forward pass, against the bf16 peak of the
 chip.
 """
@@ -32,7 +32,8 @@ from jaxgen.core import trees
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
 
-HUGE_PAGES = {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'}
+MALLOC = {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:'
+                            'glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368'}
 PEAKS = {'H100': 989e12, 'H200': 989e12, 'H800': 989e12}  # dense bf16 FLOP/s
 ADAMW = dict(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0)
 RATE = 1e-4
@@ -40,7 +41,7 @@ RATE = 1e-4
 
 def main():
   flags = parse_flags()
-  use_huge_pages()
+  set_malloc()
   config = MMDiTConfig(
       in_channels=64, cond_dim=flags.hidden, width=flags.hidden, heads=flags.hidden // 128,
       double_blocks=flags.double, single_blocks=flags.single, remat=flags.remat,
@@ -76,10 +77,10 @@ def parse_flags() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def use_huge_pages():
-  """Starts this program again with huge pages; malloc reads its settings at start-up only."""
-  if not HUGE_PAGES.keys() <= os.environ.keys():  # a setting of one's own stays
-    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | HUGE_PAGES)
+def set_malloc():
+  """Starts this program again with the settings; malloc reads them at start-up only."""
+  if not MALLOC.keys() <= os.environ.keys():  # a setting of one's own stays
+    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
 
 
 def make_batch(config: MMDiTConfig, flags: argparse.Namespace) -> dict[str, np.ndarray]:

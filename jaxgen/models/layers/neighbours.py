@@ -8,6 +8,7 @@ from jaxgen.models.layers.linear import zeros
 
 SIDE = 3
 OFFSETS = tuple((h, w) for h in (-1, 0, 1) for w in (-1, 0, 1))
+PIECE = 64  # tokens that a CPU works on at a time, all in its cache
 
 
 def neighbours(positions: jax.Array, segments: jax.Array) -> jax.Array:
@@ -61,9 +62,11 @@ class NeighbourConv(nn.Module):
 def neighbour_sum(x: jax.Array, kernel: jax.Array, indices: jax.Array) -> jax.Array:
   """``sum_k kernel[k] * x[indices[..., k]]``: f32[B, L, F] of f[B, L, F], f[9, F], i32[B, L, 9].
 
-  To be a neighbour is mutual, so its own gradient gathers where XLA would scatter.
+  To be a neighbour is mutual, so its own gradient gathers where XLA would scatter. CPUs take a few
+  tokens at a time: left alone, XLA computes what x comes from nine times over, or writes all that
+  is gathered down.
   """
-  return sum(_at(x, indices[..., k]) * kernel[k] for k in range(len(OFFSETS)))
+  return jax.lax.platform_dependent(x, kernel, indices, cpu=_sum_in_pieces, default=_sum)
 
 
 def _forward(x, kernel, indices):
@@ -73,12 +76,41 @@ def _forward(x, kernel, indices):
 def _backward(residuals, gradient):
   x, kernel, indices = residuals
   by_x = neighbour_sum(gradient, kernel[::-1], indices)
-  by_kernel = jnp.stack([jnp.sum(_at(x, indices[..., k]) * gradient, axis=(0, 1))
-                         for k in range(len(OFFSETS))])
+  by_kernel = jax.lax.platform_dependent(
+      x, gradient, indices, cpu=_by_kernel_in_pieces, default=_by_kernel)
   return by_x.astype(x.dtype), by_kernel, None
 
 
 neighbour_sum.defvjp(_forward, _backward)
+
+
+def _sum(x, kernel, indices):
+  return sum(_at(x, indices[..., k]) * kernel[k] for k in range(len(OFFSETS)))
+
+
+def _sum_in_pieces(x, kernel, indices):
+  sums = jax.lax.map(lambda piece: _sum(x, kernel, piece), _pieces(indices, x.shape[1]))
+  return jnp.moveaxis(sums, 0, 1).reshape(len(x), -1, x.shape[-1])[:, :x.shape[1]]
+
+
+def _by_kernel(x, gradient, indices):
+  """f32[9, F]."""
+  return jnp.stack([jnp.sum(_at(x, indices[..., k]) * gradient, axis=(0, 1))
+                    for k in range(len(OFFSETS))])
+
+
+def _by_kernel_in_pieces(x, gradient, indices):
+  def add(total, piece):
+    return total + _by_kernel(x, *piece), None
+
+  pieces = _pieces(gradient, 0), _pieces(indices, x.shape[1])
+  return jax.lax.scan(add, jnp.zeros((len(OFFSETS), x.shape[-1])), pieces)[0]
+
+
+def _pieces(x, fill):
+  """[B, L, c] -> [n, B, PIECE, c], the last one filled up."""
+  x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % PIECE), (0, 0)), constant_values=fill)
+  return jnp.moveaxis(x.reshape(len(x), -1, PIECE, x.shape[-1]), 1, 0)
 
 
 def _at(x: jax.Array, index: jax.Array) -> jax.Array:
