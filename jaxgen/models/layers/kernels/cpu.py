@@ -29,8 +29,7 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility) ->
     return xla.forward(q, k, v, visibility)
   if len(q) > 1:
     return _row_by_row(forward, q, k, v, visibility)
-  k, v = (xla.for_each_query_head(x, q.shape[1]) for x in (k, v))
-  out, log_total = _head_by_head(_head_forward, visibility, q, k, v)
+  out, log_total = _head_by_head(_head_forward, visibility, (k, v), q)
   return out, log_total[..., 0]
 
 
@@ -41,8 +40,7 @@ def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, o
     return xla.backward(q, k, v, visibility, out, log_total, gradient)
   if len(q) > 1:
     return _row_by_row(backward, q, k, v, visibility, out, log_total, gradient)
-  shape, length = k.shape, q.shape[2]
-  k, v = (xla.for_each_query_head(x, q.shape[1]) for x in (k, v))
+  length = q.shape[2]
   along = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1)
   queries = q, log_total, along, gradient.astype(q.dtype)
   if visibility.q_positions is None and length % SAME_SETS == 0:
@@ -51,8 +49,9 @@ def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, o
     if visibility.q_segments is not None:
       visibility = visibility._replace(
           q_segments=jnp.pad(visibility.q_segments, ((0, 0), (0, ODD))))
-  by_q, by_k, by_v = _head_by_head(_head_backward, visibility, queries[0], k, v, *queries[1:])
-  return by_q[:, :, :length], xla.of_each_group(by_k, shape), xla.of_each_group(by_v, shape)
+  by_q, by_k, by_v = _head_by_head(_head_backward, visibility, (k, v), *queries)
+  by_k, by_v = (xla.of_each_group(gradient, k.shape) for gradient in (by_k, by_v))
+  return by_q[:, :, :length], by_k, by_v
 
 
 KERNEL = Kernel(lambda q, k: True, forward, backward)
@@ -71,14 +70,24 @@ def _row_by_row(function, *given):
   return jax.lax.map(one, given)
 
 
-def _head_by_head(head: Callable[..., Arrays], visibility: Visibility, *arrays: jax.Array
-                  ) -> Arrays:
-  """Runs ``head(ordered, mask[L, S] or None, *arrays[0, n])`` for each head n of the one row."""
+def _head_by_head(head: Callable[..., Arrays], visibility: Visibility, kv: Arrays,
+                  *queries: jax.Array) -> Arrays:
+  """Runs ``head(ordered, mask[L, S] or None, k, v, *queries[0, n])`` for each head n of a row.
+
+  Its keys and values are those of its group, [S, H] of [1, K, S, H].
+  """
   mask = visibility.mask()
   mask = None if mask is None else mask[0]
+  heads = queries[0].shape[1]
+  group = heads // kv[0].shape[1]
 
   def all_heads(ordered):
-    return jax.lax.map(lambda one: head(ordered, mask, *one), tuple(x[0] for x in arrays))
+    def one(given):
+      index, *of_head = given
+      k, v = (jax.lax.dynamic_index_in_dim(x[0], index // group, keepdims=False) for x in kv)
+      return head(ordered, mask, k, v, *of_head)
+
+    return jax.lax.map(one, (jnp.arange(heads), *(x[0] for x in queries)))
 
   if visibility.q_positions is None or mask.shape[0] != mask.shape[1]:
     results = all_heads(False)
@@ -101,7 +110,7 @@ def _pieces(length, count):
   return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def _head_forward(ordered, mask, q, k, v):
+def _head_forward(ordered, mask, k, v, q):
   """One head: (out f[L, H], logarithm of the softmax sum f32[L, 1])."""
   if not ordered:
     return xla.head_forward(mask, q, k, v)
@@ -111,7 +120,7 @@ def _head_forward(ordered, mask, q, k, v):
   return jnp.concatenate(outs), jnp.concatenate(log_totals)
 
 
-def _head_backward(ordered, mask, q, k, v, log_total, along, gradient):
+def _head_backward(ordered, mask, k, v, q, log_total, along, gradient):
   """One head: gradients by q, k and v, a piece of the keys after the other."""
   by_q, by_k, by_v = jnp.zeros(q.shape, jnp.float32), [], []
   for piece in _pieces(len(k), ORDERED_PIECES if ordered else PIECES):
