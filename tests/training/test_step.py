@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from jaxgen.config import source
+from jaxgen.config import validate
 from jaxgen.core import trees
+from jaxgen.core.errors import UserError
 from jaxgen.data.loader import make_loader
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
@@ -111,6 +113,34 @@ def test_moments_and_moving_average_lie_where_their_parameters_do(bench):
       assert [leaf.sharding for leaf in jax.tree.leaves(tree)] == places
       kernel = trees.flatten(tree)['denoiser/single_blocks/mlp_up/kernel']
       assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 4}
+
+
+def losses(bench, steps):
+  """Of a few steps on the same batch."""
+  state, frozen = bench.begin()
+  found = []
+  for _ in range(steps):
+    state, metrics = bench.step(state, frozen, bench.batch())
+    found.append(float(metrics['loss']))
+  return found
+
+
+def test_steps_in_floats_of_eight_bits_stay_near_and_leave_the_state_as_it_is(bench, tiny_base):
+  theirs, config = bench('2x2x2'), copy.deepcopy(tiny_base)
+  config.model.update(compute_dtype='bfloat16', fp8=True)
+  config.mesh.update(MESHES['2x2x2'])
+  ours = Bench(config, theirs.mesh)
+  assert ours.blueprint.state == theirs.blueprint.state  # shapes, dtypes and shardings
+  near, exact = losses(ours, 6), losses(theirs, 6)
+  learned = exact[0] - exact[-1]
+  np.testing.assert_allclose(near, exact, rtol=0, atol=0.2 * learned)
+  assert learned > 0 and near[-1] != exact[-1]
+
+
+def test_eight_bits_need_a_computation_in_sixteen(tiny_config):
+  tiny_config.model.fp8 = True
+  with pytest.raises(UserError, match=r'config\.model\.compute_dtype = .float32.: model\.fp8'):
+    validate(tiny_config)
 
 
 def test_five_steps_leave_frozen_bits_alone_and_ema_has_its_closed_form(bench):
