@@ -101,12 +101,12 @@ def read_params(model: External, dtype: Any = None) -> Params:
   """All parameters of a model as numpy arrays; ``dtype`` as in ``load_pretrained``."""
   params, broken = {}, set()
   shapes, groups = trees.flatten(model.shapes), streaming.by_parameter(model.fit())
-  with _reported(model), streaming.readers() as pool:
+  with _reported(model):
     for path, links in groups.items():
       shape = tuple(shapes[path].shape)
       (params[path],), bad = streaming.read_boxes(
           links, model.tensors, [whole(shape)], shape,
-          _dtype(links, model, dtype), pool)
+          _dtype(links, model, dtype), streaming.readers())
       broken |= bad
   streaming.warn_of(broken, model.path)
   return trees.unflatten(params)
@@ -129,18 +129,16 @@ class Unread(Stored):
   dtype: np.dtype
 
   def onto(self, sharding: NamedSharding, dtype: np.dtype) -> jax.Array:
-    with streaming.readers() as pool:
-      shards, broken = streaming.read_sharded(
-          self.links, self.model.tensors, sharding, self.shape, np.dtype(dtype),
-          sharding.addressable_devices, pool)
+    shards, broken = streaming.read_sharded(
+        self.links, self.model.tensors, sharding, self.shape, np.dtype(dtype),
+        sharding.addressable_devices, streaming.readers())
     streaming.warn_of(broken, self.model.path)
     return jax.make_array_from_single_device_arrays(self.shape, sharding, list(shards.values()))
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    with streaming.readers() as pool:
-      (array,), broken = streaming.read_boxes(
-          self.links, self.model.tensors, [whole(self.shape)], self.shape,
-          np.dtype(dtype or self.dtype), pool)
+    (array,), broken = streaming.read_boxes(
+        self.links, self.model.tensors, [whole(self.shape)], self.shape,
+        np.dtype(dtype or self.dtype), streaming.readers())
     streaming.warn_of(broken, self.model.path)
     return array
 
@@ -176,12 +174,11 @@ def read_shards(model: External, mesh: Mesh, devices: Iterable[jax.Device], dtyp
   shardings = trees.flatten(parameter_shardings(axes, model.shapes, mesh))
   shapes, groups = trees.flatten(model.shapes), streaming.by_parameter(model.fit())
   shards, broken = {}, set()
-  with streaming.readers() as pool:
-    for path, links in groups.items():
-      shards[path], bad = streaming.read_sharded(
-          links, model.tensors, shardings[path], tuple(shapes[path].shape),
-          _dtype(links, model, dtype), devices, pool)
-      broken |= bad
+  for path, links in groups.items():
+    shards[path], bad = streaming.read_sharded(
+        links, model.tensors, shardings[path], tuple(shapes[path].shape),
+        _dtype(links, model, dtype), devices, streaming.readers())
+    broken |= bad
   streaming.warn_of(broken, model.path)
   return shardings, shards
 

@@ -34,8 +34,9 @@ _EXPONENTS = {'bfloat16': 0x7f80, 'float16': 0x7c00, 'float32': 0x7f800000,
               'float64': 0x7ff0000000000000}
 
 
+@functools.cache
 def readers() -> Executor:
-  """The threads that read: enough to keep a disk busy."""
+  """The threads that read, enough to keep a disk busy; new ones would each take memory anew."""
   return ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)), 'read')
 
 

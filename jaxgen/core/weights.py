@@ -6,8 +6,11 @@ are Orbax; values come back as numpy arrays, whatever devices wrote them.
 """
 
 import abc
+import contextlib
+import dataclasses
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +21,8 @@ from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import mismatch
 from jaxgen.core.types import Params
+
+_CHUNK = 4 << 20  # bytes that are read at once, so that a part of a parameter costs little more
 
 
 class Stored(abc.ABC):
@@ -42,6 +47,59 @@ class Stored(abc.ABC):
     """All values."""
 
 
+@dataclasses.dataclass(frozen=True)
+class InStore(Stored):
+  """A parameter in an Orbax store.
+
+  Attributes:
+    store: folder of the store.
+    path: of the parameter, its group first.
+    entry: what the store says of it.
+  """
+
+  store: epath.Path
+  path: str
+  entry: Any
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return tuple(self.entry.shape)
+
+  @property
+  def dtype(self) -> np.dtype:
+    return np.dtype(self.entry.dtype)
+
+  def onto(self, sharding: jax.sharding.NamedSharding, dtype: np.dtype) -> jax.Array:
+    return self._read(ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype,
+                                           global_shape=self.shape))
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    return self._read(ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype))
+
+  def _read(self, how: ocp.RestoreArgs) -> Any:
+    return trees.flatten(_read(self.store, {self.path: self.entry}, how))[self.path]
+
+
+def open_weights(folder: str, groups: Sequence[str], weights: str = 'ema') -> Params:
+  """Finds parameter groups, none of them read yet.
+
+  Args:
+    folder, groups, weights: as ``load_weights`` takes them.
+
+  Returns:
+    ``{group: tree of Stored}``.
+
+  Raises:
+    UserError: not such a folder, nothing saved in it yet, or damaged files.
+  """
+  found: dict[str, InStore] = {}
+  for store in _stores(folder, weights):
+    found |= {path: InStore(store, path, entry)
+              for path, entry in _entries(store, groups).items()}
+  tree = trees.unflatten(found)
+  return {group: tree.get(group, {}) for group in groups}
+
+
 def load_weights(folder: str, groups: Sequence[str], weights: str = 'ema', *,
                  shapes: Params | None = None) -> tuple[Params, str]:
   """Reads parameter groups.
@@ -59,15 +117,8 @@ def load_weights(folder: str, groups: Sequence[str], weights: str = 'ema', *,
     UserError: not such a folder, nothing saved in it yet, damaged files, or weights that do
       not fit ``shapes``.
   """
-  root = epath.Path(folder)
   config = read_config(folder)
-  if weights not in ('ema', 'params'):
-    raise user_error('weights', weights, "must be 'ema' or 'params'")
-  if (root / 'weights').exists():
-    stores = [root / 'weights']
-  else:
-    stores = _workdir_stores(root, weights)
-  params = trees.merge(*(_restore(store, groups) for store in stores))
+  params = trees.merge(*(_restore(store, groups) for store in _stores(folder, weights)))
   params = {group: params.get(group, {}) for group in groups}
   if shapes is not None:
     check_fit(params, {group: shapes.get(group, {}) for group in groups}, folder)
@@ -94,7 +145,8 @@ def save_weights(folder: str, params: Params, config_json: str) -> None:
   try:
     (partial / 'config.json').write_text(config_json)
     with ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save(partial.resolve() / 'weights', params)
+      checkpointer.save(partial.resolve() / 'weights', params, save_args=jax.tree.map(
+          lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params))
     if target.exists():
       target.rmdir()
     partial.rename(target)
@@ -129,8 +181,14 @@ def check_fit(params: Params, shapes: Params, where: str) -> None:
                      'weights of these families and sizes')
 
 
-def _workdir_stores(root: epath.Path, weights: str) -> list[epath.Path]:
-  """The Orbax folders that together hold a run's parameters."""
+def _stores(folder: str, weights: str) -> list[epath.Path]:
+  """The Orbax folders that together hold the parameters of a folder."""
+  read_config(folder)  # without one it is none of ours
+  if weights not in ('ema', 'params'):
+    raise user_error('weights', weights, "must be 'ema' or 'params'")
+  root = epath.Path(folder).resolve()  # Orbax wants an absolute path
+  if (root / 'weights').exists():
+    return [root / 'weights']
   checkpoints = root / 'checkpoints'
   steps = ocp.utils.checkpoint_steps(checkpoints) if checkpoints.exists() else []
   if not steps:
@@ -142,18 +200,31 @@ def _workdir_stores(root: epath.Path, weights: str) -> list[epath.Path]:
   return [moving, frozen] if frozen.exists() else [moving]
 
 
-def _restore(path: epath.Path, groups: Sequence[str]) -> Params:
-  """The groups of an Orbax tree that it has, as numpy arrays; nothing else is read."""
-  path = path.resolve()  # Orbax wants an absolute path
-  handler = ocp.PyTreeCheckpointHandler()
+def _restore(store: epath.Path, groups: Sequence[str]) -> Params:
+  """The groups of a store that it has, as numpy arrays; nothing else is read."""
+  entries = _entries(store, groups)
+  return _read(store, entries, ocp.RestoreArgs(restore_type=np.ndarray)) if entries else {}
+
+
+def _entries(store: epath.Path, groups: Sequence[str]) -> dict[str, Any]:
+  """What a store says of the parameters of these groups, by path."""
+  with _reading(store):
+    tree = ocp.PyTreeCheckpointHandler().metadata(store).tree
+  return trees.flatten({group: tree[group] for group in groups if group in tree})
+
+
+def _read(store: epath.Path, entries: Mapping[str, Any], how: ocp.RestoreArgs) -> Params:
+  """Some parameters of a store; nothing else is read."""
+  tree = trees.unflatten(entries)
+  with _reading(store):
+    return ocp.PyTreeCheckpointHandler().restore(store, args=ocp.args.PyTreeRestore(
+        item=tree, restore_args=jax.tree.map(lambda _: how, tree), partial_restore=True))
+
+
+@contextlib.contextmanager
+def _reading(store: epath.Path) -> Iterator[None]:
   try:
-    tree = handler.metadata(path).tree
-    tree = {group: tree[group] for group in groups if group in tree}
-    if not trees.flatten(tree):
-      return {}
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    return handler.restore(path, args=ocp.args.PyTreeRestore(
-        item=tree, restore_args=as_numpy, partial_restore=True))
+    yield
   except (OSError, ValueError, KeyError) as error:
     text = ' '.join(str(error).split())[:200]
-    raise user_error(str(path), None, f'damaged ({text}); use another checkpoint') from error
+    raise user_error(str(store), None, f'damaged ({text}); use another checkpoint') from error

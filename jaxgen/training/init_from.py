@@ -12,7 +12,7 @@ from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.core.weights import is_weights
-from jaxgen.core.weights import load_weights
+from jaxgen.core.weights import open_weights
 from jaxgen.training.state import Blueprint
 
 
@@ -27,9 +27,9 @@ def load_groups(config: ConfigDict, blueprint: Blueprint,
       handed to it.
 
   Returns:
-    Group -> tree of numpy arrays, or of ``Stored`` where it comes from another library; groups
-    that start at random are absent, and so is what begins anew in the others. An array that
-    ``changes`` extends is smaller than its parameter.
+    Group -> tree of ``Stored``, or of what ``read_external`` gives; groups that start at random
+    are absent, and so is what begins anew in the others. What ``changes`` extends is smaller than
+    its parameter.
 
   Raises:
     UserError: no such folder, or weights with missing, unknown or misshapen parameters that
@@ -46,7 +46,7 @@ def load_groups(config: ConfigDict, blueprint: Blueprint,
       if read_external and not is_weights(folder):
         tree, note = {group: read_external(folder)}, f'from {folder}'
       else:
-        tree, note = load_weights(folder, [group], source.weights)[0], (
+        tree, note = open_weights(folder, [group], source.weights), (
             f'from {folder} ({source.weights})')
       paths += trees.flatten(tree)
       tree, report = adopt.adopt(tree, {group: shapes[group]}, source.changes, folder)
