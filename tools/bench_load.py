@@ -2,7 +2,7 @@
 
   python tools/bench_load.py [--path=FOLDER] [--repeats=5] [--warm]
 
-Without a path a FLUX-shaped model of 0.5 GB in bf16 is written to a temporary folder first. The
+Without a path a FLUX-shaped model of 2.6 GB in bf16 is written to a temporary folder first. The
 two take turns in one run. The files are dropped from the page cache before each turn, so that both
 read the disk; with --warm they stay in memory, and what is measured is the work of the processor.
 """
