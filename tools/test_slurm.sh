@@ -149,8 +149,8 @@ export FLAGS='' JAX_PLATFORMS=cpu XLA_FLAGS=--xla_backend_optimization_level=0
 job=$(sbatch --parsable --nodes=1 --ntasks=2 --ntasks-per-node=2 \
   --gpus-per-node=0 --output="$root/job.log" launch/slurm.sbatch \
   jaxgen train --config=configs/iomm/tiny.py --workdir="$root/run" \
-  --config.data.tokenizer="$root/tokenizer" --config.train.steps=200 --config.train.rows=4 \
-  --config.train.checkpoint_every=200 --config.train.host_timeout=300)
+  --config.data.tokenizer="$root/tokenizer" --config.train.steps=80 --config.train.rows=4 \
+  --config.train.checkpoint_every=80 --config.train.host_timeout=300)
 wait_until "$PATIENCE" steps_done 4
 scontrol requeue "$job"
 echo "job $job has done $(wc -l < "$root/run/metrics.jsonl") steps and goes back into the queue"
@@ -167,8 +167,8 @@ import sys
 
 with open(sys.argv[1]) as file:
   lines = [json.loads(line) for line in file]
-assert [line['step'] for line in lines] == list(range(1, 201)), 'steps are missing or double'
+assert [line['step'] for line in lines] == list(range(1, 81)), 'steps are missing or double'
 hashes = {line['sample_ids'] for line in lines}
-assert len(hashes) == 200, f'only {len(hashes)} different batches: samples were repeated'
+assert len(hashes) == 80, f'only {len(hashes)} different batches: samples were repeated'
 END
 echo 'test-slurm: two tasks trained, went back into the queue, resumed, and lost no step'
