@@ -92,7 +92,7 @@ def test_split_heads_equal_one_device(model, ways, table, whole):
   with partition.scope(mesh, table):
     results = jax.jit(functools.partial(run, model))(params)
   for ours, one in zip(*map(jax.tree.leaves, (results, on_one_device(model))), strict=True):
-    np.testing.assert_allclose(ours, one, atol=1e-5 * max(1.0, np.abs(one).max()))
+    np.testing.assert_allclose(ours, one, atol=2e-5 * max(1.0, np.abs(one).max()))
   kernels = {path.split('/')[-2]: leaf for path, leaf in trees.flatten(params).items()
              if 'attention/' in path and path.endswith('kernel')}
   assert {name for name, leaf in kernels.items()
