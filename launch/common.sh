@@ -20,11 +20,9 @@ run() {
   [[ -n ${dry_run:-} ]] || "$@"
 }
 
-# A step on CPUs allocates the same large buffers again and again: huge pages, and malloc keeps what
-# it had once. On other hardware XLA has an allocator of its own.
-set_malloc() {
-  local settings=hugetlb=1:arena_max=1:mmap_max=0:trim_threshold=34359738368
-  export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.${settings//:/:glibc.malloc.}}"
+# A step on CPUs allocates the same large buffers again and again: huge pages for malloc.
+use_huge_pages() {
+  export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 }
 
 # load_flags FILE: exports the compiler's flags of launch/flags/; they are made for one version.

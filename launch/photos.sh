@@ -9,7 +9,7 @@ set -euo pipefail
 photos=$(realpath "${1:?usage: launch/photos.sh PHOTOS [WORKDIR]}")
 cd "$(dirname "$0")/.."
 source launch/common.sh
-set_malloc
+use_huge_pages
 root=${2:-runs/photos}
 overrides=("${@:3}")
 kind=jsonl

@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
-set_malloc
+use_huge_pages
 
 root=${1:-runs/quickstart}
 config=${CONFIG:-configs/iomm/quickstart.py}

@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
-set_malloc
+use_huge_pages
 root=${1:-runs/smoke}
 export HF_HUB_OFFLINE=1
 
