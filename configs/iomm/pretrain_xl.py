@@ -13,6 +13,6 @@ from configs.iomm import pretrain_b
 def get_config():
   config = base.extra_large(pretrain_b.get_config())
   config.train.rows = 4096
-  config.train.accumulate = 8  # pieces of eight rows for each of 64 devices; 64 take 324 GiB
+  config.train.accumulate = 16  # pieces of four rows for each of 64 devices; 64 take 324 GiB
   config.train.steps = 13_400  # the samples of pretrain_b.py
   return config
