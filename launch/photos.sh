@@ -17,7 +17,7 @@ kind=jsonl
 
 # train STAGE [--config...]: a stage of configs/iomm/photos.py on the packed photographs.
 train() {
-  jaxgen train --config="configs/iomm/photos.py:$1" --workdir="$root/$1" \
+  jaxgen train --config="configs/iomm/photos.py:$1" --workdir="$root/$1" --stopped-code=75 \
     --config.data.tokenizer="$root/tokenizer" "${@:2}" "${overrides[@]}"
 }
 

@@ -30,9 +30,9 @@ stage() {
   echo "{\"stage\": \"$name\", \"seconds\": $((SECONDS - started))}" >> "$root/timings.jsonl"
 }
 
-# train NAME [--config...]: a stage of the config in its own folder.
+# train NAME [--config...]: a stage of the config in its own folder; one that is stopped stops all.
 train() {
-  stage "$1" jaxgen train --config="$config:$1" --workdir="$root/$1" \
+  stage "$1" jaxgen train --config="$config:$1" --workdir="$root/$1" --stopped-code=75 \
     --config.data.tokenizer="$root/tokenizer" "${@:2}" "${overrides[@]}"
 }
 

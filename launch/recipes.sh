@@ -13,7 +13,7 @@ overrides=("${@:2}")
 
 # train FOLDER CONFIG [--config...]
 train() {
-  jaxgen train --workdir="$root/$1" --config="configs/iomm/$2" \
+  jaxgen train --workdir="$root/$1" --config="configs/iomm/$2" --stopped-code=75 \
     --config.data.tokenizer="$root/tokenizer" "${@:3}" "${overrides[@]}"
 }
 
