@@ -6,10 +6,10 @@ alternate, so that a busy machine slows both alike, and the medians are compared
   python tools/bench_step.py
   python tools/bench_step.py --hidden=3072 --double=4 --single=8 --image=4096 --text=512
 
-The process restarts itself once with settings of malloc that both sides profit from: huge pages, and
-memory that was used once is kept. On a GPU, both run in bf16 and the MFU is printed too: matrix-product
-FLOPs with full bidirectional attention, three times the forward pass, against the bf16 peak of the
-chip.
+The process restarts itself once with settings of malloc that both sides profit from: huge pages,
+and memory that was used once is kept. On a GPU, both run in bf16 and the MFU is printed too:
+matrix-product FLOPs with full bidirectional attention, three times the forward pass, against the
+bf16 peak of the chip.
 """
 
 import argparse

@@ -106,7 +106,7 @@ def read_params(model: External, dtype: Any = None) -> Params:
       shape = tuple(shapes[path].shape)
       (params[path],), bad = streaming.read_boxes(
           links, model.tensors, [whole(shape)], shape,
-          _dtype(links, model, dtype), streaming.readers())
+          _dtype(links, model, dtype))
       broken |= bad
   streaming.warn_of(broken, model.path)
   return trees.unflatten(params)
@@ -131,14 +131,14 @@ class Unread(Stored):
   def onto(self, sharding: NamedSharding, dtype: np.dtype) -> jax.Array:
     shards, broken = streaming.read_sharded(
         self.links, self.model.tensors, sharding, self.shape, np.dtype(dtype),
-        sharding.addressable_devices, streaming.readers())
+        sharding.addressable_devices)
     streaming.warn_of(broken, self.model.path)
     return jax.make_array_from_single_device_arrays(self.shape, sharding, list(shards.values()))
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     (array,), broken = streaming.read_boxes(
         self.links, self.model.tensors, [whole(self.shape)], self.shape,
-        np.dtype(dtype or self.dtype), streaming.readers())
+        np.dtype(dtype or self.dtype))
     streaming.warn_of(broken, self.model.path)
     return array
 
@@ -177,7 +177,7 @@ def read_shards(model: External, mesh: Mesh, devices: Iterable[jax.Device], dtyp
   for path, links in groups.items():
     shards[path], bad = streaming.read_sharded(
         links, model.tensors, shardings[path], tuple(shapes[path].shape),
-        _dtype(links, model, dtype), devices, streaming.readers())
+        _dtype(links, model, dtype), devices)
     broken |= bad
   streaming.warn_of(broken, model.path)
   return shardings, shards

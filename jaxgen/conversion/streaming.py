@@ -35,14 +35,13 @@ _EXPONENTS = {'bfloat16': 0x7f80, 'float16': 0x7c00, 'float32': 0x7f800000,
 
 
 @functools.cache
-def readers() -> Executor:
+def _readers() -> Executor:
   """The threads that read, enough to keep a disk busy; new ones would each take memory anew."""
   return ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)), 'read')
 
 
 def read_boxes(links: Sequence[Link], tensors: Mapping[str, Tensor], boxes: Sequence[Box],
-               shape: Shape, dtype: np.dtype, pool: Executor
-               ) -> tuple[list[np.ndarray], set[str]]:
+               shape: Shape, dtype: np.dtype) -> tuple[list[np.ndarray], set[str]]:
   """Reads parts of one parameter.
 
   Args:
@@ -51,7 +50,6 @@ def read_boxes(links: Sequence[Link], tensors: Mapping[str, Tensor], boxes: Sequ
     boxes: the parts, in the parameter.
     shape: of the parameter.
     dtype: of the result.
-    pool: threads that read.
 
   Returns:
     ``(an array for each box, names of tensors with a number that is not finite)``.
@@ -72,11 +70,11 @@ def read_boxes(links: Sequence[Link], tensors: Mapping[str, Tensor], boxes: Sequ
     return '' if finite else link.theirs
 
   tasks = [(link, slab) for link in links for slab in _slabs(link, boxes, shape, dtype)]
-  return arrays, set(pool.map(fill, tasks)) - {''}
+  return arrays, set(_readers().map(fill, tasks)) - {''}
 
 
 def read_sharded(links: Sequence[Link], tensors: Mapping[str, Tensor], sharding: NamedSharding,
-                 shape: Shape, dtype: np.dtype, devices: Iterable[jax.Device], pool: Executor
+                 shape: Shape, dtype: np.dtype, devices: Iterable[jax.Device]
                  ) -> tuple[dict[jax.Device, jax.Array], set[str]]:
   """Reads the shards of one parameter that these devices hold, and puts them there.
 
@@ -88,7 +86,7 @@ def read_sharded(links: Sequence[Link], tensors: Mapping[str, Tensor], sharding:
             for device in devices}
   distinct = list(dict.fromkeys(bounds.values()))  # replicas are read once
   boxes = [tuple(slice(*bound) for bound in bounds) for bounds in distinct]
-  arrays, broken = read_boxes(links, tensors, boxes, shape, dtype, pool)
+  arrays, broken = read_boxes(links, tensors, boxes, shape, dtype)
   by_bounds = dict(zip(distinct, arrays, strict=True))
   shards = {device: jax.device_put(by_bounds[bound], device) for device, bound in bounds.items()}
   jax.block_until_ready(list(shards.values()))  # so that the next parameter finds memory free
