@@ -136,11 +136,16 @@ def even_axes(entry: str | tuple[str, ...] | None, size: int) -> tuple[str, ...]
   """Of the mesh axes in an entry of a ``PartitionSpec`` those that split a dimension evenly."""
   mesh = jax.sharding.get_abstract_mesh()
   taken = []
-  for axis in (entry,) if isinstance(entry, str) else entry or ():
+  for axis in mesh_axes(entry):
     if axis not in mesh.manual_axes and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0:
       taken.append(axis)
       size //= mesh.shape[axis]
   return tuple(taken)
+
+
+def mesh_axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """The mesh axes in an entry of a ``PartitionSpec``, which holds a single one without a tuple."""
+  return (entry,) if isinstance(entry, str) else entry or ()
 
 
 def _precedence(name: str, table: rules.Rules) -> int:

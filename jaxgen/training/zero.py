@@ -38,7 +38,7 @@ def _placed(tree: Params, axes: trees.Tree, table: Rules, keep) -> Params:
 
   def place(path, leaf):
     entries = [
-        tuple(axis for axis in ((entry,) if isinstance(entry, str) else entry or ()) if keep(axis))
+        tuple(axis for axis in partition.mesh_axes(entry) if keep(axis))
         for entry in partition.spec(names[path], leaf.shape, mesh, path, table)]
     return jax.lax.with_sharding_constraint(leaf, PartitionSpec(*entries))
 
