@@ -41,7 +41,7 @@ TABLES: dict[str, Family] = {
         llama, qwen2_5_vl, qwen3, qwen_image, sana, sd3, wan_vae, z_image)
 } | {family.name: family for family in connectors.FAMILIES}
 # Classes that import knows besides; their models are exported as the class of the table.
-TWINS: tuple[Family, ...] = (hunyuan_video_vae.RELEASED, wan_vae.QWEN_IMAGE)
+TWINS: tuple[Family, ...] = (clip_text.WHOLE, hunyuan_video_vae.RELEASED, wan_vae.QWEN_IMAGE)
 
 
 def family_of(config: Mapping[str, Any]) -> Family | None:

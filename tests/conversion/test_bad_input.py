@@ -43,7 +43,8 @@ def refused(path, *texts, opened=False) -> str:
 
   What is only wrong between a model and its ``opened`` files, ``inspect`` lists instead.
   """
-  out = pathlib.Path(str(path) + '-out') if '/tmp' in str(path) else pathlib.Path('never')
+  local = pathlib.Path(path).is_absolute()
+  out = pathlib.Path(f'{path}-out' if local else 'never')
   messages = []
   for read in (load_pretrained, lambda path: import_(path, str(out)), read_external,
                *(() if opened else (inspect,))):

@@ -1,4 +1,4 @@
-"""What the parity tests of the models share: random weights, gradients, names on the meta device."""
+"""What the parity tests of the models share: random weights and gradients."""
 
 import flax.linen as nn
 import jax
@@ -40,28 +40,6 @@ def assert_same_gradients(rules, ours, model):
   for name, expected in theirs.items():
     error = np.linalg.norm(ours[name] - expected)
     assert error <= 1e-3 * np.linalg.norm(expected) + rounding, (name, error)
-
-
-def assert_complete(rules, module, make_model):
-  """Table and module have every tensor of their class, made on the meta device, and no other."""
-  with torch.device('meta'):
-    theirs = {name: tuple(tensor.shape) for name, tensor in make_model().state_dict().items()}
-  assert engine.names_and_shapes(rules, registry.param_shapes(module)) == theirs
-
-
-def assert_round_trip(rules, model, shapes):
-  """torch -> jaxgen -> torch gives every byte back, in fp32 and in bf16."""
-  for dtype in (torch.float32, torch.bfloat16):
-    # bf16 travels as its bits: the engine moves bytes and never reads them as numbers.
-    view = np.float32 if dtype == torch.float32 else np.uint16
-    before = {name: tensor.to(dtype).view(torch.float32 if dtype == torch.float32
-                                          else torch.uint16).numpy()
-              for name, tensor in model.state_dict().items()}
-    after = engine.to_torch(rules, engine.from_torch(rules, before, shapes))
-    assert before.keys() == after.keys()
-    for name, array in before.items():
-      assert after[name].dtype == view
-      np.testing.assert_array_equal(after[name], array, err_msg=name)
 
 
 def assert_axes_named(module):

@@ -171,17 +171,13 @@ def test_packed_row_equals_separate_rows():
   for group, ((a, b), (c, d)) in enumerate(zip(latent_spans, state_spans)):
     alone = {name: array[:, c:d] if name.startswith('state') else array[:, a:b]
              for name, array in whole.items() if name != 't'}
-    separate = Cosmos(config).apply(
+    separate = jitted(config)(
         params, t=t[:, group:group + 1], **alone, clean=clean[:, a:b], fps=fps[:, group:group + 1])
     np.testing.assert_allclose(together[:, a:b], separate, atol=1e-5)
 
 
-def test_round_trips_and_configs():
+def test_configs_come_back():
   config = CosmosConfig(**TINY)
-  module = Cosmos(config)
-  shapes = registry.param_shapes(module)
-  model = torch_model(config, parity.random_params(module))
-  parity.assert_round_trip(cosmos.RULES, model, shapes)
   theirs = cosmos.FAMILY.write_config(config.__dict__)
   section = cosmos.FAMILY.read_config(theirs, (), 'config.json')
   assert section.pop('family') == 'cosmos' and CosmosConfig(**section) == config
@@ -207,14 +203,6 @@ def test_original_names_are_those_that_diffusers_translates():
   jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
-def test_full_size_is_as_published_and_complete():
-  module = Cosmos(CosmosConfig())
-  assert abs(parity.count(module) - 2.06e9) < 0.005e9, parity.count(module)
-  theirs = cosmos.FAMILY.write_config(CosmosConfig().__dict__)
-  parity.assert_complete(cosmos.RULES, module,
-                         lambda: CosmosTransformer3DModel.from_config(theirs))
-
-
 def test_every_parameter_names_its_axes():
   parity.assert_axes_named(Cosmos(CosmosConfig(**TINY)))
 
@@ -222,7 +210,7 @@ def test_every_parameter_names_its_axes():
 def test_fresh_model_predicts_zero():
   config = CosmosConfig(**TINY)
   variables = jax.jit(lambda key: registry.init(Cosmos(config), key))(jax.random.key(0))
-  assert float(jnp.abs(Cosmos(config).apply(variables, **example(config))).max()) == 0
+  assert float(jnp.abs(jitted(config)(variables, **example(config))).max()) == 0
 
 
 @pytest.mark.parametrize('wrong, field', [

@@ -13,7 +13,6 @@ from diffusers import SD3Transformer2DModel
 from jaxgen.conversion.tables import qwen_image
 from jaxgen.conversion.tables import sd3
 from jaxgen.core.errors import UserError
-from jaxgen.models import registry
 from jaxgen.models.denoisers.dual_stream import DualStream
 from jaxgen.models.denoisers.dual_stream import DualStreamConfig
 from tests.models import parity
@@ -205,22 +204,19 @@ def test_bf16_stays_near_fp32():
 
 
 FAMILIES = {
-    'qwen_image': (qwen_image, QwenImageTransformer2DModel, dict(), dict(guidance_embeds=True)),
-    'sd3': (sd3, SD3Transformer2DModel, SD3, dict(dual_attention_layers=(0, 1))),
+    'qwen_image': (qwen_image, dict(), dict(guidance_embeds=True)),
+    'sd3': (sd3, SD3, dict(dual_attention_layers=(0, 1))),
 }
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-def test_round_trips_and_configs(name):
-  table, kind, fields, foreign = FAMILIES[name]
+def test_configs_come_back(name):
+  table, fields, foreign = FAMILIES[name]
   for more in (dict(qk_norm=True), dict(clean_time='zero') if name == 'qwen_image' else fields):
     config = DualStreamConfig(**(TINY | fields | more))
     theirs = table.FAMILY.write_config(config.__dict__)
     section = table.FAMILY.read_config(theirs, (), 'config.json')
     assert section.pop('family') == name and DualStreamConfig(**section) == config
-  module = DualStream(config)
-  model = torch_model(config, parity.random_params(module), kind, table)
-  parity.assert_round_trip(table.RULES, model, registry.param_shapes(module))
   with pytest.raises(UserError, match=next(iter(foreign))):
     table.FAMILY.read_config(theirs | foreign, (), 'config.json')
   with pytest.raises(UserError, match='mlp_ratio'):
@@ -243,19 +239,6 @@ HEAD = dict(cond_dim=2560, width=1152, heads=18, layers=18, axes_dims=(8, 28, 28
 def test_full_sizes_are_as_published(fields, total, tolerance):
   module = DualStream(DualStreamConfig(**fields))
   assert abs(parity.count(module) - total) < tolerance, parity.count(module)
-
-
-@pytest.mark.parametrize('name, sizes', [
-    ('qwen_image', dict()),
-    ('qwen_image', GENERATOR),
-    ('sd3', dict(cond_dim=4096, pooled_dim=2048, width=1152, heads=18, layers=18,
-                 position_grid=96)),
-])
-def test_tables_are_complete_at_full_size(name, sizes):
-  table, kind, fields, _ = FAMILIES[name]
-  config = DualStreamConfig(**(fields | sizes))
-  theirs = table.FAMILY.write_config(config.__dict__)
-  parity.assert_complete(table.RULES, DualStream(config), lambda: kind.from_config(theirs))
 
 
 @pytest.mark.parametrize('fields', [dict(), SD3])

@@ -220,15 +220,12 @@ def test_mean_of_an_empty_segment_is_zero():
   assert means.tolist() == [[[3.0], [0.0]]]
 
 
-def test_round_trips_and_configs():
+def test_configs_come_back():
   for fields in MODES.values():
     config = HunyuanVideoConfig(**(TINY | fields | dict(remat='none')))
     theirs = table.FAMILY.write_config(config.__dict__)
     section = table.FAMILY.read_config(theirs, (), 'config.json')
     assert section.pop('family') == 'hunyuan_video' and HunyuanVideoConfig(**section) == config
-  module = HunyuanVideo(config)
-  model = torch_model(config, parity.random_params(module))
-  parity.assert_round_trip(table.RULES, model, registry.param_shapes(module))
   with pytest.raises(UserError, match='patch_size'):
     table.FAMILY.read_config(theirs | dict(patch_size=4), (), 'config.json')
 
@@ -252,14 +249,6 @@ def test_original_names_are_those_that_diffusers_translates():
     np.testing.assert_array_equal(translated[name], array, err_msg=name)
   again = engine.from_torch(table.ORIGINAL_RULES, original, registry.param_shapes(module))
   jax.tree.map(np.testing.assert_array_equal, again, params)
-
-
-def test_full_size_is_as_published_and_complete():
-  module = HunyuanVideo(HunyuanVideoConfig())
-  assert abs(parity.count(module) - 12.82e9) < 0.005e9, parity.count(module)
-  theirs = table.FAMILY.write_config(HunyuanVideoConfig().__dict__)
-  parity.assert_complete(table.RULES, module,
-                         lambda: HunyuanVideoTransformer3DModel.from_config(theirs))
 
 
 def test_every_parameter_names_its_axes():

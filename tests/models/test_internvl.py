@@ -1,7 +1,6 @@
 """InternVL against transformers' class with random weights, through the project's own table."""
 
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -12,7 +11,6 @@ import torch
 import transformers
 
 from jaxgen.conversion.engine import from_torch
-from jaxgen.conversion.engine import names_and_shapes
 from jaxgen.conversion.engine import to_torch
 from jaxgen.conversion.folders import load_folder
 from jaxgen.conversion.tables.internvl import FAMILY
@@ -233,36 +231,13 @@ def test_recomputation_changes_no_gradient(remat):
     module = registry.build(registry.section(
         'internvl', text=text | dict(remat=policy), vision=vision | dict(remat=policy)),
         jnp.float32)
-    params = nn.unbox(registry.init(module, jax.random.key(0)))['params']
+    params = nn.unbox(jax.jit(lambda rng: registry.init(module, rng))(jax.random.key(0)))['params']
     gradients.append(gradient(module, params, inputs))
   plain, recomputed = (trees.flatten(tree) for tree in gradients)
   for path, leaf in plain.items():
     np.testing.assert_allclose(recomputed[path], leaf, atol=1e-6, err_msg=path)
   for part in ('text/decoder', 'vision'):
     assert np.abs(plain[f'{part}/layers/attention/q/kernel']).max() > 1e-4
-
-
-def test_internvl3_2b_has_its_published_size():
-  shapes = registry.param_shapes(registry.build(INTERNVL3_2B, jnp.bfloat16))
-  count = sum(math.prod(leaf.shape) for leaf in trees.flatten(shapes).values())
-  assert count == 2_088_957_440
-
-
-def test_full_size_names_and_shapes_equal_their_class():
-  section = registry.section(**INTERNVL3_2B)
-  written = FAMILY.write_config(section)
-  config = transformers.InternVLConfig.from_dict(written)
-  with torch.device('meta'):
-    theirs = transformers.InternVLForConditionalGeneration(config)
-  in_folder = {'model.language_model': 'language_model.model', 'lm_head': 'language_model.lm_head',
-               'model.vision_tower': 'vision_tower',
-               'model.multi_modal_projector': 'multi_modal_projector'}
-  expected = {}
-  for name, tensor in theirs.state_dict().items():
-    prefix = next(prefix for prefix in in_folder if name.startswith(prefix))
-    expected[in_folder[prefix] + name[len(prefix):]] = tuple(tensor.shape)
-  shapes = registry.param_shapes(registry.build(section, jnp.bfloat16))
-  assert names_and_shapes(FAMILY.rules, shapes) == expected
 
 
 def test_every_parameter_has_logical_axes():

@@ -12,8 +12,6 @@ from diffusers import AutoencoderKL
 from diffusers import FluxPipeline
 
 from jaxgen.conversion import engine
-from jaxgen.conversion.folders import load_folder
-from jaxgen.conversion.folders import save_folder
 from jaxgen.conversion.tables import kl
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
@@ -123,29 +121,6 @@ def test_tiles_equal_diffusers():
   assert np.abs(run('encode', large) - expected).max() > 1e-3  # the tiles were there
   images_again = jax.jit(functools.partial(tiled.apply, method='decode'))(variables, latents)
   np.testing.assert_allclose(images_again, decoded, atol=1e-4)
-
-
-def test_folder_loads_in_diffusers_and_returns(tmp_path):
-  folder = str(tmp_path / 'vae')
-  save_folder(folder, kl.FAMILY.write_config(CONFIG.__dict__),
-              engine.to_torch(kl.RULES, random_params()), stem=kl.FAMILY.stem)
-  AutoencoderKL.from_pretrained(folder)
-  config, tensors = load_folder(folder)
-  section = kl.FAMILY.read_config(config, tensors, folder)
-  assert section.pop('family') == 'kl'
-  assert KLConfig(**section) == CONFIG
-  again = trees.flatten(engine.from_torch(kl.RULES, tensors, random_params()))
-  for path, leaf in trees.flatten(random_params()).items():
-    np.testing.assert_array_equal(again[path], leaf, err_msg=path)
-
-
-def test_flux_sizes_by_shape():
-  model = KLAutoencoder(KLConfig())
-  shapes = jax.eval_shape(model.init, jax.random.key(0),
-                          jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32))
-  total = sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(shapes)))
-  assert total == 83_819_683  # of the published FLUX.1 autoencoder
-  assert KLConfig().factor == 8
 
 
 def test_patchify_has_the_channel_order_of_flux():

@@ -176,23 +176,13 @@ def test_linear_attention_equals_a_loop_over_segments():
   assert not out[0, 3].any() and not out[0, 5].any()
 
 
-def test_round_trips_and_configs():
+def test_configs_come_back():
   config = SanaConfig(**TINY)
-  module = Sana(config)
-  model = torch_model(config, parity.random_params(module))
-  parity.assert_round_trip(sana.RULES, model, registry.param_shapes(module))
   theirs = sana.FAMILY.write_config(config.__dict__)
   section = sana.FAMILY.read_config(theirs, (), 'config.json')
   assert section.pop('family') == 'sana' and SanaConfig(**section) == config
   with pytest.raises(UserError, match='qk_norm'):
     sana.FAMILY.read_config(theirs | dict(qk_norm='rms_norm_across_heads'), (), 'config.json')
-
-
-def test_full_size_is_as_published_and_complete():
-  module = Sana(SanaConfig())
-  assert abs(parity.count(module) - 1.604e9) < 0.001e9, parity.count(module)
-  theirs = sana.FAMILY.write_config(SanaConfig().__dict__)
-  parity.assert_complete(sana.RULES, module, lambda: SanaTransformer2DModel.from_config(theirs))
 
 
 def test_every_parameter_names_its_axes():

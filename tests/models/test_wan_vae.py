@@ -12,9 +12,6 @@ from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
 from jaxgen.conversion import engine
-from jaxgen.conversion.commands import import_
-from jaxgen.conversion.folders import load_folder
-from jaxgen.conversion.folders import save_folder
 from jaxgen.conversion.tables import wan_vae as table
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
@@ -116,24 +113,6 @@ def test_tiles_equal_diffusers():
                              atol=1e-4)
 
 
-@pytest.mark.parametrize('kind, family', [(AutoencoderKLWan, table.FAMILY),
-                                          (AutoencoderKLQwenImage, table.QWEN_IMAGE)])
-def test_folders_load_in_diffusers_and_return(tmp_path, kind, family):
-  folder = str(tmp_path / 'vae')
-  save_folder(folder, family.write_config(CONFIG.__dict__),
-              engine.to_torch(family.rules, params()), stem=family.stem)
-  kind.from_pretrained(folder).save_pretrained(tmp_path / 'again')
-  config, tensors = load_folder(tmp_path / 'again')
-  section = family.read_config(config, tensors, folder)
-  assert section.pop('family') == 'wan_vae'
-  assert WanVAEConfig(**section) == CONFIG
-  again = trees.flatten(engine.from_torch(family.rules, tensors, params()))
-  for path, leaf in trees.flatten(params()).items():
-    np.testing.assert_array_equal(again[path], leaf, err_msg=path)
-  sections = import_(str(tmp_path / 'again'), str(tmp_path / 'weights'))
-  assert sections['autoencoder']['family'] == 'wan_vae'
-
-
 def test_original_names_are_those_that_diffusers_renames():
   """The table of ``Wan2.1_VAE.pth`` against diffusers' own converter, and back again."""
   original = engine.to_torch(table.ORIGINAL_RULES, params())
@@ -153,19 +132,12 @@ def test_bf16_stays_near_fp32():
   assert_bf16_near_fp32(MODEL, params(), pixels(2, 16, 24))
 
 
-def test_round_trip_keeps_every_byte():
-  parity.assert_round_trip(table.RULES, theirs(), params())
-
-
-def test_published_sizes_are_complete():
+def test_published_sizes():
   full = registry.build(registry.section('wan_vae'), np.float32)
-  parity.assert_complete(table.RULES, full, AutoencoderKLWan)
-  parity.assert_complete(table.RULES, full, AutoencoderKLQwenImage)
   with torch.device('meta'):
     config = AutoencoderKLWan().config
   assert WanVAEConfig(**{name: value for name, value in table.FAMILY.read_config(
       config, (), 'defaults').items() if name != 'family'}) == full.config
-  assert parity.count(full) == 126_892_531
   assert (full.config.factor, full.config.temporal_factor) == (8, 4)
   parity.assert_axes_named(full)
 

@@ -153,26 +153,13 @@ def test_learned_pads_take_part_in_attention():
     np.testing.assert_array_equal(ours, jitted(config)(params, **hidden)[0, span])
 
 
-def test_round_trips_and_configs():
+def test_configs_come_back():
   config = ZImageConfig(**TINY)
-  module = ZImage(config)
-  model = torch_model(config, parity.random_params(module))
-  parity.assert_round_trip(z_image.RULES, model, registry.param_shapes(module))
   theirs = z_image.FAMILY.write_config(config.__dict__)
   section = z_image.FAMILY.read_config(theirs, (), 'config.json')
   assert section.pop('family') == 'z_image' and ZImageConfig(**section) == config
   with pytest.raises(UserError, match='siglip_feat_dim'):
     z_image.FAMILY.read_config(theirs | dict(siglip_feat_dim=1152), (), 'config.json')
-
-
-@pytest.mark.parametrize('cond_dim', [2560, 1536])
-def test_full_size_is_as_published_and_complete(cond_dim):
-  config = ZImageConfig(cond_dim=cond_dim)
-  module = ZImage(config)
-  assert abs(parity.count(module) - 6.15e9) < 0.01e9, parity.count(module)
-  theirs = z_image.FAMILY.write_config(config.__dict__)
-  parity.assert_complete(z_image.RULES, module,
-                         lambda: ZImageTransformer2DModel.from_config(theirs))
 
 
 def test_every_parameter_names_its_axes():

@@ -105,7 +105,8 @@ def tower(name: str, kind: str, *fields: Field | Fixed | Implied, qk_norm: bool)
           Implied('rope_sections', ()),
           Fixed('attention_bias', False),
           *fields,
-          Fixed('architectures', (kind,))),
+          # Towers are often published with their output head, under the names of causal_lm.
+          Fixed('architectures', (kind,), also=((kind.replace('Model', 'ForCausalLM'),),))),
       others=(Layout('causal_lm', language_rules('', 'model.', 'lm_head.weight')),))
 
 

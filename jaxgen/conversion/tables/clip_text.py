@@ -1,5 +1,7 @@
 """transformers' ``CLIPTextModel``; checked against it in tests/models/test_text_towers.py."""
 
+import dataclasses
+
 from jaxgen.conversion.engine import Rule
 from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.family import Family
@@ -9,6 +11,8 @@ from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.pieces import heads
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import HEADS_IN
+
+_BUFFER = r'text_model\.embeddings\.position_ids'
 
 
 def _norm(ours: str, theirs: str) -> Rules:
@@ -54,6 +58,12 @@ FAMILY = Family(
         Fixed('architectures', ('CLIPTextModel',)),
     ),
     # Folders from before transformers 5.
-    others=(Layout('text_model', _rules('text_model.'),
-                   extras=r'text_model\.embeddings\.position_ids'),),
+    others=(Layout('text_model', _rules('text_model.'), extras=_BUFFER),),
 )
+
+# The whole CLIP, of which the text encoder is read; HunyuanVideo's own release asks for it.
+WHOLE = dataclasses.replace(
+    FAMILY, marker=('model_type', 'clip'), rules=_rules('text_model.'), others=(),
+    extras=rf'(vision_model|visual_projection|text_projection)\..*|logit_scale|{_BUFFER}',
+    fields=tuple(dataclasses.replace(field, theirs=f'text_config.{field.theirs}')
+                 for field in FAMILY.fields if isinstance(field, Field)))
