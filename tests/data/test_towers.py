@@ -1,12 +1,17 @@
 """Prompts for text towers: the same tokens as transformers' tokenizer gives the pipeline."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
+import torch
 import transformers
+from diffusers import HunyuanVideoPipeline
 from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video
 from tokenizers import processors
 
+from jaxgen.conversion import load_pretrained
 from jaxgen.core.errors import UserError
 from jaxgen.data.tokenizer import END
 from jaxgen.data.tokenizer import IMAGE_START
@@ -55,6 +60,42 @@ def test_what_stands_before_the_prompt_is_cropped_whole(tower_folder):
 def test_the_template_of_hunyuan_video_is_that_of_diffusers():
   theirs = pipeline_hunyuan_video.DEFAULT_PROMPT_TEMPLATE
   assert HUNYUAN_VIDEO == Template(theirs['template'], theirs['crop_start'])
+
+
+def test_states_of_prompts_are_those_of_the_pipeline(tower_folder, tmp_path):
+  """The template, padding on the right, the third state from the end, the crop: all at once."""
+  torch.manual_seed(0)
+  tower = transformers.LlamaModel(transformers.LlamaConfig(
+      vocab_size=600, hidden_size=16, intermediate_size=20, num_hidden_layers=4,
+      num_attention_heads=2, num_key_value_heads=1, initializer_range=0.3)).eval()
+  tower.save_pretrained(str(tmp_path))
+  length = 512  # this tokenizer spells most words of the template
+  pipeline = HunyuanVideoPipeline(
+      tower, transformers.PreTrainedTokenizerFast.from_pretrained(tower_folder),
+      transformer=None, vae=None, scheduler=None, text_encoder_2=None, tokenizer_2=None)
+  with torch.no_grad():
+    expected, _, mask = pipeline.encode_prompt(
+        PROMPTS, pooled_prompt_embeds=torch.zeros(3, 1), max_sequence_length=length, device='cpu')
+
+  module, params = load_pretrained(str(tmp_path))
+  tokens, segments = load_tower_tokenizer(tower_folder, length, HUNYUAN_VIDEO).rows(PROMPTS)
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+
+  @jax.jit
+  def states_of(params):
+    def call(method, *args):
+      return module.apply({'params': params}, *args, method=method)
+
+    return call('decode', call('embed', tokens), positions, segments, False, 2)
+
+  crop = HUNYUAN_VIDEO.crop
+  states, segments = np.asarray(states_of(params))[:, crop:], segments[:, crop:]
+  assert segments.tolist() == mask.tolist()
+  assert 100 < segments.sum(axis=1).min() < segments.sum(axis=1).max() < length
+  valid = segments == 1
+  np.testing.assert_allclose(states[valid], expected.numpy()[valid], atol=1e-4)
+  first, second = (expected.numpy()[row, segments[row].sum() - 1] for row in (0, 2))
+  assert np.abs(first - second).max() > 0.1  # the prompts matter
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):

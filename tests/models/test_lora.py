@@ -2,6 +2,7 @@
 
 import functools
 
+import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,11 +26,14 @@ from jaxgen.conversion.tables import flux
 from jaxgen.conversion.tables import internvl
 from jaxgen.conversion.tables import llama
 from jaxgen.conversion.tables import qwen2_5_vl
+from jaxgen.conversion.tables import qwen_image
+from jaxgen.conversion.tables import sana
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.models import registry
 from jaxgen.models.layers import lora
 from jaxgen.models.layers.lora import LoRA
+from tests.models import parity
 
 VOCAB = 31
 ATTENTION, MLP = (3, 6.0), (2, 5.0)  # rank and alpha
@@ -220,6 +224,44 @@ def test_every_layout_exports_what_it_adds(family):
   again = lora.merge(trees.merge(base, from_theirs(rules, base, exported)))
   for path, leaf in trees.flatten(lora.merge(params)).items():
     np.testing.assert_allclose(trees.flatten(again)[path], leaf, atol=1e-4, err_msg=path)
+
+
+# What IOMM's mixed fine-tuning adapts (L093): attention, of both streams where there are two.
+GENERATORS = {
+    'qwen_image': (qwen_image, diffusers.QwenImageTransformer2DModel, dict(
+        in_channels=8, out_channels=8, cond_dim=16, width=24, heads=2, layers=2,
+        axes_dims=(4, 4, 4)), ['to_q', 'to_k', 'to_v', 'to_out.0', 'add_q_proj', 'add_k_proj',
+                               'add_v_proj', 'to_add_out']),
+    'sana': (sana, diffusers.SanaTransformer2DModel, dict(
+        in_channels=4, cond_dim=12, width=16, heads=2, cross_heads=2, layers=2),
+             ['to_q', 'to_k', 'to_v', 'to_out.0']),
+}
+
+
+@pytest.mark.parametrize('family', GENERATORS)
+def test_adapters_of_rank_64_stand_where_peft_puts_them(family, tmp_path):
+  table, kind, sizes, targets = GENERATORS[family]
+  rules, section = table.FAMILY.rules, registry.section(family, **sizes)
+  params, _ = attached(registry.build(section, jnp.float32),
+                       [LoRA('blocks/.*attention(/(q|k|v)|_out)', 64, 8.0)])
+  base, adapters = lora.split(params)
+  exported = to_theirs(rules, base, adapters)
+  save_peft(str(tmp_path / 'out'), exported)
+
+  def model():
+    return parity.load(kind.from_config(table.FAMILY.write_config(section)), rules, base)
+
+  wanted = peft.get_peft_model(model(), peft.LoraConfig(r=64, target_modules=targets))
+  assert {f'base_model.model.{name}.lora_A.default.weight': low.down.shape
+          for name, low in exported.items()} == {
+              name: tuple(half.shape) for name, half in wanted.named_parameters()
+              if 'lora_A' in name}
+  merged = peft.PeftModel.from_pretrained(model(), str(tmp_path / 'out')).merge_and_unload()
+  ours, plain = to_torch(rules, lora.merge(params)), to_torch(rules, base)
+  for name, weight in merged.state_dict().items():
+    np.testing.assert_allclose(weight, ours[name], atol=1e-4, err_msg=name)
+    adapted = name.removesuffix('.weight') in exported
+    assert np.any(np.abs(ours[name] - plain[name]) > 0.1) == adapted, name
 
 
 def test_fresh_adapters_change_nothing_have_axes_and_learn(pair):
