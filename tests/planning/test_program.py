@@ -1,6 +1,7 @@
 """The planner's numbers against a real run on CPU devices and against XLA's own count."""
 
 import copy
+import dataclasses
 import types
 
 import jax
@@ -17,6 +18,7 @@ from jaxgen.planning.collectives import collectives_of
 from jaxgen.planning.program import compile_program
 from jaxgen.planning.program import make_program
 from jaxgen.planning.program import shard_bytes
+from jaxgen.planning.topology import devices_of
 from jaxgen.planning.topology import parse
 from jaxgen.sharding import partition
 from jaxgen.systems.registry import make_system
@@ -69,6 +71,23 @@ def test_memory_is_that_of_a_real_run(config, program, compiled):
   held = live_bytes((state, frozen, batch), device)
   assert memory.peak == pytest.approx(held + memory.temporary + live_bytes(batch, device))
   assert memory.temporary > 0
+
+
+def test_a_program_that_a_tpu_compiler_refuses_has_a_size_all_the_same(program):
+  chip = jax.sharding.SingleDeviceSharding(devices_of(parse('tpu:v5p:2x2x1'))[0])
+  rows = jax.ShapeDtypeStruct((2**18, 128), np.float32, sharding=chip)
+  refused = compile_program(dataclasses.replace(
+      program, lowered=jax.jit(lambda rows: rows @ rows.T).lower(rows)))
+  assert refused.text == ''
+  assert refused.memory.peak == pytest.approx(4 * 2**36, rel=0.01)
+  assert refused.memory.temporary > 0.99 * refused.memory.peak
+
+
+def test_the_step_for_a_tpu_has_its_kernels(tiny_config):
+  """Two scanned stacks of the denoiser: splash forwards, and twice backwards."""
+  tiny_config.data.update(image_size=48, visual_tokens=144)  # as short rows take plain products
+  lowered = make_program(tiny_config, devices_of(parse('tpu:v5p:2x2x1'))).lowered
+  assert lowered.as_text().count('@tpu_custom_call') == 6
 
 
 def test_parameters_and_gradients_cross_between_the_devices_of_fsdp(program, compiled):
