@@ -80,16 +80,20 @@ def search(config: ConfigDict, topology: Topology, tries: int) -> list[tuple[Set
     (fitting if plan.fits else failed).append((setting, plan))
     left = worth_trying(left, setting, plan.fits)
   if not fitting:
+    fix = f'raise --search, as {len(left)} are left' if left else 'take more devices'
     raise user_error('--topology', topology.name,
-                     f'none of the {len(failed)} settings tried fits; take more devices')
+                     f'none of the {len(failed)} settings tried fits; {fix}')
   return sorted(fitting, key=lambda pair: pair[1].bound.seconds)
 
 
 def settings(config: ConfigDict, topology: Topology) -> Iterator[Setting]:
-  """All settings that divide batch and devices: little communication and recomputation first."""
+  """All settings that divide batch and devices: little communication and recomputation first.
+
+  Parameters are spread within a slice of TPUs; over the GPUs of a node first, of more nodes last.
+  """
   rows, found = config.train.rows, []
   for tensor in _powers(min(WIDEST_TENSOR, topology.domain)):
-    for fsdp in _powers(topology.domain):
+    for fsdp in _powers(topology.size // topology.slices):
       ways, rest = divmod(topology.size, tensor)
       if rest or ways % fsdp or (ways // fsdp) % topology.slices or rows % ways:
         continue
@@ -99,7 +103,8 @@ def settings(config: ConfigDict, topology: Topology) -> Iterator[Setting]:
                             rows // ways // accumulate) for remat in REMAT]
   order = list(REMAT)
   yield from sorted(found, key=lambda one: (
-      one.tensor, order.index(one.remat), one.accumulate, -min(one.fsdp, SMALLEST_SHARE)))
+      one.tensor, order.index(one.remat), one.accumulate, one.fsdp > topology.domain,
+      -min(one.fsdp, SMALLEST_SHARE)))
 
 
 def worth_trying(left: Sequence[Setting], tried: Setting, fits: bool) -> list[Setting]:

@@ -66,7 +66,8 @@ def test_json_has_every_promised_key(plan):
 def test_text_says_the_same(plan):
   text = report.to_text(plan)
   for part in ('64 x TPU v5p', 'mesh data=8 fsdp=8', '50.00 GiB of 95.00 GiB: 47% free',
-               'repeats 25% of it', 'all-gather', '0.5500, by compute and waiting', '10.0% beyond'):
+               'repeats 25% of it', 'all-gather', '0.5500, by compute and waiting', '10.0% beyond',
+               'compiled in 60 s', '930.9 images/s; all 3,600 steps 35 device-hours'):
     assert part in text, part
 
 

@@ -47,6 +47,16 @@ def test_what_fits_spares_slower_ways_on_its_mesh(found):
   assert {one for one in found if one.fsdp != 64} <= set(left)
 
 
+def test_gpus_share_parameters_in_a_node_first_and_then_beyond(tiny_config):
+  tiny_config.train.rows = 256
+  found = list(settings(tiny_config, parse('gpu:h800:8x8')))
+  assert [one.fsdp for one in found if (one.tensor, one.accumulate, one.remat) == (
+      1, 1, 'none')] == [8, 4, 2, 1, 64, 32, 16]
+  assert max(one.tensor for one in found) == 8
+  slices = settings(tiny_config, parse('tpu:v5p:2x2x1*2'))
+  assert {one.fsdp * one.tensor for one in slices} == {1, 2, 4}
+
+
 @pytest.mark.slow
 def test_the_command_compiles_settings_and_prints_the_words_that_select_them(
     tiny_tokenizer, tmp_path):
