@@ -120,11 +120,7 @@ class Journal:
         tokens_per_second=float(metrics['tokens'] / seconds),
         padding=float(metrics['padding']), data_wait=min(fed.wait / seconds, 1.0),
         programs=self._programs.count)
-    tflops = {side: flops / seconds / 1e12 / jax.device_count()
-              for side, flops in self._flops.items()}
-    record |= dict(tflops=tflops['trained'], frozen_tflops=tflops['frozen'])
-    if device_peak():
-      record['mfu'] = record['tflops'] * 1e12 / device_peak()
+    record |= flops_rates(self._flops, seconds * jax.device_count(), device_peak())
     peak = memory_peak([device.memory_stats() for device in jax.local_devices()])
     if peak is not None:
       record['hbm_peak_gb'] = peak / 1e9
@@ -177,6 +173,19 @@ def clock(seconds: float) -> str:
   if seconds < 3600:
     return f'{seconds // 60}m{seconds % 60:02}s'
   return f'{seconds // 3600}h{seconds % 3600 // 60:02}m'
+
+
+def flops_rates(flops: Mapping[str, float], seconds: float, peak: float) -> dict[str, float]:
+  """``tflops`` and ``frozen_tflops`` of each device; ``mfu`` of the former where the peak is known.
+
+  Args:
+    flops: of a step, all devices together: ``trained`` and ``frozen``.
+    seconds: of the step, times the number of devices.
+    peak: FLOP/s of a device; 0 where it is not known.
+  """
+  trained, frozen = flops['trained'] / seconds, flops['frozen'] / seconds
+  return dict(tflops=trained / 1e12, frozen_tflops=frozen / 1e12) | (
+      dict(mfu=trained / peak) if peak else {})
 
 
 def device_peak() -> float:
