@@ -78,9 +78,8 @@ def text_hash(text: str) -> str:
 
 
 @functools.cache
-def code_hash() -> str:
-  """16 hex digits of all source files of the package, wherever it is installed."""
-  root = pathlib.Path(jaxgen.__file__).parent
+def code_hash(root: pathlib.Path = pathlib.Path(jaxgen.__file__).parent) -> str:
+  """16 hex digits of all source files of a package, wherever it is installed."""
   digest = hashlib.sha256()
   for file in sorted(root.rglob('*.py')):
     digest.update(str(file.relative_to(root)).encode() + b'\0' + file.read_bytes())

@@ -17,6 +17,7 @@ from jaxgen.config import load_config
 from jaxgen.core import trees
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import AXES
+from jaxgen.sharding.rules import with_changes
 from jaxgen.systems.registry import make_system
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -30,12 +31,13 @@ MESHES = {
 
 def describe(name: str) -> str:
   """A line for each parameter: path, shape, mesh axes of each dimension."""
-  system = make_system(load_config(str(ROOT / f'configs/{name}.py')))
+  config = load_config(str(ROOT / f'configs/{name}.py'))
+  system, table = make_system(config), with_changes(config.mesh.rules)
   mesh = AbstractMesh(MESHES[name], AXES)
   shapes, axes = trees.flatten(system.shapes()), trees.flatten(system.axes())
   lines = [f'mesh {" ".join(f"{axis}={size}" for axis, size in mesh.shape.items())}']
   for path, leaf in shapes.items():
-    spec = partition.spec(axes[path], leaf.shape, mesh, path)
+    spec = partition.spec(axes[path], leaf.shape, mesh, path, table)
     places = [_name(entry) for entry in spec]
     lines.append(f'{path} [{",".join(map(str, leaf.shape))}] {" ".join(places)}'.rstrip())
   return '\n'.join(lines) + '\n'

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from jaxgen.core.errors import UserError
 from jaxgen.planning.topology import devices_of
 from jaxgen.planning.topology import parse
+from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 
 
@@ -51,6 +52,24 @@ def test_a_slice_is_arranged_along_its_torus(two_slices):
 def test_slices_that_data_cannot_cross(two_slices):
   with pytest.raises(UserError, match=r'mesh\.data = 1: must be a multiple of the 2 slices'):
     grid(two_slices, 'id', data=1, fsdp=-1)
+
+
+@pytest.mark.parametrize('name, sizes', [
+    ('tpu:v5p:2x2x1*2', dict(fsdp=2)), ('tpu:v5p:4x4x4', dict(fsdp=8)),
+    ('tpu:v5p:4x4x4', dict(fsdp=64, data=1)), ('tpu:v5p:4x4x4', dict(fsdp=2, tensor=4)),
+    ('tpu:v5p:4x4x4', dict(tensor=8)), ('tpu:v6e:4x4', dict(context=2))])
+def test_hosts_of_a_torus_feed_all_rows_and_none_twice(name, sizes):
+  devices = devices_of(parse(name))
+  mesh = make_mesh(ConfigDict(dict(data=-1, fsdp=1, context=1, tensor=1) | sizes), devices)
+  rows = 2 * mesh.shape['data'] * mesh.shape['fsdp']
+  fed = {process: partition.process_rows(mesh, rows, process)
+         for process in {device.process_index for device in devices}}
+  parts = sorted(set(fed.values()))
+  assert [row for part in parts for row in range(*part)] == list(range(rows))
+  held = {process: set() for process in fed}
+  for device, (block,) in partition.row_sharding(mesh, rows).devices_indices_map((rows,)).items():
+    held[device.process_index] |= set(range(rows)[block])
+  assert all(high - low == len(held[process]) for process, (low, high) in fed.items())
 
 
 def nodes(process_of):
