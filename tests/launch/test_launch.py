@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,37 @@ def test_flags_are_for_the_version_installed(flags):
   assert result.returncode == 0, result.stderr
   assert all(word.startswith('--xla_') for word in result.stdout.split()) and result.stdout.strip()
   assert f'JAXGEN_FLAGS_JAX={jax.__version__}\n' in flags.read_text()
+
+
+JAXGEN = '''#!/usr/bin/env bash
+# Stands in the place of jaxgen: notes what it is asked; the first run to train gets a SIGTERM.
+code=0
+for word in "$@"; do
+  [[ $word != --stopped-code=* ]] || code=${word#*=}
+  [[ $word != --workdir=* ]] || workdir=${word##*/}
+done
+echo "$1 ${workdir:-}" >> calls
+[[ $1 != train || -e stopped ]] || { touch stopped && exit "$code"; }
+'''
+
+
+@pytest.mark.parametrize('script', ['quickstart.sh', 'photos.sh', 'recipes.sh'])
+def test_a_stage_that_is_stopped_stops_all_and_goes_on_next_time(script, tmp_path):
+  shutil.copytree(ROOT / 'launch', tmp_path / 'launch')
+  (tmp_path / '.venv/bin').mkdir(parents=True)
+  (tmp_path / '.venv/bin/jaxgen').write_text(JAXGEN)
+  (tmp_path / '.venv/bin/jaxgen').chmod(0o755)
+  words = [tmp_path / 'launch' / script, *([tmp_path] if script == 'photos.sh' else []), 'run']
+
+  def trained():
+    subprocess.run(words, env=ENVIRON, check=False, capture_output=True)
+    calls = [line.split() for line in (tmp_path / 'calls').read_text().splitlines()]
+    return [call[1] for call in calls if call[0] == 'train']
+
+  assert trained() == ['mllm']
+  # Its own stage once more, then the next one.
+  again = trained()
+  assert again[:2] == ['mllm', 'mllm'] and again[2].startswith('pretrain')
 
 
 def start_local(*command, processes=2):
