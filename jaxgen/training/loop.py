@@ -84,6 +84,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
   system, objectives = make_system(config), make_objectives(config)
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
   blueprint = make_blueprint(config, system, needed_groups(objectives), mesh)
+  before = workdirs.last_config(workdir)
   path = workdirs.claim(asked, workdir, hosts)
 
   with contextlib.ExitStack() as stack:
@@ -102,7 +103,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
       state, cursors = checkpoints.restore(first, blueprint)
       frozen = checkpoints.restore_frozen(blueprint)
       loader.restore(cursors[low:high], first)
-      _say(f'{path.name}: resumes at step {first}'
+      _say(f'{path.name}: resumes at step {first}{workdirs.changes(before, config, first)}'
            f'{elastic.changes(elastic.last(path), topology, config.train.rows)}')
     else:
       loaded = load_groups(config, blueprint, read_external)

@@ -17,6 +17,7 @@ from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.models import registry as models
 from jaxgen.sharding.hosts import Hosts
+from jaxgen.training.optimizer import make_schedule
 
 # Fields that say how a run is carried out, not what it computes.
 MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
@@ -34,15 +35,34 @@ def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> epath.Path:
     UserError: the folder belongs to another config; names the first field that differs. Or some
       host did not come.
   """
-  path = epath.Path(workdir)
-  file = path / 'config.json'
-  if file.exists():
-    _check_same(config, from_json(file.read_text()), workdir)
+  path, before = epath.Path(workdir), last_config(workdir)
+  if before:
+    _check_same(config, before, workdir)
   if hosts.index == 0:
     path.mkdir(parents=True, exist_ok=True)
-    write_text(file, to_json(config))
+    write_text(path / 'config.json', to_json(config))
   hosts.barrier('workdir')
   return path
+
+
+def last_config(workdir: str) -> ConfigDict | None:
+  """The config that the run of a folder was last started with; None for a new one."""
+  file = epath.Path(workdir) / 'config.json'
+  return from_json(file.read_text()) if file.exists() else None
+
+
+def changes(before: ConfigDict | None, now: ConfigDict, step: int) -> str:
+  """What another ``train.steps`` means for a run at ``step``, in words; empty where it is the same.
+
+  Learning rate and shares of the data are spread over all steps, so they may jump.
+  """
+  if before is None or before.train.steps == now.train.steps:
+    return ''
+  text = f'; train.steps {before.train.steps} -> {now.train.steps}'
+  old, new = (float(make_schedule(config)(step)) for config in (before, now))
+  if old != new:
+    text += f', which the schedule follows: learning rate {old:.3g} -> {new:.3g}'
+  return text
 
 
 def write_text(file: epath.Path, text: str) -> None:

@@ -126,6 +126,7 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(straight, tiny_base,
   config = copy.deepcopy(tiny_base)
   config.train.steps = 22
   train(config, str(workdir))
+  assert 'longer: resumes at step 20; train.steps 20 -> 22\n' in capsys.readouterr().err
   assert lines_of(workdir)[:20] == lines_of(straight)
   assert [line['step'] for line in lines_of(workdir)[20:]] == [21, 22]
 

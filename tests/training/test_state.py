@@ -111,6 +111,18 @@ def test_how_a_run_is_carried_out_may_change(tiny_config, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
 
+@pytest.mark.parametrize('schedule, step, rates', [
+    ('constant', 20, ''),
+    ('cosine', 20, ', which the schedule follows: learning rate 0 -> 0.0005'),
+    ('cosine', 10, ', which the schedule follows: learning rate 0.0005 -> 0.000854')])
+def test_another_number_of_steps_says_how_the_rate_jumps(tiny_config, schedule, step, rates):
+  tiny_config.optimizer.schedule = schedule
+  longer = copy.deepcopy(tiny_config)
+  longer.train.steps = 40
+  assert workdirs.changes(tiny_config, longer, step) == f'; train.steps 20 -> 40{rates}'
+  assert workdirs.changes(longer, longer, step) == workdirs.changes(None, longer, step) == ''
+
+
 def test_a_workdir_from_before_a_field_is_still_its_run(tiny_config, tmp_path):
   workdirs.claim(tiny_config, str(tmp_path), ALONE)
   file = tmp_path / 'config.json'
