@@ -21,6 +21,7 @@ ORDERED_PIECES = 8  # more leave out more, and take longer to compile
 PIECES = 4
 SAME_SETS = 256  # floats; columns of a matrix with rows of so many evict each other from a cache
 ODD = 16  # floats that put an end to it
+LANES, FOLDS = 32, 32  # columns that are folded side by side, and how often at the most
 
 
 def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility) -> Arrays:
@@ -113,11 +114,24 @@ def _pieces(length, count):
 def _head_forward(ordered, mask, k, v, q):
   """One head: (out f[L, H], logarithm of the softmax sum f32[L, 1])."""
   if not ordered:
-    return xla.head_forward(mask, q, k, v)
+    return xla.head_forward(mask, q, k, v, _over_row)
   outs, log_totals = zip(*(
-      xla.head_forward(mask[piece, :piece.stop], q[piece], k[:piece.stop], v[:piece.stop])
+      xla.head_forward(
+          mask[piece, :piece.stop], q[piece], k[:piece.stop], v[:piece.stop], _over_row)
       for piece in _pieces(len(q), ORDERED_PIECES)))
   return jnp.concatenate(outs), jnp.concatenate(log_totals)
+
+
+def _over_row(combine, x):
+  """``xla.over_row``; XLA takes the numbers of a row in turn, but folds columns side by side."""
+  length = x.shape[-1]
+  width = LANES * -(-length // (LANES * FOLDS))
+  parts = [x[:, start:start + width] for start in range(0, length, width)]
+  rest = [parts.pop()] if length % width else []
+  while len(parts) > 1:
+    half = len(parts) // 2
+    parts = [*map(combine, parts[:half], parts[half:2 * half]), *parts[2 * half:]]
+  return xla.over_row(combine, jnp.concatenate(parts + rest, axis=-1))
 
 
 def _head_backward(ordered, mask, k, v, q, log_total, along, gradient):

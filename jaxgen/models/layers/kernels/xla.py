@@ -53,12 +53,18 @@ def of_each_group(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   return groups.astype(jnp.float32).sum(axis=2).astype(gradient.dtype)
 
 
-def head_forward(mask: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array) -> Arrays:
+def over_row(combine: jnp.ufunc, x: jax.Array) -> jax.Array:
+  """The maximum or the sum of each row, f32[L, S] -> f32[L, 1]."""
+  return combine.reduce(x, axis=-1, keepdims=True)
+
+
+def head_forward(mask: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array,
+                 over_row: Callable[..., jax.Array] = over_row) -> Arrays:
   """One head: (out f[L, H], logarithm of the softmax sum f32[L, 1])."""
   weights = scores(mask, q, k)
-  largest = jnp.max(weights, axis=-1, keepdims=True)
+  largest = over_row(jnp.maximum, weights)
   weights = jnp.exp(weights - largest)
-  total = jnp.sum(weights, axis=-1, keepdims=True)
+  total = over_row(jnp.add, weights)
   out = product(weights.astype(v.dtype), v) / total
   log_total = largest + jnp.log(total)
   if mask is not None:
