@@ -75,6 +75,21 @@ def test_every_denoiser_keeps_less_policy_by_policy(family):
   assert_each_keeps_less({remat: kept(remat) for remat in REMAT})
 
 
+@pytest.mark.parametrize('family, stacks', [
+    ('mmdit', ('double_blocks', 'single_blocks')), ('hunyuan_video', ('single_blocks',)),
+    ('qwen_image', ('layers',)), ('cosmos', ('layers',)), ('sana', ('layers',)),
+    ('z_image', ('layers',))])
+def test_a_deeper_denoiser_has_a_program_of_the_same_length(family, stacks):
+  """So it takes no longer to compile, 42 layers or 4."""
+  def equations(depth):
+    module = registry.build(registry.section(
+        family, **DENOISERS[family] | dict.fromkeys(stacks, depth)), jnp.float32)
+    program = jax.make_jaxpr(functools.partial(registry.init, module))(jax.random.key(0))
+    return str(program).count(' = ')
+
+  assert equations(42) == equations(4) > 100
+
+
 def test_what_flux_keeps_of_a_row_of_1024():
   """The numbers of docs/scaling.md, GiB."""
   def kept(remat):
