@@ -56,16 +56,18 @@ def shortfall(plan: Plan) -> str:
 
 def _lever(plan: Plan) -> str:
   """The cheapest change that helps, by what fills the memory."""
-  memory, config = plan.memory, plan.config
+  memory, config, mesh = plan.memory, plan.config, plan.mesh
   room = COMFORTABLE * plan.topology.chip.hbm_bytes
   resident = memory.peak - memory.temporary
-  share = config.train.rows // (config.train.accumulate * plan.mesh['data'] * plan.mesh['fsdp'])
-  wider = plan.topology.domain // plan.mesh['fsdp']
-  if resident > room and wider > 1:
-    return (f'parameters and optimizer alone take {_gib(resident)}: raise mesh.fsdp from '
-            f'{plan.mesh["fsdp"]} up to {plan.topology.domain}')
+  share = config.train.rows // (config.train.accumulate * mesh['data'] * mesh['fsdp'])
+  widest = plan.topology.size // (plan.topology.slices * mesh['context'] * mesh['tensor'])
   if resident > room:
-    return f'parameters and optimizer alone take {_gib(resident)}: take more devices'
+    lever = 'take more devices'
+    if widest > mesh['fsdp']:
+      lever = f'raise mesh.fsdp from {mesh["fsdp"]} up to {widest}'
+    elif config.optimizer.memory == 'device':
+      lever = f'set optimizer.memory to host, or {lever}'
+    return f'parameters and optimizer alone take {_gib(resident)}: {lever}'
   if share > 1:
     fewer = max(1, int(share * (room - resident) / memory.temporary))
     pieces = math.ceil(share / next(n for n in range(fewer, 0, -1) if share % n == 0))

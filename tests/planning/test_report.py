@@ -83,8 +83,13 @@ def test_a_plan_that_does_not_fit_names_the_lever(plan):
   assert 'raise mesh.fsdp from 8 up to 64' in report.shortfall(state)
   plan.config.train.accumulate = 4
   assert 'set remat to full' in report.shortfall(activations)
+  # Parameters may lie over several nodes, but not over the devices of another axis.
+  spread = dict(mesh=dict(data=4, fsdp=8, context=1, tensor=2), topology=parse('gpu:h800:8x8'))
+  assert 'raise mesh.fsdp from 8 up to 32' in report.shortfall(dataclasses.replace(state, **spread))
   whole = dataclasses.replace(state, mesh=dict(data=1, fsdp=64, context=1, tensor=1))
-  assert 'take more devices' in report.shortfall(whole)
+  assert report.shortfall(whole).endswith('set optimizer.memory to host, or take more devices')
+  plan.config.optimizer.memory = 'host'
+  assert report.shortfall(whole).endswith('GiB: take more devices')
 
 
 def test_without_a_compiled_program_there_is_no_bound(plan):
