@@ -41,12 +41,13 @@ class Launcher:
     self._processes.append(process)
     return process
 
-  def start_all(self, configs, workdir, *, devices, flags=()):
-    """One process for each config, all of one run."""
-    port = free_port()
+  def start_all(self, configs, workdir, *, devices, flags=(), last=()):
+    """One process for each config, all of one run; ``last`` are variables of the last one."""
+    port, count = free_port(), len(configs)
     return [self.start(config, workdir, devices=devices, flags=flags, environment={
-        'JAXGEN_COORDINATOR': f'localhost:{port}', 'JAXGEN_NUM_PROCESSES': str(len(configs)),
-        'JAXGEN_PROCESS_ID': str(index)}) for index, config in enumerate(configs)]
+        'JAXGEN_COORDINATOR': f'localhost:{port}', 'JAXGEN_NUM_PROCESSES': str(count),
+        'JAXGEN_PROCESS_ID': str(index)} | dict(last if index == count - 1 else ()))
+            for index, config in enumerate(configs)]
 
   def close(self):
     """Kills what still runs."""

@@ -45,6 +45,18 @@ def test_another_config_is_named_before_anything_is_computed(launcher, config, t
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
+def test_another_program_is_named_before_the_first_step(launcher, config, tmp_path):
+  """By a setting of jax that no list of ours knows; it changes how noise is drawn."""
+  codes, errors = finish(launcher.start_all(
+      [config] * 2, tmp_path / 'run', devices=1, last={'JAX_THREEFRY_PARTITIONABLE': '0'}))
+  assert codes == [1, 1]
+  for text in errors:
+    assert re.search(rf'process 1 \({HOST}\): the train step is \w+ there and \w+ on the 1 other; '
+                     'make them the same', text), text
+  assert not steps_written(tmp_path / 'run')
+
+
 def sample_hashes(config, system, steps):
   """What a run without a break would be fed, from the loader alone."""
   loader = make_loader(config, system.layout)
