@@ -1,6 +1,7 @@
 """From models of Hugging Face to a run, to adapters on it and back, through the command line."""
 
 import copy
+import functools
 import pathlib
 
 import diffusers
@@ -13,6 +14,7 @@ import torch
 import transformers
 
 from jaxgen import cli
+from jaxgen.config import from_json
 from jaxgen.config import lora
 from jaxgen.config import to_json
 from jaxgen.conversion import families
@@ -21,9 +23,13 @@ from jaxgen.conversion.lora import from_theirs
 from jaxgen.conversion.lora_files import COMFYUI
 from jaxgen.conversion.lora_files import load_file
 from jaxgen.core import trees
+from jaxgen.core.weights import read_config
+from jaxgen.data.loader import make_loader
 from jaxgen.models import registry
 from jaxgen.models.layers import lora as low_rank
+from jaxgen.objectives.registry import make_objectives
 from jaxgen.sampling.load import load_run
+from jaxgen.training.latents import Encoder
 from tests.training.launched import CONFIG_FILE
 from tests.training.launched import metrics_of
 from tests.training.launched import steps_in
@@ -190,8 +196,25 @@ def test_adapters_that_begin_are_reported(dense, tmp_path, capfd):
   assert '6 missing: denoiser/single_blocks/mlp_up/lora/a' in capfd.readouterr().err
   jaxgen(*words[:2], f'--workdir={tmp_path / "other"}',
          "--config.init_from.changes=(('.*/lora/.*', 'anew'),)")
-  assert ('M frozen, from ' f'{dense[1]} (ema); 6 anew: denoiser/single_blocks/mlp_up/lora/a'
-          in capfd.readouterr().err)
+  count = len(trees.flatten(load_run(str(dense[1])).params['denoiser']))
+  assert (f'M frozen, from {dense[1]} (ema); {count} loaded; 6 anew: '
+          'denoiser/single_blocks/mlp_up/lora/a' in capfd.readouterr().err)
+
+
+def test_training_begins_with_the_loss_of_the_sampled_model(adapted, dense):
+  """Fresh adapters change nothing, so the first step sees the model that was drawn from (F57)."""
+  config, run = from_json(read_config(str(adapted))), load_run(str(dense[1]))
+  loader = make_loader(config, run.system.layout)
+  batch = Encoder(run.system, run.params, loader.image_sizes).fill(next(loader))
+  loader.close()
+  rng = jax.random.fold_in(jax.random.split(jax.random.PRNGKey(config.seed))[0], 0)
+  (rng,) = jax.random.split(rng, config.train.accumulate)
+  loss = 0.0
+  for index, (objective, weight) in enumerate(make_objectives(config).values()):
+    total, count, _ = jax.jit(functools.partial(objective, run.system))(
+        run.params, batch, jax.random.fold_in(rng, index))
+    loss += weight * float(total / count)
+  np.testing.assert_allclose(metrics_of(adapted, 'loss')[0]['loss'], loss, rtol=1e-4)
 
 
 def test_samples_are_drawn(adapted, tmp_path):

@@ -66,8 +66,9 @@ def check_used(paths: Sequence[str], changes: Changes) -> None:
 
 def describe(report: Mapping[str, Sequence[str]]) -> str:
   """The report in words; empty where everything was loaded."""
-  return '; '.join(f'{len(paths)} {kind}: {shorten(paths)}' for kind, paths in report.items()
-                   if paths and kind != 'loaded')
+  rest = [f'{len(paths)} {kind}: {shorten(paths)}' for kind, paths in report.items()
+          if paths and kind != 'loaded']
+  return '; '.join([f'{len(report["loaded"])} loaded', *rest]) if rest else ''
 
 
 def _way(path: str, changes: Changes) -> str:

@@ -22,7 +22,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import mismatch
 from jaxgen.core.types import Params
 
-_CHUNK = 4 << 20  # bytes that are read at once, so that a part of a parameter costs little more
+_CHUNK = 1 << 20  # bytes that are read at once, so that a part of a parameter costs little more
 
 
 class Stored(abc.ABC):

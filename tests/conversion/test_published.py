@@ -1,4 +1,4 @@
-"""What config.json says in the folders that are published, fields that older versions wrote too."""
+"""What config.json says in the folders that are published, also with fields of older versions."""
 
 import pytest
 

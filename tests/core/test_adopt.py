@@ -20,7 +20,8 @@ def test_all_four_fates():
   assert report == {'loaded': ['g/same'], 'extended': ['g/rows'], 'anew': ['g/new', 'g/other'],
                     'dropped': ['g/old']}
   assert tree == {'g': {'same': FOUND['g']['same'], 'rows': FOUND['g']['rows']}}
-  assert describe(report) == '1 extended: g/rows; 2 anew: g/new, g/other; 1 dropped: g/old'
+  assert describe(report) == (
+      '1 loaded; 1 extended: g/rows; 2 anew: g/new, g/other; 1 dropped: g/old')
   assert describe(adopt(FOUND, FOUND, (), 'somewhere')[1]) == ''
 
 

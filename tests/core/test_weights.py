@@ -8,6 +8,7 @@ import pytest
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.weights import load_weights
+from jaxgen.core.weights import open_weights
 from jaxgen.core.weights import save_weights
 
 PARAMS = {
@@ -33,6 +34,14 @@ def test_groups_come_back_as_numpy(folder):
     assert found.tobytes() == saved.tobytes()
   only, _ = load_weights(folder, ['bridge'])
   assert only.keys() == {'bridge'}
+
+
+def test_parameters_lie_in_chunks_of_a_megabyte(tmp_path):
+  """Processes read whole chunks, so their size is what a narrow shard costs more."""
+  save_weights(str(tmp_path / 'w'), {'mllm': {'a': np.zeros((4, 3072, 256), np.float16)}}, '{}')
+  stored = open_weights(str(tmp_path / 'w'), ['mllm'])['mllm']['a']
+  chunk = stored.entry.storage.chunk_shape
+  assert 1 << 19 <= np.prod(chunk) * 2 <= 1 << 20 and chunk[0] == 4, chunk
 
 
 def test_weights_of_another_model_are_listed(folder):
