@@ -74,17 +74,18 @@ class Module:
   def trips(self, computation: str, loop: Instruction) -> int:
     """How often a loop turns; 1 where the program does not say.
 
-    GPU and CPU programs carry the number. Those of TPUs compare a counter with a constant; the
-    counter's start and stride are looked up, as peeled and unrolled loops do not count 0, 1, 2.
+    GPU and CPU programs carry the number, but for loops that were peeled. Those and the ones of TPUs
+    compare a counter with a constant; the counter's start and stride are looked up, as peeled and
+    unrolled loops do not count 0, 1, 2.
     """
     known = _KNOWN_TRIPS.search(loop.attributes)
     if known:
       return int(known[1])
     condition = self.computations[loop.attribute('condition')]
-    root = next(line for line in condition.values() if line.is_root)
+    root, operands = self._operation(condition, _root(condition))
     if root.opcode != 'compare' or root.attribute('direction') != 'LT':
       return 1
-    counter, limit = (condition.get(name) for name in root.operands)
+    counter, limit = operands
     end = self._constant(condition, limit)
     if end is None or counter is None or counter.opcode != 'get-tuple-element':
       return 1
@@ -101,12 +102,27 @@ class Module:
 
   def _stride(self, loop: Instruction, index: int) -> int:
     lines = self.computations[loop.attribute('body')]
-    root = next(line for line in lines.values() if line.is_root)
+    root = _root(lines)
     step = lines.get(root.operands[index]) if root.opcode == 'tuple' else None
-    if step is None or step.opcode != 'add':
+    if step is None:
       return 1
-    strides = [self._constant(lines, lines.get(name)) for name in step.operands]
+    step, operands = self._operation(lines, step)
+    if step.opcode != 'add':
+      return 1
+    strides = [self._constant(lines, line) for line in operands]
     return next((stride for stride in strides if stride), 1)
+
+  def _operation(self, lines: dict[str, Instruction], line: Instruction
+                 ) -> tuple[Instruction, list[Instruction | None]]:
+    """What an instruction or a fusion computes last, and from what."""
+    if line.opcode != 'fusion':
+      return line, [lines.get(name) for name in line.operands]
+    inner = self.computations[line.called()[0]]
+    given = [lines.get(name) for name in line.operands]
+    operands = [inner.get(name) for name in _root(inner).operands]
+    return _root(inner), [given[int(operand.operands[0])]
+                          if operand is not None and operand.opcode == 'parameter' else operand
+                          for operand in operands]
 
   def _constant(self, lines: dict[str, Instruction], line: Instruction | None) -> int | None:
     while line is not None and line.opcode in ('copy', 'bitcast', 'convert'):
@@ -127,6 +143,10 @@ class Module:
       line = _LINE.match(row)
       if line:
         lines[line[2]] = _instruction(bool(line[1]), line[2], line[3])
+
+
+def _root(lines: dict[str, Instruction]) -> Instruction:
+  return next(line for line in lines.values() if line.is_root)
 
 
 def size_of(text: str) -> float:

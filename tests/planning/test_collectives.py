@@ -93,6 +93,44 @@ ENTRY %main (argument: f32[64]) -> f32[64] {
   ROOT %part-done = f32[128]{0} all-gather-done(%part)
 }
 '''
+# A GPU program's loop that lost its first and its last turn, and the count that others carry.
+PEELED = '''HloModule jit_step, is_scheduled=true
+
+%fused_add (p: s32[]) -> s32[] {
+  %p = s32[] parameter(0)
+  %two = s32[] constant(2)
+  ROOT %sum = s32[] add(%p, %two)
+}
+
+%body (carry: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %carry = (s32[], f32[8]{0}) parameter(0)
+  %counter = s32[] get-tuple-element(%carry), index=0
+  %values = f32[8]{0} get-tuple-element(%carry), index=1
+  %next = s32[] fusion(%counter), kind=kLoop, calls=%fused_add
+  ROOT %result = (s32[], f32[8]{0}) tuple(%next, %values)
+}
+
+%fused_compare (p.1: s32[]) -> pred[] {
+  %p.1 = s32[] parameter(0)
+  %turns = s32[] constant(15)
+  ROOT %less = pred[] compare(%p.1, %turns), direction=LT
+}
+
+%condition (carry.1: (s32[], f32[8])) -> pred[] {
+  %carry.1 = (s32[], f32[8]{0}) parameter(0)
+  %counter.1 = s32[] get-tuple-element(%carry.1), index=0
+  ROOT %again = pred[] fusion(%counter.1), kind=kLoop, calls=%fused_compare
+}
+
+ENTRY %main (argument: f32[8]) -> f32[8] {
+  %argument = f32[8]{0} parameter(0)
+  %start = s32[] constant(1)
+  %copied = s32[] copy(%start)
+  %begin = (s32[], f32[8]{0}) tuple(%copied, %argument)
+  %loop = (s32[], f32[8]{0}) while(%begin), condition=%condition, body=%body, backend_config={"known_induction_variable":{"tuple_index":"0"}}
+  ROOT %out = f32[8]{0} get-tuple-element(%loop), index=1
+}
+'''
 
 
 def chips(topology):
@@ -102,11 +140,11 @@ def chips(topology):
       process_index=index // topology.domain) for index in range(topology.size)]
 
 
-def test_loops_of_a_tpu_program_turn_as_often_as_they_will():
-  module = hlo.Module(TPU)
-  loop = module.computations['main']['loop']
+@pytest.mark.parametrize('text, turns', [(TPU, 11), (PEELED, 7)])  # 1, 2, ... 11; 1, 3, ... 13
+def test_loops_without_a_count_turn_as_often_as_they_will(text, turns):
+  module = hlo.Module(text)
   assert module.entry == 'main'
-  assert module.trips('main', loop) == 11  # 1, 2, ... 11
+  assert module.trips('main', module.computations['main']['loop']) == turns
 
 
 def test_bytes_on_ici_and_between_slices():
