@@ -24,10 +24,12 @@ def plan(config: ConfigDict, topology: str, *, json_file: str = '', tries: int =
 
   Raises:
     UserError: the step does not fit; says by how much and what would help. Or a broken config,
-      an unknown topology, a compiler that is not installed.
+      an unknown topology, a compiler that is not installed, a file that cannot be written.
   """
   validate(config)
-  hardware = parse(topology)
+  hardware, file = parse(topology), epath.Path(json_file)
+  if json_file:
+    _make_folder(file)  # before minutes of compiling
   if tries:
     found = search.search(config, hardware, tries)
     print(search.to_text(found))
@@ -36,6 +38,13 @@ def plan(config: ConfigDict, topology: str, *, json_file: str = '', tries: int =
     result = make_plan(config, hardware)
     print(report.to_text(result))
   if json_file:
-    epath.Path(json_file).write_text(json.dumps(report.to_json(result), indent=2) + '\n')
+    file.write_text(json.dumps(report.to_json(result), indent=2) + '\n')
   if not result.fits:
     raise user_error('--topology', topology, report.shortfall(result))
+
+
+def _make_folder(file: epath.Path) -> None:
+  try:
+    file.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise user_error('--json', str(file), f'its folder cannot be made: {error.strerror}') from error

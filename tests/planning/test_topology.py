@@ -41,6 +41,14 @@ def test_the_command_ends_in_one_clear_line(capsys, topology, message):
   assert capsys.readouterr() == ('', f'jaxgen: --topology = {topology!r}: {message}\n')
 
 
+def test_numbers_that_cannot_be_written_are_refused_before_anything_is_compiled(capsys, tmp_path):
+  (tmp_path / 'file').write_text('')
+  config, file = ROOT / 'configs/plans/flux_12b.py', tmp_path / 'file/plan.json'
+  assert cli.main(['plan', f'--config={config}', '--topology=tpu:v5p:4x4x4', f'--json={file}']) == 1
+  assert capsys.readouterr() == (
+      '', f'jaxgen: --json = {str(file)!r}: its folder cannot be made: File exists\n')
+
+
 def test_devices_of_slices_know_their_torus_and_their_slice():
   devices = devices_of(parse('tpu:v5p:2x2x1*2'))
   assert len(devices) == 8 and {device.slice_index for device in devices} == {0, 1}

@@ -24,9 +24,9 @@ def run_plan(config, topology, *words):
 @pytest.mark.parametrize('config, rows, fsdp', [
     ('pretrain_b', 1024, 8), ('finetune_b_512', 256, 1)])
 def test_iomm_b_fits_a_slice_of_64_chips(config, rows, fsdp, tmp_path):
-  done = run_plan(config, 'tpu:v5p:4x4x4', f'--json={tmp_path / "plan.json"}')
+  done = run_plan(config, 'tpu:v5p:4x4x4', f'--json={tmp_path / "plans/plan.json"}')
   assert done.returncode == 0, done.stderr
-  plan = json.loads((tmp_path / 'plan.json').read_text())
+  plan = json.loads((tmp_path / 'plans/plan.json').read_text())
   assert plan['fits'] and plan['devices'] == 64 and plan['rows'] == rows
   # 1.57 B of the denoiser and 28.7 M of the adapter train; the rest is InternVL and the VAE.
   assert round(plan['params_trainable'] / 1e9, 1) == 1.6
@@ -45,7 +45,7 @@ def test_iomm_b_fits_a_slice_of_64_chips(config, rows, fsdp, tmp_path):
 
 @pytest.mark.slow
 def test_a_step_that_does_not_fit_ends_with_1_and_the_lever(tiny_tokenizer, tmp_path):
-  done = run_plan('tiny', 'tpu:v5p:2x2x1', f'--json={tmp_path / "plan.json"}',
+  done = run_plan('tiny', 'tpu:v5p:2x2x1', f'--json={tmp_path / "plans/plan.json"}',
                   f'--config.train.rows={2**22}', f'--config.data.tokenizer={tiny_tokenizer}')
   assert done.returncode == 1 and 'DOES NOT FIT' in done.stdout
   [line] = done.stderr.splitlines()
@@ -53,5 +53,5 @@ def test_a_step_that_does_not_fit_ends_with_1_and_the_lever(tiny_tokenizer, tmp_
       r"jaxgen: --topology = 'tpu:v5p:2x2x1': the step needs [\d.]+ GiB of 95.00 GiB on each "
       r'device, [\d.]+ GiB too much; activations of 1048576 rows take [\d.]+ GiB: set '
       r'train.accumulate to \d+', line)
-  plan = json.loads((tmp_path / 'plan.json').read_text())
+  plan = json.loads((tmp_path / 'plans/plan.json').read_text())
   assert not plan['fits'] and plan['peak_bytes'] > plan['hbm_bytes'] == 95 * 2**30
