@@ -6,8 +6,8 @@ from etils import epath
 
 from jaxgen.core.errors import user_error
 
-_HUB = re.compile(r'(?P<repo>[\w.-]+/[\w.-]+)(/(?P<folder>[\w./-]+))?(@(?P<revision>[\w./-]+))?')
-_FILES = ('*.json', '*.safetensors', '*.pt', '*.pth')
+_HUB = re.compile(r'(?P<repo>[\w.-]+/[\w.-]+)(/(?P<place>[\w./-]+))?(@(?P<revision>[\w./-]+))?')
+_WEIGHTS = ('.safetensors', '.pt', '.pth')
 
 
 def locate(path: str) -> str:
@@ -15,8 +15,8 @@ def locate(path: str) -> str:
 
   Args:
     path: of a folder or file, local or ``gs://``, ``s3://``; or ``owner/name``,
-      ``owner/name/folder`` and ``owner/name@revision`` on the Hugging Face hub, which is
-      downloaded into its cache first (of a folder no more than its JSON and weight files).
+      ``owner/name/folder``, ``owner/name/file`` and ``owner/name@revision`` on the Hugging Face
+      hub, which is downloaded into its cache first: see ``patterns``.
 
   Raises:
     UserError: there is no such place, or the hub has no such repository or cannot be reached.
@@ -33,6 +33,17 @@ def locate(path: str) -> str:
   return _download(path, **match.groupdict())
 
 
+def patterns(place: str) -> list[str]:
+  """What is fetched of a repository: JSON and weights of a folder; a file and its config.json.
+
+  Args:
+    place: within the repository; '' is all of it.
+  """
+  if place.endswith(_WEIGHTS):
+    return [place, f'{place.rpartition("/")[0]}/config.json'.lstrip('/')]
+  return [f'{place}/*{ending}'.lstrip('/') for ending in ('.json', *_WEIGHTS)]
+
+
 def _exists(path: str) -> bool:
   try:
     return epath.Path(path).exists()
@@ -45,14 +56,13 @@ def _exists(path: str) -> bool:
                      ) from error
 
 
-def _download(path: str, repo: str, folder: str | None, revision: str | None) -> str:
+def _download(path: str, repo: str, place: str | None, revision: str | None) -> str:
   import huggingface_hub
   from huggingface_hub import errors
-  inside = f'{folder}/' if folder else ''
   advice = 'no such folder here, and on the Hugging Face hub '
   try:
     root = huggingface_hub.snapshot_download(
-        repo, revision=revision, allow_patterns=[inside + pattern for pattern in _FILES])
+        repo, revision=revision, allow_patterns=patterns(place or ''))
   except errors.GatedRepoError as error:
     raise user_error(path, None, f'{advice}{repo} is gated; accept its licence there and log in '
                      'with `hf auth login`') from error
@@ -68,4 +78,7 @@ def _download(path: str, repo: str, folder: str | None, revision: str | None) ->
   except ValueError as error:
     raise user_error(path, None, f'no such folder, and no id of the Hugging Face hub '
                      f'({" ".join(str(error).split())[:120]})') from error
-  return str(epath.Path(root) / inside) if inside else root
+  found = epath.Path(root) / (place or '')
+  if not found.exists():
+    raise user_error(path, None, f'{advice}{repo} has no {place}; offline, its cache may lack it')
+  return str(found)

@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -14,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
+from huggingface_hub.utils import filter_repo_objects
 
 from jaxgen.conversion import engine
 from jaxgen.conversion import families
 from jaxgen.conversion import load_pretrained
 from jaxgen.conversion import save_pretrained
 from jaxgen.conversion.external import open_external
+from jaxgen.conversion.locate import patterns
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.models import registry
@@ -128,18 +129,34 @@ def test_a_pytorch_file_in_a_bucket(tmp_path):
 
 
 def test_the_cache_of_the_hub(tmp_path):
-  """Offline, a model of the hub that is in the cache is found by its id, folder and revision."""
+  """Offline, a model of the hub that is in the cache is found by its id, place and revision."""
   commit = '0123456789' * 4
   repo = tmp_path / 'hub' / 'models--someone--some-model'
-  save_pretrained(*model(), str(repo / 'snapshots' / commit / 'vae'))
+  snapshot = repo / 'snapshots' / commit
+  save_pretrained(*model(), str(snapshot / 'vae'))
   (repo / 'refs').mkdir()
   (repo / 'refs' / 'main').write_text(commit)
+  file = 'vae/diffusion_pytorch_model.safetensors'
   code = ('import sys; from jaxgen.conversion.locate import locate\n'
-          'print(*map(locate, sys.argv[1:]), sep="\\n")')
+          'for place in sys.argv[1:]:\n  print(locate(place), flush=True)')
   result = subprocess.run(
-      [sys.executable, '-c', code, 'someone/some-model/vae', f'someone/some-model@{commit}'],
+      [sys.executable, '-c', code, 'someone/some-model/vae', f'someone/some-model@{commit}',
+       f'someone/some-model/{file}', 'someone/some-model/unet'],
       env=os.environ | {'HF_HUB_CACHE': str(tmp_path / 'hub'), 'HF_HUB_OFFLINE': '1'},
-      capture_output=True, text=True, check=True)
-  folder, root = map(pathlib.Path, result.stdout.splitlines())
-  assert folder == repo / 'snapshots' / commit / 'vae' and (folder / 'config.json').exists()
-  assert root == repo / 'snapshots' / commit
+      capture_output=True, text=True, check=False)
+  found = result.stdout.splitlines()
+  assert found == [str(snapshot / 'vae'), str(snapshot), str(snapshot / file)]
+  assert (snapshot / file).exists()
+  assert 'hub someone/some-model has no unet; offline, its cache may lack it' in result.stderr
+
+
+@pytest.mark.parametrize('place, fetched', [
+    ('', ['config.json', 'flux1-dev.safetensors', 'vae/config.json', 'vae/model.safetensors']),
+    ('vae', ['vae/config.json', 'vae/model.safetensors']),
+    ('flux1-dev.safetensors', ['config.json', 'flux1-dev.safetensors']),
+    ('vae/model.safetensors', ['vae/config.json', 'vae/model.safetensors'])])
+def test_no_more_is_fetched_than_is_read(place, fetched):
+  """By the filter of huggingface_hub itself."""
+  repository = ['README.md', 'config.json', 'flux1-dev.safetensors', 'vae/config.json',
+                'vae/model.safetensors', 'vae/model.bin', 'dev_grid.jpg']
+  assert list(filter_repo_objects(repository, allow_patterns=patterns(place))) == fetched
