@@ -74,9 +74,9 @@ class Module:
   def trips(self, computation: str, loop: Instruction) -> int:
     """How often a loop turns; 1 where the program does not say.
 
-    GPU and CPU programs carry the number, but for loops that were peeled. Those and the ones of TPUs
-    compare a counter with a constant; the counter's start and stride are looked up, as peeled and
-    unrolled loops do not count 0, 1, 2.
+    GPU and CPU programs carry the number, but for peeled loops that hold others. Those and the
+    loops of TPUs compare a counter with a constant; the counter's start and stride are looked up,
+    as peeled and unrolled loops do not count 0, 1, 2.
     """
     known = _KNOWN_TRIPS.search(loop.attributes)
     if known:
