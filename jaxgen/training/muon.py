@@ -79,11 +79,11 @@ def scale_by_muon(matrices: Any, table: Rules, moments_dtype: str,
   def orthogonal(updates, params=None):
     del params
     mesh, (leaves, tree) = jax.sharding.get_abstract_mesh(), jax.tree.flatten(updates)
-    lies = jax.tree.leaves(matrices)
+    layouts = jax.tree.leaves(matrices)
     specs = [PartitionSpec(*leaf.ndim * [None]) if mesh.empty else
              partition.spec(hidden.names, leaf.shape, mesh, 'optimizer', table)
-             for leaf, hidden in zip(leaves, lies, strict=True)]
-    stacks = [_stack(*given, mesh) for given in zip(leaves, lies, specs)]
+             for leaf, hidden in zip(leaves, layouts, strict=True)]
+    stacks = [_stack(*given, mesh) for given in zip(leaves, layouts, specs)]
     on_each_device = functools.partial(_orthogonal, stacks=stacks, dtype=dtype)
     if not mesh.empty:
       on_each_device = jax.shard_map(
