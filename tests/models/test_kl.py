@@ -52,9 +52,13 @@ def images():
   return np.random.default_rng(1).uniform(-1, 1, (2, *SIZE, 3)).astype(np.float32)
 
 
-def run(method, *args):
-  apply = jax.jit(functools.partial(KLAutoencoder(CONFIG).apply, method=method))
-  return jax.tree.map(np.asarray, apply({'params': random_params()}, *args))
+@functools.cache
+def compiled(config, method):
+  return jax.jit(functools.partial(KLAutoencoder(config).apply, method=method))
+
+
+def run(method, *args, config=CONFIG):
+  return jax.tree.map(np.asarray, compiled(config, method)({'params': random_params()}, *args))
 
 
 def to_torch(array):
@@ -87,10 +91,9 @@ def test_images_equal_diffusers():
 
 def test_shift_and_scaling_are_applied_once_each_way():
   mean, _ = run('moments', images())
-  plain = KLAutoencoder(KLConfig(**(CONFIG.__dict__ | dict(scaling=1.0, shift=0.0))))
-  np.testing.assert_allclose(
-      run('decode', run('encode', images())),
-      plain.apply({'params': random_params()}, mean, method='decode'), atol=1e-4)
+  plain = dataclasses.replace(CONFIG, scaling=1.0, shift=0.0)
+  np.testing.assert_allclose(run('decode', run('encode', images())),
+                             run('decode', mean, config=plain), atol=1e-4)
 
 
 @torch.no_grad()
@@ -114,13 +117,11 @@ def test_tiles_equal_diffusers():
   finally:
     model.disable_tiling()
   config = dataclasses.replace(CONFIG, tiling=Tiling(size=16, stride=12))
-  variables, tiled = {'params': random_params()}, KLAutoencoder(config)
-  latents = jax.jit(functools.partial(tiled.apply, method='encode'))(variables, large)
+  latents = run('encode', large, config=config)
   expected = (from_torch(mean) - CONFIG.shift) * CONFIG.scaling
   np.testing.assert_allclose(latents, expected, atol=1e-4)
   assert np.abs(run('encode', large) - expected).max() > 1e-3  # the tiles were there
-  images_again = jax.jit(functools.partial(tiled.apply, method='decode'))(variables, latents)
-  np.testing.assert_allclose(images_again, decoded, atol=1e-4)
+  np.testing.assert_allclose(run('decode', latents, config=config), decoded, atol=1e-4)
 
 
 def test_patchify_has_the_channel_order_of_flux():

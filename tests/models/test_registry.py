@@ -47,10 +47,6 @@ def test_mistakes_are_named(values, message):
   assert message in str(caught.value) and '\n' not in str(caught.value)
 
 
-def test_every_family_counts_its_parameters_without_making_them():
-  for family, fields in (('pixel', {}), ('kl', {}), ('residual_queries', dict(width=24)),
-                         ('mmdit', dict(guidance_embed=True, pooled_dim=8)),
-                         ('cosmos', {}), ('z_image', dict(cond_dim=24)), ('sana', {}),
-                         ('internvl', dict(text=TINY_TEXT, vision=TINY_VISION))):
-    module = registry.build(registry.section(family, **fields), jnp.float32)
-    assert bool(registry.param_shapes(module)) == (family != 'pixel')
+def test_a_family_may_have_no_parameters():
+  """The others are counted in tests/conversion/test_complete.py."""
+  assert not registry.param_shapes(registry.build(registry.section('pixel'), jnp.float32))
