@@ -1,5 +1,6 @@
 """Where a model may lie: buckets, the hub's cache, single files and PyTorch's own files."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -21,9 +22,11 @@ from jaxgen.conversion import load_pretrained
 from jaxgen.conversion import save_pretrained
 from jaxgen.conversion.external import open_external
 from jaxgen.conversion.locate import patterns
+from jaxgen.conversion.tables import hunyuan_video_vae
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.models import registry
+from tests.conversion.tiny import model_of
 
 SECTION = registry.section('wan_vae', block_channels=(4, 8), temporal=(True,), mean=(0.0, 0.1),
                            std=(1.0, 2.0))
@@ -113,6 +116,20 @@ def test_the_file_of_hunyuan_video(tmp_path):
   found = trees.flatten(load_pretrained(str(tmp_path))[1])
   for path, leaf in trees.flatten(params).items():
     assert np.asarray(found[path]).tobytes() == leaf.tobytes(), path
+
+
+def test_the_autoencoder_of_hunyuan_video(tmp_path):
+  """``vae/`` of the release: its own class in config.json, the weights under ``state_dict``."""
+  module, params = model_of('hunyuan_video_vae', np.float32)
+  tensors = engine.to_torch(hunyuan_video_vae.RULES, params)
+  torch.save({'state_dict': {name: torch.tensor(array) for name, array in tensors.items()}},
+             tmp_path / 'pytorch_model.pt')
+  (tmp_path / 'config.json').write_text(json.dumps(
+      hunyuan_video_vae.RELEASED.write_config(dataclasses.asdict(module.config))))
+  found, held = load_pretrained(str(tmp_path))
+  assert found == module and open_external(str(tmp_path)).family is hunyuan_video_vae.RELEASED
+  for path, leaf in trees.flatten(params).items():
+    np.testing.assert_array_equal(trees.flatten(held)[path], leaf, err_msg=path)
 
 
 def test_a_pytorch_file_in_a_bucket(tmp_path):
