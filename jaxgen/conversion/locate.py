@@ -8,13 +8,15 @@ from jaxgen.core.errors import user_error
 
 _HUB = re.compile(r'(?P<repo>[\w.-]+/[\w.-]+)(/(?P<place>[\w./-]+))?(@(?P<revision>[\w./-]+))?')
 _WEIGHTS = ('.safetensors', '.pt', '.pth')
+# TensorFlow, which etils prefers where it is installed, no longer knows S3, and never knew the hub.
+_ADVICE = {'s3': 'pip install s3fs, set EPATH_USE_TF=0', 'hf': 'set EPATH_USE_TF=0'}
 
 
 def locate(path: str) -> str:
   """A local or bucket path that holds the model.
 
   Args:
-    path: of a folder or file, local or ``gs://``, ``s3://``; or ``owner/name``,
+    path: of a folder or file, local or ``gs://``, ``s3://``, ``hf://``; or ``owner/name``,
       ``owner/name/folder``, ``owner/name/file`` and ``owner/name@revision`` on the Hugging Face
       hub, which is downloaded into its cache first: see ``patterns``.
 
@@ -49,9 +51,7 @@ def _exists(path: str) -> bool:
     return epath.Path(path).exists()
   except Exception as error:  # each cloud has errors of its own, all of them the user's to mend
     text = ' '.join(str(error).split())[:160]
-    # TensorFlow, which etils prefers where it is installed, no longer knows S3.
-    advice = ('pip install s3fs, set EPATH_USE_TF=0' if path.startswith('s3://') else
-              'pip install gcsfs')
+    advice = _ADVICE.get(path.partition('://')[0], 'pip install gcsfs')
     raise user_error(path, None, f'could not be reached ({text}); {advice} and check your access'
                      ) from error
 

@@ -46,8 +46,8 @@ def load_pretrained(path: str, *, dtype: Any = None, mesh: Mesh | None = None
   how fast, and the most memory that the process has held.
 
   Args:
-    path: a folder, or a file of weights with config.json beside it; ``gs://``, ``s3://``;
-      ``owner/name[/folder][@revision]`` on the Hugging Face hub.
+    path: a folder, or a file of weights with config.json beside it; ``gs://``, ``s3://``,
+      ``hf://``; ``owner/name[/place][@revision]`` on the Hugging Face hub.
     dtype: of the parameters and the computation; that of the checkpoint unless given.
     mesh: where the parameters are spread by their logical axes; the default device unless given.
 

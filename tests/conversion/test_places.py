@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -35,14 +36,14 @@ SECTION = registry.section('wan_vae', block_channels=(4, 8), temporal=(True,), m
 class Bucket(MemoryFileSystem):
   """A bucket in memory, under the names of one in the cloud."""
 
-  protocol = ('s3', 'gs')
+  protocol = ('s3', 'gs', 'hf')
 
   @classmethod
   def _strip_protocol(cls, path):
-    return super()._strip_protocol(path.removeprefix('s3://').removeprefix('gs://'))
+    return super()._strip_protocol(re.sub('^(s3|gs|hf)://', '', path))
 
 
-for scheme in ('s3', 'gs', 'gcs'):
+for scheme in ('s3', 'gs', 'gcs', 'hf'):
   fsspec.register_implementation(scheme, Bucket, clobber=True)
 
 
@@ -63,7 +64,7 @@ def assert_loads(path, dtype=np.float32):
     np.testing.assert_array_equal(leaf, expected[name].astype(dtype), err_msg=name)
 
 
-@pytest.mark.parametrize('bucket', ['s3://models', 'gs://others'])
+@pytest.mark.parametrize('bucket', ['s3://models', 'gs://others', 'hf://owner/name'])
 def test_a_bucket(bucket):
   """Written there in one piece, read back without a copy on the disk."""
   module, params = model()
