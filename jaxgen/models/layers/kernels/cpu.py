@@ -30,7 +30,8 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility) ->
     return xla.forward(q, k, v, visibility)
   if len(q) > 1:
     return _row_by_row(forward, q, k, v, visibility)
-  out, log_total = _head_by_head(_head_forward, visibility, (k, v), q)
+  mask = _mask_of_row(visibility)
+  out, log_total = _head_by_head(_head_forward, _is_ordered(visibility, mask), mask, (k, v), q)
   return out, log_total[..., 0]
 
 
@@ -50,7 +51,10 @@ def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, o
     if visibility.q_segments is not None:
       visibility = visibility._replace(
           q_segments=jnp.pad(visibility.q_segments, ((0, 0), (0, ODD))))
-  by_q, by_k, by_v = _head_by_head(_head_backward, visibility, (k, v), *queries)
+  mask = _mask_of_row(visibility)
+  by_q, by_k, by_v = _head_by_head(  # turned once, as reading it by columns is slow
+      _head_backward, _is_ordered(visibility, mask), None if mask is None else mask.T, (k, v),
+      *queries)
   by_k, by_v = (xla.of_each_group(gradient, k.shape) for gradient in (by_k, by_v))
   return by_q[:, :, :length], by_k, by_v
 
@@ -71,14 +75,12 @@ def _row_by_row(function, *given):
   return jax.lax.map(one, given)
 
 
-def _head_by_head(head: Callable[..., Arrays], visibility: Visibility, kv: Arrays,
-                  *queries: jax.Array) -> Arrays:
-  """Runs ``head(ordered, mask[L, S] or None, k, v, *queries[0, n])`` for each head n of a row.
+def _head_by_head(head: Callable[..., Arrays], ordered: jax.Array | None, mask: jax.Array | None,
+                  kv: Arrays, *queries: jax.Array) -> Arrays:
+  """Runs ``head(ordered, mask, k, v, *queries[0, n])`` for each head n of a row.
 
   Its keys and values are those of its group, [S, H] of [1, K, S, H].
   """
-  mask = visibility.mask()
-  mask = None if mask is None else mask[0]
   heads = queries[0].shape[1]
   group = heads // kv[0].shape[1]
 
@@ -90,15 +92,22 @@ def _head_by_head(head: Callable[..., Arrays], visibility: Visibility, kv: Array
 
     return jax.lax.map(one, (jnp.arange(heads), *(x[0] for x in queries)))
 
-  if visibility.q_positions is None or mask.shape[0] != mask.shape[1]:
+  if ordered is None:
     results = all_heads(False)
   else:
-    results = jax.lax.cond(_is_ordered(mask), lambda: all_heads(True), lambda: all_heads(False))
+    results = jax.lax.cond(ordered, lambda: all_heads(True), lambda: all_heads(False))
   return tuple(x[None] for x in results)
 
 
-def _is_ordered(mask):
-  """Whether no piece of queries sees a key of a later piece."""
+def _mask_of_row(visibility):
+  mask = visibility.mask()
+  return None if mask is None else mask[0]
+
+
+def _is_ordered(visibility, mask):
+  """Whether no piece of queries sees a key of a later piece; None where that cannot be."""
+  if visibility.q_positions is None or mask.shape[0] != mask.shape[1]:
+    return None
   length = mask.shape[0]
   later = jnp.ones((length, length), bool)
   for piece in _pieces(length, ORDERED_PIECES):
@@ -135,12 +144,12 @@ def _over_row(combine, x):
 
 
 def _head_backward(ordered, mask, k, v, q, log_total, along, gradient):
-  """One head: gradients by q, k and v, a piece of the keys after the other."""
+  """One head: gradients by q, k and v, a piece of the keys after the other; ``mask`` bool[S, L]."""
   by_q, by_k, by_v = jnp.zeros(q.shape, jnp.float32), [], []
   for piece in _pieces(len(k), ORDERED_PIECES if ordered else PIECES):
     seers = slice(piece.start if ordered else 0, len(q))
     grads = _piece_backward(
-        None if mask is None else mask[seers, piece], q[seers], k[piece], v[piece],
+        None if mask is None else mask[piece, seers], q[seers], k[piece], v[piece],
         log_total[seers], along[seers], gradient[seers])
     by_q = by_q.at[seers].add(grads[0])
     by_k.append(grads[1])
@@ -150,7 +159,7 @@ def _head_backward(ordered, mask, k, v, q, log_total, along, gradient):
 
 def _piece_backward(mask, q, k, v, log_total, along, gradient):
   """Keys stand in the rows of the weights, so that one product of five reads columns, not two."""
-  scores = xla.scores(None if mask is None else mask.T, k, q)
+  scores = xla.scores(mask, k, q)
   weights = jnp.exp(scores - log_total)
   by_scores = (weights * (xla.product(v, gradient.T) - along)).astype(q.dtype)
   by_k = xla.product(by_scores, q)
