@@ -103,8 +103,8 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
       state, cursors = checkpoints.restore(first, blueprint)
       frozen = checkpoints.restore_frozen(blueprint)
       loader.restore(cursors[low:high], first)
-      _say(f'{path.name}: resumes at step {first}{workdirs.changes(before, config, first)}'
-           f'{elastic.changes(elastic.last(path), topology, config.train.rows)}')
+      moved = elastic.changes(elastic.last(path), topology, config.train.rows)
+      _say(f'{path.name}: resumes at step {first}{moved}{workdirs.changes(before, config, first)}')
     else:
       loaded = load_groups(config, blueprint, read_external)
       state, frozen = init_state(config, system, blueprint, loaded)

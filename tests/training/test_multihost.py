@@ -81,7 +81,8 @@ def test_sigterm_to_one_saves_on_all_and_half_the_devices_go_on(launcher, config
   [code], [said] = finish([launcher.start(config, workdir, devices=4)])
   assert code == 0, said
   assert (f'run: resumes at step {step}; devices 8 -> 4, processes 2 -> 1, mesh.data 8 -> 4, '
-          'micro-batches 1 -> 2; a step still takes 8 rows') in said
+          'micro-batches 1 -> 2; a step still takes 8 rows; train.steps 100000 -> '
+          f'{step + 3}\n') in said
   ours = metrics_of(workdir, 'step', 'sample_ids')
   assert [line['step'] for line in ours] == list(range(1, config.train.steps + 1))
   assert [line['sample_ids'] for line in ours] == sample_hashes(
@@ -147,7 +148,8 @@ def test_four_processes_and_then_two_equal_one(launcher, straight, config, tmp_p
   config.train.steps = 14
   codes, errors = finish(launcher.start_all([config] * 2, tmp_path / 'run', devices=4))
   assert codes == [0] * 2, errors
-  assert 'run: resumes at step 10; processes 4 -> 2; a step still takes 8 rows' in errors[0]
+  assert ('run: resumes at step 10; processes 4 -> 2; a step still takes 8 rows; train.steps 10 -> '
+          '14\n') in errors[0]
   ours = metrics_of(tmp_path / 'run', 'sample_ids', 'loss')
   theirs = metrics_of(straight, 'sample_ids', 'loss')[:14]
   assert [line['sample_ids'] for line in ours] == [line['sample_ids'] for line in theirs]
