@@ -60,19 +60,19 @@ class Module:
   def walk(self, name: str, times: int = 1) -> Iterator[tuple[str, Instruction, int]]:
     """Every instruction that runs, as ``(computation, instruction, how often)``, from ``name``.
 
-    Bodies of loops count as often as they turn, all branches of a conditional once.
+    Bodies of loops count as often as they turn (once where that is not known), all branches of a
+    conditional once.
     """
     for instruction in self.computations[name].values():
       yield name, instruction, times
-      inner = times
-      called = instruction.called()
+      turns, called = 1, instruction.called()
       if instruction.opcode == 'while':
-        called, inner = (instruction.attribute('body'),), times * self.trips(name, instruction)
+        turns, called = self.trips(name, instruction) or 1, (instruction.attribute('body'),)
       for other in called:
-        yield from self.walk(other, inner)
+        yield from self.walk(other, times * turns)
 
-  def trips(self, computation: str, loop: Instruction) -> int:
-    """How often a loop turns; 1 where the program does not say.
+  def trips(self, computation: str, loop: Instruction) -> int | None:
+    """How often a loop turns; None where the program does not say.
 
     GPU and CPU programs carry the number, but for peeled loops that hold others. Those and the
     loops of TPUs compare a counter with a constant; the counter's start and stride are looked up,
@@ -84,11 +84,11 @@ class Module:
     condition = self.computations[loop.attribute('condition')]
     root, operands = self._operation(condition, _root(condition))
     if root.opcode != 'compare' or root.attribute('direction') != 'LT':
-      return 1
+      return None
     counter, limit = operands
     end = self._constant(condition, limit)
     if end is None or counter is None or counter.opcode != 'get-tuple-element':
-      return 1
+      return None
     index = int(counter.attribute('index'))
     start = self._start(computation, loop, index)
     return max(1, -(-(end - start) // self._stride(loop, index)))

@@ -1,6 +1,7 @@
 """Programs read back: loops, groups and bytes, from CPU, TPU and GPU."""
 
 import types
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,16 @@ def test_loops_without_a_count_turn_as_often_as_they_will(text, turns):
   module = hlo.Module(text)
   assert module.entry == 'main'
   assert module.trips('main', module.computations['main']['loop']) == turns
+
+
+def test_a_loop_of_unknown_length_around_collectives_is_told():
+  topology = parse('tpu:v5p:2x2x1*2')
+  with warnings.catch_warnings(action='error'):
+    collectives_of(TPU, chips(topology), topology)
+  endless = TPU.replace('direction=LT', 'direction=NE')
+  with pytest.warns(UserWarning, match='does not say how often it turns in loop'):
+    found = collectives_of(endless, chips(topology), topology)
+  assert {each.times for each in found} == {1}
 
 
 def test_bytes_on_ici_and_between_slices():
