@@ -118,11 +118,11 @@ class Module:
     if line.opcode != 'fusion':
       return line, [lines.get(name) for name in line.operands]
     inner = self.computations[line.called()[0]]
-    given = [lines.get(name) for name in line.operands]
-    operands = [inner.get(name) for name in _root(inner).operands]
-    return _root(inner), [given[int(operand.operands[0])]
-                          if operand is not None and operand.opcode == 'parameter' else operand
-                          for operand in operands]
+    root, given = _root(inner), [lines.get(name) for name in line.operands]
+    operands = [inner.get(name) for name in root.operands]
+    return root, [given[int(operand.operands[0])]
+                  if operand is not None and operand.opcode == 'parameter' else operand
+                  for operand in operands]
 
   def _constant(self, lines: dict[str, Instruction], line: Instruction | None) -> int | None:
     while line is not None and line.opcode in ('copy', 'bitcast', 'convert'):

@@ -84,8 +84,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
   system, objectives = make_system(config), make_objectives(config)
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
   blueprint = make_blueprint(config, system, needed_groups(objectives), mesh)
-  before = workdirs.last_config(workdir)
-  path = workdirs.claim(asked, workdir, hosts)
+  path, before = workdirs.claim(asked, workdir, hosts)
 
   with contextlib.ExitStack() as stack:
     programs = stack.enter_context(Programs())

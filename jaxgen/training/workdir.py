@@ -28,27 +28,26 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL_TEXTS = tuple(os.strerror(code) for code in FULL)  # storage libraries pass on the text only
 
 
-def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> epath.Path:
+def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> tuple[epath.Path, ConfigDict | None]:
   """Makes the folder of a run, or checks that it is this run's; writes ``config.json`` first.
+
+  Returns:
+    ``(the folder, the config that its run was last started with or None for a new one)``.
 
   Raises:
     UserError: the folder belongs to another config; names the first field that differs. Or some
       host did not come.
   """
-  path, before = epath.Path(workdir), last_config(workdir)
+  path = epath.Path(workdir)
+  file = path / 'config.json'
+  before = from_json(file.read_text()) if file.exists() else None
   if before:
     _check_same(config, before, workdir)
   if hosts.index == 0:
     path.mkdir(parents=True, exist_ok=True)
-    write_text(path / 'config.json', to_json(config))
+    write_text(file, to_json(config))
   hosts.barrier('workdir')
-  return path
-
-
-def last_config(workdir: str) -> ConfigDict | None:
-  """The config that the run of a folder was last started with; None for a new one."""
-  file = epath.Path(workdir) / 'config.json'
-  return from_json(file.read_text()) if file.exists() else None
+  return path, before
 
 
 def changes(before: ConfigDict | None, now: ConfigDict, step: int) -> str:
