@@ -17,10 +17,7 @@ from jaxgen.models.layers.kernels.contract import Kernel
 from jaxgen.models.layers.kernels.contract import Visibility
 
 CACHED_SCORES = 2**21  # scores, 8 MB
-ORDERED_PIECES = 8  # more leave out more, and take longer to compile
-PIECES = 4
-SAME_SETS = 256  # floats; columns of a matrix with rows of so many evict each other from a cache
-ODD = 16  # floats that put an end to it
+PIECES_OF_QUERIES, PIECES_OF_KEYS = 8, 4  # of causal attention; more leave out more
 LANES, FOLDS = 32, 32  # columns that are folded side by side, and how often at the most
 
 
@@ -42,21 +39,14 @@ def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, o
     return xla.backward(q, k, v, visibility, out, log_total, gradient)
   if len(q) > 1:
     return _row_by_row(backward, q, k, v, visibility, out, log_total, gradient)
-  length = q.shape[2]
   along = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1)
   queries = q, log_total, along, gradient.astype(q.dtype)
-  if visibility.q_positions is None and length % SAME_SETS == 0:
-    # Queries of zeros, which see nothing and change no sum.
-    queries = [jnp.pad(x, ((0, 0), (0, 0), (0, ODD), (0, 0))[:x.ndim]) for x in queries]
-    if visibility.q_segments is not None:
-      visibility = visibility._replace(
-          q_segments=jnp.pad(visibility.q_segments, ((0, 0), (0, ODD))))
   mask = _mask_of_row(visibility)
   by_q, by_k, by_v = _head_by_head(  # turned once, as reading it by columns is slow
       _head_backward, _is_ordered(visibility, mask), None if mask is None else mask.T, (k, v),
       *queries)
   by_k, by_v = (xla.of_each_group(gradient, k.shape) for gradient in (by_k, by_v))
-  return by_q[:, :, :length], by_k, by_v
+  return by_q, by_k, by_v
 
 
 KERNEL = Kernel(lambda q, k: True, forward, backward)
@@ -105,14 +95,10 @@ def _mask_of_row(visibility):
 
 
 def _is_ordered(visibility, mask):
-  """Whether no piece of queries sees a key of a later piece; None where that cannot be."""
+  """Whether no query sees a key after its own; None where that cannot be."""
   if visibility.q_positions is None or mask.shape[0] != mask.shape[1]:
     return None
-  length = mask.shape[0]
-  later = jnp.ones((length, length), bool)
-  for piece in _pieces(length, ORDERED_PIECES):
-    later = later.at[piece, :piece.stop].set(False)
-  return ~(mask & later).any()
+  return ~jnp.triu(mask, 1).any()
 
 
 def _pieces(length, count):
@@ -127,7 +113,7 @@ def _head_forward(ordered, mask, k, v, q):
   outs, log_totals = zip(*(
       xla.head_forward(
           mask[piece, :piece.stop], q[piece], k[:piece.stop], v[:piece.stop], _over_row)
-      for piece in _pieces(len(q), ORDERED_PIECES)))
+      for piece in _pieces(len(q), PIECES_OF_QUERIES)))
   return jnp.concatenate(outs), jnp.concatenate(log_totals)
 
 
@@ -144,24 +130,31 @@ def _over_row(combine, x):
 
 
 def _head_backward(ordered, mask, k, v, q, log_total, along, gradient):
-  """One head: gradients by q, k and v, a piece of the keys after the other; ``mask`` bool[S, L]."""
-  by_q, by_k, by_v = jnp.zeros(q.shape, jnp.float32), [], []
-  for piece in _pieces(len(k), ORDERED_PIECES if ordered else PIECES):
+  """One head: gradients by q, k and v; ``mask`` bool[S, L].
+
+  No product reads the weights by columns, which is slow: keys stand in their rows, and the
+  gradient by q comes out turned, f32[H, L].
+  """
+  by_q, by_k, by_v = jnp.zeros(q.shape[::-1], jnp.float32), [], []
+  for piece in _pieces(len(k), PIECES_OF_KEYS if ordered else 1):
     seers = slice(piece.start if ordered else 0, len(q))
     grads = _piece_backward(
         None if mask is None else mask[piece, seers], q[seers], k[piece], v[piece],
         log_total[seers], along[seers], gradient[seers])
-    by_q = by_q.at[seers].add(grads[0])
+    by_q = by_q.at[:, seers].add(grads[0])
     by_k.append(grads[1])
     by_v.append(grads[2])
-  return by_q.astype(q.dtype), jnp.concatenate(by_k), jnp.concatenate(by_v)
+  return _kept(by_q).T.astype(q.dtype), jnp.concatenate(by_k), jnp.concatenate(by_v)
 
 
 def _piece_backward(mask, q, k, v, log_total, along, gradient):
-  """Keys stand in the rows of the weights, so that one product of five reads columns, not two."""
-  scores = xla.scores(mask, k, q)
-  weights = jnp.exp(scores - log_total)
+  weights = jnp.exp(xla.scores(mask, k, q) - log_total)
   by_scores = (weights * (xla.product(v, gradient.T) - along)).astype(q.dtype)
   by_k = xla.product(by_scores, q)
   by_v = xla.product(weights.astype(q.dtype), gradient)
-  return xla.product(by_scores.T, k), by_k.astype(k.dtype), by_v.astype(v.dtype)
+  return xla.product(_kept(k.T), by_scores), by_k.astype(k.dtype), by_v.astype(v.dtype)
+
+
+def _kept(x):
+  """Keeps XLA from moving a transpose from ``x``, a small factor or product, to the weights."""
+  return jax.lax.optimization_barrier(x)
