@@ -75,13 +75,14 @@ def test_splash_equals_plain_products_forwards_and_backwards(segments, causal, k
 
 @pytest.mark.parametrize('rows, length, keys, order', [
     (1, 1000, 1000, 'as they stand'), (1, 1024, 1024, 'shuffled'), (1, 1024, 1024, 'none'),
-    (2, 700, 1100, 'shuffled'), (5, 400, 400, 'as they stand')])
+    (1, 500, 500, 'as they stand'), (2, 700, 1100, 'shuffled'), (5, 400, 400, 'as they stand')])
 def test_long_rows_on_cpus_equal_plain_products_forwards_and_backwards(rows, length, keys, order):
   """Heads in turn and in pieces; two prompts and some padding in each row."""
   rng = np.random.default_rng(0)
   q, gradient = rng.normal(size=(2, rows, HEADS, length, 8)).astype(np.float32)
   k, v = rng.normal(size=(2, rows, 2, keys, 8)).astype(np.float32)
-  assert rows * HEADS * length * keys > cpu.CACHED_SCORES
+  assert (length * keys > cpu.CACHED_SCORES_OF_HEAD
+          or rows * HEADS * length * keys > cpu.CACHED_SCORES)
 
   def tokens(count):
     segments = np.repeat([1, 2, 0], [count // 2, count // 2 - 20, count - count // 2 * 2 + 20])

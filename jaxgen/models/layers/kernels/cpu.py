@@ -16,8 +16,9 @@ from jaxgen.models.layers.kernels.contract import Arrays
 from jaxgen.models.layers.kernels.contract import Kernel
 from jaxgen.models.layers.kernels.contract import Visibility
 
-CACHED_SCORES = 2**21  # scores, 8 MB
-PIECES_OF_QUERIES, PIECES_OF_KEYS = 8, 4  # of causal attention; more leave out more
+CACHED_SCORES, CACHED_SCORES_OF_HEAD = 2**21, 400**2  # 8 MB, and less than 1 MB
+# Of causal attention: most pieces, and least tokens of one. More pieces leave out more.
+QUERIES_APART, KEYS_APART = (8, 128), (4, 256)
 LANES, FOLDS = 32, 32  # columns that are folded side by side, and how often at the most
 
 
@@ -54,7 +55,8 @@ KERNEL = Kernel(lambda q, k: True, forward, backward)
 
 def _is_cached(q, k):
   rows, heads, length, _ = q.shape
-  return rows * heads * length * k.shape[2] <= CACHED_SCORES
+  of_head = length * k.shape[2]
+  return of_head <= CACHED_SCORES_OF_HEAD and rows * heads * of_head <= CACHED_SCORES
 
 
 def _row_by_row(function, *given):
@@ -101,8 +103,8 @@ def _is_ordered(visibility, mask):
   return ~jnp.triu(mask, 1).any()
 
 
-def _pieces(length, count):
-  size = -(-length // count)
+def _pieces(length, most, least):
+  size = max(-(-length // most), least)
   return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
@@ -113,7 +115,7 @@ def _head_forward(ordered, mask, k, v, q):
   outs, log_totals = zip(*(
       xla.head_forward(
           mask[piece, :piece.stop], q[piece], k[:piece.stop], v[:piece.stop], _over_row)
-      for piece in _pieces(len(q), PIECES_OF_QUERIES)))
+      for piece in _pieces(len(q), *QUERIES_APART)))
   return jnp.concatenate(outs), jnp.concatenate(log_totals)
 
 
@@ -136,7 +138,7 @@ def _head_backward(ordered, mask, k, v, q, log_total, along, gradient):
   gradient by q comes out turned, f32[H, L].
   """
   by_q, by_k, by_v = jnp.zeros(q.shape[::-1], jnp.float32), [], []
-  for piece in _pieces(len(k), PIECES_OF_KEYS if ordered else 1):
+  for piece in _pieces(len(k), *(KEYS_APART if ordered else (1, 1))):
     seers = slice(piece.start if ordered else 0, len(q))
     grads = _piece_backward(
         None if mask is None else mask[piece, seers], q[seers], k[piece], v[piece],
