@@ -25,7 +25,7 @@ LANES, FOLDS = 32, 32  # columns that are folded side by side, and how often at 
 def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility) -> Arrays:
   """``Kernel.forward``."""
   if _is_cached(q, k):
-    return xla.forward(q, k, v, visibility)
+    return xla.forward(q, k, v, visibility, _over_row)
   if len(q) > 1:
     return _row_by_row(forward, q, k, v, visibility)
   mask = _mask_of_row(visibility)

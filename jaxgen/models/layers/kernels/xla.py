@@ -1,5 +1,6 @@
 """Attention as plain products, for every platform, shape and dtype."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,10 +13,17 @@ from jaxgen.models.layers.kernels.contract import Visibility
 NEGATIVE = -1e30  # finite, so that a fully masked row stays free of NaN
 
 
-def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility) -> Arrays:
-  """``Kernel.forward``."""
+def over_row(combine: jnp.ufunc, x: jax.Array) -> jax.Array:
+  """The maximum or the sum of each row, f32[L, S] -> f32[L, 1]."""
+  return combine.reduce(x, axis=-1, keepdims=True)
+
+
+def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility,
+            over_row: Callable[..., jax.Array] = over_row) -> Arrays:
+  """``Kernel.forward``; ``over_row`` takes maxima and sums."""
   k, v = (for_each_query_head(x, q.shape[1]) for x in (k, v))
-  out, log_total = _each_head(head_forward, visibility.mask(), q, k, v)
+  head = functools.partial(head_forward, over_row=over_row)
+  out, log_total = _each_head(head, visibility.mask(), q, k, v)
   return out, log_total[..., 0]
 
 
@@ -51,11 +59,6 @@ def of_each_group(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return gradient
   groups = gradient.reshape(*shape[:2], -1, *shape[2:])
   return groups.astype(jnp.float32).sum(axis=2).astype(gradient.dtype)
-
-
-def over_row(combine: jnp.ufunc, x: jax.Array) -> jax.Array:
-  """The maximum or the sum of each row, f32[L, S] -> f32[L, 1]."""
-  return combine.reduce(x, axis=-1, keepdims=True)
 
 
 def head_forward(mask: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array,
