@@ -37,6 +37,7 @@ MALLOC = {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:'
 PEAKS = {'H100': 989e12, 'H200': 989e12, 'H800': 989e12}  # dense bf16 FLOP/s
 ADAMW = dict(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0)
 RATE = 1e-4
+REST = 0.03  # seconds before each step
 
 
 def main():
@@ -179,11 +180,16 @@ def torch_step(config, params, batch, platform):
 
 
 def alternate(sides, steps):
-  """Losses and seconds of every side; the first step compiles and is not timed."""
+  """Losses and seconds of every side; the first step compiles and is not timed.
+
+  Before each step the threads of the other side come to rest: PyTorch's spin for 9 ms after their
+  last work, on a core that the next step needs.
+  """
   losses = {name: [step()] for name, step in sides.items()}
   times = {name: [] for name in sides}
   for _ in range(steps):
     for name, step in sides.items():
+      time.sleep(REST)
       start = time.perf_counter()
       losses[name].append(step())
       times[name].append(time.perf_counter() - start)
