@@ -17,8 +17,9 @@ from jaxgen.models.layers.kernels.contract import Kernel
 from jaxgen.models.layers.kernels.contract import Visibility
 
 CACHED_SCORES, CACHED_SCORES_OF_HEAD = 2**21, 400**2  # 8 MB, and less than 1 MB
-# Of causal attention: most pieces, and least tokens of one. More pieces leave out more.
-QUERIES_APART, KEYS_APART = (8, 128), (4, 256)
+# Most pieces, and least tokens of one: of causal attention, where more of them leave out more, and
+# of other gradients, which hold the weights of a piece at a time.
+QUERIES_APART, KEYS_APART, LONG_KEYS_APART = (8, 128), (4, 256), (4, 2048)
 LANES, FOLDS = 32, 32  # columns that are folded side by side, and how often at the most
 
 
@@ -138,7 +139,7 @@ def _head_backward(ordered, mask, k, v, q, log_total, along, gradient):
   gradient by q comes out turned, f32[H, L].
   """
   by_q, by_k, by_v = jnp.zeros(q.shape[::-1], jnp.float32), [], []
-  for piece in _pieces(len(k), *(KEYS_APART if ordered else (1, 1))):
+  for piece in _pieces(len(k), *(KEYS_APART if ordered else LONG_KEYS_APART)):
     seers = slice(piece.start if ordered else 0, len(q))
     grads = _piece_backward(
         None if mask is None else mask[piece, seers], q[seers], k[piece], v[piece],
