@@ -75,7 +75,8 @@ def test_splash_equals_plain_products_forwards_and_backwards(segments, causal, k
 
 @pytest.mark.parametrize('rows, length, keys, order', [
     (1, 1000, 1000, 'as they stand'), (1, 1024, 1024, 'shuffled'), (1, 1024, 1024, 'none'),
-    (1, 500, 500, 'as they stand'), (1, 300, 2100, 'none'), (2, 700, 1100, 'shuffled'), (5, 400, 400, 'as they stand')])
+    (1, 500, 500, 'as they stand'), (1, 300, 2100, 'none'), (2, 700, 1100, 'shuffled'),
+    (5, 400, 400, 'as they stand')])
 def test_long_rows_on_cpus_equal_plain_products_forwards_and_backwards(rows, length, keys, order):
   """Heads in turn and in pieces; two prompts and some padding in each row."""
   rng = np.random.default_rng(0)

@@ -42,11 +42,11 @@ def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, o
   if len(q) > 1:
     return _row_by_row(backward, q, k, v, visibility, out, log_total, gradient)
   along = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1)
-  queries = q, log_total, along, gradient.astype(q.dtype)
   mask = _mask_of_row(visibility)
-  by_q, by_k, by_v = _head_by_head(  # turned once, as reading it by columns is slow
-      _head_backward, _is_ordered(visibility, mask), None if mask is None else mask.T, (k, v),
-      *queries)
+  turned = None if mask is None else mask.T  # once, as reading it by columns is slow
+  by_q, by_k, by_v = _head_by_head(
+      _head_backward, _is_ordered(visibility, mask), turned, (k, v),
+      q, log_total, along, gradient.astype(q.dtype))
   by_k, by_v = (xla.of_each_group(gradient, k.shape) for gradient in (by_k, by_v))
   return by_q, by_k, by_v
 

@@ -62,7 +62,7 @@ def of_each_group(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def head_forward(mask: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array,
-                 over_row: Callable[..., jax.Array] = over_row) -> Arrays:
+                 over_row: Callable[..., jax.Array]) -> Arrays:
   """One head: (out f[L, H], logarithm of the softmax sum f32[L, 1])."""
   weights = scores(mask, q, k)
   largest = over_row(jnp.maximum, weights)
