@@ -25,7 +25,7 @@ from jaxgen.conversion.lora import from_theirs
 from jaxgen.conversion.lora_files import COMFYUI
 from jaxgen.conversion.lora_files import load_file
 from jaxgen.core import trees
-from jaxgen.core.weights import read_config
+from jaxgen.checkpoints.weights import read_config
 from jaxgen.data.loader import make_loader
 from jaxgen.models import registry
 from jaxgen.models.layers import lora as low_rank

@@ -14,6 +14,7 @@ FLOORS = [
     {'core'},
     {'config'},
     {'sharding'},
+    {'checkpoints', 'operations'},
     {'data', 'models'},
     {'objectives'},
     {'systems'},

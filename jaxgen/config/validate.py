@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxgen.core.adopt import WAYS
+from jaxgen.checkpoints.adopt import WAYS
 from jaxgen.core.errors import user_error
 
 SOURCE_KINDS = ('shapes', 'folder', 'jsonl', 'arrayrecord', 'tfds')

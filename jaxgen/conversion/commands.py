@@ -23,7 +23,7 @@ from jaxgen.conversion.lora import linear_modules
 from jaxgen.conversion.lora import to_theirs
 from jaxgen.conversion.pretrained import read_params
 from jaxgen.core import trees
-from jaxgen.core import weights as weights_on_disk
+from jaxgen.checkpoints import weights as weights_on_disk
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.models import registry

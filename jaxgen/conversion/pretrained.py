@@ -32,7 +32,7 @@ from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import mismatch
 from jaxgen.core.types import Params
-from jaxgen.core.weights import Stored
+from jaxgen.checkpoints.weights import Stored
 from jaxgen.models import registry
 from jaxgen.sharding.partition import parameter_shardings
 

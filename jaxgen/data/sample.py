@@ -33,14 +33,32 @@ class Part:
   Attributes:
     role: one of ``TEXT_ROLES`` for a text, of ``IMAGE_ROLES`` for an image.
     text: the text, None for an image.
-    image: encoded bytes, uint8[H, W, 3] or a file; None for a text.
+    image: encoded bytes, uint8[H, W, 3] or a file; None for a text and for an image that is only
+      asked for.
     loss: True where the part is to be predicted.
+    size: (height, width) in pixels that a target must have; None = its bucket.
+    seen: the language model sees the image. Of targets it sees those before the last one only.
+    clean: the denoiser gets the image as clean latents, where it takes such.
+    maskable: masked image modelling may hide what the language model sees.
   """
 
   role: str
   text: str | None = None
   image: bytes | np.ndarray | FileImage | None = None
   loss: bool = False
+  size: tuple[int, int] | None = None
+  seen: bool = True
+  clean: bool = True
+  maskable: bool = False
+
+  @property
+  def is_image(self) -> bool:
+    return self.text is None
+
+  @property
+  def is_target(self) -> bool:
+    """True for an image to be generated; images generated before it have no loss."""
+    return self.role == 'target' and self.loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +79,15 @@ class Sample:
 
   @property
   def texts(self) -> list[Part]:
-    return [part for part in self.parts if part.text is not None]
+    return [part for part in self.parts if not part.is_image]
 
   @property
   def images(self) -> list[Part]:
-    return [part for part in self.parts if part.image is not None]
+    return [part for part in self.parts if part.is_image]
+
+  @property
+  def targets(self) -> list[Part]:
+    return [part for part in self.parts if part.is_target]
 
 
 def pair(sample_id: str, image: bytes | np.ndarray | FileImage, caption: str | None,

@@ -10,7 +10,7 @@ from typing import Any
 from jax.experimental import topologies
 
 from jaxgen.core.errors import user_error
-from jaxgen.training.metrics import PEAKS
+from jaxgen.core.hardware import PEAKS
 
 GIB = 2**30
 FORMS = ('tpu:v5p:4x4x8 (chips along the torus), tpu:v5p:4x4x8*2 (slices) or gpu:h100:8x8 '

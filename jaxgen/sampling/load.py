@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from jaxgen.config import from_json
 from jaxgen.core.types import Params
-from jaxgen.core.weights import load_weights
-from jaxgen.core.weights import read_config
+from jaxgen.checkpoints.weights import load_weights
+from jaxgen.checkpoints.weights import read_config
 from jaxgen.data.tokenizer import Tokenizer
 from jaxgen.data.tokenizer import load_tokenizer
 from jaxgen.sampling.generate import generate

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxgen.core import adopt
+from jaxgen.checkpoints import adopt
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
-from jaxgen.core.weights import is_weights
-from jaxgen.core.weights import open_weights
+from jaxgen.checkpoints.weights import is_weights
+from jaxgen.checkpoints.weights import open_weights
 from jaxgen.training.state import Blueprint
 
 

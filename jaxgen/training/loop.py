@@ -21,24 +21,25 @@ from jaxgen.sharding.mesh import make_mesh
 from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.sharding.processes import start_processes
 from jaxgen.systems.registry import make_system
-from jaxgen.training import elastic
-from jaxgen.training import fingerprint
+from jaxgen.operations import elastic
+from jaxgen.operations import fingerprint
 from jaxgen.training import workdir as workdirs
-from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.checkpoint import gather_cursors
+from jaxgen.checkpoints.checkpoint import Checkpoints
+from jaxgen.checkpoints.checkpoint import gather_cursors
 from jaxgen.training.flops import step_flops
 from jaxgen.training.init_from import load_groups
 from jaxgen.training.latents import Encoder
 from jaxgen.training.latents import Feed
 from jaxgen.training.metrics import Journal
-from jaxgen.training.programs import Programs
+from jaxgen.operations.programs import Programs
+from jaxgen.training.state import TrainState
 from jaxgen.training.state import init_state
 from jaxgen.training.state import make_blueprint
 from jaxgen.training.step import compile_step
 from jaxgen.training.step import make_train_step
-from jaxgen.training.stop import StopRequest
-from jaxgen.training.trace import Trace
-from jaxgen.training.watch import Watch
+from jaxgen.operations.stop import StopRequest
+from jaxgen.operations.trace import Trace
+from jaxgen.operations.watch import Watch
 
 
 def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = None,
@@ -99,8 +100,9 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
     low, high = partition.process_rows(mesh, config.train.rows)
     loader = make_loader(config, system.layout, rows=(low, high), start_step=first)
     if first:
-      state, cursors = checkpoints.restore(first, blueprint)
-      frozen = checkpoints.restore_frozen(blueprint)
+      items, cursors = checkpoints.restore(first, blueprint.state.items)
+      state = TrainState.of_items(items)
+      frozen = checkpoints.restore_frozen(blueprint.stored)
       loader.restore(cursors[low:high], first)
       moved = elastic.changes(elastic.last(path), topology, config.train.rows)
       _say(f'{path.name}: resumes at step {first}{moved}{workdirs.changes(before, config, first)}')
@@ -143,7 +145,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
       if last or step % config.train.checkpoint_every == 0:
         watch.at(f'the save of step {step}')
         journal.flush()
-        checkpoints.save(step, state, gather_cursors(fed.cursors, low, config.train.rows))
+        checkpoints.save(step, state.items, gather_cursors(fed.cursors, low, config.train.rows))
       if last:
         break
     watch.at('the end')

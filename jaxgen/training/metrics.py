@@ -15,18 +15,16 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from jaxgen.checkpoints.disk import disk_errors
 from jaxgen.core.errors import user_error
-from jaxgen.training import workdir as workdirs
-from jaxgen.training.goodput import Goodput
+from jaxgen.core.files import read_lines
+from jaxgen.core.files import write_text
+from jaxgen.core.hardware import peak_of
+from jaxgen.operations.goodput import Goodput
+from jaxgen.operations.programs import Programs
 from jaxgen.training.latents import Fed
-from jaxgen.training.programs import Programs
 
 Ids = tuple[tuple[str, ...], ...]
-
-# Dense bf16 FLOP/s of one device by a part of its name (Google's and NVIDIA's data sheets). A v5p
-# calls itself TPU v5, a v5e TPU v5 lite.
-PEAKS = {'v5p': 459e12, 'v6e': 918e12, 'v6 lite': 918e12, 'H100': 989e12, 'H800': 989e12,
-         'H200': 989e12}
 
 
 class Journal:
@@ -83,7 +81,7 @@ class Journal:
     if self._leads:
       self._goodput.add(record)
       record['goodput'] = self._goodput.share(time.time())
-      with workdirs.disk_errors(self._workdir):
+      with disk_errors(self._workdir):
         self._file.write(json.dumps(record) + '\n')
         self._file.flush()
         self._show(step, record)
@@ -159,9 +157,9 @@ def cut_lines(file: epath.Path, last: int) -> list[dict[str, Any]]:
   Returns:
     What is left.
   """
-  kept = [line for line in workdirs.read_lines(file) if line['step'] <= last]
+  kept = [line for line in read_lines(file) if line['step'] <= last]
   if file.exists():
-    workdirs.write_text(file, ''.join(json.dumps(line) + '\n' for line in kept))
+    write_text(file, ''.join(json.dumps(line) + '\n' for line in kept))
   return kept
 
 
@@ -193,12 +191,6 @@ def device_peak() -> float:
   return peak_of(jax.devices()[0].device_kind)
 
 
-def peak_of(kind: str) -> float:
-  """Dense bf16 FLOP/s of a device by the name that jax gives it; 0 where it is not known."""
-  kind = 'TPU v5p' if kind == 'TPU v5' else kind
-  return next((peak for name, peak in PEAKS.items() if name in kind), 0.0)
-
-
 def memory_peak(stats: Sequence[Mapping[str, int] | None]) -> int | None:
   """Bytes that the fullest device has ever used; None where the platform does not say, as a CPU.
 
@@ -221,7 +213,7 @@ def _write_bad_batch(workdir: epath.Path, record: dict[str, Any], ids: Ids) -> N
   """Names the samples of a skipped step; each process those that it fed."""
   folder = workdir / 'bad_batches'
   part = '' if jax.process_count() == 1 else f'_process_{jax.process_index()}'
-  with workdirs.disk_errors(workdir):
+  with disk_errors(workdir):
     folder.mkdir(parents=True, exist_ok=True)
-    workdirs.write_text(folder / f'step_{record["step"]}{part}.json', json.dumps(
+    write_text(folder / f'step_{record["step"]}{part}.json', json.dumps(
         {'step': record['step'], 'hash': record['sample_ids'], 'sample_ids': ids}, indent=2))

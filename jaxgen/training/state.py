@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
-from jaxgen.core.weights import Stored
+from jaxgen.checkpoints.weights import Stored
 from jaxgen.models.layers import lora
 from jaxgen.models.layers import quantized
 from jaxgen.sharding import memory
@@ -49,6 +49,21 @@ class TrainState:
   rng: jax.Array
   skipped: jax.Array
   skipped_in_a_row: jax.Array
+
+  @property
+  def items(self) -> dict[str, Any]:
+    """The state as the named items of a checkpoint, arrays or their abstract targets."""
+    items = {'params': self.params}
+    if self.ema:
+      items['ema'] = self.ema
+    items['train'] = {name: getattr(self, name) for name in (
+        'opt_state', 'step', 'rng', 'skipped', 'skipped_in_a_row')}
+    return items
+
+  @classmethod
+  def of_items(cls, items: Mapping[str, Any]) -> 'TrainState':
+    """The state whose ``items`` these are."""
+    return cls(params=items['params'], ema=items.get('ema', {}), **items['train'])
 
 
 @dataclasses.dataclass(frozen=True)

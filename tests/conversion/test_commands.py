@@ -18,7 +18,7 @@ from jaxgen.conversion.commands import import_
 from jaxgen.conversion.folders import load_folder
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
-from jaxgen.core.weights import load_weights
+from jaxgen.checkpoints.weights import load_weights
 from jaxgen.models import registry
 
 SECTIONS = {

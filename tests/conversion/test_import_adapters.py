@@ -11,8 +11,8 @@ import pytest
 from jaxgen import cli
 from jaxgen.conversion import save_pretrained
 from jaxgen.core import trees
-from jaxgen.core.weights import load_weights
-from jaxgen.core.weights import save_weights
+from jaxgen.checkpoints.weights import load_weights
+from jaxgen.checkpoints.weights import save_weights
 from jaxgen.models import registry
 from jaxgen.models.layers import lora
 

@@ -14,7 +14,7 @@ import pytest
 from jaxgen.config import to_json
 from jaxgen.conversion import save_pretrained
 from jaxgen.core import trees
-from jaxgen.core.weights import save_weights
+from jaxgen.checkpoints.weights import save_weights
 from jaxgen.models import registry
 from tests.training.launched import free_port
 

@@ -9,7 +9,7 @@ from PIL import Image
 from jaxgen.config import to_json
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
-from jaxgen.core.weights import save_weights
+from jaxgen.checkpoints.weights import save_weights
 from jaxgen.data import shapes
 from jaxgen.evaluation import evaluate as evaluation
 from jaxgen.evaluation import shapes_scorer

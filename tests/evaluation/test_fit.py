@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxgen.config import to_json
 from jaxgen.core.errors import UserError
-from jaxgen.core.weights import save_weights
+from jaxgen.checkpoints.weights import save_weights
 from jaxgen.data.shapes import ShapesSource
 from jaxgen.evaluation.fit import evaluate_fit
 from jaxgen.evaluation.fit import psnr

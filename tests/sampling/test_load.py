@@ -12,7 +12,7 @@ from jaxgen import cli
 from jaxgen.config import to_json
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
-from jaxgen.core.weights import save_weights
+from jaxgen.checkpoints.weights import save_weights
 from jaxgen.sampling.load import load_run
 
 

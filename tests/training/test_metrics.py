@@ -15,13 +15,13 @@ from jaxgen.models.layers.attention import attend
 from jaxgen.sharding.hosts import Hosts
 from jaxgen.training.flops import count_flops
 from jaxgen.training.loop import train
+from jaxgen.core.hardware import peak_of
 from jaxgen.training.metrics import clock
 from jaxgen.training.metrics import cut_lines
 from jaxgen.training.metrics import flops_rates
 from jaxgen.training.metrics import ids_hash
 from jaxgen.training.metrics import memory_peak
-from jaxgen.training.metrics import peak_of
-from jaxgen.training.trace import Trace
+from jaxgen.operations.trace import Trace
 
 
 def lines_of(workdir):

@@ -15,7 +15,7 @@ from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
-from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.checkpoints.checkpoint import Checkpoints
 from jaxgen.training.loop import train
 from jaxgen.training.state import make_blueprint
 from tests.training.launched import finish

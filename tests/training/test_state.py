@@ -9,7 +9,7 @@ import pytest
 
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
-from jaxgen.core.weights import load_weights
+from jaxgen.checkpoints.weights import load_weights
 from jaxgen.models.registry import section
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups

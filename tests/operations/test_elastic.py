@@ -6,7 +6,7 @@ from etils import epath
 
 from jaxgen.sharding.hosts import Hosts
 from jaxgen.sharding.mesh import make_mesh
-from jaxgen.training import elastic
+from jaxgen.operations import elastic
 
 ALONE = Hosts(None, 0, 1)
 

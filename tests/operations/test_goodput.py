@@ -5,8 +5,8 @@ import json
 import pytest
 from etils import epath
 
-from jaxgen.training.goodput import Goodput
-from jaxgen.training.goodput import wall_time
+from jaxgen.operations.goodput import Goodput
+from jaxgen.operations.goodput import wall_time
 
 
 def line(step, seconds=1.0, loss=0.5):

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.sharding import rules
 from jaxgen.sharding.hosts import Hosts
-from jaxgen.training.workdir import write_text
+from jaxgen.core.files import write_text
 
 FILE = 'topology.json'
 

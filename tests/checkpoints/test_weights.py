@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.weights import load_weights
-from jaxgen.core.weights import open_weights
-from jaxgen.core.weights import save_weights
+from jaxgen.checkpoints.weights import load_weights
+from jaxgen.checkpoints.weights import open_weights
+from jaxgen.checkpoints.weights import save_weights
 
 PARAMS = {
     'mllm': {'a': {'kernel': np.arange(6, dtype=np.float32).reshape(2, 3)}},

@@ -10,8 +10,8 @@ from typing import Any
 
 from etils import epath
 
-from jaxgen.training.workdir import read_lines
-from jaxgen.training.workdir import write_text
+from jaxgen.core.files import read_lines
+from jaxgen.core.files import write_text
 
 FILE = 'starts.jsonl'
 

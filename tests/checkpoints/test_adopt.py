@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxgen.core.adopt import adopt
-from jaxgen.core.adopt import check_used
-from jaxgen.core.adopt import describe
+from jaxgen.checkpoints.adopt import adopt
+from jaxgen.checkpoints.adopt import check_used
+from jaxgen.checkpoints.adopt import describe
 from jaxgen.core.errors import UserError
 
 FOUND = {'g': {'same': np.ones((2, 3)), 'rows': np.ones((4, 3)), 'other': np.ones((2, 5)),

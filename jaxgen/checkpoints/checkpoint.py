@@ -7,7 +7,7 @@ only when it is complete, so a run that dies while saving finds the step before.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,12 +16,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from jaxgen.checkpoints.disk import disk_errors
+from jaxgen.checkpoints.disk import reserve
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
-from jaxgen.training.state import Blueprint
-from jaxgen.training.state import TrainState
-from jaxgen.training.workdir import disk_errors
-from jaxgen.training.workdir import reserve
 
 
 class Checkpoints:
@@ -43,37 +41,40 @@ class Checkpoints:
     """The newest complete step, None before the first."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: TrainState, cursors: np.ndarray) -> None:
+  def save(self, step: int, items: Mapping[str, Any], cursors: np.ndarray) -> None:
     """Starts to save a step; returns once the arrays are copied, waits for the save before.
 
     Args:
       step: optimizer steps done.
-      state: may be donated to the next step as soon as this returns.
+      items: name -> tree of arrays; may be donated to the next step as soon as this returns.
       cursors: int64[R, K] of all global rows.
 
     Raises:
       UserError: the disk is full, now or during the save before.
     """
-    items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-    items['data'] = ocp.args.JsonSave({'cursors': cursors.tolist()})
+    saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+    saved['data'] = ocp.args.JsonSave({'cursors': cursors.tolist()})
     with disk_errors(self._workdir):
       self._manager.wait_until_finished()
-      reserve(self._workdir / 'checkpoints', _bytes_here(state))
-      self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+      reserve(self._workdir / 'checkpoints', _bytes_here(items))
+      self._manager.save(step, args=ocp.args.Composite(**saved), force=True)
 
-  def restore(self, step: int, blueprint: Blueprint) -> tuple[TrainState, np.ndarray]:
-    """The state of a step on the devices of the present run, and its cursors int64[R, K].
+  def restore(self, step: int, items: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    """The items of a step on the devices of the present run, and its cursors int64[R, K].
+
+    Args:
+      step: a complete one.
+      items: name -> tree of ``ShapeDtypeStruct`` with shardings.
 
     Raises:
-      UserError: a checkpoint that does not fit the blueprint.
+      UserError: a checkpoint of other shapes, or a damaged one.
     """
-    items = {name: ocp.args.StandardRestore(tree)
-             for name, tree in _items(blueprint.state).items()}
-    items['data'] = ocp.args.JsonRestore()
+    wanted = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
+    wanted['data'] = ocp.args.JsonRestore()
     with _restoring(self._workdir / 'checkpoints' / str(step), 'resume from the one before'):
-      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    state = TrainState(params=restored.params, ema=restored.get('ema', {}), **restored.train)
-    return state, np.asarray(restored.data['cursors'], np.int64)
+      restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+    return ({name: restored[name] for name in items},
+            np.asarray(restored.data['cursors'], np.int64))
 
   def save_frozen(self, frozen: Params) -> None:
     """Writes the frozen parameters; once per run, before the first checkpoint."""
@@ -82,17 +83,20 @@ class Checkpoints:
         reserve(self._workdir, _bytes_here(frozen))
         checkpointer.save(self._workdir / 'frozen', frozen, force=True)
 
-  def restore_frozen(self, blueprint: Blueprint) -> Params:
+  def restore_frozen(self, stored: Params) -> Params:
     """The frozen parameters on the devices of the present run.
+
+    Args:
+      stored: tree of ``ShapeDtypeStruct`` with shardings.
 
     Raises:
       UserError: they are damaged.
     """
-    if not blueprint.stored:
+    if not stored:
       return {}
     folder = self._workdir / 'frozen'
     with _restoring(folder, 'start anew'), ocp.StandardCheckpointer() as checkpointer:
-      return checkpointer.restore(folder, blueprint.stored)
+      return checkpointer.restore(folder, stored)
 
   def close(self) -> None:
     """Waits until the last save is complete.
@@ -132,13 +136,3 @@ def _bytes_here(tree: Any) -> int:
   """What this process writes of a tree: the first replica of each shard that it holds."""
   return sum(shard.data.nbytes for leaf in jax.tree.leaves(tree)
              for shard in leaf.addressable_shards if shard.replica_id == 0)
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-  """The state as named items; the same split serves arrays to save and abstract targets."""
-  items = {'params': state.params}
-  if state.ema:
-    items['ema'] = state.ema
-  items['train'] = {'opt_state': state.opt_state, 'step': state.step, 'rng': state.rng,
-                    'skipped': state.skipped, 'skipped_in_a_row': state.skipped_in_a_row}
-  return items

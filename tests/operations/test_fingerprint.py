@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxgen.training import fingerprint
+from jaxgen.operations import fingerprint
 from tests.sharding.test_hosts import in_threads
 from tests.sharding.test_hosts import pair  # a fixture
 

@@ -14,7 +14,7 @@ import json, os, socket, sys, threading, time
 from jax._src.lib import _jax
 from jaxgen.core.errors import user_error
 from jaxgen.sharding.hosts import Hosts
-from jaxgen.training.watch import Watch
+from jaxgen.operations.watch import Watch
 
 
 def pair():
@@ -54,7 +54,7 @@ FOLLOWER = '''
 import os, signal, sys, time
 from jax._src.lib import _jax
 from jaxgen.sharding.hosts import Hosts
-from jaxgen.training.watch import Watch
+from jaxgen.operations.watch import Watch
 
 client = _jax.get_distributed_runtime_client(sys.argv[1], 1)
 client.connect()

@@ -1,0 +1,1 @@
+"""What a run leaves on disk: Orbax checkpoints, weights, and weights that begin with other shapes."""

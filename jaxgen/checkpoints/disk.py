@@ -1,0 +1,50 @@
+"""Room on the disk: reserved before a save, and named in one line when it runs out."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+
+from etils import epath
+
+from jaxgen.core.errors import user_error
+
+MARGIN = 4 << 20  # bytes of metadata that come with a checkpoint
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL_TEXTS = tuple(os.strerror(code) for code in FULL)  # storage libraries pass on the text only
+
+
+def reserve(folder: epath.Path, size: int) -> None:
+  """Raises ``OSError`` now if ``size`` bytes more do not fit on the disk of a folder.
+
+  A checkpoint is written by many threads; one that runs out of room in the middle buries the
+  reason under their tracebacks and leaves a part of itself behind. Buckets are not checked.
+  """
+  if not os.path.isdir(folder):
+    return
+  with tempfile.TemporaryFile(dir=folder) as file:
+    os.posix_fallocate(file.fileno(), 0, size + MARGIN)
+
+
+@contextlib.contextmanager
+def disk_errors(workdir: str) -> Iterator[None]:
+  """Turns an error of a full disk, however deep it arose, into one line for the user."""
+  try:
+    yield
+  except Exception as error:
+    if not _is_full(error):
+      raise
+    raise user_error(str(workdir), None, 'no room left on the disk while saving; free some space '
+                     '(or lower train.keep) and run the same command again: it resumes from the '
+                     'last complete checkpoint') from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in FULL:
+      return True
+    if any(text in str(error) for text in FULL_TEXTS):
+      return True
+    error = error.__cause__ or error.__context__
+  return False

@@ -1,0 +1,12 @@
+"""What accelerators can do at their best, from their makers' data sheets."""
+
+# Dense bf16 FLOP/s of one device by a part of its name (Google's and NVIDIA's data sheets). A v5p
+# calls itself TPU v5, a v5e TPU v5 lite.
+PEAKS = {'v5p': 459e12, 'v6e': 918e12, 'v6 lite': 918e12, 'H100': 989e12, 'H800': 989e12,
+         'H200': 989e12}
+
+
+def peak_of(kind: str) -> float:
+  """Dense bf16 FLOP/s of a device by the name that jax gives it; 0 where it is not known."""
+  kind = 'TPU v5p' if kind == 'TPU v5' else kind
+  return next((peak for name, peak in PEAKS.items() if name in kind), 0.0)
