@@ -8,21 +8,38 @@ assignment; ``validate`` checks what fields must satisfy together.
 from ml_collections import ConfigDict
 
 
-def source(kind: str, task: str, *, path: str = '', share: tuple[float, ...] = (1.0,),
-           split: str = 'train', limit: int = 0) -> ConfigDict:
+# What a source may be, and what its records may be used for; the data floor has a reader for each
+# kind and a function for each task (tests/config/test_validate.py).
+SOURCE_KINDS = ('auto', 'shapes', 'folder', 'json', 'jsonl', 'csv', 'parquet', 'tar', 'arrayrecord',
+                'tfds')
+SOURCE_TASKS = ('auto', 'image', 'pair', 'caption', 'reconstruction', 'edit', 'transformation',
+                'reference', 'many_to_many', 'dialogue', 'conversation')
+LANGUAGE_TASKS = ('caption', 'conversation')  # whose samples have no target image
+# What may become of weights that do not fit as they are (checkpoints/adopt.py).
+WEIGHT_CHANGES = ('reinit', 'extend', 'drop', 'merge')
+
+
+def source(kind: str, task: str = 'auto', *, path: str = '', share: tuple = (1.0,),
+           split: str = 'train', limit: int = 0, preset: str = '',
+           fields: tuple[tuple[str, str], ...] = (), root: str = '') -> ConfigDict:
   """One data source of the mixture.
 
   Args:
-    kind: ``shapes`` (drawn on the fly), ``folder``, ``jsonl``, ``arrayrecord`` or ``tfds``.
-    task: what a record becomes: ``image`` (image-only: the image conditions itself), ``pair``
-      (caption to image) or ``caption`` (image to caption, for the next-token objective).
+    kind: how records are stored, one of ``SOURCE_KINDS``; ``auto`` looks at the path.
+    task: what a record becomes, one of ``SOURCE_TASKS``; ``auto`` reads it from the roles of its
+      images and texts. ``image``: the image conditions itself; ``pair``: caption to image;
+      ``caption``: image to caption, for the next-token objective; the others as in data/tasks.py.
     path: folder, file, glob or TFDS name; empty for ``shapes``.
-    share: share of the samples drawn from this source, as knots spread evenly over the run and
-      interpolated linearly; one knot is a constant. Shares are normalised over the sources.
+    share: share of the samples drawn from this source, as knots spread evenly over the run, or as
+      pairs (progress, share); one knot is a constant. Shares are normalised over the sources.
     split: ``train`` or ``test``, where the kind knows splits.
     limit: use the first ``limit`` records only; 0 = all.
+    preset: name of a public data set, whose columns are known.
+    fields: pairs (our name, name of the column or key) where they differ.
+    root: folder that relative image paths start from; '' = that of the file.
   """
-  return ConfigDict(dict(kind=kind, task=task, path=path, share=share, split=split, limit=limit))
+  return ConfigDict(dict(kind=kind, task=task, path=path, share=share, split=split, limit=limit,
+                         preset=preset, fields=fields, root=root))
 
 
 def lora(modules: str, *, rank: int, alpha: float) -> ConfigDict:
@@ -47,22 +64,47 @@ def base_config() -> ConfigDict:
           lora=ConfigDict(),  # name -> lora(...), adapters; where several match, the first name
           compute_dtype='bfloat16',  # activations; parameters that train are fp32 masters
           frozen_dtype='bfloat16',  # parameters that do not train
-          quantized=(),  # (regex over group/path, 'int8' | 'fp8'): kernels of theirs in eight bits
-          fp8=False,  # products of the denoiser's hidden units in 8-bit floats while it trains
+          quantized=(),  # (regex over group/path, 'int8' | 'fp8'): their kernels in eight bits
+          fp8=False,  # fp8 matmuls in the denoiser during training
           mask_ratio=0.85,  # probability that an image token is masked (L089, L091, A18)
-          conditioning='all',  # 'all' MLLM outputs, or 'queries_only' (the MetaQuery baseline, A17)
       ),
       data=dict(
           sources=ConfigDict(),  # name -> source(...)
           tokenizer='',  # folder of a Hugging Face tokenizer, or a hub id
+          tower_tokenizers=ConfigDict(),  # group of a text tower -> the same of its tokenizer
+          # What images become, by role.
           image_size=512,  # square side in pixels: short edge resized, then centre crop (L097)
-          vision_size=448,  # square side that the vision tower sees
+          buckets='',  # targets: '' = that square, or a set of sizes as 'canonical' (data/buckets.py)
+          conditions='as_target',  # sources and references: 'as_target', or 'native' up to a cap
+          condition_pixels=(1_048_576, 1_048_576, 589_824, 262_144),  # cap by their number (L145)
+          clean_roles=(),  # roles whose images the denoiser gets as clean latents
+          vision_size=448,  # square side that a square vision tower sees
+          vision_pixels=(3_136, 1_003_520),  # least and most pixels that a native tower sees
+          vision_side=0,  # longest side that it sees; 0 = any (L113)
+          # What a row holds.
           segments_per_row=1,  # samples packed into a row at the most
           visual_tokens=1024,  # L: latent tokens of a row
-          prompt_tokens=512,  # S: prompt tokens of a row
-          caption_dropout=0.1,  # share of samples whose prompt is replaced by the empty caption
+          prompt_tokens=512,  # S: prompt tokens of a row, learned queries included
+          patches=0,  # P: vision patches of a row; 0 = one square image for each segment
+          look_ahead=0,  # samples that a row may keep waiting until they fit
+          oversize='refuse',  # a sample that no row can hold: 'refuse', or 'skip' and count it
+          interpolation='linear',  # of shares between their knots, or 'step'
+          # What the models are told.
+          dialect='plain',  # template around the language model's prompts (data/templates.py)
+          scheme='flux',  # positions of latent tokens and states (data/positions.py)
+          shown='all',  # states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17)
+          placeholders=False,  # <image_n> in a text puts the image there (L008, A03)
+          bov_weight=1.0,  # loss weight of the token that announces an image (A20)
+          dropout=dict(  # shares of samples that train without ...
+              all=0.1,  # anything but the empty prompt
+              text=0.0,  # words; images stay
+              last_text=0.0,  # the last text before the target (L119)
+              vision=0.0,  # images for the language model (L144)
+              latents=0.0,  # clean latents for the denoiser
+          ),
           reconstruction_prompt='Generate an image that is identical to the reference image:',
           pair_prompt='Generate an image: {caption}',
+          edit_prompt='{caption}',
           empty_prompt='Generate an image.',
           caption_prompt='Describe the image:',
           max_bad_share=0.01,  # stop when more of the records than this cannot be decoded
@@ -111,8 +153,12 @@ def base_config() -> ConfigDict:
       ),
       sampling=dict(
           steps=50,
-          guidance=4.0,  # u + s (c - u); 1 = no guidance
+          solver='euler',  # or 'unipc'
+          guidance=4.0,  # of the text: u + s (c - u); 1 = no guidance
+          image_guidance=1.0,  # of the references, where a system tells them apart
+          negative_prompt='',  # words of the branch without condition; '' = data.empty_prompt
           timestep_shift=1.0,
-          size=0,  # 0 = data.image_size
+          size=0,  # side of the images; 0 = data.image_size
+          rows=16,  # rows of requests drawn at once
       ),
   ))

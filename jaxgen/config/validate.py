@@ -9,18 +9,23 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxgen.checkpoints.adopt import WAYS
+from jaxgen.config.schema import LANGUAGE_TASKS
+from jaxgen.config.schema import SOURCE_KINDS
+from jaxgen.config.schema import SOURCE_TASKS
+from jaxgen.config.schema import WEIGHT_CHANGES
 from jaxgen.core.errors import user_error
 
-SOURCE_KINDS = ('shapes', 'folder', 'jsonl', 'arrayrecord', 'tfds')
-SOURCE_TASKS = ('image', 'pair', 'caption')
 SPLITS = ('train', 'test')
 DTYPES = ('float32', 'bfloat16')
 FORMATS = ('int8', 'fp8')
 CHOICES = {
     'model.compute_dtype': DTYPES,
     'model.frozen_dtype': DTYPES,
-    'model.conditioning': ('all', 'queries_only'),
+    'data.conditions': ('as_target', 'native'),
+    'data.oversize': ('refuse', 'skip'),
+    'data.interpolation': ('linear', 'step'),
+    'data.shown': ('all', 'text', 'queries'),
+    'sampling.solver': ('euler', 'unipc'),
     'objective.timesteps': ('logit_normal', 'uniform'),
     'optimizer.name': ('adamw', 'muon'),
     'optimizer.schedule': ('constant', 'cosine'),
@@ -35,12 +40,15 @@ POSITIVE = (
     'objective.timestep_shift', 'optimizer.learning_rate', 'optimizer.eps', 'optimizer.clip_norm',
     'train.steps', 'train.rows', 'train.accumulate', 'train.log_every', 'train.checkpoint_every',
     'train.keep', 'train.halt_after', 'train.host_timeout', 'sampling.steps',
-    'sampling.timestep_shift',
+    'sampling.timestep_shift', 'sampling.rows',
 )
-NOT_NEGATIVE = ('data.visual_tokens', 'objective.flow_matching', 'objective.next_token',
+NOT_NEGATIVE = ('data.visual_tokens', 'data.patches', 'data.look_ahead', 'data.vision_side',
+                'data.bov_weight', 'sampling.image_guidance', 'objective.flow_matching', 'objective.next_token',
                 'optimizer.warmup_steps', 'optimizer.weight_decay', 'sampling.guidance',
                 'sampling.size', 'seed')
-PROBABILITIES = ('model.mask_ratio', 'data.caption_dropout', 'data.max_bad_share')
+PROBABILITIES = ('model.mask_ratio', 'data.dropout.all', 'data.dropout.text',
+                 'data.dropout.last_text', 'data.dropout.vision', 'data.dropout.latents',
+                 'data.max_bad_share')
 # A bfloat16 knows no change of less than 2^-8 of its value: a second moment that decays more slowly
 # would stand still.
 SLOWEST_IN_HALF = 0.98
@@ -87,13 +95,13 @@ def _check_objective(config: ConfigDict) -> None:
     raise user_error('config.objective.flow_matching', 0.0,
                      'nothing to learn: give flow_matching or next_token a weight above 0')
   tasks = {source.task for source in config.data.sources.values()}
-  if config.objective.flow_matching and tasks and tasks == {'caption'}:
+  if config.objective.flow_matching and tasks and tasks <= set(LANGUAGE_TASKS):
     raise user_error('config.objective.flow_matching', config.objective.flow_matching,
-                     'every source has the task caption, which has no target image; '
-                     'add a source of task image or pair, or set it to 0')
-  if config.objective.next_token and 'caption' not in tasks:
+                     f'every source has the task {" or ".join(sorted(tasks))}, which has no target '
+                     'image; add a source of task image or pair, or set it to 0')
+  if config.objective.next_token and not tasks & {*LANGUAGE_TASKS, 'dialogue', 'auto'}:
     raise user_error('config.objective.next_token', config.objective.next_token,
-                     'no source has the task caption; add one, or set it to 0')
+                     'no source has the task caption or conversation; add one, or set it to 0')
 
 
 def _check_train(config: ConfigDict) -> None:
@@ -139,9 +147,9 @@ def _is_mesh_rule(rule: object, axes: Mapping[str, int]) -> bool:
 
 def _check_changes(changes: tuple) -> None:
   for entry in changes:
-    if not (len(entry) == 2 and isinstance(entry[0], str) and entry[1] in WAYS):
+    if not (len(entry) == 2 and isinstance(entry[0], str) and entry[1] in WEIGHT_CHANGES):
       raise user_error('config.init_from.changes', entry,
-                       f'each entry is (regex over group/path, one of {", ".join(WAYS)})')
+                       f'each entry is (regex over group/path, one of {", ".join(WEIGHT_CHANGES)})')
 
 
 def _check_trainable(config: ConfigDict) -> None:
@@ -186,8 +194,9 @@ def _check_data(data: ConfigDict) -> None:
   if not data.tokenizer:
     raise user_error('config.data.tokenizer', '',
                      'give the folder of a tokenizer; `jaxgen data tokenizer` trains a small one')
-  if '{caption}' not in data.pair_prompt:
-    raise user_error('config.data.pair_prompt', data.pair_prompt, 'must contain {caption}')
+  for field in ('pair_prompt', 'edit_prompt'):
+    if '{caption}' not in data[field]:
+      raise user_error(f'config.data.{field}', data[field], 'must contain {caption}')
 
 
 def _check_source(where: str, source: ConfigDict) -> None:

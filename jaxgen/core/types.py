@@ -19,6 +19,7 @@ from typing import Any
 import flax.struct
 import jax
 import numpy as np
+from flax.core import FrozenDict
 
 Array = jax.Array | np.ndarray
 Params = dict[str, Any]
@@ -222,4 +223,4 @@ class Layout:
   queries: int = 0
   scheme: str = 'flux'
   dialect: str = 'plain'
-  towers: Mapping[str, Text] = dataclasses.field(default_factory=dict)
+  towers: Mapping[str, Text] = FrozenDict()

@@ -10,17 +10,18 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Params
 from jaxgen.models.layers import fp8
 from jaxgen.models.layers.segments import segment_one_hot
+from jaxgen.objectives import noise
+from jaxgen.objectives.base import Metrics
+from jaxgen.objectives.base import Objective
 from jaxgen.objectives.interpolant import interpolate
 from jaxgen.objectives.interpolant import velocity
 from jaxgen.objectives.timesteps import sample_timesteps
 
 TIME_BINS = 4
 
-Terms = tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]
-
 
 @dataclasses.dataclass(frozen=True)
-class FlowMatching:
+class FlowMatching(Objective):
   """Squared error of the velocity, averaged over target tokens (F21).
 
   Every target token of the global batch weighs the same; clean condition tokens and padding
@@ -28,46 +29,67 @@ class FlowMatching:
 
   Attributes:
     density, mean, std, shift: of the timesteps, see ``sample_timesteps``.
-    tasks: names of the data sources, for the loss of each.
-    fp8: the denoiser multiplies hidden units in 8-bit floats.
+    sources: names of the data sources, for the loss of each.
+    fp8: fp8 matmuls in the denoiser during training.
   """
 
   density: str
   mean: float
   std: float
   shift: float
-  tasks: tuple[str, ...]
+  sources: tuple[str, ...]
   fp8: bool = False
-  groups = ('mllm', 'bridge', 'denoiser')
+  calls = ('condition', 'denoise')
 
-  def __call__(self, system: Any, params: Params, batch: Batch, rng: jax.Array) -> Terms:
-    """Returns ``(loss_sum, weight_sum, {name: (sum, weight)})``, all fp32 scalars."""
+  def __call__(self, system: Any, params: Params, batch: Batch, rng: jax.Array
+               ) -> tuple[jax.Array, Metrics]:
     visual = batch.visual
     time_rng, noise_rng, condition_rng = jax.random.split(rng, 3)
-    t = sample_timesteps(time_rng, batch.meta.task_ids.shape, density=self.density,
-                         mean=self.mean, std=self.std, shift=self.shift)
-    clean = visual.latents.astype(jnp.float32)
-    noise = jax.random.normal(noise_rng, clean.shape, jnp.float32)
-    owner = segment_one_hot(visual.segments, t.shape[1])  # f32[B, L, G]
+    t = self.timesteps(time_rng, batch)  # f32[B, G]
+    clean = visual.latents.astype(jnp.float32)  # [B, L, C]
+    eps = self.noise(noise_rng, batch)  # [B, L, C]
+    owner = segment_one_hot(visual.segments, t.shape[1])  # [B, L, G]
     token_t = jnp.einsum('BLG,BG->BL', owner, t, precision='highest')[..., None]
-    x_t = jnp.where(visual.is_target[..., None], interpolate(clean, noise, token_t), clean)
-    conditioning = system.condition(params, batch.prompt, condition_rng)
+    x_t = jnp.where(visual.is_target[..., None], interpolate(clean, eps, token_t), clean)
+    conditioning = system.condition(params, batch, condition_rng)
     with fp8.products(self.fp8):
       predicted = system.denoise(params, x_t, t, visual, conditioning)
-    error = jnp.mean((predicted - velocity(clean, noise)) ** 2, axis=-1)  # [B, L]
-    weight = (visual.is_target & (visual.segments > 0)).astype(jnp.float32)
+    error = jnp.mean((predicted - velocity(clean, eps)) ** 2, axis=-1)  # [B, L]
+    weight = _target_weight(batch)
     sums = jnp.einsum('BL,BLG->BG', error * weight, owner)
     weights = jnp.einsum('BL,BLG->BG', weight, owner)
-    return sums.sum(), weights.sum(), self._metrics(sums, weights, t, batch.meta.task_ids)
+    return sums.sum(), self._metrics(sums, weights, t, batch.meta.source_ids)
 
-  def _metrics(self, sums: jax.Array, weights: jax.Array, t: jax.Array, task_ids: jax.Array):
+  def weight(self, batch: Batch) -> jax.Array:
+    return _target_weight(batch).sum()
+
+  def timesteps(self, rng: jax.Array, batch: Batch) -> jax.Array:
+    """f32[B, G], one for each segment, by the number of its row and its own."""
+    groups = jnp.arange(batch.meta.sample_ids.shape[1])
+    keys = noise.fold(noise.fold(rng, batch.meta.rows)[:, None],
+                      jnp.broadcast_to(groups, batch.meta.sample_ids.shape))
+    return sample_timesteps(keys, density=self.density, mean=self.mean, std=self.std,
+                            shift=self.shift)
+
+  def noise(self, rng: jax.Array, batch: Batch) -> jax.Array:
+    """f32[B, L, C], by the numbers of row and image."""
+    images = batch.visual.images
+    keys = noise.fold(noise.fold(rng, batch.meta.rows)[:, None], images)
+    return noise.image_noise(keys, images, batch.visual.latents.shape[-1])
+
+  def _metrics(self, sums: jax.Array, weights: jax.Array, t: jax.Array, source_ids: jax.Array):
     metrics = {}
     time_bin = jnp.clip((t * TIME_BINS).astype(jnp.int32), 0, TIME_BINS - 1)
     for index in range(TIME_BINS):
       chosen = time_bin == index
       name = f'loss_t/{index / TIME_BINS:.2f}-{(index + 1) / TIME_BINS:.2f}'
       metrics[name] = (jnp.sum(sums * chosen), jnp.sum(weights * chosen))
-    for index, task in enumerate(self.tasks):
-      chosen = task_ids == index
-      metrics[f'loss_task/{task}'] = (jnp.sum(sums * chosen), jnp.sum(weights * chosen))
+    for index, source in enumerate(self.sources):
+      chosen = source_ids == index
+      metrics[f'loss_source/{source}'] = (jnp.sum(sums * chosen), jnp.sum(weights * chosen))
     return metrics
+
+
+def _target_weight(batch: Batch) -> jax.Array:
+  """f32[B, L], 1 at target tokens."""
+  return (batch.visual.is_target & (batch.visual.segments > 0)).astype(jnp.float32)

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 
 
 def mask_image_tokens(
-    rng: jax.Array, tokens: jax.Array, may_mask: jax.Array, ratio: float) -> jax.Array:
+    keys: jax.Array, tokens: jax.Array, may_mask: jax.Array, ratio: float) -> jax.Array:
   """Zeroes each image token with probability ``ratio``; the sequence keeps its length.
 
   Args:
-    rng: key; the same key gives the same mask.
+    keys: key[B], one for each row; the same key gives the same mask.
     tokens: f[B, T, D], image tokens after the projector (A18).
     may_mask: bool[B, T], True for tokens of images that are their own target.
     ratio: probability of being masked.
@@ -17,5 +17,6 @@ def mask_image_tokens(
   Returns:
     f[B, T, D].
   """
-  keep = jax.random.bernoulli(rng, 1 - ratio, may_mask.shape) | ~may_mask
+  draw = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - ratio, may_mask.shape[1:]))
+  keep = draw(keys) | ~may_mask  # [B, T]
   return jnp.where(keep[..., None], tokens, 0)

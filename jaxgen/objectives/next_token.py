@@ -9,27 +9,64 @@ import optax
 
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Params
-from jaxgen.objectives.flow_matching import Terms
+from jaxgen.core.types import Prompt
+from jaxgen.objectives.base import Metrics
+from jaxgen.objectives.base import Objective
+
+# Tokens of a row whose logits are held at once: at 152k words 128 of them are 78 MB in fp32.
+CHUNK = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class NextToken:
+class NextToken(Objective):
   """Cross entropy of the tokens whose ``loss_mask`` is set, each predicted from those before it.
 
-  Equals the loss of a Hugging Face causal model with labels -100 elsewhere (F24); the first
-  token of a segment is never predicted from the segment before it.
+  Equals the loss of a Hugging Face causal model with labels -100 elsewhere (F24), where all
+  weights are 1; the first token of a segment is never predicted from the segment before it.
+  Logits are made for ``CHUNK`` tokens of every row at a time, and again in the backward pass.
   """
 
-  groups = ('mllm',)
+  calls = ('hidden', 'head')
 
-  def __call__(self, system: Any, params: Params, batch: Batch, rng: jax.Array) -> Terms:
-    """Returns ``(loss_sum, weight_sum, metrics)``; ``rng`` is not used."""
-    prompt = batch.prompt
-    logits = system.next_token_logits(params, prompt)[:, :-1]
-    labels = prompt.tokens[:, 1:]
-    same = prompt.segments[:, 1:] == prompt.segments[:, :-1]
-    weight = prompt.loss_mask[:, 1:] * same * (prompt.segments[:, 1:] > 0)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
-    correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    total = weight.sum()
-    return jnp.sum(losses * weight), total, {'token_accuracy': (jnp.sum(correct * weight), total)}
+  def __call__(self, system: Any, params: Params, batch: Batch, rng: jax.Array
+               ) -> tuple[jax.Array, Metrics]:
+    del rng
+    hidden = system.hidden(params, batch)  # [B, S, D]
+    labels, weight = _labels(batch.prompt)  # [B, S]
+
+    @jax.checkpoint
+    def sums(hidden, labels, weight):
+      logits = system.head(params, hidden).astype(jnp.float32)  # [B, CHUNK, V]
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+      return jnp.sum(losses * weight), jnp.sum(correct * weight)
+
+    if hidden.shape[1] <= CHUNK:
+      loss, correct = sums(hidden, labels, weight)
+    else:
+      parts = jax.tree.map(_chunks, (hidden, labels, weight))
+      each = jax.lax.map(lambda part: sums(*part), parts)
+      loss, correct = jax.tree.map(jnp.sum, each)
+    return loss, {'token_accuracy': (correct, weight.sum())}
+
+  def weight(self, batch: Batch) -> jax.Array:
+    return _labels(batch.prompt)[1].sum()
+
+
+def _labels(prompt: Prompt) -> tuple[jax.Array, jax.Array]:
+  """i32[B, S] and f32[B, S]: what the state of each token shall predict, and its weight."""
+  following = jax.tree.map(lambda x: jnp.roll(x, -1, axis=1),
+                           (prompt.tokens, prompt.segments, prompt.loss_mask))
+  tokens, segments, loss_mask = following
+  last = jnp.arange(prompt.tokens.shape[1]) == prompt.tokens.shape[1] - 1
+  same = (segments == prompt.segments) & (segments > 0) & ~last
+  return tokens, loss_mask * same
+
+
+def _chunks(x: jax.Array) -> jax.Array:
+  """[B, S, ...] -> [n, B, CHUNK, ...], padded with zeros, which weigh nothing."""
+  count = -(-x.shape[1] // CHUNK)
+  pad = [(0, 0)] * x.ndim
+  pad[1] = (0, count * CHUNK - x.shape[1])
+  x = jnp.pad(x, pad)
+  return jnp.moveaxis(x.reshape(x.shape[0], count, CHUNK, *x.shape[2:]), 1, 0)

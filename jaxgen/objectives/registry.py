@@ -1,29 +1,32 @@
 """From the config's weights to the terms that the train step sums."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
 from jaxgen.models.layers.quantized import require_qwix
+from jaxgen.objectives.base import Objective
 from jaxgen.objectives.flow_matching import FlowMatching
 from jaxgen.objectives.next_token import NextToken
 
-Objective = FlowMatching | NextToken
+Objectives = dict[str, tuple[Objective, float]]
 
 
-def make_objectives(config: ConfigDict) -> dict[str, tuple[Objective, float]]:
+def make_objectives(config: ConfigDict) -> Objectives:
   """``{name: (objective, weight)}`` of the terms with a weight above 0.
 
   Raises:
     UserError: all weights are 0, or 8-bit floats are wanted and qwix is not installed.
   """
   section = config.objective
-  terms: dict[str, tuple[Objective, float]] = {}
+  terms: Objectives = {}
   if config.model.fp8:
     require_qwix('config.model.fp8', True)
   if section.flow_matching > 0:
     terms['flow_matching'] = (FlowMatching(
         density=section.timesteps, mean=section.timestep_mean, std=section.timestep_std,
-        shift=section.timestep_shift, tasks=tuple(sorted(config.data.sources)),
+        shift=section.timestep_shift, sources=tuple(sorted(config.data.sources)),
         fp8=config.model.fp8), section.flow_matching)
   if section.next_token > 0:
     terms['next_token'] = (NextToken(), section.next_token)
@@ -32,9 +35,9 @@ def make_objectives(config: ConfigDict) -> dict[str, tuple[Objective, float]]:
   return terms
 
 
-def needed_groups(objectives: dict[str, tuple[Objective, float]]) -> tuple[str, ...]:
-  """Parameter groups that the terms read, in a fixed order, plus the frozen autoencoder."""
-  needed = {group for objective, _ in objectives.values() for group in objective.groups}
-  if 'denoiser' in needed:
-    needed.add('autoencoder')
-  return tuple(sorted(needed))
+def needed_groups(system: Any, objectives: Objectives) -> tuple[str, ...]:
+  """Parameter groups that the terms read, sorted; those that encode images are among them."""
+  calls = {call for objective, _ in objectives.values() for call in objective.calls}
+  if 'denoise' in calls:
+    calls.add('encode')
+  return tuple(sorted({group for call in calls for group in system.reads[call]}))

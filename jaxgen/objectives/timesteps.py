@@ -12,8 +12,7 @@ def shift_time(t: jax.Array, shift: float) -> jax.Array:
 
 
 def sample_timesteps(
-    rng: jax.Array,
-    shape: tuple[int, ...],
+    keys: jax.Array,
     *,
     density: str = 'logit_normal',
     mean: float = 0.0,
@@ -23,17 +22,16 @@ def sample_timesteps(
   """Draws timesteps in [0, 1].
 
   Args:
-    rng: key.
-    shape: of the result, usually [B, G].
+    keys: key[...], one for each timestep, usually [B, G].
     density: one of ``DENSITIES``; ``mean`` and ``std`` are those of logit(t).
     shift: applied after the draw, once.
 
   Returns:
-    f32[shape].
+    f32[...] of the shape of ``keys``.
   """
   if density == 'uniform':
-    t = jax.random.uniform(rng, shape, jnp.float32)
+    draw = lambda key: jax.random.uniform(key, (), jnp.float32)
   else:
     assert density == 'logit_normal', density
-    t = jax.nn.sigmoid(mean + std * jax.random.normal(rng, shape, jnp.float32))
-  return shift_time(t, shift)
+    draw = lambda key: jax.nn.sigmoid(mean + std * jax.random.normal(key, (), jnp.float32))
+  return shift_time(jax.vmap(draw)(keys.ravel()).reshape(keys.shape), shift)

@@ -107,7 +107,7 @@ def make_program(config: ConfigDict, devices: Sequence[Any]) -> Program:
   system, objectives = make_system(config), make_objectives(config)
   mesh = make_mesh(config.mesh, devices)
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
-  blueprint = make_blueprint(config, system, needed_groups(objectives), mesh)
+  blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
   batch = abstract_batch(config, system.layout, rows)
   step = compile_step(
       make_train_step(config, system, objectives, blueprint.optimizer), blueprint, rows)

@@ -2,56 +2,62 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+from flax.core import FrozenDict
+from ml_collections import ConfigDict
 
 from jaxgen.core import trees
+from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
-from jaxgen.core.types import Prompt
 from jaxgen.core.types import Visual
+from jaxgen.data.sample import Sample
 from jaxgen.models.layers import lora
+
+Branches = list[tuple[float, Sample]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class System(abc.ABC):
   """A frozen object whose methods are pure functions of the parameters handed to them.
 
-  ``params`` has one entry per group (``mllm``, ``bridge``, ``denoiser``, ``autoencoder``); a
-  method needs only the groups that it reads.
+  ``params`` has one entry for each group of ``models``; a method needs only the groups that
+  ``reads`` names for it.
 
   Attributes:
+    models: group of parameters -> Flax module.
+    layout: what the data pipeline must know of the models.
     adapters: low-rank adapters beside kernels of these groups.
+    reads: method -> the groups that it reads.
   """
 
+  models: FrozenDict[str, nn.Module]
+  layout: Layout
   adapters: tuple[lora.LoRA, ...] = ()
+  reads: ClassVar[Mapping[str, tuple[str, ...]]]
 
-  @property
+  @classmethod
   @abc.abstractmethod
-  def layout(self) -> Layout:
-    """Sizes that the data pipeline needs."""
+  def from_config(cls, config: ConfigDict) -> 'System':
+    """Builds the modules and checks that their sizes fit each other.
+
+    Raises:
+      UserError: naming the field of the config.
+    """
 
   @abc.abstractmethod
-  def initialisers(self) -> dict[str, Callable[[jax.Array], Any]]:
-    """``{group: function(rng) -> boxed Flax variables}``."""
-
-  @abc.abstractmethod
-  def condition(self, params: Params, prompt: Prompt,
-                rng: jax.Array | None = None) -> Conditioning:
+  def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
     """What the denoiser is told; ``rng`` None is inference, where nothing is masked."""
 
   @abc.abstractmethod
   def denoise(self, params: Params, x_t: jax.Array, t: jax.Array, visual: Visual,
               conditioning: Conditioning) -> jax.Array:
     """Velocity f32[B, L, C] at x_t f[B, L, C] and t f32[B, G]."""
-
-  @abc.abstractmethod
-  def next_token_logits(self, params: Params, prompt: Prompt) -> jax.Array:
-    """f32[B, S, V]."""
 
   @abc.abstractmethod
   def encode(self, params: Params, images: jax.Array) -> jax.Array:
@@ -61,10 +67,19 @@ class System(abc.ABC):
   def decode(self, params: Params, tokens: jax.Array, grid: tuple[int, int]) -> jax.Array:
     """Latent tokens f[n, h w, C] on a grid (h, w) to images f32[n, H, W, 3]."""
 
+  @abc.abstractmethod
+  def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:
+    """Guidance as a weighted sum of velocities: ``[(weight, rewritten sample)]``.
+
+    Args:
+      sample: what is asked for.
+      scales: of ``config.sampling``: ``text`` and, where there are references, ``image``.
+    """
+
   @property
   def groups(self) -> tuple[str, ...]:
     """Names of the parameter groups, sorted."""
-    return tuple(sorted(self.initialisers()))
+    return tuple(sorted(self.models))
 
   def init(self, rng: jax.Array, groups: Sequence[str] | None = None) -> Params:
     """Random fp32 parameters of the groups (default: all).
@@ -84,7 +99,13 @@ class System(abc.ABC):
 
   def _boxed(self, rng: jax.Array, groups: Sequence[str] | None) -> Params:
     params = {}
-    for index, (group, initialise) in enumerate(sorted(self.initialisers().items())):
+    for index, group in enumerate(self.groups):
       if groups is None or group in groups:
-        params[group] = initialise(jax.random.fold_in(rng, index)).get('params', {})
+        module = self.models[group]
+        params[group] = module.init(jax.random.fold_in(rng, index), *module.example()).get(
+            'params', {})
     return params | lora.attach(params, rng, self.adapters)
+
+  def _run(self, group: str, params: Params, *args: Any, method: str | None = None) -> Any:
+    """Applies the module of a group with its parameters; a module may have none."""
+    return self.models[group].apply({'params': params.get(group, {})}, *args, method=method)

@@ -61,7 +61,7 @@ def step_tally(config: ConfigDict, blueprint: Blueprint, batch: Batch, *,
 
   def loss(params, frozen, batch):
     params = trees.merge(params, frozen)
-    return sum(objective(system, params, batch, jax.random.PRNGKey(0))[0]
+    return sum(objective(system, params, batch, jax.random.key(0))[0]
                for objective, _ in objectives.values())
 
   return tally_flops(jax.grad(loss), blueprint.state.params, blueprint.frozen, batch)

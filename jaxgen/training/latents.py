@@ -48,7 +48,7 @@ class Fed:
 class Encoder:
   """Fills a batch's latents with the frozen autoencoder, on the devices of this process."""
 
-  def __init__(self, system: Any, frozen: Params, sizes: Iterable[Size]):
+  def __init__(self, system: System, frozen: Params, sizes: Iterable[Size]):
     """Keeps a copy of the autoencoder on every local device, and compiles it for each size.
 
     Args:

@@ -84,7 +84,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
   asked, config = config, elastic.applied(config, topology)
   system, objectives = make_system(config), make_objectives(config)
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
-  blueprint = make_blueprint(config, system, needed_groups(objectives), mesh)
+  blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
   path, before = workdirs.claim(asked, workdir, hosts)
 
   with contextlib.ExitStack() as stack:

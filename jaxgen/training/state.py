@@ -23,6 +23,7 @@ from jaxgen.sharding import memory
 from jaxgen.sharding import partition
 from jaxgen.sharding.rules import Rules
 from jaxgen.sharding.rules import with_changes
+from jaxgen.systems.base import System
 from jaxgen.training.optimizer import make_optimizer
 
 AUTOENCODER = 'autoencoder'  # the group that runs before the step
@@ -91,7 +92,7 @@ class Blueprint:
   table: Rules
 
 
-def make_blueprint(config: ConfigDict, system: Any, groups: Sequence[str], mesh: Mesh) -> Blueprint:
+def make_blueprint(config: ConfigDict, system: System, groups: Sequence[str], mesh: Mesh) -> Blueprint:
   """Works out what trains, what is frozen and where it all lives.
 
   Args:
@@ -138,7 +139,7 @@ def check_memory(config: ConfigDict, mesh: Mesh) -> None:
       memory.check_host(path.replace('/', '.'), value, mesh)
 
 
-def trainable_paths(config: ConfigDict, system: Any, groups: Sequence[str]) -> dict[str, bool]:
+def trainable_paths(config: ConfigDict, system: System, groups: Sequence[str]) -> dict[str, bool]:
   """Which parameters of ``groups`` train, by path; rules are checked against all groups."""
   paths = list(trees.flatten(system.shapes(system.groups)))
   matched = trees.match_rules(paths, config.trainable, 'config.trainable')
@@ -156,7 +157,7 @@ def trainable_paths(config: ConfigDict, system: Any, groups: Sequence[str]) -> d
   return trains
 
 
-def init_state(config: ConfigDict, system: Any, blueprint: Blueprint,
+def init_state(config: ConfigDict, system: System, blueprint: Blueprint,
                loaded: Mapping[str, Any]) -> tuple[TrainState, Params]:
   """The state and the frozen parameters at step 0, made where they will live, not quantised.
 
@@ -198,7 +199,7 @@ def shardings(abstract: Any) -> Any:
   return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 
-def _kernels_to_quantize(config: ConfigDict, system: Any, trains: Mapping[str, bool]
+def _kernels_to_quantize(config: ConfigDict, system: System, trains: Mapping[str, bool]
                          ) -> dict[str, str]:
   kernels = quantized.chosen_kernels(system.axes(), config.model.quantized)
   for path in kernels:
@@ -208,7 +209,7 @@ def _kernels_to_quantize(config: ConfigDict, system: Any, trains: Mapping[str, b
   return kernels
 
 
-def _init_random(system: Any, rng: jax.Array, target: Params) -> Params:
+def _init_random(system: System, rng: jax.Array, target: Params) -> Params:
   def init(rng):
     params = trees.flatten(system.init(rng, tuple(target)))
     return trees.map_named(lambda path, goal: params[path].astype(goal.dtype), target)

@@ -1,7 +1,7 @@
 """THE train step: every system, every stage, every objective."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,10 +14,12 @@ from ml_collections import ConfigDict
 from jaxgen.core import trees
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Params
+from jaxgen.objectives.registry import Objectives
 from jaxgen.sharding import memory
 from jaxgen.sharding import partition
 from jaxgen.sharding.rules import Rules
 from jaxgen.sharding.rules import with_changes
+from jaxgen.systems.base import System
 from jaxgen.training.optimizer import make_schedule
 from jaxgen.training.state import Blueprint
 from jaxgen.training.state import TrainState
@@ -25,17 +27,16 @@ from jaxgen.training.state import shardings
 from jaxgen.training.zero import gathered
 from jaxgen.training.zero import scattered
 
-Objectives = Mapping[str, tuple[Any, float]]
 TrainStep = Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, Any]]]
 
 
-def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
+def make_train_step(config: ConfigDict, system: System, objectives: Objectives,
                     optimizer: optax.GradientTransformation) -> TrainStep:
   """Builds ``train_step(state, frozen, batch) -> (state, metrics)``, not yet compiled.
 
   The loss is ``sum_k weight_k * loss_sum_k / weight_sum_k`` over the objectives ``k``; both sums
-  run over the whole global batch, so that it depends neither on the number of devices nor on
-  ``config.train.accumulate``. A step whose loss or gradient is not finite changes nothing but
+  run over the whole global batch and every random number is keyed by its row, so that the loss
+  depends neither on devices and hosts nor on ``config.train.accumulate``. A step whose loss or gradient is not finite changes nothing but
   the counters.
 
   Args:
@@ -49,23 +50,20 @@ def make_train_step(config: ConfigDict, system: Any, objectives: Objectives,
   table = with_changes(config.mesh.rules)
 
   def train_step(state, frozen, batch):
-    rng = jax.random.fold_in(state.rng, state.step)
-    parts = (micro_batches(batch, config.train.accumulate),
-             jax.random.split(rng, config.train.accumulate))
-
-    def sums(params, part):
-      batch, rng = part
-      params = trees.merge(params, frozen)
-      return {name: objective(system, params, batch, jax.random.fold_in(rng, index))
-              for index, (name, (objective, _)) in enumerate(objectives.items())}
-
-    totals = global_weights(lambda part: sums(state.params, part), parts)
+    # Of the step alone: objectives key what they draw by row, so parts of a batch share it.
+    rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    parts = micro_batches(batch, config.train.accumulate)
+    # A batch without any weight for a term, a rare draw of the mixture, must not divide by zero.
+    totals = {name: jnp.maximum(objective.weight(batch), 1e-6)
+              for name, (objective, _) in objectives.items()}
 
     def loss_of(params, part):
-      results = sums(params, part)
-      loss = sum(weight * results[name][0] / totals[name]
-                 for name, (_, weight) in objectives.items())
-      return loss, {name: metrics for name, (_, _, metrics) in results.items()}
+      params = trees.merge(params, frozen)
+      loss, terms = 0.0, {}
+      for index, (name, (objective, weight)) in enumerate(objectives.items()):
+        total, terms[name] = objective(system, params, part, jax.random.fold_in(rng, index))
+        loss += weight * total / totals[name]
+      return loss, terms
 
     if config.train.zero == 2:
       axes = system.axes(tuple(state.params))
@@ -135,15 +133,6 @@ def micro_batches(batch: Batch, count: int) -> Batch:
   return jax.tree.map(
       lambda leaf: leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:]).swapaxes(0, 1),
       batch)
-
-
-def global_weights(sums: Callable[[Any], Any], parts: Any) -> dict[str, jax.Array]:
-  """The weight sum of each objective over all micro-batches, at least a tiny number.
-
-  Weights come from masks alone, so the compiler drops the forward pass that is traced here.
-  """
-  weights = jax.lax.map(lambda part: {name: out[1] for name, out in sums(part).items()}, parts)
-  return jax.tree.map(lambda weight: jnp.maximum(jnp.sum(weight), 1e-6), weights)
 
 
 def counts(batch: Batch) -> dict[str, jax.Array]:

@@ -1,0 +1,223 @@
+"""Tasks: what a record is used for, as functions from Sample to Sample, before any decoding.
+
+A task chooses the target, words the prompt and gives every image its role. After it, a training
+sample and a request look alike, and everything that follows treats them so.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+from jaxgen.core.errors import user_error
+from jaxgen.data.mixture import uniform
+from jaxgen.data.sample import Part
+from jaxgen.data.sample import Sample
+
+DROPPABLE = ('all', 'text', 'last_text', 'vision', 'latents')
+
+
+def prepare(sample: Sample, task: str, data: ConfigDict, seed: int, number: int) -> Sample:
+  """Applies a task, then the random droppings of training.
+
+  Args:
+    sample: a record of any source.
+    task: a key of ``TASKS``, or ``auto``, which reads it from the roles.
+    data: ``config.data``: prompts and rates.
+    seed, number: the same two give the same sample; ``number`` tells visits apart.
+
+  Raises:
+    UserError: the sample lacks what its task needs; names its origin.
+  """
+  task = kind_of(sample) if task == 'auto' else task
+  made = TASKS[task](sample, data, uniform(seed, 'target', number))
+  if not made.targets:
+    return made
+  for kind in DROPPABLE:  # sorted from the most to the least that is dropped
+    if uniform(seed, f'drop {kind}', number) < data.dropout[kind]:
+      made = dropped(made, kind, data.empty_prompt)
+  return made
+
+
+def kind_of(sample: Sample) -> str:
+  """The task that the roles of a sample's parts ask for."""
+  targets = [part for part in sample.images if part.role == 'target']
+  roles = {part.role for part in sample.images} - {'target'}
+  if not targets:
+    return 'conversation'
+  if any(part.role == 'assistant' for part in sample.texts):
+    return 'dialogue'
+  if len(targets) > 1:
+    return 'many_to_many'
+  if roles:
+    return 'edit' if 'source' in roles else 'reference'
+  return 'pair' if sample.texts else 'image'
+
+
+def dropped(sample: Sample, kind: str, empty: str) -> Sample:
+  """The sample without a part of its condition: for training, and for the branches of guidance.
+
+  Args:
+    sample: with a target.
+    kind: ``all`` leaves the empty prompt alone, ``text`` replaces the words and keeps the images,
+      ``last_text`` takes away the last text before the target (L119), ``vision`` hides the images
+      from the language model, ``latents`` from the denoiser (L144).
+    empty: what stands for no words at all; '' = no text part.
+
+  Returns:
+    A sample with the same targets.
+  """
+  nothing = (Part('user', text=empty),) if empty else ()
+  if kind == 'all':
+    return _with(sample, (*nothing, *sample.targets))
+  if kind == 'text':
+    kept = [part for part in sample.parts if part.is_image or part.role == 'system']
+    place = next(index for index, part in enumerate(kept) if part.is_target)
+    return _with(sample, (*kept[:place], *nothing, *kept[place:]))
+  if kind == 'last_text':
+    texts = [index for index, part in enumerate(sample.parts) if not part.is_image]
+    return _with(sample, sample.parts if not texts else
+                 (*sample.parts[:texts[-1]], *sample.parts[texts[-1] + 1:]))
+  assert kind in ('vision', 'latents'), kind
+  change = dict(seen=False) if kind == 'vision' else dict(clean=False)
+  return _with(sample, (
+      dataclasses.replace(part, **change) if part.is_image and not part.is_target else part
+      for part in sample.parts))
+
+
+def _image(sample: Sample, data: ConfigDict, draw: float) -> Sample:
+  """Image-only: the image conditions its own reconstruction, and may be masked (L087, L089)."""
+  del draw
+  target = _only_target(sample, 'image')
+  shown = Part('context', image=target.image, clean=False, maskable=True)
+  return _with(sample, (Part('user', text=data.reconstruction_prompt), shown, target))
+
+
+def _pair(sample: Sample, data: ConfigDict, draw: float) -> Sample:
+  """Caption to image."""
+  del draw
+  text = data.pair_prompt.replace('{caption}', _caption(sample, 'pair'))
+  return _with(sample, (Part('user', text=text), _only_target(sample, 'pair')))
+
+
+def _captioning(sample: Sample, data: ConfigDict, draw: float) -> Sample:
+  """Image to caption, for the next-token objective."""
+  del draw
+  image = dataclasses.replace(_only_target(sample, 'caption'), role='context', loss=False)
+  # The space makes the words the same tokens as after the colon of ``pair_prompt``.
+  answer = Part('assistant', text=' ' + _caption(sample, 'caption'), loss=True)
+  return _with(sample, (image, Part('user', text=data.caption_prompt), answer))
+
+
+def _reconstruction(sample: Sample, data: ConfigDict, draw: float) -> Sample:
+  """Image to the same image, nothing hidden (L060)."""
+  del draw
+  target = _only_target(sample, 'reconstruction')
+  return _with(sample, (Part('source', image=target.image),
+                        Part('user', text=data.reconstruction_prompt), target))
+
+
+def _edit(sample: Sample, data: ConfigDict, draw: float) -> Sample:
+  """Source and instruction to the edited image; further images are references."""
+  del draw
+  return _instructed(sample, data, 'edit', {'context': 'reference'}, needed='source')
+
+
+def _transformation(sample: Sample, data: ConfigDict, draw: float) -> Sample:
+  """Another picture of what the given images show (L069): all of them are references."""
+  del draw
+  return _instructed(sample, data, 'transformation',
+                     {'context': 'reference', 'source': 'reference'}, needed='reference')
+
+
+def _reference(sample: Sample, data: ConfigDict, draw: float) -> Sample:
+  """References and instruction to a new image; whatever was given is a reference."""
+  del draw
+  return _instructed(sample, data, 'reference',
+                     {'context': 'reference', 'source': 'reference'}, needed='reference')
+
+
+def _many_to_many(sample: Sample, data: ConfigDict, draw: float) -> Sample:
+  """Every image before the targets is given, every target is drawn, in one pass (L010)."""
+  del data, draw
+  _require_targets(sample, 'many_to_many')
+  given = [part for part in sample.parts if part.role != 'target']
+  return _with(sample, (*given, *_targets(sample)))
+
+
+def _dialogue(sample: Sample, data: ConfigDict, draw: float) -> Sample:
+  """One of the targets is drawn, those before it are given, the rest is cut off (L110, L116)."""
+  del data
+  _require_targets(sample, 'dialogue')
+  places = [index for index, part in enumerate(sample.parts) if part.role == 'target']
+  chosen = places[min(int(draw * len(places)), len(places) - 1)]
+  before = (_given(part) for part in sample.parts[:chosen])
+  target = dataclasses.replace(sample.parts[chosen], loss=True)
+  return _with(sample, (*(dataclasses.replace(part, loss=False) for part in before), target))
+
+
+def _conversation(sample: Sample, data: ConfigDict, draw: float) -> Sample:
+  """The whole dialogue for the next-token objective: nothing is drawn (L114)."""
+  del data, draw
+  if not any(part.loss and not part.is_image for part in sample.parts):
+    raise user_error(sample.origin or sample.id, None, 'has no text with loss; give it an '
+                     'assistant text, or use the source with another task')
+  # A target keeps its loss, as the token that announces it is to be predicted.
+  return _with(sample, (dataclasses.replace(part, role='context') if part.role == 'target'
+                        else part for part in sample.parts))
+
+
+TASKS: Mapping[str, Callable[[Sample, ConfigDict, float], Sample]] = {
+    'image': _image, 'pair': _pair, 'caption': _captioning, 'reconstruction': _reconstruction,
+    'edit': _edit, 'transformation': _transformation, 'reference': _reference,
+    'many_to_many': _many_to_many, 'dialogue': _dialogue, 'conversation': _conversation,
+}
+
+
+def _instructed(sample: Sample, data: ConfigDict, task: str, roles: Mapping[str, str],
+                needed: str) -> Sample:
+  target = _only_target(sample, task)
+  given = [dataclasses.replace(part, role=roles.get(part.role, part.role))
+           for part in sample.images if part.role != 'target']
+  if not any(part.role == needed for part in given):
+    raise user_error(sample.origin or sample.id, [part.role for part in sample.images],
+                     f'task {task} needs an image of role {needed}')
+  text = data.edit_prompt.replace('{caption}', _caption(sample, task))
+  return _with(sample, (*given, Part('user', text=text), target))
+
+
+def _with(sample: Sample, parts) -> Sample:
+  return dataclasses.replace(sample, parts=tuple(parts))
+
+
+def _given(part: Part) -> Part:
+  """A target that was drawn before stands among what is given."""
+  return dataclasses.replace(part, role='context') if part.role == 'target' else part
+
+
+def _targets(sample: Sample) -> list[Part]:
+  return [dataclasses.replace(part, loss=True) for part in sample.images
+          if part.role == 'target']
+
+
+def _only_target(sample: Sample, task: str) -> Part:
+  _require_targets(sample, task)
+  targets = _targets(sample)
+  if len(targets) > 1:
+    raise user_error(sample.origin or sample.id, len(targets),
+                     f'task {task} takes samples of exactly one target; use task many_to_many')
+  return targets[0]
+
+
+def _require_targets(sample: Sample, task: str) -> None:
+  if not _targets(sample):
+    raise user_error(sample.origin or sample.id, [part.role for part in sample.parts],
+                     f'task {task} needs an image of role target')
+
+
+def _caption(sample: Sample, task: str) -> str:
+  texts = [part.text for part in sample.texts if part.role == 'user']
+  if not texts or not ' '.join(texts).strip():
+    raise user_error(f'{sample.origin}: caption', None, f'missing, but task {task} needs one; add '
+                     'it, or use the source with task image')
+  return '\n'.join(texts)

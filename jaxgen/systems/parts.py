@@ -1,0 +1,113 @@
+"""What systems share: modules from a config, latents, prompts with images, guidance branches."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import FrozenDict
+from ml_collections import ConfigDict
+
+from jaxgen.core.errors import user_error
+from jaxgen.core.types import Batch
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Latent
+from jaxgen.core.types import Prompt
+from jaxgen.core.types import Vision
+from jaxgen.data import tasks
+from jaxgen.data.sample import Sample
+from jaxgen.models import registry
+from jaxgen.models.autoencoders.patchify import patchify
+from jaxgen.models.autoencoders.patchify import unpatchify
+from jaxgen.objectives import noise
+from jaxgen.objectives.masking import mask_image_tokens
+
+LATENT_PATCH = 2  # denoisers group 2 x 2 latent pixels into a token
+
+
+def build(config: ConfigDict, groups: Sequence[str]) -> FrozenDict[str, nn.Module]:
+  """The module of each group of ``config.model``."""
+  dtype = jnp.dtype(config.model.compute_dtype)
+  return FrozenDict({group: registry.build(config.model[group], dtype) for group in groups})
+
+
+def latent_layout(autoencoder: nn.Module, patch: int = LATENT_PATCH) -> Latent:
+  """Sizes of the latent tokens of an autoencoder."""
+  return Latent(autoencoder.config.factor * patch, autoencoder.config.channels * patch**2)
+
+
+def encode(autoencoder: nn.Module, params, images: jax.Array, patch: int = LATENT_PATCH
+           ) -> jax.Array:
+  """f32[n, H, W, 3] in [-1, 1] -> f32[n, h w, C]."""
+  latents = autoencoder.apply({'params': params}, images, method='encode')  # [n, H', W', C']
+  return patchify(latents, patch).astype(jnp.float32)
+
+
+def decode(autoencoder: nn.Module, params, tokens: jax.Array, grid: tuple[int, int],
+           patch: int = LATENT_PATCH) -> jax.Array:
+  """f[n, h w, C] on a grid (h, w) -> f32[n, H, W, 3]."""
+  latents = unpatchify(tokens, grid, patch)  # [n, H', W', C']
+  return autoencoder.apply({'params': params}, latents, method='decode').astype(jnp.float32)
+
+
+def embed(mllm: nn.Module, params, batch: Batch, mask_ratio: float = 0.0,
+          rng: jax.Array | None = None) -> jax.Array:
+  """Embedded prompt with image tokens in their places, some of them hidden.
+
+  Args:
+    mllm: a multimodal language model.
+    params: of it.
+    batch: packed rows.
+    mask_ratio: probability that a token of a maskable image is hidden (L089).
+    rng: key of the mask; None hides nothing.
+
+  Returns:
+    f[B, S, D].
+  """
+  def run(*args, method):
+    return mllm.apply({'params': params}, *args, method=method)
+
+  prompt = batch.prompt
+  if prompt.patches.shape[1] == 0:
+    return run(prompt.tokens, method='embed_text')
+  images = run(prompt, method='image_tokens')  # [B, T, D]
+  if rng is not None and mask_ratio:
+    # The patches of a token lie in one image, so one patch of each token speaks for it.
+    merged = prompt.maskable.shape[1] // images.shape[1]
+    images = mask_image_tokens(noise.fold(rng, batch.meta.rows), images,
+                               prompt.maskable[:, ::merged], mask_ratio)
+  return run(prompt.tokens, images, prompt.image_index, method='embed')
+
+
+def shown(states: jax.Array, prompt: Prompt, pooled: jax.Array | None = None) -> Conditioning:
+  """The states f[B, S, D] of the prompt that the denoiser is told."""
+  return Conditioning(states, prompt.state_positions,
+                      jnp.where(prompt.shown, prompt.segments, 0), pooled)
+
+
+def text_branches(sample: Sample, scale: float, kind: str, empty: str
+                  ) -> list[tuple[float, Sample]]:
+  """``u + s (c - u)``, where u is the sample without a part of its condition.
+
+  Args:
+    sample: what is asked for.
+    scale: s; 1 is no guidance.
+    kind: what u lacks, see ``tasks.dropped``.
+    empty: the words of u.
+  """
+  if scale == 1:
+    return [(1.0, sample)]
+  return [(scale, sample), (1 - scale, tasks.dropped(sample, kind, empty))]
+
+
+def check_equal(field: str, value: int, other: str, wanted: int) -> None:
+  """Raises a ``UserError`` where a size of one model is not that of another."""
+  if value != wanted:
+    raise user_error(f'config.{field}', value, f'must equal {other} = {wanted}')
+
+
+def check_vision(config: ConfigDict, vision: Vision) -> None:
+  """Raises a ``UserError`` where images are not prepared at the size that the tower reads."""
+  if vision.kind == 'square':
+    check_equal('data.vision_size', config.data.vision_size,
+                'config.model.mllm.vision.image_size', vision.size)
