@@ -1,194 +1,231 @@
-"""From a sample to an example: decode, crop, write the prompt; one short function per task."""
+"""From a sample to an example: decode and fit the images, write the prompt, place everything.
 
-import dataclasses
-import logging
-import threading
-from collections.abc import Callable
+One maker serves training and requests: a request is a sample whose targets have a size and no
+pixels, and gets the same tokens, positions and order.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxgen.config.schema import LANGUAGE_TASKS
 from jaxgen.core.errors import user_error
-from jaxgen.data.buckets import Size
-from jaxgen.data.buckets import resize_and_crop
-from jaxgen.data.decode import DecodeError
+from jaxgen.core.types import Layout
+from jaxgen.data import images
+from jaxgen.data import positions
+from jaxgen.data import templates
 from jaxgen.data.decode import decode
-from jaxgen.data.mixture import uniform
-from jaxgen.data.packing import Example
-from jaxgen.data.prompts import PromptWriter
+from jaxgen.data.decode import image_size
+from jaxgen.data.example import Example
+from jaxgen.data.example import LatentImage
+from jaxgen.data.example import Patches
+from jaxgen.data.example import Size
+from jaxgen.data.example import TokenizedPrompt
+from jaxgen.data.example import TowerPrompt
+from jaxgen.data.packing import RowShape
+from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
-from jaxgen.data.sources import Source
+from jaxgen.data.tokenizer import Tokenizer
+from jaxgen.data.tokenizer import load_tokenizer
+from jaxgen.data.towers import TowerTokenizer
+from jaxgen.data.towers import load_tower_tokenizer
+from jaxgen.data.vision import make_vision
 
-# A small data set is decoded once and kept; a large one is decoded anew at every visit.
-CACHE_BYTES = 256 * 2**20
-# A set of up to this many records is judged as a whole, a larger one from this many tries on.
-JUDGED_FROM = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoded:
-  """A sample with its image at the sizes that its task needs.
-
-  Attributes:
-    sample: where it comes from; holds no image any more.
-    target: uint8[H, W, 3] to be generated, None for the task ``caption``.
-    seen: uint8[V, V, 3] for the language model, None for the task ``pair``.
-  """
-
-  sample: Sample
-  target: np.ndarray | None
-  seen: np.ndarray | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Bad:
-  """A record that cannot be decoded."""
-
-  name: str
-  reason: str
-
-
-class DecodedSource:
-  """Random access to the decoded records of a source; counts and names those that are broken.
-
-  Args:
-    source: gives samples with one image each.
-    task: decides which sizes are made.
-    data: ``config.data``.
-    field: config field of the source, for errors.
-  """
-
-  def __init__(self, source: Source, task: str, data: ConfigDict, field: str):
-    self._source, self._task, self._field = source, task, field
-    self._target_size = (data.image_size, data.image_size) if task != 'caption' else None
-    self._seen_size = (data.vision_size, data.vision_size) if task != 'pair' else None
-    self._max_bad_share = data.max_bad_share
-    per_record = 3 * sum(size[0] * size[1] for size in (self._target_size, self._seen_size) if size)
-    self._keep = len(source) * per_record <= CACHE_BYTES
-    self._kept: dict[int, Decoded] = {}
-    self._lock = threading.Lock()
-    self._tried = 0
-    self.bad: dict[int, Bad] = {}
-
-  @property
-  def target_sizes(self) -> tuple[Size, ...]:
-    """(height, width) that images to be generated are brought to."""
-    return (self._target_size,) if self._target_size else ()
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, index: int) -> Decoded | Bad:
-    if index in self._kept:
-      return self._kept[index]
-    if index in self.bad:
-      self._judge()
-      return self.bad[index]
-    sample = self._source[index]
-    if len(sample.images) != 1:
-      raise user_error(sample.origin, len(sample.images),
-                       f'task {self._task} takes samples of exactly one image')
-    try:
-      decoded = self._decode(sample)
-    except DecodeError as error:
-      return self._set_aside(index, Bad(sample.origin or sample.id, str(error)))
-    with self._lock:
-      self._tried += 1
-      if self._keep:
-        self._kept[index] = decoded
-    return decoded
-
-  def _decode(self, sample: Sample) -> Decoded:
-    image = decode(sample.images[0].image)
-    target, seen = (resize_and_crop(image, size) if size else None
-                    for size in (self._target_size, self._seen_size))
-    return Decoded(dataclasses.replace(sample, parts=tuple(sample.texts)), target, seen)
-
-  def _set_aside(self, index: int, bad: Bad) -> Bad:
-    """Counts and logs a record that turns out to be broken."""
-    with self._lock:
-      known = index in self.bad  # another thread came upon it at the same time
-      self._tried += not known
-      self.bad[index] = bad
-    if not known:
-      logging.warning('skipped %s: %s', bad.name, bad.reason)
-    self._judge()
-    return bad
-
-  def _judge(self) -> None:
-    """Stops the run when too many records are broken, or all of them."""
-    with self._lock:
-      count, records = len(self.bad), min(len(self), max(self._tried, JUDGED_FROM))
-      latest = list(self.bad.values())[-5:]
-    if count > self._max_bad_share * records or count == len(self):
-      named = ', '.join(f'{item.name} ({item.reason})' for item in latest)
-      raise user_error(self._field, None, f'{count} of {records} records cannot be decoded, more '
-                       f'than config.data.max_bad_share = {self._max_bad_share} allows: {named}; '
-                       'mend or remove them, or raise the share')
+# An image in its file, and the function that brings it to a size: what a fitted copy depends on.
+Fitted = dict[tuple[int, Size, str], np.ndarray]
 
 
 class ExampleMaker:
-  """Makes examples of one source's decoded records.
+  """Makes examples of samples that a task has prepared.
 
   Args:
-    source: index of the source in the mixture.
-    task: a key of ``TASKS``.
-    writer: of the prompts.
-    dropout: probability that the prompt is replaced by the empty one.
-    seed: of the dropout.
+    data: ``config.data``.
+    layout: what the models need.
+    tokenizer: of the language model.
+    towers: group -> tokenizer of each text tower.
   """
 
-  def __init__(self, source: int, task: str, writer: PromptWriter, dropout: float, seed: int):
-    self._source, self._make, self._writer = source, TASKS[task], writer
-    self._dropout, self._seed = (0.0 if task == 'caption' else dropout), seed
+  def __init__(self, data: ConfigDict, layout: Layout, tokenizer: Tokenizer,
+               towers: Mapping[str, TowerTokenizer]):
+    self._data, self._layout = data, layout
+    self._tokenizer, self._towers = tokenizer, towers
+    self._dialect = templates.DIALECTS[layout.dialect]
+    self._rules = images.rules(data, layout.latent.factor)
+    least, most = data.vision_pixels
+    self._vision = layout.vision and make_vision(
+        layout.vision, min_pixels=least, max_pixels=most, max_side=data.vision_side)
 
-  def __call__(self, position: int, decoded: Decoded | Bad) -> Example | Bad:
-    """The example at ``position`` of the source's endless shuffled sequence.
+  @classmethod
+  def of(cls, config: ConfigDict, layout: Layout) -> 'ExampleMaker':
+    """Loads the tokenizers of a config.
 
-    The position stands for record and epoch, so another epoch drops other captions.
+    Raises:
+      UserError: a tokenizer that is missing or of another kind of model, or an unknown set of
+        buckets.
     """
-    if isinstance(decoded, Bad):
-      return decoded
-    example = self._make(decoded, self._source, self._writer)
-    drop = uniform(self._seed, 'caption dropout', self._source, position) < self._dropout
-    if not drop:
-      return example
-    empty = self._writer.empty()
-    return dataclasses.replace(example, tokens=empty.tokens, image_index=empty.image_index,
-                               loss_mask=empty.loss_mask, seen=())
+    data, towers = config.data, {}
+    for group, text in layout.towers.items():
+      field = f'config.data.tower_tokenizers.{group}'
+      if group not in data.tower_tokenizers:
+        raise user_error(field, None, 'give the folder of its tokenizer')
+      towers[group] = load_tower_tokenizer(data.tower_tokenizers[group], text, field=field)
+    return cls(data, layout, load_tokenizer(data.tokenizer), towers)
+
+  @property
+  def pad(self) -> int:
+    """Token id that fills rows."""
+    return self._tokenizer.pad
+
+  @property
+  def sizes(self) -> tuple[Size, ...]:
+    """(height, width) of all images that the denoiser may get."""
+    return self._rules.sizes
+
+  def row_shape(self, sees: bool) -> RowShape:
+    """The static sizes of a row; ``sees``: some sample shows the language model an image."""
+    return RowShape.of(self._data, self._layout, sees=sees)
+
+  def __call__(self, sample: Sample, source: int = 0, kept: Fitted | None = None) -> Example:
+    """The example of a prepared sample.
+
+    Args:
+      sample: as ``tasks.prepare`` leaves it.
+      source: index of its source in the mixture.
+      kept: fitted images of earlier calls, which this one adds to; None keeps none.
+
+    Raises:
+      DecodeError: an image cannot be read.
+      UserError: the prompt is too long, or the scheme has no place for so many images.
+    """
+    generate = sample.task not in LANGUAGE_TASKS
+    shown = [sample.parts[index] for index in templates.shown_images(sample.parts, generate)]
+    drawn = self._drawn(sample) if generate else []
+    sizes = self._rules.plan([(part.role, _size(part)) for part in drawn])
+    views = [self._vision.fit(_size(part)) for part in shown]
+    pixels = _Pixels({} if kept is None else kept, [
+        *zip(shown, views), *((part, size) for part, size in zip(drawn, sizes) if part.image
+                              is not None)])
+    patches = self._patches(shown, views, pixels)
+    grids = [positions.Grid(_grid_role(part), *self._grid(size))
+             for part, size in zip(drawn, sizes)]
+    tokens = templates.tokenize(
+        sample.parts, self._dialect, self._tokenizer,
+        [self._vision.tokens(view) for view in views], self._layout.queries if drawn else 0,
+        generate, placeholders=self._data.placeholders, bov_weight=self._data.bov_weight,
+        where=sample.origin or sample.id)
+    self._check_length(sample, len(tokens.tokens))
+    visible = self._visible(tokens)
+    towers = {group: tower.tokens(_words(sample)) for group, tower in self._towers.items()}
+    states = max([int(visible.sum()), *(int(tower.shown.sum()) for tower in towers.values())])
+    placed = positions.place(self._layout.scheme, grids, states)
+    return Example(
+        sample.id, source, self._prompt(tokens, visible, placed.states, views), patches,
+        tuple(LatentImage(size, where, part.is_target, None if part.image is None else
+                          pixels.cover(part, size, self._rules))
+              for part, size, where in zip(drawn, sizes, placed.images)),
+        {group: TowerPrompt(tower.tokens, tower.mask, tower.shown,
+                            _scatter(tower.shown, placed.states))
+         for group, tower in towers.items()})
+
+  def _drawn(self, sample: Sample) -> list[Part]:
+    """Images of the denoiser, in the order of its sequence."""
+    found = [part for part in sample.images if part.is_target
+             or (part.clean and part.role in self._data.clean_roles)]
+    order = positions.order(self._layout.scheme, [_grid_role(part) for part in found])
+    return [found[index] for index in order]
+
+  def _grid(self, size: Size) -> tuple[int, int]:
+    factor = self._layout.latent.factor
+    return size[0] // factor, size[1] // factor
+
+  def _patches(self, shown: Sequence[Part], views: Sequence[Size], pixels: '_Pixels') -> Patches:
+    if not shown:
+      dim = self._vision.patch_dim if self._vision else 0
+      return Patches(np.zeros((0, dim), np.float32), np.zeros((0, 2), np.int32),
+                     np.zeros(0, np.int32), np.zeros(0, bool))
+    values = [self._vision.patches(pixels.view(part, view, self._vision))
+              for part, view in zip(shown, views)]
+    counts = [len(value) for value in values]
+    return Patches(
+        np.concatenate(values),
+        np.concatenate([self._vision.patch_positions(view) for view in views]),
+        np.repeat(np.arange(1, len(shown) + 1, dtype=np.int32), counts),
+        np.repeat([part.maskable for part in shown], counts))
+
+  def _visible(self, tokens: templates.Tokens) -> np.ndarray:
+    """bool[n]: what the denoiser is told of the prompt."""
+    is_query = tokens.query_index >= 0
+    chosen = {'all': np.ones_like(is_query), 'text': ~is_query, 'queries': is_query}
+    return chosen[self._data.shown] & (np.arange(len(is_query)) >= tokens.crop)
+
+  def _prompt(self, tokens: templates.Tokens, visible: np.ndarray, states: np.ndarray,
+              views: Sequence[Size]) -> TokenizedPrompt:
+    where = (self._vision.prompt_positions(tokens.image_index, views) if self._vision
+             else positions.text_positions(len(tokens.tokens)))
+    return TokenizedPrompt(tokens.tokens, where, tokens.loss_mask, tokens.image_index,
+                           tokens.query_index, visible, _scatter(visible, states))
+
+  def _check_length(self, sample: Sample, length: int) -> None:
+    if length > self._data.prompt_tokens:
+      raise user_error(f'{sample.origin or sample.id}: caption', None, f'the prompt has {length} '
+                       f'tokens, more than config.data.prompt_tokens = '
+                       f'{self._data.prompt_tokens}; shorten it or raise the limit')
 
 
-def _image(decoded: Decoded, source: int, writer: PromptWriter) -> Example:
-  """Image-only: the image conditions its own reconstruction (L087)."""
-  prompt = writer.reconstruction(decoded.sample.origin)
-  return Example(decoded.sample.id, source, prompt.tokens, prompt.image_index, prompt.loss_mask,
-                 seen=(decoded.seen,), seen_is_target=True, targets=(decoded.target,))
+class _Pixels:
+  """The pixels of one sample's images, each file decoded once, at the scale that its uses need.
+
+  Args:
+    kept: fitted copies that are known already.
+    uses: parts with the sizes that they will be fitted to.
+  """
+
+  def __init__(self, kept: Fitted, uses: Sequence[tuple[Part, Size]]):
+    self._kept, self._decoded = kept, {}
+    self._least: dict[int, Size] = {}
+    for part, size in uses:
+      known = self._least.get(id(part.image), (0, 0))
+      self._least[id(part.image)] = (max(known[0], size[0]), max(known[1], size[1]))
+
+  def view(self, part: Part, size: Size, vision) -> np.ndarray:
+    """uint8[h, w, 3] as the language model sees the image."""
+    return self._fitted(part, size, 'view', lambda image: vision.resize(image, size))
+
+  def cover(self, part: Part, size: Size, rules) -> np.ndarray:
+    """uint8[h, w, 3] as the denoiser gets it."""
+    return self._fitted(part, size, 'cover', lambda image: rules.fit(image, size))
+
+  def _fitted(self, part: Part, size: Size, use: str, fit) -> np.ndarray:
+    key = (id(part.image), size, use)
+    if key not in self._kept:
+      self._kept[key] = fit(self._decode(part))
+    return self._kept[key]
+
+  def _decode(self, part: Part) -> np.ndarray:
+    key = id(part.image)
+    if key not in self._decoded:
+      self._decoded[key] = decode(part.image, self._least[key])
+    return self._decoded[key]
 
 
-def _pair(decoded: Decoded, source: int, writer: PromptWriter) -> Example:
-  """Caption to image."""
-  sample = decoded.sample
-  prompt = writer.pair(_caption(sample), f'{sample.origin}: caption')
-  return Example(sample.id, source, prompt.tokens, prompt.image_index, prompt.loss_mask,
-                 targets=(decoded.target,))
+def _size(part: Part) -> Size:
+  """(height, width) that is asked for, else that of the file."""
+  return part.size or image_size(part.image)
 
 
-def _describe(decoded: Decoded, source: int, writer: PromptWriter) -> Example:
-  """Image to caption, for the next-token objective."""
-  sample = decoded.sample
-  prompt = writer.caption(_caption(sample), f'{sample.origin}: caption')
-  return Example(sample.id, source, prompt.tokens, prompt.image_index, prompt.loss_mask,
-                 seen=(decoded.seen,))
+def _grid_role(part: Part) -> str:
+  """An image that was a target once and is given now is context."""
+  return 'context' if part.role == 'target' and not part.is_target else part.role
 
 
-TASKS: dict[str, Callable[[Decoded, int, PromptWriter], Example]] = {
-    'image': _image, 'pair': _pair, 'caption': _describe,
-}
+def _words(sample: Sample) -> str:
+  """What a text tower reads: all that the user says."""
+  return '\n'.join(part.text for part in sample.texts if part.role == 'user')
 
 
-def _caption(sample: Sample) -> str:
-  if not sample.texts or not sample.texts[0].text.strip():
-    raise user_error(f'{sample.origin}: caption', None,
-                     'missing, but the tasks pair and caption need one; add it, '
-                     'or use the source with task image')
-  return sample.texts[0].text
+def _scatter(shown: np.ndarray, states: np.ndarray) -> np.ndarray:
+  """i32[n, 3]: the positions of the shown states, 0 elsewhere."""
+  where = np.zeros((len(shown), 3), np.int32)
+  where[shown] = states[:int(shown.sum())]
+  return where

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
+from jaxgen.config.schema import LANGUAGE_TASKS
 from jaxgen.core.errors import user_error
 from jaxgen.data.mixture import uniform
 from jaxgen.data.sample import Part
@@ -17,26 +18,32 @@ from jaxgen.data.sample import Sample
 DROPPABLE = ('all', 'text', 'last_text', 'vision', 'latents')
 
 
-def prepare(sample: Sample, task: str, data: ConfigDict, seed: int, number: int) -> Sample:
+def prepare(sample: Sample, task: str, data: ConfigDict, seed: int, *visit: int) -> Sample:
   """Applies a task, then the random droppings of training.
 
   Args:
     sample: a record of any source.
     task: a key of ``TASKS``, or ``auto``, which reads it from the roles.
     data: ``config.data``: prompts and rates.
-    seed, number: the same two give the same sample; ``number`` tells visits apart.
+    seed: of all draws.
+    *visit: numbers that tell this visit of the record from others, as source and position.
 
   Raises:
     UserError: the sample lacks what its task needs; names its origin.
   """
   task = kind_of(sample) if task == 'auto' else task
-  made = TASKS[task](sample, data, uniform(seed, 'target', number))
-  if not made.targets:
+  made = worded(sample, task, data, uniform(seed, 'target', *visit))
+  if task in LANGUAGE_TASKS:
     return made
   for kind in DROPPABLE:  # sorted from the most to the least that is dropped
-    if uniform(seed, f'drop {kind}', number) < data.dropout[kind]:
+    if uniform(seed, f'drop {kind}', *visit) < data.dropout[kind]:
       made = dropped(made, kind, data.empty_prompt)
   return made
+
+
+def worded(sample: Sample, task: str, data: ConfigDict, draw: float = 1.0) -> Sample:
+  """The sample as a task words it; ``draw`` in [0, 1] chooses among several targets."""
+  return dataclasses.replace(TASKS[task](sample, data, draw), task=task)
 
 
 def kind_of(sample: Sample) -> str:
@@ -151,9 +158,8 @@ def _dialogue(sample: Sample, data: ConfigDict, draw: float) -> Sample:
   _require_targets(sample, 'dialogue')
   places = [index for index, part in enumerate(sample.parts) if part.role == 'target']
   chosen = places[min(int(draw * len(places)), len(places) - 1)]
-  before = (_given(part) for part in sample.parts[:chosen])
-  target = dataclasses.replace(sample.parts[chosen], loss=True)
-  return _with(sample, (*(dataclasses.replace(part, loss=False) for part in before), target))
+  before = (dataclasses.replace(part, loss=False) for part in sample.parts[:chosen])
+  return _with(sample, (*before, dataclasses.replace(sample.parts[chosen], loss=True)))
 
 
 def _conversation(sample: Sample, data: ConfigDict, draw: float) -> Sample:
@@ -162,9 +168,7 @@ def _conversation(sample: Sample, data: ConfigDict, draw: float) -> Sample:
   if not any(part.loss and not part.is_image for part in sample.parts):
     raise user_error(sample.origin or sample.id, None, 'has no text with loss; give it an '
                      'assistant text, or use the source with another task')
-  # A target keeps its loss, as the token that announces it is to be predicted.
-  return _with(sample, (dataclasses.replace(part, role='context') if part.role == 'target'
-                        else part for part in sample.parts))
+  return sample
 
 
 TASKS: Mapping[str, Callable[[Sample, ConfigDict, float], Sample]] = {
@@ -188,11 +192,6 @@ def _instructed(sample: Sample, data: ConfigDict, task: str, roles: Mapping[str,
 
 def _with(sample: Sample, parts) -> Sample:
   return dataclasses.replace(sample, parts=tuple(parts))
-
-
-def _given(part: Part) -> Part:
-  """A target that was drawn before stands among what is given."""
-  return dataclasses.replace(part, role='context') if part.role == 'target' else part
 
 
 def _targets(sample: Sample) -> list[Part]:

@@ -1,49 +1,64 @@
-"""Classifier-free guidance: one velocity from a conditional and an unconditional one.
+"""Guidance: one velocity as a weighted sum of those of rewritten requests, v = sum_k w_k v_k.
 
-The convention is ``u + s (c - u)``, so that scale 1 is the plain conditional model. Papers that
-write ``c + g (c - u)`` mean the same with s = 1 + g.
+Classifier-free guidance ``u + s (c - u)`` is the sum with weights s and 1 - s, so that scale 1 is
+the plain conditional model. Papers that write ``c + g (c - u)`` mean the same with s = 1 + g.
 """
 
 from collections.abc import Callable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from jaxgen.core.types import Array
+from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 
 Velocity = Callable[[Array, Array], Array]
 
 
-def guided_velocity(velocity: Callable[[Array, Array, Conditioning], Array],
-                    conditional: Conditioning, unconditional: Conditioning | None,
-                    scale: Array) -> Velocity:
-  """Closes a denoiser over its conditions.
+@flax.struct.dataclass
+class Branches:
+  """The K rewritten versions of R rows of requests, row by row: row r's are r K ... r K + K - 1.
+
+  The tokens that are solved for are the same in every branch; M of them in the fullest row.
+
+  Attributes:
+    batch: [R K, ...]; clean latents stand in ``visual.latents``.
+    token_of: i32[R, K, M], where each solved token stands in its branch; any for absent ones.
+    target_of: i32[R, K, L], which solved token stands at each target of a branch; any elsewhere.
+    weights: f32[R, K, M].
+  """
+
+  batch: Batch
+  token_of: Array
+  target_of: Array
+  weights: Array
+
+
+def guided_velocity(denoise: Callable[[Array, Array, Conditioning], Array], branches: Branches,
+                    conditioning: Conditioning) -> Velocity:
+  """Closes a denoiser over its branches.
 
   Args:
-    velocity: ``(x_t f[B, L, C], t f32[B], conditioning) -> v f32[B, L, C]`` for any B.
-    conditional: conditioning of the B rows.
-    unconditional: conditioning of the empty prompt, one row, shared by all; None runs the
-      conditional model alone, one forward for each step instead of two.
-    scale: f32 scalar s.
+    denoise: ``(x_t f[R K, L, C], t f32[R K, G], conditioning) -> v f32[R K, L, C]``.
+    branches: of the requests.
+    conditioning: of the R K rows.
 
   Returns:
-    ``(x_t f[B, L, C], t f32 scalar) -> v f32[B, L, C]``.
+    ``(x f[R, M, C], t f32 scalar) -> v f32[R, M, C]``.
   """
-  if unconditional is None:
-    return lambda x, t: velocity(x, jnp.full(x.shape[:1], t), conditional)
+  visual, groups = branches.batch.visual, branches.batch.meta.sample_ids.shape[1]
+  rows, count, tokens = branches.token_of.shape
 
-  def guided(x, t):
-    both = jax.tree.map(_interleave, conditional, unconditional)
-    doubled = jnp.repeat(x, 2, axis=0)
-    pair = velocity(doubled, jnp.full(doubled.shape[:1], t), both)
-    cond, uncond = pair[0::2], pair[1::2]
-    return uncond + scale * (cond - uncond)
+  def velocity(x, t):
+    noisy = jnp.take_along_axis(  # [R, K, L, C]
+        x[:, None], branches.target_of[..., None], axis=2)
+    noisy = noisy.reshape(visual.latents.shape)
+    x_t = jnp.where(visual.is_target[..., None], noisy, visual.latents)
+    v = denoise(x_t, jnp.full((rows * count, groups), t), conditioning)
+    v = jnp.take_along_axis(  # [R, K, M, C]
+        v.reshape(rows, count, *v.shape[1:]), branches.token_of[..., None], axis=2)
+    return jnp.einsum('RKM,RKMC->RMC', branches.weights, v, precision='highest')
 
-  return guided
-
-
-def _interleave(rows: Array, shared: Array) -> Array:
-  """Puts the shared row behind each row, so that both stay on the device of their image."""
-  shared = jnp.broadcast_to(shared, rows.shape)
-  return jnp.stack([rows, shared], axis=1).reshape(2 * rows.shape[0], *rows.shape[1:])
+  return velocity

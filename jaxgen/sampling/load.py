@@ -1,18 +1,20 @@
-"""A trained run, ready to draw from: config, system, parameters and tokenizer of a workdir."""
+"""A trained run, ready to draw from: config, system, parameters and tokenizers of a workdir."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxgen.config import from_json
-from jaxgen.core.types import Params
 from jaxgen.checkpoints.weights import load_weights
 from jaxgen.checkpoints.weights import read_config
-from jaxgen.data.tokenizer import Tokenizer
-from jaxgen.data.tokenizer import load_tokenizer
+from jaxgen.config import from_json
+from jaxgen.core.types import Params
+from jaxgen.data.examples import ExampleMaker
+from jaxgen.sampling.generate import Images
 from jaxgen.sampling.generate import generate
+from jaxgen.sampling.request import Request
+from jaxgen.sampling.request import make_request
 from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.systems.base import System
 from jaxgen.systems.registry import make_system
@@ -20,17 +22,25 @@ from jaxgen.systems.registry import make_system
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A system with its parameters; ``generate`` draws from it."""
+  """A system with its parameters; ``draw`` and ``generate`` draw from it."""
 
   config: ConfigDict
   system: System
   params: Params
-  tokenizer: Tokenizer
+  maker: ExampleMaker
 
-  def generate(self, texts: Sequence[str], **options) -> np.ndarray:
-    """``jaxgen.sampling.generate.generate`` with this run's parts; uint8[n, H, W, 3]."""
-    return generate(self.system, self.params, texts, tokenizer=self.tokenizer,
-                    config=self.config, **options)
+  def draw(self, requests: Sequence[Request], **options) -> list[Images]:
+    """``jaxgen.sampling.generate.generate`` with this run's parts."""
+    return generate(self.system, self.params, requests, maker=self.maker, config=self.config,
+                    **options)
+
+  def generate(self, texts: Sequence[str], *, seed: int, guidance: float | None = None,
+               steps: int = 0,
+               progress: Callable[[int, int], None] = lambda done, total: None) -> np.ndarray:
+    """One image of the config's size for each text; uint8[n, H, W, 3]."""
+    requests = [make_request(self.config, text, seed=seed, number=number, guidance=guidance)
+                for number, text in enumerate(texts)]
+    return np.stack([image for image, in self.draw(requests, steps=steps, progress=progress)])
 
 
 def load_run(workdir: str, weights: str = 'ema') -> Run:
@@ -45,7 +55,6 @@ def load_run(workdir: str, weights: str = 'ema') -> Run:
   """
   use_compilation_cache()
   config = from_json(read_config(workdir))
-  config.data.segments_per_row = 1  # packing is for training; here a row is an image
   system = make_system(config)
   params, _ = load_weights(workdir, system.groups, weights, shapes=system.shapes())
-  return Run(config, system, params, load_tokenizer(config.data.tokenizer))
+  return Run(config, system, params, ExampleMaker.of(config, system.layout))

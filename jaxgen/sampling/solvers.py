@@ -24,3 +24,6 @@ def euler(velocity: Velocity, noise: Array, sigmas: Array) -> Array:
 
   levels = jnp.stack([sigmas[:-1], sigmas[1:]], axis=1)
   return jax.lax.scan(step, noise.astype(jnp.float32), levels)[0]
+
+
+SOLVERS = {'euler': euler}

@@ -1,10 +1,11 @@
-"""From loaded images to global batches of latent tokens, one batch ahead of the step."""
+"""From loaded images to global batches of latent tokens, two batches ahead of the step."""
 
+import collections
 import dataclasses
+import math
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +18,21 @@ from jax.sharding import PartitionSpec
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Params
-from jaxgen.data.buckets import Size
+from jaxgen.data.example import Size
 from jaxgen.data.loader import Loader
 from jaxgen.data.packing import Loaded
 from jaxgen.sharding import partition
+from jaxgen.systems.base import System
 from jaxgen.training.state import AUTOENCODER
 
-IMAGES_PER_DEVICE = 4  # encoded at once; fixed, so that each image size compiles once
+# Pixels that a device encodes at once: four images of 1024 x 1024.
+PIXELS = 4 * 1024**2
+IN_FLIGHT = 2  # batches under way besides the one that the step reads
 
 
 @dataclasses.dataclass(frozen=True)
-class Fed:
-  """What one step is fed.
+class StepInput:
+  """What one step reads.
 
   Attributes:
     batch: global arrays [R, ...], rows over the mesh.
@@ -46,62 +50,121 @@ class Fed:
 
 
 class Encoder:
-  """Fills a batch's latents with the frozen autoencoder, on the devices of this process."""
+  """Makes a batch's latents with the frozen autoencoder; they never leave the devices.
 
-  def __init__(self, system: System, frozen: Params, sizes: Iterable[Size]):
+  Every device encodes the images of the rows that it holds, a fixed number at a time for each
+  size, and writes their tokens into its rows. Nothing is sent between devices, so that encoding
+  may run beside a step. Devices that hold the same rows (tensor and context axes) do it each.
+  """
+
+  def __init__(self, system: System, frozen: Params, sizes: Iterable[Size], rows: NamedSharding,
+               shape: tuple[int, int, int]):
     """Keeps a copy of the autoencoder on every local device, and compiles it for each size.
 
     Args:
       system: provides ``encode``.
       frozen: global frozen parameters; an autoencoder without parameters may be absent.
       sizes: (height, width) of all images that may come.
+      rows: sharding of the rows of the global batch.
+      shape: (R, L, C) of the global latents.
     """
-    mesh = Mesh(np.asarray(jax.local_devices()), ('images',))
-    whole = NamedSharding(mesh, PartitionSpec())
+    self._shape, self._sharding = shape, rows
+    self._mesh = _local_mesh(rows, shape)
+    self._blocks = self._mesh.shape['rows']
+    self._local_rows = shape[0] // _block_count(rows, shape) * self._blocks
+    whole = NamedSharding(self._mesh, PartitionSpec())
+    self._split = NamedSharding(self._mesh, PartitionSpec('rows'))
     host = multihost_utils.process_allgather(frozen.get(AUTOENCODER, {}), tiled=True)
     self._params = {AUTOENCODER: jax.device_put(host, whole)}
-    self._images = NamedSharding(mesh, PartitionSpec('images'))
-    self._chunk = IMAGES_PER_DEVICE * mesh.size
+    sizes = tuple(sizes)
+    per_device = self._local_rows // self._blocks
+    self._counts = {size: images_at_once(size, per_device, shape[1], len(sizes),
+                                         system.layout.latent.factor) for size in sizes}
+    self._zeros = jax.jit(lambda: jnp.zeros((self._local_rows, *shape[1:]), jnp.float32),
+                          out_shardings=self._split)
+    self._programs = {size: self._program(system, size) for size in sizes}
 
-    def encode(params, images):
-      return system.encode(params, images.astype(jnp.float32) / 127.5 - 1).astype(jnp.float32)
+  @property
+  def programs(self) -> int:
+    """How many programs encode; no other is ever compiled."""
+    return len(self._programs)
 
-    encode = jax.jit(encode, out_shardings=self._images)
-    self._programs = {size: encode.lower(self._params, jax.ShapeDtypeStruct(
-        (self._chunk, *size, 3), jnp.uint8, sharding=self._images)).compile() for size in sizes}
-
-  def fill(self, loaded: Loaded) -> Batch:
-    """The batch with ``visual.latents`` f32[B, L, C] of all its images, still numpy.
+  def __call__(self, loaded: Loaded) -> jax.Array:
+    """Latents f32[R, L, C] of a batch, global; returns before the devices are done.
 
     Raises:
       UserError: an image of a size that was not announced.
     """
-    latents = np.array(loaded.batch.visual.latents, np.float32)
-    flat = latents.reshape(-1, latents.shape[-1])
+    known = loaded.batch.visual.latents
+    latents = jax.device_put(known, self._split) if known.any() else self._zeros()
     for size, (images, slots) in loaded.images.items():
       if size not in self._programs:
         raise user_error(f'sample {_owner(loaded, slots[0])}', size, 'no program was compiled for '
                          f'images of this size; known are {", ".join(map(str, self._programs))}')
-      for start in range(0, len(images), self._chunk):
-        chunk = slice(start, start + self._chunk)
-        tokens = self._tokens(images[chunk])
-        flat[slots[chunk, None] + np.arange(tokens.shape[1])] = tokens
-    return loaded.batch.replace(visual=loaded.batch.visual.replace(latents=latents))
+      for pixels, places in self._calls(size, images, slots):
+        latents = self._programs[size](self._params, latents, pixels, places)
+    shards = {shard.device: shard.data for shard in latents.addressable_shards}
+    devices = self._sharding.addressable_devices
+    return jax.make_array_from_single_device_arrays(
+        self._shape, self._sharding, [shards[device] for device in devices])
 
-  def _tokens(self, images: np.ndarray) -> np.ndarray:
-    """uint8[n, H, W, 3] to f32[n, h w, C] for n up to the chunk."""
-    padded = np.zeros((self._chunk, *images.shape[1:]), np.uint8)
-    padded[:len(images)] = images
-    tokens = self._programs[images.shape[1:3]](
-        self._params, jax.device_put(padded, self._images))
-    return jax.device_get(tokens)[:len(images)]
+  def _calls(self, size: Size, images: np.ndarray, slots: np.ndarray
+             ) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """The images block by block of rows, ``count`` for each device and call."""
+    block_tokens = self._local_rows // self._blocks * self._shape[1]
+    owner = slots // block_tokens
+    mine = [np.flatnonzero(owner == block) for block in range(self._blocks)]
+    count = self._counts[size]
+    for start in range(0, max(map(len, mine)), count):
+      pixels = np.zeros((self._blocks, count, *images.shape[1:]), np.uint8)
+      places = np.full((self._blocks, count), block_tokens, np.int32)  # outside: not written
+      for block, indices in enumerate(mine):
+        chosen = indices[start:start + count]
+        pixels[block, :len(chosen)] = images[chosen]
+        places[block, :len(chosen)] = slots[chosen] - block * block_tokens
+      yield jax.device_put((pixels, places), self._split)
+
+  def _program(self, system: System, size: Size):
+    """Encodes uint8[1, n, H, W, 3] on each device into its f32[rows, L, C], compiled."""
+    def write(params, latents, pixels, places):
+      tokens = system.encode(params, pixels[0].astype(jnp.float32) / 127.5 - 1)  # [n, h w, C]
+      flat = latents.reshape(-1, latents.shape[-1])
+      index = places[0][:, None] + jnp.arange(tokens.shape[1])
+      index = jnp.where(places[0][:, None] < len(flat), index, len(flat))
+      return flat.at[index].set(tokens, mode='drop').reshape(latents.shape)
+
+    rows = PartitionSpec('rows')
+    mapped = jax.shard_map(write, mesh=self._mesh, in_specs=(PartitionSpec(), rows, rows, rows),
+                           out_specs=rows, check_vma=False)
+    count, split = self._counts[size], self._split
+    return jax.jit(mapped, donate_argnums=1).lower(
+        self._params,
+        jax.ShapeDtypeStruct((self._local_rows, *self._shape[1:]), jnp.float32, sharding=split),
+        jax.ShapeDtypeStruct((self._blocks, count, *size, 3), jnp.uint8, sharding=split),
+        jax.ShapeDtypeStruct((self._blocks, count), jnp.int32, sharding=split)).compile()
+
+
+def images_at_once(size: Size, rows: int, tokens: int, sizes: int, factor: int) -> int:
+  """Images of one size that a device encodes in a call: what fits its budget, and no more than
+  its share of a batch, since what a call lacks is padding.
+
+  Args:
+    size: (height, width) in pixels.
+    rows: of a device.
+    tokens: L.
+    sizes: how many sizes there are.
+    factor: pixels along a latent token.
+  """
+  area = size[0] * size[1]
+  most = max(tokens // (area // factor**2), 1) * rows
+  return max(1, min(PIXELS // area, math.ceil(most / sizes)))
 
 
 class Feed:
-  """Iterator of ``Fed``; a thread of its own makes the next batch while the step runs."""
+  """Iterator of ``StepInput``; a thread of its own makes the next batches while the step runs."""
 
   def __init__(self, loader: Loader, encoder: Encoder, sharding: NamedSharding, rows: int):
-    """Starts on the first batch at once.
+    """Starts on the first batches at once.
 
     Args:
       loader: of the rows of this process.
@@ -112,31 +175,47 @@ class Feed:
     self._loader, self._encoder = loader, encoder
     self._sharding, self._rows = sharding, rows
     self._thread = ThreadPoolExecutor(1, 'feed')
-    self._next = self._thread.submit(self._make)
+    self._made = collections.deque(self._thread.submit(self._make) for _ in range(IN_FLIGHT))
 
-  def __iter__(self) -> Iterator[Fed]:
+  def __iter__(self) -> Iterator[StepInput]:
     return self
 
-  def __next__(self) -> Fed:
+  def __next__(self) -> StepInput:
     began = time.perf_counter()
-    made = self._next.result()
-    self._next = self._thread.submit(self._make)
+    made = self._made.popleft().result()
+    self._made.append(self._thread.submit(self._make))
     return dataclasses.replace(made, asked=began, wait=time.perf_counter() - began)
 
-  def peek(self) -> Fed:
-    """What the next step will be fed."""
-    return self._next.result()
+  def peek(self) -> StepInput:
+    """What the next step will read."""
+    return self._made[0].result()
 
   def close(self) -> None:
     """Waits for the batch in the making, then closes the loader."""
     self._thread.shutdown(cancel_futures=True)
     self._loader.close()
 
-  def _make(self) -> Fed:
+  def _make(self) -> StepInput:
     loaded = next(self._loader)
     cursors = self._loader.state()
-    batch = partition.to_global(self._encoder.fill(loaded), self._sharding, self._rows)
-    return Fed(batch, loaded.ids, cursors, asked=0.0, wait=0.0)
+    latents, batch = self._encoder(loaded), loaded.batch
+    batch = partition.to_global(
+        batch.replace(visual=batch.visual.replace(latents=None)), self._sharding, self._rows)
+    batch = batch.replace(visual=batch.visual.replace(latents=latents))
+    return StepInput(batch, loaded.ids, cursors, asked=0.0, wait=0.0)
+
+
+def _local_mesh(rows: NamedSharding, shape: tuple[int, ...]) -> Mesh:
+  """The devices of this process by the block of rows that they hold: (rows, replicas)."""
+  holders: dict[int, list] = {}
+  for device, (index, *_) in rows.addressable_devices_indices_map(shape).items():
+    holders.setdefault(index.start or 0, []).append(device)
+  return Mesh(np.asarray([holders[start] for start in sorted(holders)]), ('rows', 'replicas'))
+
+
+def _block_count(rows: NamedSharding, shape: tuple[int, ...]) -> int:
+  """Blocks that the global rows are split into."""
+  return shape[0] // rows.shard_shape(shape)[0]
 
 
 def _owner(loaded: Loaded, slot: int) -> str:

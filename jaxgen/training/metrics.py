@@ -22,7 +22,7 @@ from jaxgen.core.files import write_text
 from jaxgen.core.hardware import peak_of
 from jaxgen.operations.goodput import Goodput
 from jaxgen.operations.programs import Programs
-from jaxgen.training.latents import Fed
+from jaxgen.training.latents import StepInput
 
 Ids = tuple[tuple[str, ...], ...]
 
@@ -45,7 +45,7 @@ class Journal:
     self._config, self._workdir = config, workdir
     self._flops, self._programs = flops, programs
     self._leads = jax.process_index() == 0
-    self._pending: tuple[int, dict[str, Any], Fed] | None = None
+    self._pending: tuple[int, dict[str, Any], StepInput] | None = None
     self._file = self._board = self._goodput = None
     if self._leads:
       lines = cut_lines(workdir / 'metrics.jsonl', start)
@@ -55,7 +55,7 @@ class Journal:
     self._last = time.perf_counter()
     self._shown = (start, self._last)
 
-  def put(self, step: int, metrics: dict[str, Any], fed: Fed) -> None:
+  def put(self, step: int, metrics: dict[str, Any], fed: StepInput) -> None:
     """Takes the metrics of a step that was just started and records those of the one before.
 
     Args:
@@ -102,7 +102,7 @@ class Journal:
     if self._leads:
       self._goodput.done(time.time(), step)
 
-  def _record(self, step: int, metrics: dict[str, Any], fed: Fed) -> dict[str, Any]:
+  def _record(self, step: int, metrics: dict[str, Any], fed: StepInput) -> dict[str, Any]:
     """One line of metrics.jsonl; the losses of tasks and timestep bins at log steps only."""
     now = time.perf_counter()
     # From the end of the step before, or from when this one began after a save.

@@ -20,8 +20,8 @@ from jaxgen.objectives.timesteps import shift_time
 class Still:
   """A system that predicts x_t itself, so that the loss tells how x_t was made."""
 
-  def condition(self, params, prompt, rng):
-    del params, prompt, rng
+  def condition(self, params, batch, rng):
+    del params, batch, rng
 
   def denoise(self, params, x_t, t, visual, conditioning):
     del params, t, visual, conditioning
@@ -30,21 +30,25 @@ class Still:
 
 def _batch(rng, rows=2, targets=(3, 2), conditions=2, padding=2, groups=3):
   """Rows of ``len(targets)`` segments: each its targets, then clean conditions; then padding."""
-  segments, is_target = [], []
+  segments, images, is_target = [], [], []
   for index, count in enumerate(targets, start=1):
     segments += [index] * (count + conditions)
+    images += [2 * index - 1] * count + [2 * index] * conditions
     is_target += [True] * count + [False] * conditions
   segments += [0] * padding
+  images += [0] * padding
   is_target += [False] * padding
   length = len(segments)
   visual = Visual(
       latents=rng.normal(size=(rows, length, 4)).astype(np.float32),
       positions=np.zeros((rows, length, 3), np.int32),
       segments=np.tile(np.int32(segments), (rows, 1)),
+      images=np.tile(np.int32(images), (rows, 1)),
       is_target=np.tile(np.array(is_target), (rows, 1)))
-  task_ids = np.full((rows, groups), -1, np.int32)
-  task_ids[:, :len(targets)] = np.arange(rows * len(targets)).reshape(rows, -1) % 2
-  return Batch(visual=visual, prompt=None, meta=Meta(sample_ids=task_ids, task_ids=task_ids))
+  ids = np.full((rows, groups), -1, np.int32)
+  ids[:, :len(targets)] = np.arange(rows * len(targets)).reshape(rows, -1) % 2
+  return Batch(visual=visual, prompt=None,
+               meta=Meta(sample_ids=ids, source_ids=ids, rows=np.arange(rows, dtype=np.int32)))
 
 
 OBJECTIVE = FlowMatching('uniform', 0.0, 1.0, 1.0, ('first', 'second'))
@@ -52,11 +56,11 @@ OBJECTIVE = FlowMatching('uniform', 0.0, 1.0, 1.0, ('first', 'second'))
 
 def test_flow_matching_is_the_mean_over_target_tokens_of_a_plain_loop():
   batch, key = _batch(np.random.default_rng(0)), jax.random.key(1)
-  loss, weight, metrics = OBJECTIVE(Still(), {}, batch, key)
+  loss, metrics = OBJECTIVE(Still(), {}, batch, key)
   time_key, noise_key, _ = jax.random.split(key, 3)
-  t = np.asarray(sample_timesteps(time_key, (2, 3), density='uniform'))
-  noise = np.asarray(jax.random.normal(noise_key, batch.visual.latents.shape))
-  total, count, by_task = 0.0, 0, {'first': [], 'second': []}
+  t = np.asarray(OBJECTIVE.timesteps(time_key, batch))
+  noise = np.asarray(OBJECTIVE.noise(noise_key, batch))
+  total, count, by_source = 0.0, 0, {'first': [], 'second': []}
   for row in range(2):
     for token in range(batch.visual.latents.shape[1]):
       if batch.visual.is_target[row, token]:
@@ -64,11 +68,11 @@ def test_flow_matching_is_the_mean_over_target_tokens_of_a_plain_loop():
         x0, eps, s = batch.visual.latents[row, token], noise[row, token], t[row, segment]
         error = np.mean(((1 - s) * x0 + s * eps - (eps - x0)) ** 2)
         total, count = total + error, count + 1
-        by_task[('first', 'second')[batch.meta.task_ids[row, segment]]].append(error)
-  assert float(weight) == count == 10
+        by_source[('first', 'second')[batch.meta.source_ids[row, segment]]].append(error)
+  assert float(OBJECTIVE.weight(batch)) == count == 10
   np.testing.assert_allclose(loss, total, rtol=1e-5)
-  for task, errors in by_task.items():
-    part, share = metrics[f'loss_task/{task}']
+  for source, errors in by_source.items():
+    part, share = metrics[f'loss_source/{source}']
     np.testing.assert_allclose([part, share], [sum(errors), len(errors)], rtol=1e-5)
   bins = [value for name, value in metrics.items() if name.startswith('loss_t/')]
   np.testing.assert_allclose(sum(float(part) for part, _ in bins), total, rtol=1e-5)
@@ -79,8 +83,24 @@ def test_conditions_and_padding_change_nothing():
   batch, key = _batch(np.random.default_rng(0)), jax.random.key(1)
   other = np.where(batch.visual.is_target[..., None], batch.visual.latents, 7.0)
   changed = batch.replace(visual=batch.visual.replace(latents=other))
-  before, after = (OBJECTIVE(Still(), {}, each, key)[:2] for each in (batch, changed))
+  before, after = (OBJECTIVE(Still(), {}, each, key)[0] for each in (batch, changed))
   np.testing.assert_array_equal(before, after)
+
+
+def test_noise_and_time_belong_to_row_and_image_however_the_batch_is_divided():
+  batch, key = _batch(np.random.default_rng(0), rows=4), jax.random.key(1)
+  whole = (OBJECTIVE.noise(key, batch), OBJECTIVE.timesteps(key, batch))
+  part = jax.tree.map(lambda leaf: leaf[2:], batch)
+  for full, alone in zip(whole, (OBJECTIVE.noise(key, part), OBJECTIVE.timesteps(key, part))):
+    np.testing.assert_array_equal(full[2:], alone)
+    assert len(np.unique(np.asarray(full).ravel())) > 0.9 * full.size
+  # An image that comes a token later has the same noise.
+  later = jax.tree.map(lambda leaf: np.roll(leaf, 1, axis=1) if leaf.shape[1:2] == (11,) else leaf,
+                       batch)
+  moved = np.asarray(OBJECTIVE.noise(key, later))
+  np.testing.assert_array_equal(moved[:, 1:10], np.asarray(whole[0])[:, :9])
+  noise = np.asarray(OBJECTIVE.noise(key, _batch(np.random.default_rng(0), rows=500)))
+  assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
 
 
 def test_condition_tokens_enter_the_denoiser_clean():
@@ -102,8 +122,8 @@ def test_condition_tokens_enter_the_denoiser_clean():
     ('uniform', 0.0, 1.0, 1.0), ('uniform', 0.0, 1.0, 5.0),
     ('logit_normal', 0.0, 1.0, 1.0), ('logit_normal', 0.5, 0.8, 3.0)])
 def test_timesteps_follow_their_distribution_function(density, mean, std, shift):
-  t = np.asarray(sample_timesteps(jax.random.key(0), (100_000,), density=density, mean=mean,
-                                  std=std, shift=shift))
+  t = np.asarray(sample_timesteps(jax.random.split(jax.random.key(0), 100_000), density=density,
+                                  mean=mean, std=std, shift=shift))
 
   def cdf(x):
     unshifted = x / (shift - (shift - 1) * x)
@@ -131,10 +151,10 @@ def test_masking_hits_its_ratio_and_only_images_that_are_their_own_target(ratio)
   may_mask = np.zeros((rows, length), bool)
   may_mask[:, 100:] = True
   tokens = np.ones((rows, length, 3), np.float32)
-  masked = np.asarray(mask_image_tokens(jax.random.key(3), tokens, may_mask, ratio))
+  masked = np.asarray(mask_image_tokens(jax.random.split(jax.random.key(3), rows), tokens, may_mask, ratio))
   hidden = (masked == 0).all(-1)
   assert ((masked == 0).any(-1) == hidden).all() and not hidden[:, :100].any()
   count = may_mask.sum()
   assert abs(hidden.sum() - ratio * count) < 3 * np.sqrt(count * ratio * (1 - ratio))
-  again = np.asarray(mask_image_tokens(jax.random.key(3), tokens, may_mask, ratio))
+  again = np.asarray(mask_image_tokens(jax.random.split(jax.random.key(3), rows), tokens, may_mask, ratio))
   np.testing.assert_array_equal(masked, again)
