@@ -16,9 +16,9 @@ Knots = tuple[float, ...] | tuple[tuple[float, float], ...]
 
 def uniform(seed: int, purpose: str, *counters: int) -> float:
   """A number in [0, 1) that depends on nothing but the arguments (at most three counters)."""
-  key = [seed, zlib.crc32(purpose.encode())]
   counter = [0] * (4 - len(counters)) + list(counters)
-  return np.random.Generator(np.random.Philox(key=key, counter=counter)).random()
+  key = _Key([seed, zlib.crc32(purpose.encode())])
+  return np.random.Generator(np.random.Philox(key, counter=counter)).random()
 
 
 class Mixture:
@@ -147,6 +147,17 @@ def cocktail_mix(order: Sequence[str], *, new: float = 0.8,
     former = dict.fromkeys(order[:phase], total * (1 - new) / phase)
     phases.append(former | {order[phase]: total * new})
   return _phases(phases)
+
+
+class _Key(np.random.bit_generator.ISeedSequence):
+  """Gives Philox its key as it is; its argument ``key`` asks for system entropy too, and is slow."""
+
+  def __init__(self, key: Sequence[int]):
+    self._key = np.asarray(key, np.uint64)
+
+  def generate_state(self, n_words: int, dtype: type = np.uint32) -> np.ndarray:
+    assert (n_words, dtype) == (2, np.uint64), (n_words, dtype)
+    return self._key
 
 
 def _phases(phases: Sequence[Mapping[str, float]]) -> dict[str, Knots]:
