@@ -1,6 +1,7 @@
 """The mixture: which source each sample comes from, as shares over the course of training."""
 
 import zlib
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -8,38 +9,50 @@ import numpy as np
 
 from jaxgen.core.errors import user_error
 
+INTERPOLATIONS = ('linear', 'step')
+
+Knots = tuple[float, ...] | tuple[tuple[float, float], ...]
+
 
 def uniform(seed: int, purpose: str, *counters: int) -> float:
   """A number in [0, 1) that depends on nothing but the arguments (at most three counters)."""
-  key = [seed, zlib.crc32(purpose.encode())]
   counter = [0] * (4 - len(counters)) + list(counters)
-  return np.random.Generator(np.random.Philox(key=key, counter=counter)).random()
+  key = _Key([seed, zlib.crc32(purpose.encode())])
+  return np.random.Generator(np.random.Philox(key, counter=counter)).random()
 
 
 class Mixture:
-  """Shares of sources as knots spread evenly over training, interpolated and normalised.
+  """Shares of sources over the course of training, normalised at every draw.
 
-  Shares are of samples drawn, so the size of a data set has no influence. A share of one knot is
-  constant, two make a ramp, and more follow any schedule.
+  Shares are of samples drawn, so the size of a data set has no influence unless the shares are
+  made from it (``flat``). A share is given by knots: pairs ``(progress, share)`` with progress in
+  [0, 1] of training, or shares alone, which are spread evenly. Before its first knot and after
+  its last a share is constant.
 
   Args:
     shares: source name -> knots. Sources are numbered by sorted name, so that the order in which
       a config lists them does not matter.
     seed: of the draws.
+    interpolation: ``linear`` between knots, or ``step``: a share holds until the next knot. Evenly
+      spread are n knots of ``step`` at 0, 1/n, 2/n, ..., so that they make n equal phases, and
+      of ``linear`` from 0 to 1.
 
   Raises:
-    UserError: at some knot all shares are 0.
+    UserError: knots that are no schedule, or at some knot all shares are 0.
   """
 
-  def __init__(self, shares: Mapping[str, Sequence[float]], seed: int):
+  def __init__(self, shares: Mapping[str, Knots], seed: int, interpolation: str = 'linear'):
+    if interpolation not in INTERPOLATIONS:
+      raise user_error('config.data.mixture.interpolation', interpolation,
+                       f'use one of {", ".join(INTERPOLATIONS)}')
     self.names = tuple(sorted(shares))
-    self._seed = seed
-    self._knots = [np.asarray(shares[name], np.float64) for name in self.names]
-    for knots in self._knots:
-      for progress in np.linspace(0, 1, len(knots)):
-        if not self._raw(progress).sum() > 0:
-          raise user_error('config.data.sources', dict(shares),
-                           f'all shares are 0 at {progress:.0%} of training; raise one')
+    self._seed, self._step = seed, interpolation == 'step'
+    self._curves = [_curve(name, shares[name], self._step) for name in self.names]
+    for progress in np.unique(np.concatenate([[0.0], *(places for places, _ in self._curves)])):
+      if not self._raw(progress).sum() > 0:
+        raise user_error('config.data.sources', dict(shares),
+                         f'all shares are 0 at {progress:.0%} of training; raise one')
+    self._latest = (0.0, np.cumsum(self.shares(0.0)))
 
   def shares(self, progress: float) -> np.ndarray:
     """The shares at ``progress`` in [0, 1] of training; f64[sources], of sum 1."""
@@ -50,11 +63,135 @@ class Mixture:
     """The source of draw ``number`` of a global row: an index into ``names``."""
     if len(self.names) == 1:
       return 0
-    edges = np.cumsum(self.shares(progress))
+    before, edges = self._latest
+    if before != progress:  # all rows of a step ask for the same progress
+      edges = np.cumsum(self.shares(progress))
+      self._latest = (progress, edges)
     point = uniform(self._seed, 'mixture', row, number) * edges[-1]
     chosen = np.searchsorted(edges, point, 'right')
     return int(min(chosen, len(self.names) - 1))
 
   def _raw(self, progress: float) -> np.ndarray:
-    return np.asarray([np.interp(progress, np.linspace(0, 1, len(knots)), knots)
-                       if len(knots) > 1 else knots[0] for knots in self._knots])
+    return np.asarray([_at(places, values, progress, self._step)
+                       for places, values in self._curves])
+
+
+def flat(sizes: Mapping[str, int]) -> dict[str, float]:
+  """Shares in proportion to the number of records, as if all sources were one pool (L033)."""
+  total = _total(sizes)
+  return {name: size / total for name, size in sizes.items()}
+
+
+def inverse_size(sizes: Mapping[str, int]) -> dict[str, float]:
+  """Shares where a record weighs the inverse of its source's size.
+
+  Every source then gets the same share, whatever its size: tasks are treated equally (L022).
+  """
+  _total(sizes)
+  return {name: 1 / len(sizes) for name in sizes}
+
+
+def flat_mix(names: Sequence[str], sizes: Mapping[str, int], *, inverse: bool = True,
+             total: float = 1.0) -> dict[str, Knots]:
+  """FlatMix: all sources in one pool from beginning to end (L033).
+
+  Args:
+    names: the sources.
+    sizes: source name -> number of records.
+    inverse: weigh records by ``inverse_size``; else ``flat``.
+    total: what the shares sum to, where other sources take the rest (L031).
+
+  Returns:
+    source name -> knots.
+  """
+  shares = (inverse_size if inverse else flat)({name: sizes[name] for name in names})
+  return {name: (total * share,) for name, share in shares.items()}
+
+
+def stage_mix(stages: Sequence[Collection[str]], *, total: float = 1.0) -> dict[str, Knots]:
+  """StageMix: phases of equal length, each of which adds a group of sources (L033).
+
+  The sources so far have equal shares. Knots are for the interpolation ``step``.
+
+  Args:
+    stages: the groups of source names, the first to come first.
+    total: what the shares sum to.
+
+  Returns:
+    source name -> knots (progress, share).
+  """
+  phases = []
+  for stage in range(len(stages)):
+    names = [name for group in stages[:stage + 1] for name in group]
+    phases.append({name: total / len(names) for name in names})
+  return _phases(phases)
+
+
+def cocktail_mix(order: Sequence[str], *, new: float = 0.8,
+                 total: float = 1.0) -> dict[str, Knots]:
+  """CocktailMix: phases of equal length, each of which adds one source (L032, A08).
+
+  The new source has the share ``new``, those before it share the rest evenly; the first has its
+  phase for itself. Knots are for the interpolation ``step``.
+
+  Args:
+    order: source names from the easiest to the hardest.
+    new: share of the source that was added last.
+    total: what the shares sum to.
+
+  Returns:
+    source name -> knots (progress, share).
+  """
+  phases = [{order[0]: total}]
+  for phase in range(1, len(order)):
+    former = dict.fromkeys(order[:phase], total * (1 - new) / phase)
+    phases.append(former | {order[phase]: total * new})
+  return _phases(phases)
+
+
+class _Key(np.random.bit_generator.ISeedSequence):
+  """Gives Philox its key as it is; its argument ``key`` asks for system entropy too, and is slow."""
+
+  def __init__(self, key: Sequence[int]):
+    self._key = np.asarray(key, np.uint64)
+
+  def generate_state(self, n_words: int, dtype: type = np.uint32) -> np.ndarray:
+    assert (n_words, dtype) == (2, np.uint64), (n_words, dtype)
+    return self._key
+
+
+def _phases(phases: Sequence[Mapping[str, float]]) -> dict[str, Knots]:
+  """Knots of phases of equal length; the last phase names every source."""
+  return {name: tuple((index / len(phases), phase.get(name, 0.0))
+                      for index, phase in enumerate(phases)) for name in phases[-1]}
+
+
+def _total(sizes: Mapping[str, int]) -> int:
+  for name, size in sizes.items():
+    if size < 1:
+      raise user_error(f'size of source {name}', size, 'use the number of its records')
+  return sum(sizes.values())
+
+
+def _curve(name: str, knots: Knots, step: bool) -> tuple[np.ndarray, np.ndarray]:
+  """Places in [0, 1] and the shares there, f64[n] each."""
+  where = f'config.data.sources.{name}.share'
+  pairs = [isinstance(knot, (tuple, list)) for knot in knots]
+  if not knots or any(pairs) != all(pairs) or (any(pairs) and {len(k) for k in knots} != {2}):
+    raise user_error(where, knots, 'give one or more shares, or pairs (progress, share)')
+  if any(pairs):
+    places, values = np.asarray(knots, np.float64).T
+  else:
+    values = np.asarray(knots, np.float64)
+    places = np.arange(len(knots)) / (len(knots) if step else max(len(knots) - 1, 1))
+  if places[0] < 0 or places[-1] > 1 or (np.diff(places) <= 0).any():
+    raise user_error(where, knots, 'progress must rise from knot to knot within 0 to 1')
+  if (values < 0).any():
+    raise user_error(where, knots, 'shares must be 0 or more')
+  return places, values
+
+
+def _at(places: np.ndarray, values: np.ndarray, progress: float, step: bool) -> float:
+  if step:
+    return values[max(np.searchsorted(places, progress, 'right') - 1, 0)]
+  return np.interp(progress, places, values)

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from jaxgen.config import base_config
+from jaxgen.core.types import Latent
 from jaxgen.core.types import Layout
+from jaxgen.core.types import Vision
 from jaxgen.data import shapes
 from jaxgen.data.commands import tokenizer_texts
 from jaxgen.data.tokenizer import load_tokenizer
@@ -17,7 +19,7 @@ from jaxgen.data.tokenizer import train_tokenizer
 
 @pytest.fixture(scope='session')
 def layout():
-  return Layout(latent_factor=4, latent_channels=48, vision_patch=4, vision_tokens=4)
+  return Layout(latent=Latent(4, 48), vision=Vision('square', patch=4, merge=1, size=8))
 
 
 @pytest.fixture(scope='session')
