@@ -46,8 +46,8 @@ def test_help_loads_no_library():
 @pytest.mark.parametrize('code', [
     'import jaxgen.conversion.commands, jaxgen.sampling.load',
     'import jaxgen.evaluation.report, jaxgen.evaluation.evaluate',
-    'import numpy as np\nfrom jaxgen.data.native_images import native_patches\n'
-    'native_patches(np.zeros((60, 91, 3), np.uint8))'])
+    'import numpy as np\nfrom jaxgen.data.vision import NativeVision\nvision = NativeVision(14, 2)\n'
+    'vision.patches(vision.resize(np.zeros((60, 91, 3), np.uint8)))'])
 def test_tensorflow_and_torch_stay_out(code):
   assert not modules_after(code) & {'tensorflow', 'torch'}
 

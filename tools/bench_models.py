@@ -41,8 +41,8 @@ from jaxgen.conversion.tables import qwen_image
 from jaxgen.conversion.tables import sana
 from jaxgen.conversion.tables import z_image
 from jaxgen.core import trees
-from jaxgen.data.native_images import native_positions
-from jaxgen.data.native_images import rotary_positions
+from jaxgen.data.vision import native_positions
+from jaxgen.data.vision import rotary_positions
 from jaxgen.models import registry
 
 CHANNELS, VOCAB, IMAGE = 64, 4096, 5

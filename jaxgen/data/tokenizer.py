@@ -1,6 +1,7 @@
 """Tokenizers: one thin class over the ``tokenizers`` library, loading, and training a small one."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -14,10 +15,13 @@ from tokenizers import trainers
 
 from jaxgen.core.errors import user_error
 
-# InternVL's names: an image in the prompt is <img>, one <IMG_CONTEXT> per image token, </img>.
 PAD, UNKNOWN, END = '<pad>', '<unk>', '<|im_end|>'
 IMAGE_START, IMAGE_END, IMAGE = '<img>', '</img>', '<IMG_CONTEXT>'
 SPECIALS = (PAD, UNKNOWN, END, IMAGE_START, IMAGE_END, IMAGE)
+# What stands before an image, for each of its tokens, and behind it. InternVL's vocabulary has
+# Qwen's names too, so its own come first.
+IMAGE_NAMES = ((IMAGE_START, IMAGE, IMAGE_END),
+               ('<|vision_start|>', '<|image_pad|>', '<|vision_end|>'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,18 +29,18 @@ class Tokenizer:
   """Text to ids and back, with the special ids that prompts need.
 
   Attributes:
-    backend: does the work.
+    backend: the tokenizer of the folder, which also reads special tokens that a text spells.
     pad: id that fills rows.
-    end: id that closes what the model says.
-    image_start, image, image_end: ids of an image in a prompt.
+    end: id that closes what the model says; None where the vocabulary names none.
+    image_start, image, image_end: ids of an image in a prompt; None for a text-only model.
   """
 
   backend: tokenizers.Tokenizer
   pad: int
-  end: int
-  image_start: int
-  image: int
-  image_end: int
+  end: int | None
+  image_start: int | None
+  image: int | None
+  image_end: int | None
 
   @property
   def vocab_size(self) -> int:
@@ -44,34 +48,88 @@ class Tokenizer:
     return self.backend.get_vocab_size(with_added_tokens=True)
 
   def encode(self, text: str) -> list[int]:
-    """Ids of the text, with nothing added at its ends."""
-    return self.backend.encode(text, add_special_tokens=False).ids
+    """Ids of the text, with nothing added at its ends; a special token that it spells is text."""
+    return self._text.encode(text, add_special_tokens=False).ids
+
+  def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+    """As ``encode``, and the index of the character at which each token starts."""
+    encoded = self._text.encode(text, add_special_tokens=False)
+    return encoded.ids, [start for start, _ in encoded.offsets]
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text of the ids, special ones left out."""
     return self.backend.decode(list(ids), skip_special_tokens=True)
 
+  @functools.cached_property
+  def ends(self) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer puts before and behind a text on its own, for text towers."""
+    encoded = self._text.encode('a')
+    inside = [index for index, added in enumerate(encoded.special_tokens_mask) if not added]
+    return encoded.ids[:inside[0]], encoded.ids[inside[-1] + 1:]
 
-def load_tokenizer(path: str, field: str = 'config.data.tokenizer') -> Tokenizer:
+  @functools.cached_property
+  def _text(self) -> tokenizers.Tokenizer:
+    """The tokenizer without its added tokens: no text can spell them."""
+    spec = json.loads(self.backend.to_str())
+    added = {token['content'] for token in spec['added_tokens']}
+    spec['added_tokens'] = []
+    model = spec['model']
+    # A BPE vocabulary reaches a token by merges alone, and no merge gives a special one. The other
+    # kinds look whole pieces up: there the names get a space, which no piece of a text contains.
+    if model['type'] == 'Unigram':
+      model['vocab'] = [[f' {piece}' if piece in added else piece, score]
+                        for piece, score in model['vocab']]
+    elif model['type'] != 'BPE':
+      added.discard(model['unk_token'])
+      model['vocab'] = {f' {piece}' if piece in added else piece: index
+                        for piece, index in model['vocab'].items()}
+    return tokenizers.Tokenizer.from_str(json.dumps(spec))
+
+
+def load_tokenizer(path: str, field: str = 'config.data.tokenizer', *,
+                   images: bool = True) -> Tokenizer:
   """Loads the tokenizer of a Hugging Face folder or hub id; needs its ``tokenizer.json`` only.
 
   Args:
     path: folder, or hub id.
     field: config field that holds the path, for errors.
+    images: prompts contain images, and answers end. False for text towers.
 
   Raises:
-    UserError: nothing there, or a tokenizer without the tokens that stand for images.
+    UserError: nothing there, or with ``images`` a tokenizer without the tokens for images and for
+      the end of an answer.
   """
   backend, settings = open_tokenizer(path, field)
-  ids = {name: backend.token_to_id(name) for name in (END, IMAGE_START, IMAGE, IMAGE_END)}
-  missing = sorted(name for name, index in ids.items() if index is None)
-  if missing:
-    raise user_error(field, path, f'the tokenizer lacks {", ".join(missing)}; use an InternVL '
-                     'tokenizer or train one with `jaxgen data tokenizer`')
-  pad = settings.get('pad_token') or PAD
-  pad = backend.token_to_id(pad['content'] if isinstance(pad, dict) else pad)
-  return Tokenizer(backend, ids[END] if pad is None else pad, ids[END],
-                   ids[IMAGE_START], ids[IMAGE], ids[IMAGE_END])
+  end = _first_id(backend, END, _named(settings, 'eos_token'))
+  pad = _first_id(backend, _named(settings, 'pad_token') or PAD)
+  image = _image_ids(backend)
+  if images and None in (end, *image):
+    names = ' or '.join(', '.join(kind) for kind in IMAGE_NAMES)
+    raise user_error(field, path, f'the tokenizer lacks {END}, or the tokens for images ({names}); '
+                     'use an InternVL or Qwen-VL tokenizer or train one with '
+                     '`jaxgen data tokenizer`')
+  if pad is None:
+    pad = 0 if end is None else end
+  return Tokenizer(backend, pad, end, *image)
+
+
+def _image_ids(backend: tokenizers.Tokenizer) -> tuple[int | None, ...]:
+  for names in IMAGE_NAMES:
+    ids = tuple(backend.token_to_id(name) for name in names)
+    if None not in ids:
+      return ids
+  return (None, None, None)
+
+
+def _named(settings: dict[str, object], key: str) -> str | None:
+  """The spelling of a special token, which the settings hold plainly or as an object."""
+  value = settings.get(key)
+  return value['content'] if isinstance(value, dict) else value
+
+
+def _first_id(backend: tokenizers.Tokenizer, *names: str | None) -> int | None:
+  ids = (backend.token_to_id(name) for name in names if name)
+  return next((index for index in ids if index is not None), None)
 
 
 def open_tokenizer(path: str, field: str) -> tuple[tokenizers.Tokenizer, dict[str, object]]:

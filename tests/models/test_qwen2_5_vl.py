@@ -17,8 +17,8 @@ from jaxgen.conversion.tables.qwen2_5_vl import FAMILY
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.core.types import Prompt
-from jaxgen.data.native_images import native_positions
-from jaxgen.data.native_images import rotary_positions
+from jaxgen.data.vision import native_positions
+from jaxgen.data.vision import rotary_positions
 from jaxgen.models import registry
 from jaxgen.models.encoders.generate import generate
 from jaxgen.models.encoders.qwen2_5_vl import QWEN2_5_VL_7B

@@ -1,0 +1,379 @@
+"""Dialects: the texts and images of a sample as the tokens of one prompt, with loss flags."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxgen.core.errors import user_error
+from jaxgen.data.sample import Part
+from jaxgen.data.tokenizer import Tokenizer
+
+_SPECIAL = re.compile(r'(<\|\w+\|>)')
+_PLACEHOLDER = re.compile(r'<image_(\d+)>')
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+  """How the parts of a sample are written for one model.
+
+  Special tokens are spelled out in these strings and become single ids; the same spelling in a
+  text of the sample stays text.
+
+  Attributes:
+    header: opens a turn, with ``{role}``; '' where texts and images follow one another without
+      turns.
+    footer: closes a turn.
+    system: system turn of samples that have none; None = no system turn.
+    image_system: the same where the prompt contains images; None = as without images.
+    image: an image within a turn, with ``{image}`` and, where images are numbered, ``{number}``.
+    opens: the assistant's turn is opened where the model is to go on.
+    begins: a prompt that asks for an image ends with the token that begins one (<BOV>, A20).
+    crop: leading tokens, the start token of a tower included, that the denoiser is not shown.
+    image_crop: the same where ``image_system`` is written.
+  """
+
+  header: str = ''
+  footer: str = ''
+  system: str | None = None
+  image_system: str | None = None
+  image: str = '{image}'
+  opens: bool = True
+  begins: bool = False
+  crop: int = 0
+  image_crop: int = 0
+
+  def preamble(self, sees: bool) -> tuple[str | None, int]:
+    """System text and crop of a prompt with images (``sees``) or without."""
+    if sees and self.image_system is not None:
+      return self.image_system, self.image_crop
+    return self.system, self.crop
+
+
+_CHAT = {'header': '<|im_start|>{role}\n', 'footer': '<|im_end|>\n'}
+_BARE = Dialect()
+# What the released denoisers were trained on, word for word (tests/data/test_templates.py).
+_QWEN_IMAGE = ('Describe the image by detailing the color, shape, size, texture, quantity, text, '
+               'spatial relationships of the objects and background:')
+_QWEN_IMAGE_EDIT = (
+    'Describe the key features of the input image (color, shape, size, texture, objects, '
+    "background), then explain how the user's text instruction should alter or modify the image. "
+    "Generate a new image that meets the user's requirements while maintaining consistency with "
+    'the original input where appropriate.')
+_HUNYUAN_VIDEO = (
+    'Describe the video by detailing the following aspects: 1. The main content and theme of the '
+    'video.2. The color, shape, size, texture, quantity, text, and spatial relationships of the '
+    'objects.3. Actions, events, behaviors temporal relationships, physical movement changes of '
+    'the objects.4. background environment, light, style and atmosphere.5. camera angles, '
+    'movements, and transitions used in the video:')
+
+DIALECTS: dict[str, Dialect] = {
+    # Texts and images as they come; an assistant's text ends with the end token (L087).
+    'plain': _BARE,
+    # Of text towers; their start and end tokens are the tokenizer's own (L134).
+    'llama': _BARE, 'clip': _BARE, 't5': _BARE,
+    'internvl': Dialect(**_CHAT, image='{image}\n', begins=True),
+    'qwen_chat': Dialect(**_CHAT, system='You are a helpful assistant.', begins=True),
+    # Z-Image's text tower (L142).
+    'qwen3_chat': Dialect(**_CHAT),
+    # Qwen-Image, and Qwen-Image-Edit where there is an image to edit.
+    'qwen_image': Dialect(**_CHAT, system=_QWEN_IMAGE, crop=34, image_system=_QWEN_IMAGE_EDIT,
+                          image_crop=64),
+    # Qwen-Image-Edit from 2509 on, which takes several images.
+    'qwen_image_plus': Dialect(**_CHAT, image='Picture {number}: {image}',
+                               system=_QWEN_IMAGE_EDIT, crop=64),
+    'hunyuan_video': Dialect('<|start_header_id|>{role}<|end_header_id|>\n\n', '<|eot_id|>',
+                             system=_HUNYUAN_VIDEO, opens=False, crop=95),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """A sample's prompt; n tokens, queries included.
+
+  Attributes:
+    tokens: i32[n].
+    loss_mask: f32[n], weight of the token's prediction from those before it, 0 = none.
+    image_index: i32[n], which image token of the sample stands here, -1 for text. Image tokens
+      are counted image by image in the order of the parts.
+    query_index: i32[n], which learned query stands here, -1 for none.
+    crop: leading tokens that the denoiser is not shown.
+  """
+
+  tokens: np.ndarray
+  loss_mask: np.ndarray
+  image_index: np.ndarray
+  query_index: np.ndarray
+  crop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+  """A stretch of the prompt: text that is still to be encoded, or ids.
+
+  Attributes:
+    content: the text or the ids.
+    loss: weight of each of its tokens.
+    first_image_token: index of the first of its image tokens, -1 for text and single ids.
+    run: neighbouring texts of one run are encoded as one string.
+  """
+
+  content: str | Sequence[int]
+  loss: float = 0.0
+  first_image_token: int = -1
+  run: int = 0
+
+
+def shown_images(parts: Sequence[Part], generate: bool) -> list[int]:
+  """Indices of the parts whose images are written into the prompt.
+
+  Args:
+    parts: of the sample.
+    generate: the prompt stops where the last target is to be drawn.
+  """
+  return [index for index, part in enumerate(parts[:_stop(parts, generate)])
+          if part.is_image and part.seen]
+
+
+def tokenize(parts: Sequence[Part], dialect: Dialect, tokenizer: Tokenizer,
+             image_tokens: Sequence[int], queries: int, generate: bool, *,
+             placeholders: bool = False, bov_weight: float = 1.0,
+             where: str = 'prompt') -> Tokens:
+  """Writes the prompt of a sample.
+
+  Texts of the assistant with ``loss`` carry it, as does the end token behind them; turns of the
+  system and the user, headers and images carry none. The token that begins an image of the
+  assistant with ``loss`` carries ``bov_weight`` (L114).
+
+  Args:
+    parts: texts and images in reading order; images that are not seen are left out.
+    dialect: how they are written.
+    tokenizer: of the model that reads them.
+    image_tokens: tokens of each image of ``shown_images``, in that order.
+    queries: learned queries behind a prompt that the model goes on from.
+    generate: the model is to go on where the prompt ends. Then the prompt stops before the last
+      target, which it is to draw, or at its end with the assistant's turn open; without it, all
+      turns are closed and there are no queries.
+    placeholders: ``<image_n>`` in a text stands for image n of the sample, counted from 1 over
+      all its images; the first mention moves a written image there. Targets, images that are
+      left out and further mentions stay as they are (L008, A03).
+    bov_weight: see above.
+    where: sample or field, for errors.
+
+  Raises:
+    UserError: a placeholder whose number no image has, a system turn in a dialect that crops its
+      own, or a tokenizer without the tokens of the dialect.
+  """
+  shown = shown_images(parts, generate)
+  assert len(shown) == len(image_tokens), 'one count for each image that is written'
+  stop = _stop(parts, generate)
+  if placeholders:
+    written = _placed(parts, stop, shown, where)
+  else:
+    written = [_Written.of(part, shown.index(index) if index in shown else None)
+               for index, part in enumerate(parts[:stop])]
+  written = [part for part in written if part.content]
+  system, crop = dialect.preamble(bool(shown))
+  losses = [bov_weight if parts[index].is_target else 0.0 for index in shown]
+  writer = _Writer(dialect, tokenizer, written, image_tokens, losses, where)
+  pieces = writer.turns(system, crop, generate) if dialect.header else writer.joined()
+  if generate and dialect.begins and stop < len(parts):
+    pieces.append(_Piece([writer.image_ids[0]], bov_weight if parts[stop].is_target else 0.0))
+  return _flatten(pieces, tokenizer, queries if generate else 0, crop)
+
+
+def _stop(parts: Sequence[Part], generate: bool) -> int:
+  """How many parts the prompt has: those before the last target where that is to be drawn."""
+  targets = [index for index, part in enumerate(parts) if part.role == 'target']
+  return targets[-1] if generate and targets else len(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+  """A part as it is written.
+
+  Attributes:
+    role: whose turn it belongs to.
+    content: texts, and for images their places in ``shown_images``; empty where nothing is left.
+    is_text: the part is a text, with images in it or without.
+    loss: its text, and the end of a turn that it closes, are to be predicted.
+  """
+
+  role: str
+  content: Sequence[str | int]
+  is_text: bool
+  loss: bool
+
+  @classmethod
+  def of(cls, part: Part, image: int | None) -> '_Written':
+    """A part on its own; ``image`` is its place in ``shown_images``, None where left out."""
+    if not part.is_image:
+      return cls(part.role, [part.text], True, part.loss and part.role == 'assistant')
+    role = 'assistant' if part.role == 'target' else 'user'
+    return cls(role, [] if image is None else [image], False, part.is_target)
+
+
+def _placed(parts: Sequence[Part], stop: int, shown: Sequence[int],
+            where: str) -> list[_Written]:
+  """The parts with images moved to where a text first mentions them."""
+  images = [index for index, part in enumerate(parts) if part.is_image]
+  moved: set[int] = set()  # indices of parts
+
+  def split(text: str) -> list[str | int]:
+    content: list[str | int] = []
+    done = 0
+    for match in _PLACEHOLDER.finditer(text):
+      number = int(match[1])
+      if not 1 <= number <= len(images):
+        raise user_error(where, match[0], f'the sample has {len(images)} images, counted from 1; '
+                         'mend the number')
+      index = images[number - 1]
+      if index in shown and index not in moved and parts[index].role != 'target':
+        moved.add(index)
+        content += [text[done:match.start()], shown.index(index)]
+        done = match.end()
+    # Nothing is written for an empty text beside an image, which no tokenizer may mark.
+    return [piece for piece in [*content, text[done:]] if piece != ''] or ['']
+
+  texts = {index: split(part.text) for index, part in enumerate(parts[:stop])
+           if not part.is_image}
+  written = []
+  for index, part in enumerate(parts[:stop]):
+    stays = index in shown and index not in moved
+    plain = _Written.of(part, shown.index(index) if stays else None)
+    written.append(dataclasses.replace(plain, content=texts.get(index, plain.content)))
+  return written
+
+
+class _Writer:
+  """Writes the parts of one sample in a dialect.
+
+  Args:
+    dialect: how to write.
+    tokenizer: gives the ids of special tokens.
+    written: the parts, each with some content.
+    image_tokens: tokens of each image.
+    begin_losses: weights of the tokens that begin each image.
+    where: sample or field, for errors.
+  """
+
+  def __init__(self, dialect: Dialect, tokenizer: Tokenizer, written: Sequence[_Written],
+               image_tokens: Sequence[int], begin_losses: Sequence[float], where: str):
+    self._dialect, self._tokenizer, self._written = dialect, tokenizer, written
+    self._image_tokens, self._begin_losses = image_tokens, begin_losses
+    self._where = where
+    order = [image for part in written for image in part.content if isinstance(image, int)]
+    self._numbers = {image: number for number, image in enumerate(order, start=1)}
+
+  @property
+  def image_ids(self) -> tuple[int, int, int]:
+    """The ids that begin, fill and end an image."""
+    ids = (self._tokenizer.image_start, self._tokenizer.image, self._tokenizer.image_end)
+    if None in ids:
+      raise user_error(self._where, None, 'has images, but the tokenizer has no tokens for them; '
+                       'use the tokenizer of a model that sees images')
+    return ids
+
+  def joined(self) -> list[_Piece]:
+    """One part behind another, each encoded on its own."""
+    pieces = []
+    for run, part in enumerate(self._written):
+      pieces += [dataclasses.replace(piece, run=run) for piece in self._part(part)]
+      if part.is_text and part.role == 'assistant':
+        pieces.append(_Piece([self._tokenizer.end], float(part.loss)))
+    return pieces
+
+  def turns(self, system: str | None, crop: int, generate: bool) -> list[_Piece]:
+    """Turn by turn, beginning with the dialect's system text where the sample has none."""
+    turns = [(role, list(parts))
+             for role, parts in itertools.groupby(self._written, lambda part: part.role)]
+    turns = turns or [('user', [])]
+    if turns[0][0] != 'system' and system is not None:
+      turns.insert(0, ('system', [_Written('system', [system], True, False)]))
+    elif turns[0][0] == 'system' and crop:
+      raise user_error(self._where, turns[0][1][0].content[0], 'the denoiser was trained on a '
+                       'system text of its own, which is cropped; leave this one out')
+    open_role = 'assistant' if generate and self._dialect.opens else None
+    pieces = []
+    for number, (role, parts) in enumerate(turns, start=1):
+      pieces += self._literal(self._dialect.header.replace('{role}', role))
+      for part in parts:
+        pieces += self._part(part)
+      if number == len(turns) and role == open_role:
+        return pieces
+      pieces += self._literal(self._dialect.footer, loss=float(bool(parts) and parts[-1].loss))
+    return pieces + self._literal(self._dialect.header.replace('{role}', open_role or '')
+                                  if open_role else '')
+
+  def _part(self, part: _Written) -> list[_Piece]:
+    pieces = []
+    for content in part.content:
+      pieces += ([_Piece(content, float(part.loss))] if isinstance(content, str)
+                 else self._image(content))
+    return pieces
+
+  def _image(self, image: int) -> list[_Piece]:
+    number = str(self._numbers[image])
+    before, after = self._dialect.image.replace('{number}', number).split('{image}')
+    start, token, end = self.image_ids
+    return [*self._literal(before),
+            _Piece([start], self._begin_losses[image]),
+            _Piece([token] * self._image_tokens[image],
+                   first_image_token=sum(self._image_tokens[:image])),
+            _Piece([end]),
+            *self._literal(after)]
+
+  def _literal(self, text: str, loss: float = 0.0) -> list[_Piece]:
+    """A text of the dialect; only its special tokens carry ``loss``."""
+    return [_Piece([self._special(part)], loss) if _SPECIAL.fullmatch(part) else _Piece(part)
+            for part in _SPECIAL.split(text) if part]
+
+  def _special(self, name: str) -> int:
+    index = self._tokenizer.backend.token_to_id(name)
+    if index is None:
+      raise user_error(self._where, None, f'the tokenizer lacks {name}, which the dialect of the '
+                       'prompt needs; use the tokenizer of the model')
+    return index
+
+
+def _flatten(pieces: Iterable[_Piece], tokenizer: Tokenizer, queries: int, crop: int) -> Tokens:
+  """Encodes the texts and lays everything side by side."""
+  tokens: list[int] = []
+  losses: list[float] = []
+  image_index: list[int] = []
+  for (is_text, _), group in itertools.groupby(
+      pieces, lambda piece: (isinstance(piece.content, str), piece.run)):
+    if is_text:
+      ids, weights = _encode(list(group), tokenizer)
+      tokens += ids
+      losses += weights
+      image_index += [-1] * len(ids)
+      continue
+    for piece in group:
+      count, first = len(piece.content), piece.first_image_token
+      tokens += piece.content
+      losses += [piece.loss] * count
+      image_index += [-1] * count if first < 0 else range(first, first + count)
+  text = len(tokens)
+  return Tokens(
+      np.array(tokens + [tokenizer.pad] * queries, np.int32),
+      np.array(losses + [0.0] * queries, np.float32),
+      np.array(image_index + [-1] * queries, np.int32),
+      np.array([-1] * text + list(range(queries)), np.int32),
+      min(crop, text))
+
+
+def _encode(pieces: Sequence[_Piece], tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
+  """Ids and weights of neighbouring texts, encoded as one.
+
+  A token that begins in one text and ends in the next has the weight of the one it begins in: at
+  the end of a header, the model is given it.
+  """
+  ids, starts = tokenizer.encode_with_starts(''.join(piece.content for piece in pieces))
+  bounds = np.cumsum([len(piece.content) for piece in pieces])
+  # A token without characters of its own may start behind the last one.
+  owners = np.minimum(np.searchsorted(bounds, starts, side='right'), len(pieces) - 1)
+  return ids, [pieces[owner].loss for owner in owners]
