@@ -25,6 +25,7 @@ def flux_denoiser(width: int) -> ConfigDict:
 def extra_large(config: ConfigDict) -> ConfigDict:
   """A stage of IOMM-B as one of IOMM-XL: Z-Image, Muon, no EMA, fewer masked tokens (L091)."""
   config.model.denoiser = ConfigDict(section('z_image', cond_dim=MLLM_WIDTH, remat='dots'))
+  config.data.scheme = 'z_image'
   config.model.mask_ratio = 0.45
   config.optimizer.name = 'muon'
   config.optimizer.ema_decay = 0.0
@@ -61,7 +62,7 @@ def get_config() -> ConfigDict:
   config.data.image_size = 512
   config.data.vision_size = 448
   config.data.visual_tokens = 1024
-  config.data.prompt_tokens = 320  # the reconstruction prompt with its 256 image tokens fits
+  config.data.prompt_tokens = 576  # the reconstruction prompt, 256 image tokens, 256 queries
   config.data.threads = 16
 
   config.optimizer.learning_rate = 1e-4  # L091, L092

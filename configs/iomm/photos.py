@@ -47,8 +47,8 @@ def _photos(config: ConfigDict) -> ConfigDict:
   config.data.image_size = 64
   config.data.vision_size = 64
   config.data.visual_tokens = 64 if config.data.visual_tokens else 0
-  config.data.prompt_tokens = 64
-  config.data.caption_dropout = 0.05
+  config.data.prompt_tokens = 72
+  config.data.dropout.all = 0.05
   config.train.rows = 16
   config.sampling.guidance = 1.5
   return config

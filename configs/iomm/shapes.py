@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
   config.data.image_size = 16
   config.data.vision_size = 16
   config.data.visual_tokens = 16
-  config.data.prompt_tokens = 17
+  config.data.prompt_tokens = 25  # 17 and the 8 queries
   config.data.threads = 1
 
   # Shapes are large: they show through much noise, and that is where the layout is decided.

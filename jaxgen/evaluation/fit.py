@@ -11,11 +11,12 @@ import numpy as np
 from etils import epath
 
 from jaxgen.core.errors import user_error
-from jaxgen.data.examples import Bad
-from jaxgen.data.examples import DecodedSource
-from jaxgen.data.sources import open_source
+from jaxgen.data import tasks
+from jaxgen.data.decode import DecodeError
+from jaxgen.data.sequences import open_spec
 from jaxgen.sampling.images import image_grid
 from jaxgen.sampling.images import to_png
+from jaxgen.sampling.load import Run
 from jaxgen.sampling.load import load_run
 
 
@@ -38,7 +39,7 @@ def evaluate_fit(workdir: str, count: int, *, seed: int = 0,
     UserError: the run has no pairs, or fewer than two.
   """
   run = load_run(workdir, weights)
-  originals, captions = _pairs(run.config, count)
+  originals, captions = _pairs(run, count)
   drawn = run.generate(captions, seed=seed)
   right = np.array([psnr(image, original) for image, original in zip(drawn, originals)])
   # Every caption against the image of the next one: no caption keeps its own.
@@ -62,20 +63,25 @@ def psnr(image: np.ndarray, original: np.ndarray) -> float:
   return float(10 * np.log10(255**2 / error)) if error else float('inf')
 
 
-def _pairs(config, count: int) -> tuple[np.ndarray, list[str]]:
+def _pairs(run: Run, count: int) -> tuple[np.ndarray, list[str]]:
   """The first images, uint8[n, H, W, 3] as training saw them, and captions of the pairs."""
-  for name, spec in config.data.sources.items():
+  data = run.config.data
+  for name, spec in data.sources.items():
     if spec.task != 'pair':
       continue
     field = f'config.data.sources.{name}'
-    source = open_source(spec.kind, spec.path, split=spec.split, limit=spec.limit,
-                         size=config.data.image_size, seed=config.seed, field=f'{field}.path')
-    decoded = DecodedSource(source, spec.task, config.data, f'{field}.path')
-    records = [decoded[index] for index in range(min(count, len(decoded)))]
-    kept = [record for record in records if not isinstance(record, Bad)]
-    if len(kept) < 2:
-      raise user_error('--fit', count, f'{field} has {len(kept)} of these records; use 2 or more')
-    return (np.stack([record.target for record in kept]),
-            [record.sample.texts[0].text for record in kept])
-  raise user_error('config.data.sources', sorted(config.data.sources),
+    source = open_spec(spec, run.config, f'{field}.path')
+    originals, captions = [], []
+    for index in range(min(count, len(source))):
+      try:
+        example = run.maker(tasks.worded(source[index], 'pair', data))
+      except DecodeError:
+        continue
+      originals.append(example.images[0].pixels)
+      captions.append(source[index].texts[0].text)
+    if len(captions) < 2:
+      raise user_error('--fit', count, f'{field} has {len(captions)} of these records; use 2 or '
+                       'more')
+    return np.stack(originals), captions
+  raise user_error('config.data.sources', sorted(data.sources),
                    'no source of task pair, so there are no captions to draw')
