@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxgen.checkpoints.adopt import WAYS
 from jaxgen.core.errors import user_error
 
 SOURCE_KINDS = ('shapes', 'folder', 'jsonl', 'arrayrecord', 'tfds')
 SOURCE_TASKS = ('image', 'pair', 'caption')
+WAYS = ('reinit', 'extend', 'drop')  # of config.init_from.changes, see checkpoints/adopt.py
 SPLITS = ('train', 'test')
 DTYPES = ('float32', 'bfloat16')
 FORMATS = ('int8', 'fp8')

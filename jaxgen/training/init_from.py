@@ -28,7 +28,7 @@ def load_groups(config: ConfigDict, blueprint: Blueprint,
 
   Returns:
     Group -> tree of ``Stored``, or of what ``read_external`` gives; groups that start at random
-    are absent, and so is what begins anew in the others. What ``changes`` extends is smaller than
+    are absent, and so is what is reinitialised in the others. What ``changes`` extends is smaller than
     its parameter.
 
   Raises:
