@@ -16,7 +16,8 @@ from jaxgen.core.mismatch import shorten
 # (regex over group/path, way), of ``config.init_from.changes``. reinit: a missing or misshapen
 # parameter starts as in a new model. extend: a smaller one fills the first entries of each
 # dimension, and the others start as in a new model (token rows, queries). drop: one that the model
-# does not have is left out.
+# does not have is left out. merge: an adapter that was found is added to its kernel before the rest
+# is fitted (``training.adapters``); one that the model has starts as in a new model.
 Changes = Sequence[tuple[str, str]]
 
 
@@ -82,7 +83,7 @@ def _kind(found: Any, wanted: Any, way: str) -> str:
   if wanted is None:
     return 'dropped' if way == 'drop' else ''
   if found is None:
-    return 'reinitialised' if way == 'reinit' else ''
+    return 'reinitialised' if way in ('reinit', 'merge') else ''
   if tuple(found.shape) == tuple(wanted.shape):
     return 'loaded'
   smaller = len(found.shape) == len(wanted.shape) and all(

@@ -13,7 +13,7 @@ from jaxgen.core.errors import user_error
 
 SOURCE_KINDS = ('shapes', 'folder', 'jsonl', 'arrayrecord', 'tfds')
 SOURCE_TASKS = ('image', 'pair', 'caption')
-WAYS = ('reinit', 'extend', 'drop')  # of config.init_from.changes, see checkpoints/adopt.py
+WAYS = ('reinit', 'extend', 'drop', 'merge')  # in init_from.changes, see checkpoints/adopt.py
 SPLITS = ('train', 'test')
 DTYPES = ('float32', 'bfloat16')
 FORMATS = ('int8', 'fp8')
