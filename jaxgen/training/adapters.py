@@ -52,9 +52,10 @@ def merge_on_load(found: Params, changes: Changes, where: str) -> tuple[Params, 
                      r"'merge'; name adapters alone, as ('mllm/.*/lora/.*', 'merge')")
   for module, paths in leaves.items():
     if left := sorted({*paths} - {*named}):
-      raise user_error(where, left[0], "is not named by the 'merge' rule that names the rest of its "
-                       'adapter; give one regex for all of it, ending in /lora/.*')
-    flat[f'{module}/kernel'] = Merged(flat[f'{module}/kernel'], *(flat.pop(path) for path in paths))
+      raise user_error(where, left[0], "has no 'merge' rule, but the rest of its adapter has one; "
+                       'give one regex for all of it, ending in /lora/.*')
+    parts = [flat.pop(path) for path in paths]
+    flat[f'{module}/kernel'] = Merged(flat[f'{module}/kernel'], *parts)
   return trees.unflatten(flat), modules
 
 

@@ -144,7 +144,7 @@ def test_a_model_with_adapters_of_its_own_gets_new_ones(folders):
 
 @pytest.mark.parametrize('pattern, text', [
     ('mllm/.*', "attention/k/bias': is no adapter"),
-    ('mllm/.*/lora/[ab]', "out/lora/alpha': is not named"),
+    ('mllm/.*/lora/[ab]', "out/lora/alpha': has no 'merge' rule"),
 ])
 def test_rules_that_do_not_name_whole_adapters(folders, pattern, text):
   with pytest.raises(UserError) as caught:
