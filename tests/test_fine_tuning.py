@@ -104,7 +104,7 @@ def adapted(dense, tmp_path_factory):
     config.model.lora[name] = group
   config.trainable = ((low_rank.TRAINABLE, True), ('.*', False))
   config.init_from.update({group: str(dense[1]) for group in (*SECTIONS, 'bridge')},
-                          changes=(('.*/lora/.*', 'anew'),))
+                          changes=(('.*/lora/.*', 'reinit'),))
   config.optimizer.learning_rate = 0.1
   workdir = tmp_path_factory.mktemp('runs') / 'adapted'
   with contextlib.redirect_stderr(io.StringIO()) as said:
@@ -188,10 +188,10 @@ def test_adapters_alone_train_and_are_saved(adapted, dense):
 
 
 def test_adapters_that_begin_are_reported(adapted, dense, tmp_path, capfd):
-  """Those that the config names begin anew; without that they are missing."""
+  """Those that the config names are reinitialised; without that they are missing."""
   first, count = 'denoiser/double_blocks/image_attention/k/lora/a', 3 * (9 + 2)
   old = len(trees.flatten(load_run(str(dense[1])).params['denoiser']))
-  assert (f'M frozen, from {dense[1]} (ema); {old} loaded; {count} anew: {first}'
+  assert (f'M frozen, from {dense[1]} (ema); {old} loaded; {count} reinitialised: {first}'
           in (adapted.parent / 'said').read_text())
   config = from_json(read_config(str(adapted)))
   config.init_from.changes = ()

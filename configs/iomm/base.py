@@ -44,7 +44,7 @@ def low_rank(config: ConfigDict, start: str) -> ConfigDict:
       r'denoiser/double_blocks/.*_mlp/.*|denoiser/single_blocks/mlp_up', rank=16, alpha=16.0)
   config.trainable = ((r'.*/lora/[ab]', True), (r'.*', False))
   config.init_from.bridge = config.init_from.denoiser = start
-  config.init_from.changes = ((r'denoiser/.*/lora/.*', 'anew'),)
+  config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
   return config
 
 

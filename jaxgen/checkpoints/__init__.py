@@ -1,1 +1,1 @@
-"""What a run leaves on disk: Orbax checkpoints, weights, and weights that begin with other shapes."""
+"""Parameters on disk: checkpoints of runs, weights folders, and adoption of other shapes."""

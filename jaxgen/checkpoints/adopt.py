@@ -1,7 +1,7 @@
-"""Weights for a model of other shapes: what is loaded, what begins anew and what is dropped.
+"""Fits weights to a model of other shapes: which are loaded, extended, reinitialised or dropped.
 
-Nothing is left out silently. Parameters that do not fit must be named, each with what shall become
-of it; the rest is an error that lists them all.
+Nothing is left out silently. A parameter that does not fit needs a rule that says what to do with
+it; the rest is one error that lists them all.
 """
 
 import re
@@ -13,36 +13,38 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import mismatch
 from jaxgen.core.mismatch import shorten
 
-# anew: a parameter that is missing or misshapen begins as in a new model. extend: a smaller one
-# fills the first entries of each dimension, and the others begin anew (token rows, queries).
-# drop: one that the model does not know is left out.
-WAYS = ('anew', 'extend', 'drop')
-
-Changes = Sequence[tuple[str, str]]  # (regex over group/path, way)
+# (regex over group/path, way), of ``config.init_from.changes``. reinit: a missing or misshapen
+# parameter starts as in a new model. extend: a smaller one fills the first entries of each
+# dimension, and the others start as in a new model (token rows, queries). drop: one that the model
+# does not have is left out. merge: an adapter that was found is added to its kernel before the rest
+# is fitted (``training.adapters``); one that the model has starts as in a new model.
+Changes = Sequence[tuple[str, str]]
 
 
 def adopt(found: trees.Tree, wanted: trees.Tree, changes: Changes, where: str
           ) -> tuple[dict[str, Any], dict[str, list[str]]]:
-  """Takes of the weights at hand what the model can hold.
+  """Takes from the weights at hand what the model can hold.
 
   Args:
     found: tree of arrays, ``{group: ...}``.
     wanted: the same groups, leaves with ``.shape``.
-    changes: what may differ; of several regexes that match a path the first counts.
+    changes: what may differ; the first regex that matches a path counts.
     where: the weights, named in errors.
 
   Returns:
-    ``(tree, report)``. The tree lacks what begins anew; an array that is extended is smaller than
-    the parameter. The report lists the paths of ``loaded``, ``extended``, ``anew``, ``dropped``.
+    ``(tree, report)``. The tree lacks what is reinitialised; an array that is extended is smaller
+    than the parameter. The report lists the paths of ``loaded``, ``extended``, ``reinitialised``
+    and ``dropped``.
 
   Raises:
     UserError: a parameter that does not fit and is not named in ``changes``.
   """
   found, wanted = trees.flatten(found), trees.flatten(wanted)
-  report: dict[str, list[str]] = {'loaded': [], 'extended': [], 'anew': [], 'dropped': []}
+  report: dict[str, list[str]] = {
+      'loaded': [], 'extended': [], 'reinitialised': [], 'dropped': []}
   faults = []
   for path in sorted(found.keys() | wanted.keys()):
-    kind = _kind(found.get(path), wanted.get(path), _way(path, changes))
+    kind = _kind(found.get(path), wanted.get(path), way(path, changes))
     if kind:
       report[kind].append(path)
     else:
@@ -52,9 +54,14 @@ def adopt(found: trees.Tree, wanted: trees.Tree, changes: Changes, where: str
                       for tree in (found, wanted)))
     raise user_error(where, None, f'these weights do not fit config.model; {text}; use weights of '
                      'these families and sizes, or name in config.init_from.changes what may '
-                     'begin anew')
+                     'be reinitialised, extended or dropped')
   kept = report['loaded'] + report['extended']
   return trees.unflatten({path: found[path] for path in kept}), report
+
+
+def way(path: str, changes: Changes) -> str:
+  """What the first rule that matches a path says to do with it; '' where none does."""
+  return next((found for pattern, found in changes if re.fullmatch(pattern, path)), '')
 
 
 def check_used(paths: Sequence[str], changes: Changes) -> None:
@@ -71,18 +78,14 @@ def describe(report: Mapping[str, Sequence[str]]) -> str:
   return '; '.join([f'{len(report["loaded"])} loaded', *rest]) if rest else ''
 
 
-def _way(path: str, changes: Changes) -> str:
-  return next((way for pattern, way in changes if re.fullmatch(pattern, path)), '')
-
-
 def _kind(found: Any, wanted: Any, way: str) -> str:
-  """What becomes of a parameter; '' where that is an error."""
+  """The report's word for a parameter; '' where it is an error."""
   if wanted is None:
     return 'dropped' if way == 'drop' else ''
   if found is None:
-    return 'anew' if way == 'anew' else ''
+    return 'reinitialised' if way in ('reinit', 'merge') else ''
   if tuple(found.shape) == tuple(wanted.shape):
     return 'loaded'
   smaller = len(found.shape) == len(wanted.shape) and all(
       ours <= goal for ours, goal in zip(found.shape, wanted.shape))
-  return {'extend': 'extended' if smaller else '', 'anew': 'anew'}.get(way, '')
+  return {'extend': 'extended' if smaller else '', 'reinit': 'reinitialised'}.get(way, '')

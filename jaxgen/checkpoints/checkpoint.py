@@ -95,7 +95,7 @@ class Checkpoints:
     if not stored:
       return {}
     folder = self._workdir / 'frozen'
-    with _restoring(folder, 'start anew'), ocp.StandardCheckpointer() as checkpointer:
+    with _restoring(folder, 'start again'), ocp.StandardCheckpointer() as checkpointer:
       return checkpointer.restore(folder, stored)
 
   def close(self) -> None:

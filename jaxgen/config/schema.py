@@ -149,7 +149,7 @@ def base_config() -> ConfigDict:
       init_from=dict(  # group -> workdir, weights or another library's model; '' = random
           mllm='', bridge='', denoiser='', autoencoder='',
           weights='ema',  # of a workdir take 'ema' where it has one, or always 'params'
-          changes=(),  # (regex over group/path, 'anew' | 'extend' | 'drop'): what may not fit
+          changes=(),  # (regex over group/path, 'reinit' | 'extend' | 'drop' | 'merge'), in order
       ),
       sampling=dict(
           steps=50,

@@ -36,7 +36,7 @@ _EXPONENTS = {'bfloat16': 0x7f80, 'float16': 0x7c00, 'float32': 0x7f800000,
 
 @functools.cache
 def _readers() -> Executor:
-  """The threads that read, enough to keep a disk busy; new ones would each take memory anew."""
+  """Threads that read, enough to keep a disk busy; reused, as each allocates its own memory."""
   return ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)), 'read')
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.checkpoints.weights import is_weights
 from jaxgen.checkpoints.weights import open_weights
+from jaxgen.training.adapters import merge_on_load
 from jaxgen.training.state import Blueprint
 
 
@@ -28,15 +30,15 @@ def load_groups(config: ConfigDict, blueprint: Blueprint,
 
   Returns:
     Group -> tree of ``Stored``, or of what ``read_external`` gives; groups that start at random
-    are absent, and so is what begins anew in the others. What ``changes`` extends is smaller than
-    its parameter.
+    are absent, and so is what is reinitialised in the others. What ``changes`` extends is smaller
+    than its parameter; adapters that it merges are added as their kernels are read.
 
   Raises:
     UserError: no such folder, or weights with missing, unknown or misshapen parameters that
-      ``config.init_from.changes`` does not name.
+      ``config.init_from.changes`` does not name, or a rule there that matches nothing.
   """
   shapes = trees.merge(blueprint.state.params, blueprint.stored)
-  source, loaded, paths = config.init_from, {}, list(trees.flatten(shapes))
+  source, loaded, found = config.init_from, {}, []
   for group in blueprint.groups:
     if group not in source:
       raise user_error('config.init_from', group, 'this system has such a group of parameters; '
@@ -48,14 +50,23 @@ def load_groups(config: ConfigDict, blueprint: Blueprint,
       else:
         tree, note = open_weights(folder, [group], source.weights), (
             f'from {folder} ({source.weights})')
-      paths += trees.flatten(tree)
+      found += trees.flatten(tree)
+      tree, merged = merge_on_load(tree, source.changes, folder)
       tree, report = adopt.adopt(tree, {group: shapes[group]}, source.changes, folder)
       loaded[group] = tree.get(group, {})
-      note += f'; {text}' if (text := adopt.describe(report)) else ''
+      text = adopt.describe(report | {'merged': merged})
+      note += f'; {text}' if text else ''
     if jax.process_index() == 0:
       print(_line(blueprint, group, note), file=sys.stderr, flush=True)
-  adopt.check_used(paths, source.changes)
+  _check_used(source.changes, found, list(trees.flatten(shapes)))
   return loaded
+
+
+def _check_used(changes: adopt.Changes, found: Sequence[str], wanted: Sequence[str]) -> None:
+  """Raises a ``UserError`` for a rule that matches nothing; 'merge' is for what was found."""
+  merges = [change for change in changes if change[1] == 'merge']
+  adopt.check_used(found, merges)
+  adopt.check_used([*wanted, *found], [change for change in changes if change not in merges])
 
 
 def _line(blueprint: Blueprint, group: str, note: str) -> str:

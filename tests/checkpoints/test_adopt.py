@@ -12,23 +12,23 @@ FOUND = {'g': {'same': np.ones((2, 3)), 'rows': np.ones((4, 3)), 'other': np.one
                'old': np.ones(1)}}
 WANTED = {'g': {'same': np.zeros((2, 3)), 'rows': np.zeros((6, 3)), 'other': np.zeros((2, 4)),
                 'new': np.zeros(2)}}
-CHANGES = (('g/rows', 'extend'), ('g/(other|new)', 'anew'), ('g/old', 'drop'))
+CHANGES = (('g/rows', 'extend'), ('g/(other|new)', 'reinit'), ('g/old', 'drop'))
 
 
-def test_all_four_fates():
+def test_every_kind_is_reported():
   tree, report = adopt(FOUND, WANTED, CHANGES, 'somewhere')
-  assert report == {'loaded': ['g/same'], 'extended': ['g/rows'], 'anew': ['g/new', 'g/other'],
-                    'dropped': ['g/old']}
+  assert report == {'loaded': ['g/same'], 'extended': ['g/rows'],
+                    'reinitialised': ['g/new', 'g/other'], 'dropped': ['g/old']}
   assert tree == {'g': {'same': FOUND['g']['same'], 'rows': FOUND['g']['rows']}}
   assert describe(report) == (
-      '1 loaded; 1 extended: g/rows; 2 anew: g/new, g/other; 1 dropped: g/old')
+      '1 loaded; 1 extended: g/rows; 2 reinitialised: g/new, g/other; 1 dropped: g/old')
   assert describe(adopt(FOUND, FOUND, (), 'somewhere')[1]) == ''
 
 
 @pytest.mark.parametrize('changes, text', [
     ((), '1 missing: g/new; 1 unknown: g/old; 2 misshapen: g/other (2, 5) (needs (2, 4)), g/rows'),
-    ((('.*', 'anew'),), '1 unknown: g/old'),
-    ((('g/(rows|old)', 'drop'), ('.*', 'anew')), '1 misshapen: g/rows'),
+    ((('.*', 'reinit'),), '1 unknown: g/old'),
+    ((('g/(rows|old)', 'drop'), ('.*', 'reinit')), '1 misshapen: g/rows'),
     ((('g/old', 'drop'), ('.*', 'extend')), '1 missing: g/new; 1 misshapen: g/other'),
 ])
 def test_what_is_not_named_is_an_error(changes, text):

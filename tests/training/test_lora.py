@@ -3,15 +3,18 @@
 import jax
 import numpy as np
 import optax
+import pytest
 
+from jaxgen.checkpoints.weights import save_weights
 from jaxgen.config import lora as config_lora
 from jaxgen.core import trees
+from jaxgen.core.errors import UserError
 from jaxgen.models.layers import lora
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
+from jaxgen.training.init_from import load_groups
 from jaxgen.training.state import init_state
 from jaxgen.training.state import make_blueprint
-
 
 
 def test_adapters_train_alone(tiny_config):
@@ -39,3 +42,31 @@ def test_adapters_train_alone(tiny_config):
   assert all(np.any(leaf) for path, leaf in params.items() if path.endswith('/a'))
   alpha = trees.flatten(frozen)[q.removesuffix('b') + 'alpha']
   np.testing.assert_array_equal(alpha, [4, 4])
+
+
+def test_the_next_run_starts_from_merged_kernels(tiny_config, tmp_path, capsys):
+  """A frozen group in bf16, as stage 2 of Query-Kontext has it; a group without adapters fails."""
+  plain = make_system(tiny_config)
+  tiny_config.model.lora.text = config_lora('mllm/text/.*attention/(q|v)', rank=2, alpha=4.0)
+  adapted = make_system(tiny_config)
+  params = jax.jit(lambda rng: adapted.init(rng, ('mllm',)))(jax.random.key(0))
+  params = trees.map_named(
+      lambda path, leaf: leaf + 0.1 if path.endswith('lora/b') else leaf, params)
+  merged = lora.merge(params)
+  save_weights(str(tmp_path / 'adapted'), params, '{}')
+  save_weights(str(tmp_path / 'plain'), merged, '{}')
+  tiny_config.model.lora = {}
+  tiny_config.model.frozen_dtype = 'bfloat16'
+  tiny_config.init_from.changes = (('mllm/.*/lora/.*', 'merge'),)
+  blueprint = make_blueprint(tiny_config, plain, plain.groups, make_mesh(tiny_config.mesh))
+
+  tiny_config.init_from.mllm = str(tmp_path / 'adapted')
+  loaded = load_groups(tiny_config, blueprint)
+  assert '2 merged: mllm/text/decoder/layers/attention/q' in capsys.readouterr().err
+  _, frozen = init_state(tiny_config, plain, blueprint, loaded)
+  jax.tree.map(lambda ours, goal: np.testing.assert_array_equal(
+      ours, np.asarray(goal, ours.dtype)), jax.device_get(frozen['mllm']), merged['mllm'])
+
+  tiny_config.init_from.mllm = str(tmp_path / 'plain')
+  with pytest.raises(UserError, match=r"changes = 'mllm/\.\*/lora/\.\*': .*matches no parameter"):
+    load_groups(tiny_config, blueprint)

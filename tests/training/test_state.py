@@ -137,12 +137,12 @@ def test_a_workdir_from_before_a_field_is_still_its_run(tiny_config, tmp_path):
 
 
 CHANGES = (('mllm/text/(embedding|head)', 'extend'), ('bridge/queries', 'extend'),
-           ('denoiser/text_in/.*', 'anew'), ('denoiser/single_blocks/.*', 'anew'),
+           ('denoiser/text_in/.*', 'reinit'), ('denoiser/single_blocks/.*', 'reinit'),
            ('denoiser/double_blocks/.*', 'drop'))
 
 
-def test_new_shapes_begin_anew_where_the_config_says_so(tiny_config, straight, capsys):
-  """More tokens and queries keep the old rows, another caption width begins anew."""
+def test_new_shapes_are_reinitialised_where_the_config_says_so(tiny_config, straight, capsys):
+  """More tokens and queries keep the old rows, another caption width is reinitialised."""
   tiny_config.init_from.update({group: str(straight) for group in ('mllm', 'bridge', 'denoiser')})
   tiny_config.model.mllm.text.vocab += 8
   tiny_config.model.bridge.queries += 2
@@ -155,7 +155,7 @@ def test_new_shapes_begin_anew_where_the_config_says_so(tiny_config, straight, c
   report = capsys.readouterr().err
   assert '1 extended: bridge/queries' in report
   assert 'extended: mllm/text/embedding' in report
-  assert 'anew: denoiser/single_blocks/' in report and '; 0 ' not in report
+  assert 'reinitialised: denoiser/single_blocks/' in report and '; 0 ' not in report
   state, frozen = init_state(tiny_config, make_system(tiny_config), blueprint, loaded)
   old, _ = load_weights(str(straight), ['mllm', 'bridge', 'denoiser'])
   params = jax.device_get(trees.merge(state.params, frozen))
@@ -171,7 +171,7 @@ def test_new_shapes_begin_anew_where_the_config_says_so(tiny_config, straight, c
 
 
 def test_changes_that_match_nothing_are_named(tiny_config, straight):
-  tiny_config.init_from.update(denoiser=str(straight), changes=(('denoyser/.*', 'anew'),))
+  tiny_config.init_from.update(denoiser=str(straight), changes=(('denoyser/.*', 'reinit'),))
   with pytest.raises(UserError, match=r"changes = 'denoyser/\.\*': .*matches no parameter"):
     load_groups(tiny_config, blueprint_of(tiny_config))
 
