@@ -68,9 +68,9 @@ def _attention(split: dispatch.Split | None, q: jax.Array, k: jax.Array, v: jax.
 
 
 def _attention_forward(split, q, k, v, visibility):
-  out, log_total = dispatch.forward(q, k, v, visibility, split)
-  out, log_total = checkpoint_name((out, log_total), SAVED)
-  return out, (q, k, v, visibility, out, log_total)
+  out, logsumexp = dispatch.forward(q, k, v, visibility, split)
+  out, logsumexp = checkpoint_name((out, logsumexp), SAVED)
+  return out, (q, k, v, visibility, out, logsumexp)
 
 
 def _attention_backward(split, residuals, gradient):

@@ -30,16 +30,16 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility) ->
   """``Kernel.forward``."""
   length, sees = q.shape[2], visibility.sees()
   q, k, v, bias, options = _prepare(q, k, v, visibility)
-  out, log_total = cudnn._dot_product_attention_fwd_impl(
+  out, logsumexp = cudnn._dot_product_attention_fwd_impl(
       q, k, v, bias, *_unused(q, 6), **options, is_training=True)
-  out, log_total = out[:, :, :length], log_total[:, :, :length]
+  out, logsumexp = out[:, :, :length], logsumexp[:, :, :length]
   if sees is not None:
     out = jnp.where(sees[:, None, :, None], out, 0)
-  return out, log_total
+  return out, logsumexp
 
 
 def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, out: jax.Array,
-             log_total: jax.Array, gradient: jax.Array) -> Arrays:
+             logsumexp: jax.Array, gradient: jax.Array) -> Arrays:
   """``Kernel.backward``."""
   lengths, sees = (q.shape[2], k.shape[2]), visibility.sees()
   if sees is not None:
@@ -48,9 +48,9 @@ def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, o
   q, k, v, bias, options = _prepare(q, k, v, visibility)
   if bias.size:
     out, gradient = (_pad(x) for x in (out, gradient))
-    log_total = jnp.pad(log_total, ((0, 0), (0, 0), (0, -lengths[0] % ALIGNMENT)))
+    logsumexp = jnp.pad(logsumexp, ((0, 0), (0, 0), (0, -lengths[0] % ALIGNMENT)))
   by_q, by_k, by_v = cudnn._dot_product_attention_bwd_impl(
-      q, k, v, bias, *_unused(q, 6), log_total, out, gradient.astype(q.dtype), **options)
+      q, k, v, bias, *_unused(q, 6), logsumexp, out, gradient.astype(q.dtype), **options)
   return by_q[:, :, :lengths[0]], by_k[:, :, :lengths[1]], by_v[:, :, :lengths[1]]
 
 

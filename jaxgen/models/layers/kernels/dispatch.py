@@ -74,9 +74,9 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility,
 
 
 def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, out: jax.Array,
-             log_total: jax.Array, gradient: jax.Array, split: Split | None) -> Arrays:
+             logsumexp: jax.Array, gradient: jax.Array, split: Split | None) -> Arrays:
   """``Kernel.backward`` of the platform that the program is lowered for."""
-  return tuple(_bind(BACKWARD, (q, k, v, out, log_total, gradient), visibility, split))
+  return tuple(_bind(BACKWARD, (q, k, v, out, logsumexp, gradient), visibility, split))
 
 
 FORWARD = core.Primitive('attention_forward')
@@ -99,10 +99,10 @@ def run_backward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[boo
   each keeping its part of the sum where the keys divide."""
   parts = _divides(arrays[1].shape[2], split)
 
-  def local(q, k, v, out, log_total, gradient, *visible):
+  def local(q, k, v, out, logsumexp, gradient, *visible):
     kernel = _kernel_for(q, k, kernels, split)
     by_q, by_k, by_v = kernel.backward(
-        q, k, v, _visibility(visible, given), out, log_total, gradient)
+        q, k, v, _visibility(visible, given), out, logsumexp, gradient)
     if parts:
       by_k, by_v = (jax.lax.psum_scatter(x, split.tokens, scatter_dimension=2, tiled=True)
                     for x in (by_k, by_v))

@@ -36,11 +36,11 @@ def _forward(kernel: Kernel, axes: Sequence[str], q: jax.Array, k: jax.Array, v:
   def part(keys):
     k, v, *of_keys = keys
     here = _of(visibility, of_keys)
-    out, log_total = kernel.forward(q, k, v, here)
+    out, logsumexp = kernel.forward(q, k, v, here)
     sees = here.sees()
     if sees is not None:
-      log_total = jnp.where(sees[:, None], log_total, UNSEEN)
-    return out.astype(jnp.float32), log_total
+      logsumexp = jnp.where(sees[:, None], logsumexp, UNSEEN)
+    return out.astype(jnp.float32), logsumexp
 
   def turn(carry, _):
     keys, joined = carry
@@ -48,18 +48,18 @@ def _forward(kernel: Kernel, axes: Sequence[str], q: jax.Array, k: jax.Array, v:
 
   keys = k, v, visibility.kv_segments, visibility.kv_positions
   carry = _passed_on(keys, axes), part(keys)
-  (_, (out, log_total)), _ = jax.lax.scan(turn, carry, length=jax.lax.axis_size(axes) - 1)
-  return out.astype(q.dtype), jnp.where(log_total > UNSEEN / 2, log_total, 0)
+  (_, (out, logsumexp)), _ = jax.lax.scan(turn, carry, length=jax.lax.axis_size(axes) - 1)
+  return out.astype(q.dtype), jnp.where(logsumexp > UNSEEN / 2, logsumexp, 0)
 
 
 def _backward(kernel: Kernel, axes: Sequence[str], q: jax.Array, k: jax.Array, v: jax.Array,
-              visibility: Visibility, out: jax.Array, log_total: jax.Array, gradient: jax.Array
+              visibility: Visibility, out: jax.Array, logsumexp: jax.Array, gradient: jax.Array
               ) -> Arrays:
   """The gradients of keys travel one turn behind them, and end where the keys are at home."""
   def part(keys):
     k, v, *of_keys = keys
     by_q, *by_keys = kernel.backward(
-        q, k, v, _of(visibility, of_keys), out, log_total, gradient)
+        q, k, v, _of(visibility, of_keys), out, logsumexp, gradient)
     return jax.tree.map(lambda x: x.astype(jnp.float32), (by_q, by_keys))
 
   def turn(carry, _):
@@ -89,6 +89,6 @@ def _passed_on(tree: Any, axes: Sequence[str]) -> Any:
 
 def _join(one: Arrays, other: Arrays) -> Arrays:
   """Attention to both parts of the keys, from (out f32[B, N, L, H], f32[B, N, L]) of each."""
-  log_total = jnp.logaddexp(one[1], other[1])
-  out = sum(out * jnp.exp(log - log_total)[..., None] for out, log in (one, other))
-  return out, log_total
+  logsumexp = jnp.logaddexp(one[1], other[1])
+  out = sum(out * jnp.exp(log - logsumexp)[..., None] for out, log in (one, other))
+  return out, logsumexp
