@@ -82,9 +82,9 @@ class ExampleMaker:
     """(height, width) of all images that the denoiser may get."""
     return self._rules.sizes
 
-  def row_shape(self, sees: bool) -> RowShape:
-    """The static sizes of a row; ``sees``: some sample shows the language model an image."""
-    return RowShape.of(self._data, self._layout, sees=sees)
+  def row_shape(self) -> RowShape:
+    """The static sizes of a row of training."""
+    return RowShape.of(self._data, self._layout)
 
   def __call__(self, sample: Sample, source: int = 0, kept: Fitted | None = None) -> Example:
     """The example of a prepared sample.

@@ -18,10 +18,12 @@ from ml_collections import ConfigDict
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Layout
 from jaxgen.data.example import Size
+from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.mixture import Mixture
 from jaxgen.data.packing import Loaded
 from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack
+from jaxgen.data.sequences import open_sequences
 from jaxgen.data.streams import Examples
 from jaxgen.data.streams import Stream
 from jaxgen.data.streams import Supply
@@ -129,12 +131,11 @@ class _Rows(grain.IterDataset):
     self.look_ahead, self.threads = data.look_ahead, data.threads
     assert 0 <= self.low < self.high <= config.train.rows, (rows, config.train.rows)
     mixture = Mixture({name: source.share for name, source in data.sources.items()}, config.seed,
-                      data.mixture.interpolation)
+                      data.interpolation)
+    maker = ExampleMaker.of(config, layout)
     if sequences is None:
-      from jaxgen.data.examples import open_sequences
-      names, sequences = open_sequences(config, layout)
-      assert tuple(names) == mixture.names, (names, mixture.names)
-    self.shape = RowShape.of(data, layout, sees=any(sequence.sees for sequence in sequences))
+      sequences = open_sequences(config, mixture.names, maker)
+    self.shape, self.pad = maker.row_shape(), maker.pad
     self.supply = Supply(mixture, sequences, self.shape, config.train.rows,
                          skip=data.oversize == 'skip')
     self.pool = futures.ThreadPoolExecutor(data.threads, 'jaxgen-decode')

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from jaxgen.config.schema import LANGUAGE_TASKS
 from jaxgen.core.errors import user_error
-from jaxgen.core.types import Layout
 from jaxgen.data import tasks
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.example import Example
@@ -37,26 +36,21 @@ class Bad:
   reason: str
 
 
-def open_sequences(config: ConfigDict, layout: Layout
-                   ) -> tuple[tuple[str, ...], list['ExampleSequence'], ExampleMaker]:
-  """Opens all sources of a config.
-
-  Returns:
-    ``(names, sequences, maker)``; the names are sorted.
+def open_sequences(config: ConfigDict, names: Sequence[str], maker: ExampleMaker
+                   ) -> list['ExampleSequence']:
+  """Opens the named sources of a config.
 
   Raises:
     UserError: a source that is missing, empty or broken.
   """
-  maker, data = ExampleMaker.of(config, layout), config.data
-  names = tuple(sorted(data.sources))
   sequences = []
   for index, name in enumerate(names):
-    spec, field = data.sources[name], f'config.data.sources.{name}.path'
+    spec, field = config.data.sources[name], f'config.data.sources.{name}.path'
     source = open_spec(spec, config, field)
     logging.info('data source %s: %d samples, task %s', name, len(source), spec.task)
     order = zlib.crc32(f'{config.seed}/{name}'.encode())
     sequences.append(ExampleSequence(source, index, spec.task, maker, config, order, field))
-  return names, sequences, maker
+  return sequences
 
 
 def open_spec(spec: ConfigDict, config: ConfigDict, field: str) -> Source:
@@ -81,7 +75,6 @@ class ExampleSequence:
   Attributes:
     bad: record -> what is wrong with it.
     target_sizes: (height, width) of the images that the denoiser may get.
-    sees: some example may show the language model an image.
   """
 
   def __init__(self, source: Source, number: int, task: str, maker: ExampleMaker,
@@ -95,7 +88,6 @@ class ExampleSequence:
     self._lock = threading.Lock()
     self._tried: set[int] = set()
     self.bad: dict[int, Bad] = {}
-    self.sees = task != 'pair'
     self.target_sizes: Sequence[Size] = () if task in LANGUAGE_TASKS else maker.sizes
 
   def __len__(self) -> int:
