@@ -75,8 +75,11 @@ def base_config() -> ConfigDict:
           # What images become, by role.
           image_size=512,  # square side in pixels: short edge resized, then centre crop (L097)
           buckets='',  # targets: '' = that square, or a set of sizes as 'canonical' (data/buckets.py)
-          conditions='as_target',  # sources and references: 'as_target', or 'native' up to a cap
-          condition_pixels=(1_048_576, 1_048_576, 589_824, 262_144),  # cap by their number (L145)
+          fit='crop',  # how an image fills its size: 'crop', or 'pad' with white (L020)
+          references='bucket',  # sizes of references: 'bucket' as targets, or 'native' up to a cap
+          reference_pixels=(1_048_576, 1_048_576, 589_824, 262_144),  # cap by their number (L145)
+          reference_side=0,  # longest side of a native reference; 0 = any
+          image_sizes=64,  # different sizes that a run encodes at the most, a program for each
           clean_roles=(),  # roles whose images the denoiser gets as clean latents
           vision_size=448,  # square side that a square vision tower sees
           vision_pixels=(3_136, 1_003_520),  # least and most pixels that a native tower sees

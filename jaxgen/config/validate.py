@@ -21,7 +21,8 @@ FORMATS = ('int8', 'fp8')
 CHOICES = {
     'model.compute_dtype': DTYPES,
     'model.frozen_dtype': DTYPES,
-    'data.conditions': ('as_target', 'native'),
+    'data.fit': ('crop', 'pad'),
+    'data.references': ('bucket', 'native'),
     'data.oversize': ('refuse', 'skip'),
     'data.interpolation': ('linear', 'step'),
     'data.shown': ('all', 'text', 'queries'),
@@ -36,14 +37,14 @@ CHOICES = {
 }
 POSITIVE = (
     'data.image_size', 'data.vision_size', 'data.segments_per_row', 'data.prompt_tokens',
-    'data.threads', 'data.prefetch', 'objective.timestep_std',
+    'data.threads', 'data.prefetch', 'data.image_sizes', 'objective.timestep_std',
     'objective.timestep_shift', 'optimizer.learning_rate', 'optimizer.eps', 'optimizer.clip_norm',
     'train.steps', 'train.rows', 'train.accumulate', 'train.log_every', 'train.checkpoint_every',
     'train.keep', 'train.halt_after', 'train.host_timeout', 'sampling.steps',
     'sampling.timestep_shift', 'sampling.rows',
 )
 NOT_NEGATIVE = ('data.visual_tokens', 'data.patches', 'data.look_ahead', 'data.vision_side',
-                'data.bov_weight', 'sampling.image_guidance', 'objective.flow_matching', 'objective.next_token',
+                'data.reference_side',                'data.bov_weight', 'sampling.image_guidance', 'objective.flow_matching', 'objective.next_token',
                 'optimizer.warmup_steps', 'optimizer.weight_decay', 'sampling.guidance',
                 'sampling.size', 'seed')
 PROBABILITIES = ('model.mask_ratio', 'data.dropout.all', 'data.dropout.text',

@@ -5,6 +5,7 @@ pixels, and gets the same tokens, positions and order.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from jaxgen.core.types import Layout
 from jaxgen.data import images
 from jaxgen.data import positions
 from jaxgen.data import templates
+from jaxgen.data.buckets import bucket_set
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import image_size
 from jaxgen.data.example import Example
@@ -32,8 +34,8 @@ from jaxgen.data.towers import TowerTokenizer
 from jaxgen.data.towers import load_tower_tokenizer
 from jaxgen.data.vision import make_vision
 
-# An image in its file, and the function that brings it to a size: what a fitted copy depends on.
-Fitted = dict[tuple[int, Size, str], np.ndarray]
+# (identity of the image, size or plan, use) -> fitted copy.
+Fitted = dict[tuple[int, Any, str], np.ndarray]
 
 
 class ExampleMaker:
@@ -51,7 +53,9 @@ class ExampleMaker:
     self._data, self._layout = data, layout
     self._tokenizer, self._towers = tokenizer, towers
     self._dialect = templates.DIALECTS[layout.dialect]
-    self._rules = images.rules(data, layout.latent.factor)
+    buckets = bucket_set(data.buckets or f'square:{data.image_size}')
+    self._rules = images.Rules(buckets, buckets if data.references == 'bucket' else (),
+                               data.reference_pixels, data.reference_side)
     least, most = data.vision_pixels
     self._vision = layout.vision and make_vision(
         layout.vision, min_pixels=least, max_pixels=most, max_side=data.vision_side)
@@ -79,12 +83,12 @@ class ExampleMaker:
 
   @property
   def sizes(self) -> tuple[Size, ...]:
-    """(height, width) of all images that the denoiser may get."""
-    return self._rules.sizes
+    """(height, width) that the images of the denoiser have, native references apart."""
+    return self._rules.buckets
 
-  def row_shape(self) -> RowShape:
-    """The static sizes of a row of training."""
-    return RowShape.of(self._data, self._layout)
+  def row_shape(self, sees: bool | None = None) -> RowShape:
+    """The static sizes of a row; see ``RowShape.of``."""
+    return RowShape.of(self._data, self._layout, sees)
 
   def __call__(self, sample: Sample, source: int = 0, kept: Fitted | None = None) -> Example:
     """The example of a prepared sample.
@@ -101,14 +105,13 @@ class ExampleMaker:
     generate = sample.task not in LANGUAGE_TASKS
     shown = [sample.parts[index] for index in templates.shown_images(sample.parts, generate)]
     drawn = self._drawn(sample) if generate else []
-    sizes = self._rules.plan([(part.role, _size(part)) for part in drawn])
-    views = [self._vision.fit(_size(part)) for part in shown]
+    plans = self._plans(drawn)
+    views = [self._vision.fit(image_size(part.image)) for part in shown]
     pixels = _Pixels({} if kept is None else kept, [
-        *zip(shown, views), *((part, size) for part, size in zip(drawn, sizes) if part.image
-                              is not None)])
+        *zip(shown, views), *((part, plan.size) for part, plan in zip(drawn, plans))])
     patches = self._patches(shown, views, pixels)
-    grids = [positions.Grid(_grid_role(part), *self._grid(size))
-             for part, size in zip(drawn, sizes)]
+    grids = [positions.Grid(_grid_role(part), *self._grid(plan.size))
+             for part, plan in zip(drawn, plans)]
     tokens = templates.tokenize(
         sample.parts, self._dialect, self._tokenizer,
         [self._vision.tokens(view) for view in views], self._layout.queries if drawn else 0,
@@ -121,9 +124,9 @@ class ExampleMaker:
     placed = positions.place(self._layout.scheme, grids, states)
     return Example(
         sample.id, source, self._prompt(tokens, visible, placed.states, views), patches,
-        tuple(LatentImage(size, where, part.is_target, None if part.image is None else
-                          pixels.cover(part, size, self._rules))
-              for part, size, where in zip(drawn, sizes, placed.images)),
+        tuple(LatentImage(plan.size, where, part.is_target, None if part.image is None else
+                          pixels.cover(part, plan, self._data.fit))
+              for part, plan, where in zip(drawn, plans, placed.images)),
         {group: TowerPrompt(tower.tokens, tower.mask, tower.shown,
                             _scatter(tower.shown, placed.states))
          for group, tower in towers.items()})
@@ -134,6 +137,12 @@ class ExampleMaker:
              or (part.clean and part.role in self._data.clean_roles)]
     order = positions.order(self._layout.scheme, [_grid_role(part) for part in found])
     return [found[index] for index in order]
+
+  def _plans(self, drawn: Sequence[Part]) -> list[images.Planned]:
+    """The size of every image of the denoiser; a source shares its target's crop."""
+    given = [images.Given(_grid_role(part), None if part.image is None else
+                          image_size(part.image), part.size) for part in drawn]
+    return images.plan_sizes(given, self._rules, self._layout.latent.factor)
 
   def _grid(self, size: Size) -> tuple[int, int]:
     factor = self._layout.latent.factor
@@ -192,12 +201,13 @@ class _Pixels:
     """uint8[h, w, 3] as the language model sees the image."""
     return self._fitted(part, size, 'view', lambda image: vision.resize(image, size))
 
-  def cover(self, part: Part, size: Size, rules) -> np.ndarray:
+  def cover(self, part: Part, plan: images.Planned, mode: str) -> np.ndarray:
     """uint8[h, w, 3] as the denoiser gets it."""
-    return self._fitted(part, size, 'cover', lambda image: rules.fit(image, size))
+    return self._fitted(part, plan, mode, lambda image: images.fit_image(
+        image, plan.size, mode, plan.like))
 
-  def _fitted(self, part: Part, size: Size, use: str, fit) -> np.ndarray:
-    key = (id(part.image), size, use)
+  def _fitted(self, part: Part, plan, use: str, fit) -> np.ndarray:
+    key = (id(part.image), plan, use)
     if key not in self._kept:
       self._kept[key] = fit(self._decode(part))
     return self._kept[key]
@@ -207,11 +217,6 @@ class _Pixels:
     if key not in self._decoded:
       self._decoded[key] = decode(part.image, self._least[key])
     return self._decoded[key]
-
-
-def _size(part: Part) -> Size:
-  """(height, width) that is asked for, else that of the file."""
-  return part.size or image_size(part.image)
 
 
 def _grid_role(part: Part) -> str:

@@ -172,7 +172,7 @@ class _RowsIterator(grain.DatasetIterator):
     runs = [self._streams[start:start + each] for start in range(0, len(self._streams), each)]
     filled = [row for run in rows.pool.map(fill, runs) for row in run]
     self._step += 1
-    return pack(filled, rows.shape, first_row=rows.low)
+    return pack(filled, rows.shape, rows.pad, first_row=rows.low)
 
   def get_state(self) -> dict[str, object]:
     return {'cursors': np.stack([stream.cursor() for stream in self._streams]), 'step': self._step}

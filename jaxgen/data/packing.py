@@ -22,6 +22,7 @@ from jaxgen.data.example import Size
 from jaxgen.data.example import TokenizedPrompt
 from jaxgen.data.example import TowerPrompt
 from jaxgen.data.sample import hash_id
+from jaxgen.data.templates import DIALECTS
 
 # Config field that sets each budget of a row.
 _FIELDS = {'segments': 'segments_per_row', 'visual tokens': 'visual_tokens',
@@ -54,26 +55,27 @@ class RowShape:
   towers: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   @classmethod
-  def of(cls, data: ConfigDict, layout: Layout, *, sees: bool,
-         crops: Mapping[str, int] | None = None) -> 'RowShape':
+  def of(cls, data: ConfigDict, layout: Layout, sees: bool | None = None) -> 'RowShape':
     """Reads the sizes from ``config.data`` and the models' layout.
 
     Args:
       data: ``config.data``.
       layout: sizes of the models.
-      sees: some source shows the language model an image.
-      crops: tower group -> leading tokens that its template adds and crops; None = none.
+      sees: some sample shows the language model an image; None = as the tasks of the sources say.
 
     Raises:
       UserError: ``data.patches`` is missing or holds no whole number of images or image tokens.
     """
-    vision, crops = layout.vision, crops or {}
+    vision = layout.vision
+    if sees is None:
+      sees = any(source.task != 'pair' for source in data.sources.values())
     frames = _NATIVE_FRAMES if vision and vision.kind == 'native' else 1
     return cls(data.segments_per_row, data.visual_tokens, data.prompt_tokens,
                _patches(data, vision, sees) if vision else 0,
                3 * frames * vision.patch**2 if vision else 0,
                vision.merge if vision else 1, layout.latent.factor, layout.latent.channels,
-               {group: text.length + crops.get(group, 0) for group, text in layout.towers.items()})
+               {group: text.length + DIALECTS[text.dialect].crop
+                for group, text in layout.towers.items()})
 
   def needs(self, example: Example) -> dict[str, int]:
     """How much of a row the example takes up."""

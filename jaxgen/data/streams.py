@@ -33,12 +33,10 @@ class Examples(Protocol):
   Attributes:
     bad: record -> what cannot be decoded, with ``name`` and ``reason``.
     target_sizes: (height, width) of the images to be encoded that may ever come.
-    sees: some example shows the language model an image.
   """
 
   bad: Mapping[int, Any]
   target_sizes: Sequence[Size]
-  sees: bool
 
   def __len__(self) -> int:
     """Records of the source, which are the examples of one epoch."""

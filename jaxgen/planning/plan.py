@@ -117,6 +117,6 @@ def _parameters(program: Program) -> dict[str, dict[str, int]]:
 
 def _images(config: ConfigDict, program: Program) -> int:
   """Images of a step whose rows are full of images of ``data.image_size``."""
-  tokens = (config.data.image_size // program.layout.latent_factor)**2
+  tokens = (config.data.image_size // program.layout.latent.factor)**2
   fit = min(config.data.segments_per_row, config.data.visual_tokens // tokens)
   return config.train.rows * max(fit, 1)

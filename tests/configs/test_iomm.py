@@ -49,7 +49,7 @@ def test_numbers_of_the_paper(name):
   assert (config.optimizer.b1, config.optimizer.b2) == (0.9, 0.95)
   assert (config.optimizer.clip_norm, config.optimizer.weight_decay) == (1.0, 0.0)
   assert config.model.mask_ratio == mask and config.model.bridge.queries == 256
-  assert config.data.visual_tokens == (side // system.layout.latent_factor) ** 2
+  assert config.data.visual_tokens == (side // system.layout.latent.factor) ** 2
   shares = {source.task: source.share for source in config.data.sources.values()}
   assert shares == ({'image': (1.0,)} if 'pretrain' in name else {'image': (.5,), 'pair': (.5,)})
   trains = trees.match_rules(list(trees.flatten(system.shapes())), config.trainable, 'trainable')

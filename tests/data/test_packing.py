@@ -193,10 +193,9 @@ SQUARE = Vision('square', patch=4, merge=2, size=16)
 NATIVE = Vision('native', patch=4, merge=2)
 
 
-def shape_of(vision, *, sees=True, patches=0, **kwargs):
+def shape_of(vision, *, sees=True, patches=0, dialect='plain'):
   data = ConfigDict(dict(segments_per_row=3, visual_tokens=10, prompt_tokens=9, patches=patches))
-  return RowShape.of(data, Layout(Latent(16, 64), vision, towers={'t5': Text('plain', 7)}),
-                     sees=sees, **kwargs)
+  return RowShape.of(data, Layout(Latent(16, 64), vision, towers={'t5': Text(dialect, 7)}), sees)
 
 
 def test_row_shape_of_a_config():
@@ -205,8 +204,8 @@ def test_row_shape_of_a_config():
   assert shape_of(SQUARE, sees=False).patches == shape_of(NATIVE, sees=False).patches == 0
   native = shape_of(NATIVE, patches=20)
   assert (native.patches, native.patch_dim) == (20, 96)
-  blind = shape_of(None, sees=False, crops={'t5': 4})
-  assert (blind.patches, blind.patch_dim, blind.towers) == (0, 0, {'t5': 11})
+  blind = shape_of(None, sees=False, dialect='hunyuan_video')
+  assert (blind.patches, blind.patch_dim, blind.towers) == (0, 0, {'t5': 7 + 95})
 
 
 @pytest.mark.parametrize('vision, patches, unit', [
