@@ -100,26 +100,45 @@ def _steps(text: str) -> tuple[int, int] | None:
 
 
 def _add_sample(commands) -> None:
-  parser = _command(commands, 'sample', _sample, 'draw images for prompts, as PNG files')
+  parser = _command(commands, 'sample', _sample, 'draw images from texts and images, as PNG files')
   parser.add_argument('--workdir', required=True, metavar='DIR', help='a trained run')
   parser.add_argument('--prompt', action='append', default=[], help='may be given several times')
   parser.add_argument('--prompts-file', metavar='FILE', help='one prompt in each line')
+  for role, text in (('source', 'image to edit'), ('reference', 'image whose content to use'),
+                     ('context', 'image that came before')):
+    parser.add_argument(f'--{role}', action='append', default=[], metavar='FILE',
+                        help=f'{text}; may be given several times, for every prompt')
+  parser.add_argument('--size', default='', metavar='HxW', help="of the images; the config's "
+                      'if not given')
+  parser.add_argument('--outputs', type=int, default=1, metavar='N', help='images of each request')
+  parser.add_argument('--task', default='auto', metavar='NAME',
+                      help='how prompt and images are worded; read from their roles if not given')
+  parser.add_argument('--job', default='', metavar='FILE', help='requests as a JSON list instead')
   parser.add_argument('--out', required=True, metavar='DIR')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--steps', type=int, default=0, help="0 takes the config's")
   parser.add_argument('--guidance', type=float, help="1 is none; the config's if not given")
+  parser.add_argument('--image-guidance', type=float, help='the same for images')
   _add_weights(parser)
 
 
 def _sample(args) -> None:
   prompts = args.prompt + (_lines(args.prompts_file) if args.prompts_file else [])
-  if not prompts:
-    raise user_error('--prompt', None, 'give at least one --prompt, or a --prompts-file')
-  from jaxgen.sampling.images import save_images
+  if not prompts and not args.job:
+    raise user_error('--prompt', None, 'give at least one --prompt, a --prompts-file or a --job')
+  from jaxgen.sampling import jobs
   from jaxgen.sampling.load import load_run
+  from jaxgen.sampling.request import make_request
+  shared = dict(size=jobs.parse_size(args.size), outputs=args.outputs, task=args.task,
+                seed=args.seed, guidance=args.guidance, image_guidance=args.image_guidance)
+  given = {role: [jobs.existing(path, f'--{role}') for path in vars(args)[role]]
+           for role in jobs.GIVEN}
   run = load_run(args.workdir, args.weights)
-  images = run.generate(prompts, seed=args.seed, steps=args.steps, guidance=args.guidance)
-  for path in save_images(images, prompts, args.out):
+  requests = jobs.read_job(args.job, run.config, **shared) if args.job else [
+      make_request(run.config, prompt, number=number, **given, **shared)
+      for number, prompt in enumerate(prompts)]
+  images = run.draw(requests, steps=args.steps, progress=jobs.progress())
+  for path in jobs.save_results(requests, images, args.out):
     print(path)
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Batch
@@ -49,6 +51,15 @@ class StepInput:
   wait: float
 
 
+def make_encoder(config: ConfigDict, system: System, frozen: Params, loader: Loader,
+                 rows: NamedSharding) -> 'Encoder':
+  """The encoder of a run; every program that it will need is compiled where sizes are known."""
+  shape = (config.train.rows, config.data.visual_tokens, system.layout.latent.channels)
+  own_sizes = config.data.clean_roles and config.data.references == 'native'
+  return Encoder(system, frozen, loader.image_sizes, rows, shape,
+                 config.data.image_sizes if own_sizes else 0)
+
+
 class Encoder:
   """Makes a batch's latents with the frozen autoencoder; they never leave the devices.
 
@@ -58,15 +69,16 @@ class Encoder:
   """
 
   def __init__(self, system: System, frozen: Params, sizes: Iterable[Size], rows: NamedSharding,
-               shape: tuple[int, int, int]):
+               shape: tuple[int, int, int], most: int = 0):
     """Keeps a copy of the autoencoder on every local device, and compiles it for each size.
 
     Args:
       system: provides ``encode``.
       frozen: global frozen parameters; an autoencoder without parameters may be absent.
-      sizes: (height, width) of all images that may come.
+      sizes: (height, width) of the images that are known to come.
       rows: sharding of the rows of the global batch.
       shape: (R, L, C) of the global latents.
+      most: sizes in all, where images keep their own and more are met on the way; 0 = no others.
     """
     self._shape, self._sharding = shape, rows
     self._mesh = _local_mesh(rows, shape)
@@ -77,17 +89,12 @@ class Encoder:
     host = multihost_utils.process_allgather(frozen.get(AUTOENCODER, {}), tiled=True)
     self._params = {AUTOENCODER: jax.device_put(host, whole)}
     sizes = tuple(sizes)
-    per_device = self._local_rows // self._blocks
-    self._counts = {size: images_at_once(size, per_device, shape[1], len(sizes),
-                                         system.layout.latent.factor) for size in sizes}
+    self._system, self._most = system, max(most, len(sizes))
     self._zeros = jax.jit(lambda: jnp.zeros((self._local_rows, *shape[1:]), jnp.float32),
                           out_shardings=self._split)
-    self._programs = {size: self._program(system, size) for size in sizes}
-
-  @property
-  def programs(self) -> int:
-    """How many programs encode; no other is ever compiled."""
-    return len(self._programs)
+    self._programs: dict[Size, tuple[int, Any]] = {}
+    for size in sizes:
+      self._add(size)
 
   def __call__(self, loaded: Loaded) -> jax.Array:
     """Latents f32[R, L, C] of a batch, global; returns before the devices are done.
@@ -99,22 +106,26 @@ class Encoder:
     latents = jax.device_put(known, self._split) if known.any() else self._zeros()
     for size, (images, slots) in loaded.images.items():
       if size not in self._programs:
-        raise user_error(f'sample {_owner(loaded, slots[0])}', size, 'no program was compiled for '
-                         f'images of this size; known are {", ".join(map(str, self._programs))}')
-      for pixels, places in self._calls(size, images, slots):
-        latents = self._programs[size](self._params, latents, pixels, places)
+        if len(self._programs) >= self._most:
+          raise user_error(f'sample {_owner(loaded, slots[0])}', size, 'no program was compiled '
+                           f'for images of this size; known are {len(self._programs)}: '
+                           f'{", ".join(map(str, self._programs))}; use buckets, or raise '
+                           'config.data.image_sizes')
+        self._add(size)
+      count, program = self._programs[size]
+      for pixels, places in self._calls(count, images, slots):
+        latents = program(self._params, latents, pixels, places)
     shards = {shard.device: shard.data for shard in latents.addressable_shards}
     devices = self._sharding.addressable_devices
     return jax.make_array_from_single_device_arrays(
         self._shape, self._sharding, [shards[device] for device in devices])
 
-  def _calls(self, size: Size, images: np.ndarray, slots: np.ndarray
+  def _calls(self, count: int, images: np.ndarray, slots: np.ndarray
              ) -> Iterator[tuple[jax.Array, jax.Array]]:
     """The images block by block of rows, ``count`` for each device and call."""
     block_tokens = self._local_rows // self._blocks * self._shape[1]
     owner = slots // block_tokens
     mine = [np.flatnonzero(owner == block) for block in range(self._blocks)]
-    count = self._counts[size]
     for start in range(0, max(map(len, mine)), count):
       pixels = np.zeros((self._blocks, count, *images.shape[1:]), np.uint8)
       places = np.full((self._blocks, count), block_tokens, np.int32)  # outside: not written
@@ -124,8 +135,13 @@ class Encoder:
         places[block, :len(chosen)] = slots[chosen] - block * block_tokens
       yield jax.device_put((pixels, places), self._split)
 
-  def _program(self, system: System, size: Size):
-    """Encodes uint8[1, n, H, W, 3] on each device into its f32[rows, L, C], compiled."""
+  def _add(self, size: Size) -> None:
+    """Compiles the program that encodes uint8[1, n, H, W, 3] on each device into its
+    f32[rows, L, C]."""
+    system = self._system
+    count = images_at_once(size, self._local_rows // self._blocks, self._shape[1], self._most,
+                           system.layout.latent.factor)
+
     def write(params, latents, pixels, places):
       tokens = system.encode(params, pixels[0].astype(jnp.float32) / 127.5 - 1)  # [n, h w, C]
       flat = latents.reshape(-1, latents.shape[-1])
@@ -136,8 +152,8 @@ class Encoder:
     rows = PartitionSpec('rows')
     mapped = jax.shard_map(write, mesh=self._mesh, in_specs=(PartitionSpec(), rows, rows, rows),
                            out_specs=rows, check_vma=False)
-    count, split = self._counts[size], self._split
-    return jax.jit(mapped, donate_argnums=1).lower(
+    split = self._split
+    self._programs[size] = count, jax.jit(mapped, donate_argnums=1).lower(
         self._params,
         jax.ShapeDtypeStruct((self._local_rows, *self._shape[1:]), jnp.float32, sharding=split),
         jax.ShapeDtypeStruct((self._blocks, count, *size, 3), jnp.uint8, sharding=split),

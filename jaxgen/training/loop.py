@@ -28,8 +28,8 @@ from jaxgen.checkpoints.checkpoint import Checkpoints
 from jaxgen.checkpoints.checkpoint import gather_cursors
 from jaxgen.training.flops import step_flops
 from jaxgen.training.init_from import load_groups
-from jaxgen.training.latents import Encoder
 from jaxgen.training.latents import Feed
+from jaxgen.training.latents import make_encoder
 from jaxgen.training.metrics import Journal
 from jaxgen.operations.programs import Programs
 from jaxgen.training.state import TrainState
@@ -115,7 +115,8 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
 
     # --- Compile: all the programs of the run, which from here on refuse any other shape.
     stop = stack.enter_context(StopRequest())
-    feed = Feed(loader, Encoder(system, frozen, loader.image_sizes), rows, config.train.rows)
+    feed = Feed(loader, make_encoder(config, system, frozen, loader, rows), rows,
+                config.train.rows)
     stack.callback(feed.close)
     stack.push(watch.failed)  # before anything is closed, as that may wait for a lost host
     train_step = make_train_step(config, system, objectives, blueprint.optimizer)
