@@ -20,7 +20,7 @@ from jaxgen.core.types import Params
 from jaxgen.core.types import Vision
 from jaxgen.core.types import Visual
 from jaxgen.data.sample import Sample
-from jaxgen.models.bridges.residual_queries import place_queries
+from jaxgen.models.bridges.queries import place_queries
 from jaxgen.systems import parts
 from jaxgen.systems.base import Branches
 from jaxgen.systems.base import System
