@@ -1,15 +1,20 @@
-"""Aspect buckets, and the resize and crop that bring an image to a given size."""
+"""Aspect buckets: the sizes that images may be brought to, and the best of them for an image."""
 
 import math
+import re
+from collections.abc import Iterable
 from collections.abc import Sequence
 
-import numpy as np
-from PIL import Image
+from jaxgen.core.errors import user_error
 
 Size = tuple[int, int]  # (height, width) in pixels
 
 GRID = 16  # every side is a multiple: autoencoder factor 8 times patch 2
 BASES = (512, 768, 1024)
+MAX_ASPECT = 4
+
+# Query-Kontext's aspect ratios (L066); each stands for both orientations.
+RATIOS = ((1, 1), (1, 2), (2, 3), (3, 4), (3, 5), (4, 5), (9, 16))
 
 
 def constant_sum_buckets(base: int, reach: int, step: int = 32) -> tuple[Size, ...]:
@@ -33,6 +38,69 @@ CANONICAL_BUCKETS: tuple[Size, ...] = (
 )
 
 
+def ratio_buckets(base: int, step: int = GRID) -> tuple[Size, ...]:
+  """Query-Kontext's seven aspect ratios in both orientations (L066), 13 sizes.
+
+  Args:
+    base: the area is about ``base ** 2`` pixels.
+    step: both sides are multiples of it.
+
+  Returns:
+    Sizes, wide ones first.
+  """
+  return _both_orientations(
+      (_multiple(base * math.sqrt(short / long), step),
+       _multiple(base * math.sqrt(long / short), step)) for short, long in RATIOS)
+
+
+def generated_buckets(area: int, step: int = GRID, max_aspect: float = MAX_ASPECT
+                      ) -> tuple[Size, ...]:
+  """All sizes of about one area whose short side is any multiple of ``step``.
+
+  Args:
+    area: in pixels.
+    step: both sides are multiples of it.
+    max_aspect: the long side is at most so many times the short one.
+
+  Returns:
+    Sizes, wide ones first.
+  """
+  shorts = range(_multiple(math.sqrt(area / max_aspect), step), math.isqrt(area) + 1, step)
+  sizes = ((short, _multiple(area / short, step)) for short in shorts)
+  return _both_orientations(size for size in sizes if size[1] <= max_aspect * size[0])
+
+
+def bucket_set(name: str) -> tuple[Size, ...]:
+  """The buckets that a config names.
+
+  Args:
+    name: ``canonical``: the 37 of L020; ``square:512``: one square;
+      ``ratios:512`` or ``ratios:512/16``: seven aspects at 512 x 512 pixels, in steps of 16;
+      ``area:1048576``, ``area:1048576/16`` or ``area:1048576/16/4``: every aspect up to 4 at that
+      many pixels, in steps of 16.
+
+  Returns:
+    Sizes; not empty, all different.
+
+  Raises:
+    UserError: an unknown name, or one that gives no sizes.
+  """
+  if name == 'canonical':
+    return CANONICAL_BUCKETS
+  found = re.fullmatch(r'(square|ratios|area):(\d+)(?:/(\d+))?(?:/(\d+))?', name)
+  numbers = [int(number) for number in found.groups()[1:] if number] if found else []
+  limits = {'square': 1, 'ratios': 2, 'area': 3}
+  if not found or 0 in numbers or len(numbers) > limits[found[1]]:
+    raise user_error('buckets', name, 'use one of canonical, square:SIDE, ratios:SIDE[/STEP], '
+                     'area:PIXELS[/STEP[/MAX_ASPECT]], for example ratios:512 or area:1048576/16')
+  makers = {'square': lambda side: ((side, side),), 'ratios': ratio_buckets,
+            'area': generated_buckets}
+  sizes = makers[found[1]](*numbers)
+  if not sizes:
+    raise user_error('buckets', name, 'gives no sizes; use a larger area or a smaller step')
+  return sizes
+
+
 def aspect_error(size: Size, bucket: Size) -> float:
   """|log of the ratio of aspects|: 0 where the bucket has the very shape of the image."""
   return abs(math.log(size[0] / size[1]) - math.log(bucket[0] / bucket[1]))
@@ -50,25 +118,11 @@ def best_bucket(size: Size, buckets: Sequence[Size] = CANONICAL_BUCKETS) -> Size
   return min(buckets, key=key)
 
 
-def resize_and_crop(image: np.ndarray, size: Size) -> np.ndarray:
-  """Scales the image until it just covers ``size``, then cuts the middle out.
+def _multiple(side: float, step: int) -> int:
+  """The nearest multiple of ``step`` that is not 0."""
+  return max(round(side / step), 1) * step
 
-  For a square this is: short edge resized, central crop (L097). Only the middle is computed.
 
-  Args:
-    image: uint8[H, W, 3].
-    size: (height, width) wanted.
-
-  Returns:
-    uint8[height, width, 3]; the image itself where it has the size already.
-  """
-  height, width = image.shape[:2]
-  if (height, width) == tuple(size):
-    return image
-  scale = min(height / size[0], width / size[1])
-  crop_height, crop_width = size[0] * scale, size[1] * scale
-  top, left = (height - crop_height) / 2, (width - crop_width) / 2
-  box = (left, top, left + crop_width, top + crop_height)
-  box = (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height))
-  resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
-  return np.asarray(resized)
+def _both_orientations(sizes: Iterable[Size]) -> tuple[Size, ...]:
+  return tuple(sorted({turned for size in sizes for turned in (size, size[::-1])},
+                      key=lambda size: (size[0] / size[1], size)))

@@ -1,10 +1,11 @@
-"""Aspect buckets: the list, the best fit, and the geometry of resize and crop."""
+"""Aspect buckets: the lists, their names in configs, and the best fit."""
 
 import math
 
 import numpy as np
-from PIL import Image
+import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data import buckets
 
 
@@ -34,29 +35,50 @@ def test_squares_go_to_the_base_nearest_in_area():
     assert buckets.best_bucket((side, side)) == (base, base)
 
 
-def test_square_crop_is_the_middle():
-  image = np.zeros((40, 100, 3), np.uint8)
-  image[:, 30:70] = 200  # exactly the central square
-  out = buckets.resize_and_crop(image, (20, 20))
-  assert out.shape == (20, 20, 3)
-  # The filter sees the neighbours of the crop, as it does when the whole image is resized.
-  assert (out[:, 2:-2] == 200).all() and (out > 180).all()
+@pytest.mark.parametrize('base', [512, 1024])
+def test_ratios_in_both_orientations(base):
+  sizes = buckets.bucket_set(f'ratios:{base}')
+  assert len(sizes) == len(set(sizes)) == 13 and (base, base) in sizes
+  assert {size[::-1] for size in sizes} == set(sizes)
+  assert all(side % buckets.GRID == 0 for size in sizes for side in size)
+  for short, long in buckets.RATIOS:
+    nearest = min(buckets.aspect_error((short, long), size) for size in sizes)
+    assert nearest < math.log(1 + buckets.GRID / base)
+  assert all(abs(height * width / base**2 - 1) < 0.04 for height, width in sizes)
 
 
-def test_crop_covers_the_size_for_any_aspect():
-  image = np.full((31, 57, 3), 77, np.uint8)
-  for size in ((32, 32), (16, 48), (48, 16)):
-    out = buckets.resize_and_crop(image, size)
-    assert out.shape == (*size, 3) and out.dtype == np.uint8 and (out == 77).all()
+def test_ratios_at_1024():
+  assert set(buckets.ratio_buckets(1024)) == {
+      (1024, 1024), (720, 1456), (832, 1248), (880, 1184), (800, 1328), (912, 1152), (768, 1360),
+      (1456, 720), (1248, 832), (1184, 880), (1328, 800), (1152, 912), (1360, 768)}
 
 
-def test_same_size_passes_through():
-  image = np.zeros((16, 24, 3), np.uint8)
-  assert buckets.resize_and_crop(image, (16, 24)) is image
+def test_generated_buckets_cover_every_aspect_at_one_area():
+  sizes = buckets.bucket_set('area:1048576/32')
+  assert sizes == buckets.generated_buckets(1024**2, 32, 4) and len(sizes) == len(set(sizes))
+  assert {size[::-1] for size in sizes} == set(sizes)
+  assert sizes[0] == (512, 2048) and sizes[-1] == (2048, 512) and (1024, 1024) in sizes
+  assert all(abs(height * width / 1024**2 - 1) < 0.04 for height, width in sizes)
+  # Buckets are so close that hardly anything is cut off.
+  for aspect in np.geomspace(0.25, 4, 100):
+    size = (round(2000 * aspect**0.5), round(2000 / aspect**0.5))
+    assert buckets.aspect_error(size, buckets.best_bucket(size, sizes)) < 0.07
 
 
-def test_equals_resizing_the_short_edge_then_cutting():
-  image = np.random.default_rng(0).integers(0, 255, (64, 128, 3), np.uint8)
-  whole = np.asarray(Image.fromarray(image).resize((64, 32), Image.Resampling.BICUBIC))
-  out = buckets.resize_and_crop(image, (32, 32))
-  np.testing.assert_array_equal(out, whole[:, 16:-16])
+def test_named_sets():
+  assert buckets.bucket_set('canonical') == buckets.CANONICAL_BUCKETS
+  assert buckets.bucket_set('square:24') == ((24, 24),)
+  assert buckets.bucket_set('ratios:512/32') == buckets.ratio_buckets(512, 32)
+  assert 1.9 < max(height / width for height, width in buckets.bucket_set('area:262144/16/2')) <= 2
+
+
+@pytest.mark.parametrize('name', ['', 'squares:512', 'square:', 'square:0', 'square:512/16',
+                                  'ratios:512/0', 'ratios:512/16/2', 'canonical:37', 'area:1.5'])
+def test_unknown_names_list_what_is_known(name):
+  with pytest.raises(UserError, match=f"buckets = '{name}': use one of canonical, square:SIDE"):
+    buckets.bucket_set(name)
+
+
+def test_a_set_without_sizes_is_an_error():
+  with pytest.raises(UserError, match='gives no sizes'):
+    buckets.bucket_set('area:100/16')

@@ -1,6 +1,7 @@
 """Every odd kind of image file decodes to the pixels it shows, and is left as it was."""
 
 import hashlib
+import io
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from PIL import Image
 
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
+from jaxgen.data.decode import image_size
+from jaxgen.data.images import resize_and_crop
 from jaxgen.data.sample import FileImage
 
 # Red, green, blue and white quarters, 16 x 24, so that turns and flips show.
@@ -17,6 +20,20 @@ QUARTERS[:8, 12:] = (0, 255, 0)
 QUARTERS[8:, :12] = (0, 0, 255)
 QUARTERS[8:, 12:] = (255, 255, 255)
 RAMP = np.tile(np.arange(24, dtype=np.uint8) * 10, (16, 1))
+
+
+@pytest.fixture(scope='module')
+def photo():
+  """uint8[384, 300, 3] with the falling spectrum of a photograph; drawn, not loaded."""
+  rng = np.random.default_rng(0)
+  rows, columns = np.fft.fftfreq(384)[:, None], np.fft.fftfreq(300)[None]
+  frequency = np.hypot(rows, columns)
+  frequency[0, 0] = 1
+  waves = np.fft.fft2(rng.normal(size=(3, 384, 300))) / frequency**1.5
+  waves[:, 0, 0] = 0
+  image = np.fft.ifft2(waves).real  # [3, H, W]
+  image = image / image.std() * 50 + 128
+  return np.clip(image.transpose(1, 2, 0), 0, 255).astype(np.uint8)
 
 
 def _exif(path):
@@ -129,3 +146,92 @@ def test_arrays_pass_through_or_are_refused():
   for wrong in (QUARTERS.astype(np.float32), QUARTERS[..., 0], QUARTERS[:0]):
     with pytest.raises(DecodeError, match='not uint8'):
       decode(wrong)
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_size_from_the_header(name, tmp_path):
+  path = tmp_path / name
+  shown = KINDS[name](path).shape[:2]
+  assert image_size(FileImage(str(path))) == image_size(path.read_bytes()) == shown == (16, 24)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_size_and_reduced_scale_follow_the_orientation(orientation, photo):
+  exif, file = Image.Exif(), io.BytesIO()
+  exif[0x0112] = orientation
+  Image.fromarray(photo).save(file, 'JPEG', exif=exif)
+  full = decode(file.getvalue())
+  assert image_size(file.getvalue()) == full.shape[:2]
+  height, width = full.shape[:2]
+  # Just below half and just above a quarter of one side, so that swapped sides would show.
+  reduced = decode(file.getvalue(), (height // 4, width // 4))
+  assert reduced.shape[:2] == (-(-height // 2), -(-width // 2))
+  shrunk = [np.asarray(Image.fromarray(image).resize((width // 4, height // 4))).astype(int)
+            for image in (full, reduced)]
+  assert np.abs(shrunk[0] - shrunk[1]).mean() < 1.5
+
+
+def test_size_reads_no_pixels(tmp_path):
+  noise = np.random.default_rng(0).integers(0, 255, (64, 48, 3), np.uint8)
+  for suffix in ('jpg', 'png', 'webp'):
+    path = tmp_path / f'a.{suffix}'
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2])
+    if suffix != 'webp':  # its decoder opens whole files only
+      assert image_size(FileImage(str(path))) == (64, 48)
+    with pytest.raises(DecodeError):
+      decode(FileImage(str(path)))
+
+
+def test_size_of_arrays_and_of_what_is_no_image(tmp_path):
+  assert image_size(QUARTERS) == (16, 24)
+  for wrong in (b'', b'not an image at all', QUARTERS[..., 0], FileImage(str(tmp_path / 'no.png'))):
+    with pytest.raises(DecodeError):
+      image_size(wrong)
+
+
+@pytest.mark.parametrize('size', [(384, 384), (237, 384), (383, 255)])
+@pytest.mark.parametrize('scale', [2, 4, 8])
+def test_reduced_scale_costs_about_one_level(scale, size, photo):
+  file = io.BytesIO()
+  Image.fromarray(resize_and_crop(photo, size)).save(file, 'JPEG', quality=95)
+  full = decode(file.getvalue())
+  wanted = (size[0] // scale // 2, size[1] // scale // 2)
+  reduced = decode(file.getvalue(), wanted)
+  assert reduced.shape[:2] == (-(-size[0] // scale), -(-size[1] // scale))
+  error = resize_and_crop(full, wanted).astype(int) - resize_and_crop(reduced, wanted, size)
+  assert np.abs(error).mean() < 1
+  # One pixel more than that, and the next larger scale is taken.
+  larger = decode(file.getvalue(), (size[0] // scale // 2 + 1, 1))
+  assert larger.shape[0] >= 2 * (size[0] // scale // 2 + 1)
+
+
+def test_a_late_orientation_is_applied(tmp_path):
+  path = tmp_path / 'late.png'
+  _exif(path)
+  data = path.read_bytes()
+  start = data.index(b'eXIf') - 4
+  end = start + 12 + int.from_bytes(data[start:start + 4], 'big')
+  last = data.index(b'IEND') - 4
+  late = data[:start] + data[end:last] + data[start:end] + data[last:]
+  for at_least in (None, (4, 4)):
+    np.testing.assert_array_equal(decode(late, at_least), QUARTERS)
+
+
+def test_only_jpegs_that_shrink_are_decoded_at_reduced_scale(photo):
+  for kind in ('PNG', 'JPEG'):
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, kind)
+    full = decode(file.getvalue())
+    for at_least in (None, (400, 400), (200, 200), *([(8, 8)] if kind == 'PNG' else [])):
+      np.testing.assert_array_equal(decode(file.getvalue(), at_least), full)
+
+
+@pytest.mark.parametrize('mode', ['L', 'CMYK'])
+def test_other_colours_at_reduced_scale(mode, photo):
+  file = io.BytesIO()
+  Image.fromarray(photo).resize((161, 83)).convert(mode).save(file, 'JPEG', quality=95)
+  full, reduced = decode(file.getvalue()), decode(file.getvalue(), (20, 40))
+  assert reduced.shape == (42, 81, 3)
+  whole, part = (resize_and_crop(image, (20, 40), (83, 161)) for image in (full, reduced))
+  assert np.abs(whole.astype(int) - part).mean() < 1
