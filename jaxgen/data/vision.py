@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Vision
-from jaxgen.data.buckets import resize_and_crop
+from jaxgen.data.images import resize_and_crop
 from jaxgen.data.positions import grid_positions
 from jaxgen.data.positions import text_positions
 
@@ -78,9 +78,9 @@ class SquareVision:
     del size
     return (self.side, self.side)
 
-  def resize(self, image: np.ndarray) -> np.ndarray:
+  def resize(self, image: np.ndarray, size: Size) -> np.ndarray:
     """uint8[H, W, 3] at its fitted size: short edge resized, the middle cut out."""
-    return resize_and_crop(image, (self.side, self.side))
+    return resize_and_crop(image, size)
 
   def tokens(self, size: Size) -> int:
     """Image tokens of an image of the fitted ``size``."""
@@ -154,12 +154,11 @@ class NativeVision:
     return fitted_size(*size, factor=self.patch * self.merge, min_pixels=self.min_pixels,
                        max_pixels=self.max_pixels, max_side=self.max_side)
 
-  def resize(self, image: np.ndarray) -> np.ndarray:
+  def resize(self, image: np.ndarray, size: Size) -> np.ndarray:
     """uint8[H, W, 3] at its fitted size, the whole image."""
-    height, width = self.fit(image.shape[:2])
-    if (height, width) == image.shape[:2]:
+    if size == image.shape[:2]:
       return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
 
   def tokens(self, size: Size) -> int:
     """Image tokens of an image of the fitted ``size``."""
