@@ -15,10 +15,9 @@ from PIL import Image
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Vision
 from jaxgen.data.buckets import resize_and_crop
+from jaxgen.data.example import Size
 from jaxgen.data.positions import grid_positions
 from jaxgen.data.positions import text_positions
-
-Size = tuple[int, int]  # (height, width) in pixels
 
 # ImageNet statistics, with which InternVL's vision tower was trained.
 SQUARE_MEAN = np.asarray([0.485, 0.456, 0.406], np.float32)

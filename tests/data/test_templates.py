@@ -1,4 +1,4 @@
-"""Dialects: the ids of apply_chat_template, the pipelines' strings, loss, placeholders, specials."""
+"""Dialects: ids of apply_chat_template, strings of pipelines, loss, placeholders, specials."""
 
 import ast
 import importlib.util
@@ -164,6 +164,15 @@ def test_a_token_across_the_border_of_an_answer_is_given_to_the_model(qwen):
   assert '<|im_start|>assistant\n\n a dog<|im_end|>\n' in spelt(qwen, tokens)
 
 
+def test_golden_strings_of_prompts_without_a_system_line(qwen):
+  """Z-Image's tower with thinking enabled, and OpenUni's prompt (L142, L143)."""
+  parts = [text('user', 'Generate an image: a cat'), image('target')]
+  turn = '<|im_start|>user\nGenerate an image: a cat<|im_end|>\n<|im_start|>assistant\n'
+  for dialect, end in (('qwen3_chat', ''), ('internvl', '<|vision_start|><|endoftext|>')):
+    tokens = tokenize(parts, DIALECTS[dialect], qwen, (), int(bool(end)), generate=True)
+    assert spelt(qwen, tokens) == turn + end
+
+
 def source_strings(path, name):
   """The strings that a file of diffusers assigns to an attribute or a variable of that name."""
   root = pathlib.Path(importlib.util.find_spec('diffusers').origin).parent
@@ -252,7 +261,8 @@ def test_interleaved_answers(qwen):
 def test_all_images_are_context_where_nothing_is_drawn(qwen):
   assert shown_images(STORY, True) == [2] and shown_images(STORY, False) == [2, 4]
   tokens = tokenize(STORY, DIALECTS['qwen_chat'], qwen, [1, 1], 3, generate=False)
-  assert spelt(qwen, tokens).endswith('A dog:<|vision_start|><|image_pad|><|vision_end|><|im_end|>\n')
+  assert spelt(qwen, tokens).endswith(
+      'A dog:<|vision_start|><|image_pad|><|vision_end|><|im_end|>\n')
   assert (tokens.query_index == -1).all()
   # The model is to end its turn behind an image that it drew.
   assert with_loss(qwen, tokens).endswith('<|vision_start|><|im_end|>')
@@ -347,4 +357,7 @@ def test_a_tokenizer_must_have_what_the_dialect_needs(tokenizer, qwen):
   blind = Tokenizer(qwen.backend, qwen.pad, qwen.end, None, None, None)
   with pytest.raises(UserError, match='^a:1: has images, but the tokenizer'):
     tokenize([image()], DIALECTS['plain'], blind, [1], 0, False, where='a:1')
+  endless = Tokenizer(qwen.backend, qwen.pad, None, None, None, None)
+  with pytest.raises(UserError, match='^prompt: has an answer, but the tokenizer'):
+    tokenize([text('assistant', 'a')], DIALECTS['plain'], endless, (), 0, False)
   assert len(tokenize([text('user', 'a')], DIALECTS['plain'], blind, (), 0, True).tokens) == 1

@@ -59,7 +59,8 @@ def test_ordinary_texts_have_the_ids_of_the_whole_tokenizer(tokenizer):
 def lookup_tokenizer(model):
   """A tokenizer whose model holds its special tokens as whole pieces, as T5's does."""
   backend = tokenizers.Tokenizer(model)
-  backend.pre_tokenizer = pre_tokenizers.Metaspace()
+  backend.pre_tokenizer = (pre_tokenizers.WhitespaceSplit() if isinstance(model, models.BPE)
+                           else pre_tokenizers.Metaspace())
   backend.add_special_tokens(['</s>', '<pad>'])
   backend.post_processor = processors.TemplateProcessing(
       single='$A </s>', special_tokens=[('</s>', 1)])
@@ -69,7 +70,9 @@ def lookup_tokenizer(model):
 @pytest.mark.parametrize('model', [
     models.Unigram([('<pad>', 0.0), ('</s>', 0.0), ('<unk>', 0.0), ('\u2581a', -1.0), ('s', -2.0),
                     ('<', -2.0), ('/', -2.0), ('>', -2.0), ('\u2581', -3.0)], unk_id=2),
-    models.WordLevel({'<pad>': 0, '</s>': 1, '<unk>': 2, '\u2581a': 3}, unk_token='<unk>')])
+    models.WordLevel({'<pad>': 0, '</s>': 1, '<unk>': 2, '\u2581a': 3}, unk_token='<unk>'),
+    models.BPE({'<pad>': 0, '</s>': 1, '<unk>': 2, 'a': 3}, [], ignore_merges=True,
+               unk_token='<unk>')])
 def test_pieces_that_are_looked_up_whole_are_text_too(model):
   tokenizer = lookup_tokenizer(model)
   assert tokenizer.encode('a') == [3]
