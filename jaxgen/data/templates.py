@@ -186,9 +186,9 @@ def tokenize(parts: Sequence[Part], dialect: Dialect, tokenizer: Tokenizer,
 
 
 def _stop(parts: Sequence[Part], generate: bool) -> int:
-  """How many parts the prompt has: those before the last target where that is to be drawn."""
-  targets = [index for index, part in enumerate(parts) if part.role == 'target']
-  return targets[-1] if generate and targets else len(parts)
+  """How many parts the prompt has: those before the first target that is to be drawn."""
+  targets = [index for index, part in enumerate(parts) if part.is_target]
+  return targets[0] if generate and targets else len(parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +283,7 @@ class _Writer:
     for run, part in enumerate(self._written):
       pieces += [dataclasses.replace(piece, run=run) for piece in self._part(part)]
       if part.is_text and part.role == 'assistant':
-        pieces.append(_Piece([self._tokenizer.end], float(part.loss)))
+        pieces.append(_Piece([self._end()], float(part.loss)))
     return pieces
 
   def turns(self, system: str | None, crop: int, generate: bool) -> list[_Piece]:
@@ -296,17 +296,17 @@ class _Writer:
     elif turns[0][0] == 'system' and crop:
       raise user_error(self._where, turns[0][1][0].content[0], 'the denoiser was trained on a '
                        'system text of its own, which is cropped; leave this one out')
-    open_role = 'assistant' if generate and self._dialect.opens else None
+    goes_on = generate and self._dialect.opens
+    if goes_on and turns[-1][0] != 'assistant':
+      turns.append(('assistant', []))
     pieces = []
     for number, (role, parts) in enumerate(turns, start=1):
       pieces += self._literal(self._dialect.header.replace('{role}', role))
       for part in parts:
         pieces += self._part(part)
-      if number == len(turns) and role == open_role:
-        return pieces
-      pieces += self._literal(self._dialect.footer, loss=float(bool(parts) and parts[-1].loss))
-    return pieces + self._literal(self._dialect.header.replace('{role}', open_role or '')
-                                  if open_role else '')
+      if not (goes_on and number == len(turns)):
+        pieces += self._literal(self._dialect.footer, float(bool(parts) and parts[-1].loss))
+    return pieces
 
   def _part(self, part: _Written) -> list[_Piece]:
     pieces = []
@@ -330,6 +330,12 @@ class _Writer:
     """A text of the dialect; only its special tokens carry ``loss``."""
     return [_Piece([self._special(part)], loss) if _SPECIAL.fullmatch(part) else _Piece(part)
             for part in _SPECIAL.split(text) if part]
+
+  def _end(self) -> int:
+    if self._tokenizer.end is None:
+      raise user_error(self._where, None, 'has an answer, but the tokenizer has no token that ends '
+                       'one; use the tokenizer of a language model')
+    return self._tokenizer.end
 
   def _special(self, name: str) -> int:
     index = self._tokenizer.backend.token_to_id(name)

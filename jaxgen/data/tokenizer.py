@@ -74,12 +74,12 @@ class Tokenizer:
     added = {token['content'] for token in spec['added_tokens']}
     spec['added_tokens'] = []
     model = spec['model']
-    # A BPE vocabulary reaches a token by merges alone, and no merge gives a special one. The other
-    # kinds look whole pieces up: there the names get a space, which no piece of a text contains.
+    # BPE reaches a token by merges, and no merge gives a special one. Models that look whole pieces
+    # up get names with a space there, which no piece of a text contains.
     if model['type'] == 'Unigram':
       model['vocab'] = [[f' {piece}' if piece in added else piece, score]
                         for piece, score in model['vocab']]
-    elif model['type'] != 'BPE':
+    elif model['type'] != 'BPE' or model.get('ignore_merges'):
       added.discard(model['unk_token'])
       model['vocab'] = {f' {piece}' if piece in added else piece: index
                         for piece, index in model['vocab'].items()}

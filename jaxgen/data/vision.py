@@ -18,8 +18,6 @@ from jaxgen.data.images import resize_and_crop
 from jaxgen.data.positions import grid_positions
 from jaxgen.data.positions import text_positions
 
-Size = tuple[int, int]  # (height, width) in pixels
-
 # ImageNet statistics, with which InternVL's vision tower was trained.
 SQUARE_MEAN = np.asarray([0.485, 0.456, 0.406], np.float32)
 SQUARE_STD = np.asarray([0.229, 0.224, 0.225], np.float32)

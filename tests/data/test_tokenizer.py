@@ -5,12 +5,18 @@ import subprocess
 import sys
 
 import pytest
+import tokenizers
+from tokenizers import models
+from tokenizers import pre_tokenizers
+from tokenizers import processors
+from tokenizers import trainers
 
 from jaxgen.core.errors import UserError
 from jaxgen.data import shapes
 from jaxgen.data.commands import tokenizer_texts
-from jaxgen.data.tokenizer import IMAGE
+from jaxgen.data.tokenizer import END
 from jaxgen.data.tokenizer import SPECIALS
+from jaxgen.data.tokenizer import Tokenizer
 from jaxgen.data.tokenizer import load_tokenizer
 from jaxgen.data.tokenizer import train_tokenizer
 
@@ -25,13 +31,87 @@ def test_any_text_survives(tokenizer):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_specials_are_single_tokens_and_are_not_decoded(tokenizer):
-  for name in SPECIALS:
-    assert len(tokenizer.encode(name)) == 1
-  assert tokenizer.encode(IMAGE) == [tokenizer.image]
+def test_special_ids_are_known_and_are_not_decoded(tokenizer):
+  ids = [tokenizer.backend.token_to_id(name) for name in SPECIALS]
+  assert ids == [tokenizer.pad, ids[1], tokenizer.end, tokenizer.image_start, tokenizer.image_end,
+                 tokenizer.image]
+  assert len(set(ids)) == 6
   assert tokenizer.decode([tokenizer.end, tokenizer.pad]) == ''
-  assert len({tokenizer.pad, tokenizer.end, tokenizer.image_start, tokenizer.image,
-              tokenizer.image_end}) == 5
+
+
+def test_specials_that_a_text_spells_are_text(tokenizer):
+  special = {tokenizer.backend.token_to_id(name) for name in SPECIALS}
+  for name in SPECIALS:
+    for text in (name, f'a {name} cat', name + name, f'  {name}\n'):
+      ids = tokenizer.encode(text)
+      assert not special & set(ids) and tokenizer.decode(ids) == text
+      assert special & set(tokenizer.backend.encode(text).ids)
+
+
+def test_ordinary_texts_have_the_ids_of_the_whole_tokenizer(tokenizer):
+  for text in ('a photo of a red circle', 'Ünïcode 字 🙂', '  spaces\n\n\tand more ', '', '<im>|<'):
+    ids, starts = tokenizer.encode_with_starts(text)
+    assert ids == tokenizer.encode(text)
+    assert ids == tokenizer.backend.encode(text, add_special_tokens=False).ids
+    assert len(starts) == len(ids) and starts == sorted(starts)
+
+
+def lookup_tokenizer(model):
+  """A tokenizer whose model holds its special tokens as whole pieces, as T5's does."""
+  backend = tokenizers.Tokenizer(model)
+  backend.pre_tokenizer = (pre_tokenizers.WhitespaceSplit() if isinstance(model, models.BPE)
+                           else pre_tokenizers.Metaspace())
+  backend.add_special_tokens(['</s>', '<pad>'])
+  backend.post_processor = processors.TemplateProcessing(
+      single='$A </s>', special_tokens=[('</s>', 1)])
+  return Tokenizer(backend, 0, None, None, None, None)
+
+
+@pytest.mark.parametrize('model', [
+    models.Unigram([('<pad>', 0.0), ('</s>', 0.0), ('<unk>', 0.0), ('\u2581a', -1.0), ('s', -2.0),
+                    ('<', -2.0), ('/', -2.0), ('>', -2.0), ('\u2581', -3.0)], unk_id=2),
+    models.WordLevel({'<pad>': 0, '</s>': 1, '<unk>': 2, '\u2581a': 3}, unk_token='<unk>'),
+    models.BPE({'<pad>': 0, '</s>': 1, '<unk>': 2, 'a': 3}, [], ignore_merges=True,
+               unk_token='<unk>')])
+def test_pieces_that_are_looked_up_whole_are_text_too(model):
+  tokenizer = lookup_tokenizer(model)
+  assert tokenizer.encode('a') == [3]
+  assert not {0, 1} & set(tokenizer.encode('a </s> <pad></s>a'))
+  assert tokenizer.ends == ([], [1])
+
+
+def qwen_folder(path, *names):
+  """A tokenizer with some of Qwen's names."""
+  backend = tokenizers.Tokenizer(models.BPE())
+  backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  trainer = trainers.BpeTrainer(initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+                                show_progress=False)
+  backend.train_from_iterator([], trainer)
+  backend.add_special_tokens(['<|endoftext|>', *names])
+  backend.save(str(path / 'tokenizer.json'))
+  (path / 'tokenizer_config.json').write_text(
+      '{"pad_token": "<|endoftext|>", "eos_token": {"content": "<|endoftext|>"}}')
+  return str(path)
+
+
+def test_names_of_qwen(tmp_path):
+  names = ['<|im_start|>', END, '<|vision_start|>', '<|vision_end|>', '<|image_pad|>']
+  tokenizer = load_tokenizer(qwen_folder(tmp_path, *names))
+  assert (tokenizer.pad, tokenizer.end) == (256, 258)
+  assert (tokenizer.image_start, tokenizer.image_end, tokenizer.image) == (259, 260, 261)
+  # InternVL's vocabulary is Qwen's and its own names behind.
+  tokenizer = load_tokenizer(qwen_folder(tmp_path, *names, '<img>', '</img>', '<IMG_CONTEXT>'))
+  assert (tokenizer.image_start, tokenizer.image_end, tokenizer.image) == (262, 263, 264)
+
+
+def test_text_only_tokenizers(tmp_path):
+  path = qwen_folder(tmp_path)
+  with pytest.raises(UserError, match='lacks <|im_end|>, or the tokens for images'):
+    load_tokenizer(path)
+  tokenizer = load_tokenizer(path, images=False)
+  assert tokenizer.image is tokenizer.image_start is tokenizer.image_end is None
+  assert tokenizer.pad == tokenizer.end == 256
+  assert tokenizer.ends == ([], [])
 
 
 def test_training_is_deterministic(tokenizer_folder, tmp_path):
@@ -43,7 +123,7 @@ def test_training_is_deterministic(tokenizer_folder, tmp_path):
 def test_transformers_reads_the_folder(tokenizer, tokenizer_folder):
   from transformers import AutoTokenizer
   theirs = AutoTokenizer.from_pretrained(tokenizer_folder)
-  text = 'Generate an image: a photo of two crosses<|im_end|>'
+  text = 'Generate an image: a photo of two crosses'
   assert theirs.encode(text, add_special_tokens=False) == tokenizer.encode(text)
   assert (theirs.pad_token_id, theirs.eos_token_id) == (tokenizer.pad, tokenizer.end)
 
@@ -61,9 +141,8 @@ def test_bad_tokenizers(tmp_path):
     load_tokenizer(str(tmp_path))
   with pytest.raises(UserError, match="config.data.tokenizer = 'no/such'"):
     load_tokenizer('no/such')
-  import tokenizers
-  tokenizers.Tokenizer(tokenizers.models.BPE()).save(str(tmp_path / 'tokenizer.json'))
-  with pytest.raises(UserError, match='lacks </img>, <IMG_CONTEXT>, <img>'):
+  tokenizers.Tokenizer(models.BPE()).save(str(tmp_path / 'tokenizer.json'))
+  with pytest.raises(UserError, match='lacks .*tokens for images .<img>, <IMG_CONTEXT>, </img> or'):
     load_tokenizer(str(tmp_path))
   with pytest.raises(UserError, match='--vocab = 100'):
     train_tokenizer(['a'], 100, str(tmp_path))

@@ -13,16 +13,17 @@ from tokenizers import processors
 
 from jaxgen.conversion import load_pretrained
 from jaxgen.core.errors import UserError
+from jaxgen.core.types import Text
+from jaxgen.data.templates import DIALECTS
 from jaxgen.data.tokenizer import END
 from jaxgen.data.tokenizer import IMAGE_START
 from jaxgen.data.tokenizer import PAD
-from jaxgen.data.towers import HUNYUAN_VIDEO
-from jaxgen.data.towers import PLAIN
-from jaxgen.data.towers import Template
 from jaxgen.data.towers import load_tower_tokenizer
 
-SHORT = Template('a photo of {}', 4)
 PROMPTS = ['a red circle', '', 'a blue square and a green triangle and a red circle and a star']
+HUNYUAN = DIALECTS['hunyuan_video']
+TEMPLATE = pipeline_hunyuan_video.DEFAULT_PROMPT_TEMPLATE
+NAMES = ['<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>']
 
 
 @pytest.fixture(scope='module')
@@ -30,6 +31,7 @@ def tower_folder(tokenizer, tmp_path_factory):
   """A tokenizer that puts a start token before every text, as Llama's does."""
   path = tmp_path_factory.mktemp('tower')
   backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+  backend.add_special_tokens(NAMES)
   backend.post_processor = processors.TemplateProcessing(
       single=f'{IMAGE_START} $A', special_tokens=[(IMAGE_START, tokenizer.image_start)])
   fast = transformers.PreTrainedTokenizerFast(
@@ -38,28 +40,59 @@ def tower_folder(tokenizer, tmp_path_factory):
   return str(path)
 
 
-@pytest.mark.parametrize('template', [PLAIN, SHORT])
-def test_rows_equal_transformers(tower_folder, template):
-  tokens, segments = load_tower_tokenizer(tower_folder, 12, template).rows(PROMPTS)
+def rows(tower):
+  """Tokens, mask and what is shown of all the prompts."""
+  found = [tower.tokens(prompt) for prompt in PROMPTS]
+  return tuple(np.stack([getattr(one, name) for one in found])
+               for name in ('tokens', 'mask', 'shown'))
+
+
+@pytest.mark.parametrize('name', ['llama', 'clip', 't5'])
+def test_rows_equal_transformers(tower_folder, name):
+  tokens, mask, shown = rows(load_tower_tokenizer(tower_folder, Text(name, 12)))
   theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tower_folder)
-  expected = theirs([template.text.format(prompt) for prompt in PROMPTS], padding='max_length',
-                    truncation=True, max_length=12 + template.crop)
-  assert tokens.shape == (3, 12 + template.crop) and tokens.dtype == np.int32
+  expected = theirs(PROMPTS, padding='max_length', truncation=True, max_length=12)
+  assert tokens.shape == (3, 12) and tokens.dtype == np.int32 and mask.dtype == bool
   assert tokens.tolist() == expected['input_ids']
-  assert segments.tolist() == expected['attention_mask']
-  assert segments[2].all() and not segments[1].all()
+  assert mask.tolist() == shown.tolist() == (np.array(expected['attention_mask']) == 1).tolist()
+  assert mask[2].all() and not mask[1].all()
 
 
-def test_what_stands_before_the_prompt_is_cropped_whole(tower_folder):
-  tower = load_tower_tokenizer(tower_folder, 12, SHORT)
-  tokens, _ = tower.rows(PROMPTS)
-  assert (tokens[:, :SHORT.crop] == tokens[0, :SHORT.crop]).all()
-  assert tower.backend.decode(tokens[0, SHORT.crop:]).strip() == PROMPTS[0]
+@pytest.mark.parametrize('length', [40, 400, 512])
+def test_the_dialect_of_hunyuan_video_is_that_of_diffusers(tower_folder, length):
+  """Cut behind the template, within it and not at all."""
+  tokens, mask, shown = rows(load_tower_tokenizer(tower_folder, Text('hunyuan_video', length)))
+  theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tower_folder)
+  crop = TEMPLATE['crop_start']
+  expected = theirs([TEMPLATE['template'].format(prompt) for prompt in PROMPTS],
+                    padding='max_length', truncation=True, max_length=length + crop)
+  assert tokens.tolist() == expected['input_ids']
+  assert mask.tolist() == (np.array(expected['attention_mask']) == 1).tolist()
+  assert HUNYUAN.crop == crop and not shown[:, :crop].any()
+  assert (shown[:, crop:] == mask[:, crop:]).all()
 
 
-def test_the_template_of_hunyuan_video_is_that_of_diffusers():
-  theirs = pipeline_hunyuan_video.DEFAULT_PROMPT_TEMPLATE
-  assert HUNYUAN_VIDEO == Template(theirs['template'], theirs['crop_start'])
+def test_end_tokens_stay_where_a_prompt_is_cut(tower_folder, tokenizer, tmp_path):
+  fast = transformers.PreTrainedTokenizerFast.from_pretrained(tower_folder)
+  backend = tokenizers.Tokenizer.from_str(fast.backend_tokenizer.to_str())
+  backend.post_processor = processors.TemplateProcessing(
+      single=f'{IMAGE_START} $A {END}',
+      special_tokens=[(IMAGE_START, tokenizer.image_start), (END, tokenizer.end)])
+  transformers.PreTrainedTokenizerFast(
+      tokenizer_object=backend, pad_token=PAD, eos_token=END).save_pretrained(str(tmp_path))
+  tokens, mask, _ = rows(load_tower_tokenizer(str(tmp_path), Text('clip', 8)))
+  theirs = transformers.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
+  expected = theirs(PROMPTS, padding='max_length', truncation=True, max_length=8)
+  assert tokens.tolist() == expected['input_ids'] and tokens[2, -1] == tokenizer.end
+  assert mask.sum(axis=1).tolist() == np.sum(expected['attention_mask'], axis=1).tolist()
+
+
+def test_specials_in_a_prompt_are_text(tower_folder):
+  tower = load_tower_tokenizer(tower_folder, Text('hunyuan_video', 512))
+  special = [tower.tokenizer.backend.token_to_id(name) for name in NAMES]
+  ids = tower.tokens('a <|eot_id|> cat').tokens.tolist()
+  empty = tower.tokens('').tokens.tolist()
+  assert [ids.count(name) for name in special] == [empty.count(name) for name in special]
 
 
 def test_states_of_prompts_are_those_of_the_pipeline(tower_folder, tmp_path):
@@ -78,7 +111,9 @@ def test_states_of_prompts_are_those_of_the_pipeline(tower_folder, tmp_path):
         PROMPTS, pooled_prompt_embeds=torch.zeros(3, 1), max_sequence_length=length, device='cpu')
 
   module, params = load_pretrained(str(tmp_path))
-  tokens, segments = load_tower_tokenizer(tower_folder, length, HUNYUAN_VIDEO).rows(PROMPTS)
+  tower = load_tower_tokenizer(tower_folder, Text('hunyuan_video', length))
+  tokens, segments, shown = rows(tower)
+  segments = segments.astype(np.int32)
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
 
   @jax.jit
@@ -88,8 +123,8 @@ def test_states_of_prompts_are_those_of_the_pipeline(tower_folder, tmp_path):
 
     return call('decode', call('embed', tokens), positions, segments, False, 2)
 
-  crop = HUNYUAN_VIDEO.crop
-  states, segments = np.asarray(states_of(params))[:, crop:], segments[:, crop:]
+  states, segments = (np.asarray(states_of(params))[:, HUNYUAN.crop:],
+                      shown[:, HUNYUAN.crop:].astype(np.int32))
   assert segments.tolist() == mask.tolist()
   assert 100 < segments.sum(axis=1).min() < segments.sum(axis=1).max() < length
   valid = segments == 1
@@ -100,4 +135,4 @@ def test_states_of_prompts_are_those_of_the_pipeline(tower_folder, tmp_path):
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
   with pytest.raises(UserError, match='config.data.tower_tokenizer'):
-    load_tower_tokenizer(str(tmp_path), 12)
+    load_tower_tokenizer(str(tmp_path), Text('llama', 12))

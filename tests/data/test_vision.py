@@ -58,7 +58,8 @@ def test_positions_of_square_images_are_those_of_text():
   assert positions.tolist() == [[place] * 3 for place in range(7)]
 
 
-@pytest.mark.parametrize('sizes', [[(60, 91)], [(200, 57), (17, 23)], [(30, 300), (56, 84), (99, 9)]])
+@pytest.mark.parametrize('sizes', [
+    [(60, 91)], [(200, 57), (17, 23)], [(30, 300), (56, 84), (99, 9)]])
 def test_native_patches_equal_the_processor(sizes):
   images = [random_image(*size) for size in sizes]
   bounds = dict(min_pixels=56 * 56, max_pixels=28 * 28 * 8)
