@@ -149,15 +149,17 @@ def numbered_turns(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
 def nested_turns(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   """A list of edits under ``images``, each with its own inputs, instruction and target.
 
-  What a turn takes in is given once: later turns go on from the image before.
+  What a turn takes in is given once: later turns go on from the image before. The names of the
+  others start with that of the list, as if it were one edit.
   """
-  turns = value_of(row, fields['images'])
+  column = fields['images']
+  turns = value_of(row, column)
   if not turns:
     raise user_error(f'{at.origin}: {fields["images"]}', turns, 'must be a list of turns')
   inner = {name: names for name, names in fields.items() if name not in ('id', 'images')}
   parts, known = [], set()
   for turn in turns:
-    made = plain(turn, inner, at)
+    made = plain({column: turn}, inner, at)
     for part in made.parts:
       image = part.image.path if isinstance(part.image, FileImage) else part.image
       if part.is_image and image in known:
@@ -194,6 +196,8 @@ def two_views(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
 
 def named_sample(row: Row, fields: Mapping[str, Names], at: At, parts: Sequence[Part]) -> Sample:
   """The sample with its id: the words under ``id``, or else what the last image or row is called."""
+  if not parts:
+    raise user_error(at.origin, None, 'has neither a text nor an image')
   names = fields.get('id', ())
   found = [texts_of(row, name, at.origin)
            for name in ((names,) if isinstance(names, str) else names)]

@@ -120,15 +120,13 @@ def _tables(preset: Preset, file: epath.Path, base: epath.Path,
 
 def _open(name: str, preset: Preset, table: Table, root: Root, place: Place) -> RowSource:
   for ours, theirs in preset.fields.items():
-    names = theirs if preset.build in (two_views, documents.trace) and ours == 'instruction' else (
-        theirs,)
-    if ours in preset.optional or not len(table) or any(has(table.columns, one) for one in names):
+    if ours in preset.optional or not len(table) or has(table.columns, theirs):
       continue
-    fix = f'no such column in {table.path}; it has {", ".join(sorted(table.columns))}; name the '\
-        f'right one in fields'
+    fix = (f'no such column in {table.path}; it has {", ".join(sorted(table.columns))}; name the '
+           'right one in fields')
     if preset.urls in table.columns:
-      fix = f'{name} holds only URLs, in the column {preset.urls}: download the images first and '\
-          f'add their paths as the column {theirs}'
+      fix = (f'{name} holds only URLs, in the column {preset.urls}: download the images first and '
+             f'add their paths as the column {theirs}')
     raise user_error(f'{place.field}: {ours}', theirs, fix)
   fields = {ours: theirs for ours, theirs in preset.fields.items()
             if ours not in preset.optional or has(table.columns, theirs)}
@@ -231,8 +229,9 @@ PRESETS: dict[str, Preset] = {
         'source': 'local_input_image', 'instruction': ('text', 'summarized_text'),
         'target': 'output_image'}, urls='open_image_input_url'),
     'imgedit': Preset('*.parquet', _IMGEDIT, roots=('Singleturn', '')),
-    'imgedit-multi': Preset('*.parquet', {**_IMGEDIT, 'images': 'data'}, build=nested_turns,
-                            optional=tuple(_IMGEDIT), roots=('Multiturn', '')),
+    'imgedit-multi': Preset('*.parquet', {
+        'images': 'data', **{ours: f'data.{theirs}' for ours, theirs in _IMGEDIT.items()}},
+        build=nested_turns, roots=('Multiturn', '')),
     'x2i2': Preset('jsons/*.jsonl', _OMNIGEN, optional=('inputs',), roots=('images/{stem}',)),
     'anyedit': Preset('*.parquet', {'source': 'image_file', 'instruction': 'edit_instruction',
                                     'reference': 'visual_input', 'target': 'edited_file'},
@@ -249,8 +248,9 @@ PRESETS: dict[str, Preset] = {
                              'target': 'image_tgt_path'}),
     'musar-gen': Preset('*.parquet', {'reference': ('cond_img_0', 'cond_img_1'),
                                       'instruction': 'prompt', 'target': 'tgt_img'}),
-    'x2i-subject-driven': Preset('*.jsonl', {**_OMNIGEN, 'reference': 'input_images'},
-                                 roots=('', 'retrieval')),
+    'x2i-subject-driven': Preset('*.jsonl', {
+        'reference': 'input_images', 'instruction': 'instruction', 'target': 'output_image'},
+        roots=('', 'retrieval')),
     # Interleaved and conversations
     'comm': Preset('*.pt', {'id': 'data_id', 'instruction': 'title', 'images': 'step_info'},
                    build=documents.steps, roots=('images',), urls='step_info'),
