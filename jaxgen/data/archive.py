@@ -8,11 +8,13 @@ import shutil
 from collections.abc import Callable
 from collections.abc import Iterator
 
+import numpy as np
 from array_record.python import array_record_module
 
 from jaxgen.core.errors import user_error
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
+from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Sample
 from jaxgen.data.sample import encoded
 from jaxgen.data.sample import to_bytes
@@ -84,12 +86,25 @@ def _write(source: Source, folder: str, shards: int,
 
 
 def _read(sample: Sample) -> Sample:
-  """The sample with every image as bytes that are known to decode."""
-  for part in sample.images:
-    decode(part.image)
+  """The sample with every image as bytes that are known to decode.
+
+  A sample with one broken image is skipped as a whole: the others would mean something else.
+  """
+  images = [part.image for part in sample.images if part.image is not None]
+  for number, image in enumerate(images, start=1):
+    try:
+      decode(image)
+    except DecodeError as error:
+      if len(images) == 1:
+        raise
+      raise DecodeError(f'image {number} of {len(images)}{_named(image)}: {error}') from error
   return dataclasses.replace(sample, parts=tuple(
       part if part.image is None else dataclasses.replace(part, image=encoded(part.image))
       for part in sample.parts))
+
+
+def _named(image: bytes | np.ndarray | FileImage) -> str:
+  return f', {image.path}' if isinstance(image, FileImage) else ''
 
 
 @contextlib.contextmanager

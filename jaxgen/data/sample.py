@@ -8,9 +8,11 @@ import dataclasses
 import io
 import json
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
 from jaxgen.core.errors import user_error
@@ -40,6 +42,8 @@ class Part:
     seen: the language model sees the image. Of targets it sees those before the last one only.
     clean: the denoiser gets the image as clean latents, where it takes such.
     maskable: masked image modelling may hide what the language model sees.
+    variants: paraphrases of a text, ``text`` among them; one is drawn per visit by
+      ``draw_variant``. Empty where there is only one wording.
   """
 
   role: str
@@ -50,6 +54,7 @@ class Part:
   seen: bool = True
   clean: bool = True
   maskable: bool = False
+  variants: tuple[str, ...] = ()
 
   @property
   def is_image(self) -> bool:
@@ -97,6 +102,32 @@ def pair(sample_id: str, image: bytes | np.ndarray | FileImage, caption: str | N
   return Sample(sample_id, (*texts, Part('target', image=image, loss=True)), origin=origin)
 
 
+def text_part(role: str, variants: Sequence[str], *, loss: bool = False) -> Part:
+  """A text with one wording or several."""
+  return Part(role, text=variants[0], loss=loss,
+              variants=tuple(variants) if len(variants) > 1 else ())
+
+
+def draw_variant(sample: Sample, number: int) -> Sample:
+  """The sample with one wording of each text that has several.
+
+  Args:
+    sample: any sample; without variants it is returned as it is.
+    number: which wordings, 0 or more. Consecutive numbers go through all combinations, so either
+      the epoch or a random integer may be given; equal numbers give equal samples.
+  """
+  assert number >= 0, number
+  if not any(part.variants for part in sample.parts):
+    return sample
+  parts = []
+  for part in sample.parts:
+    if part.variants:
+      number, drawn = divmod(number, len(part.variants))
+      part = dataclasses.replace(part, text=part.variants[drawn], variants=())
+    parts.append(part)
+  return dataclasses.replace(sample, parts=tuple(parts))
+
+
 def hash_id(sample_id: str) -> int:
   """A 31-bit number that stands for the id in a batch, the same in every process and run."""
   return zlib.crc32(sample_id.encode()) >> 1
@@ -107,7 +138,9 @@ def from_json(record: Any, origin: str, folder: str) -> Sample:
 
   Short: ``{"file" or "image": path, "caption": text, "id": name}``; caption and id may be absent.
   Full: ``{"id": name, "task": name, "parts": [part, ...]}``, where a part is
-  ``{"text" or "image": text or path, "role": name, "loss": true or false}``.
+  ``{"text" or "image": text or path, "role": name, "loss": true or false}``. An image may have a
+  ``"size": [height, width]``, and with a size it may be null: an image that is asked for. Where a
+  caption or a text is a list, its items are paraphrases, one of which is drawn at each visit.
 
   Args:
     record: what ``json.loads`` gave.
@@ -125,8 +158,8 @@ def from_json(record: Any, origin: str, folder: str) -> Sample:
     raise user_error(f'{origin}: parts', record['parts'], 'must be a list of one or more parts')
   parts = tuple(_part(part, f'{origin}: parts[{index}]', folder)
                 for index, part in enumerate(record['parts']))
-  return Sample(_text(record, 'id', origin), parts,
-                _text(record, 'task', origin) if 'task' in record else '', origin)
+  return Sample(_string(record, 'id', origin), parts,
+                _string(record, 'task', origin) if 'task' in record else '', origin)
 
 
 def _from_short(record: dict[str, Any], origin: str, folder: str) -> Sample:
@@ -134,31 +167,55 @@ def _from_short(record: dict[str, Any], origin: str, folder: str) -> Sample:
   if field not in record:
     raise user_error(f'{origin}: file', sorted(record),
                      'no image; give "file" (or "image"), a path')
-  path = _text(record, field, origin)
-  caption = None if record.get('caption') is None else _text(record, 'caption', origin)
-  sample_id = _text(record, 'id', origin) if 'id' in record else path
-  return pair(sample_id, FileImage(f'{folder}/{path}'), caption, origin)
+  path = _string(record, field, origin)
+  texts = ()
+  if record.get('caption') is not None:
+    texts = (text_part('user', _wordings(record, 'caption', origin)),)
+  sample_id = _string(record, 'id', origin) if 'id' in record else path
+  target = Part('target', image=FileImage(f'{folder}/{path}'), loss=True)
+  return Sample(sample_id, (*texts, target), origin=origin)
 
 
 def _part(record: Any, where: str, folder: str) -> Part:
   if not isinstance(record, dict) or ('text' in record) == ('image' in record):
     raise user_error(where, record, 'must be an object with either "text" or "image"')
   kind, roles = ('text', TEXT_ROLES) if 'text' in record else ('image', IMAGE_ROLES)
-  value, role = _text(record, kind, where), _text(record, 'role', where)
+  role = _string(record, 'role', where)
   if role not in roles:
     raise user_error(f'{where}.role', role, f'use one of {", ".join(roles)} for {kind}')
   loss = record.get('loss', role in ('assistant', 'target'))
   if not isinstance(loss, bool):
     raise user_error(f'{where}.loss', loss, 'must be true or false')
   if kind == 'text':
-    return Part(role, text=value, loss=loss)
-  return Part(role, image=FileImage(f'{folder}/{value}'), loss=loss)
+    return text_part(role, _wordings(record, 'text', where), loss=loss)
+  size = _size(record.get('size'), where)
+  if record['image'] is None and size:
+    return Part(role, loss=loss, size=size)
+  return Part(role, image=FileImage(f'{folder}/{_string(record, "image", where)}'), loss=loss,
+              size=size)
 
 
-def _text(record: dict[str, Any], field: str, where: str) -> str:
+def _string(record: dict[str, Any], field: str, where: str) -> str:
   if not isinstance(record.get(field), str):
     raise user_error(f'{where}: {field}', record.get(field), 'must be a string')
   return record[field]
+
+
+def _wordings(record: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
+  value = record.get(field)
+  found = value if isinstance(value, list) and value else [value]
+  if not all(isinstance(text, str) for text in found):
+    raise user_error(f'{where}: {field}', value, 'must be a string, or a list of paraphrases')
+  return tuple(found)
+
+
+def _size(value: Any, where: str) -> tuple[int, int] | None:
+  if value is None:
+    return None
+  if not (isinstance(value, list) and len(value) == 2
+          and all(type(side) is int and side > 0 for side in value)):
+    raise user_error(f'{where}.size', value, 'must be [height, width] in pixels')
+  return value[0], value[1]
 
 
 def to_bytes(sample: Sample) -> bytes:
@@ -169,18 +226,20 @@ def to_bytes(sample: Sample) -> bytes:
   blobs, parts = [], []
   for part in sample.parts:
     entry: dict[str, Any] = {'role': part.role, 'loss': part.loss}
-    if part.image is None:
+    if part.text is not None:
       entry['text'] = part.text
-    else:
+    if part.image is not None:
       blobs.append(encoded(part.image))
       entry['bytes'] = len(blobs[-1])
+    entry |= {name: getattr(part, name) for name, default in _MARKS.items()
+              if getattr(part, name) != default}
     parts.append(entry)
   header = json.dumps({'id': sample.id, 'task': sample.task, 'parts': parts}).encode()
   return b''.join([len(header).to_bytes(4, 'little'), header, *blobs])
 
 
 def from_bytes(data: bytes, origin: str) -> Sample:
-  """Reads what ``to_bytes`` wrote.
+  """Reads what ``to_bytes`` wrote, now or before parts had more than role, text, image and loss.
 
   Raises:
     UserError: the record is not one of ours.
@@ -193,7 +252,10 @@ def from_bytes(data: bytes, origin: str) -> Sample:
       image = None
       if 'bytes' in entry:
         image, start = data[start:start + entry['bytes']], start + entry['bytes']
-      parts.append(Part(entry['role'], entry.get('text'), image, entry['loss']))
+      # JSON has no tuples: size and variants come back as lists.
+      marks = {name: tuple(entry[name]) if isinstance(entry[name], list) else entry[name]
+               for name in _MARKS if name in entry}
+      parts.append(Part(entry['role'], entry.get('text'), image, entry['loss'], **marks))
     return Sample(header['id'], tuple(parts), header['task'], origin)
   except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
     raise user_error(origin, None, 'is not a sample of jaxgen; write the file anew with '
@@ -203,10 +265,14 @@ def from_bytes(data: bytes, origin: str) -> Sample:
 def encoded(image: bytes | np.ndarray | FileImage) -> bytes:
   """The image as the bytes of an image file."""
   if isinstance(image, FileImage):
-    with open(image.path, 'rb') as file:
-      return file.read()
+    return epath.Path(image.path).read_bytes()
   if isinstance(image, np.ndarray):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, 'PNG')
     return buffer.getvalue()
   return image
+
+
+# Fields of a part that records name only where they differ from the default.
+_MARKS = {field.name: field.default for field in dataclasses.fields(Part)
+          if field.name not in ('role', 'text', 'image', 'loss')}

@@ -10,6 +10,7 @@ import pytest
 from jaxgen.core.errors import UserError
 from jaxgen.data.archive import write_archive
 from jaxgen.data.sources import FolderSource
+from jaxgen.data.sources import Place
 from jaxgen.data.sources import open_source
 
 
@@ -64,7 +65,7 @@ class FullDisk(FolderSource):
 
 def test_a_failure_leaves_nothing_behind(folder, tmp_path):
   with pytest.raises(UserError, match='--out = .*No space left on device.*nothing was left behind'):
-    write_archive(FullDisk(str(folder), '', '--path'), str(tmp_path / 'out'))
+    write_archive(FullDisk(Place(str(folder))), str(tmp_path / 'out'))
   assert list(tmp_path.iterdir()) == []
 
 

@@ -43,6 +43,9 @@ def test_full_form_keeps_order_roles_and_loss():
     ({'id': 's', 'parts': [{'role': 'user'}]}, r'parts\[0\]'),
     ({'id': 's', 'parts': [{'text': 'x', 'role': 'user', 'loss': 1}]}, r'parts\[0\].loss'),
     ({'parts': [{'text': 'x', 'role': 'user'}]}, 'id'),
+    ({'id': 's', 'parts': [{'text': [], 'role': 'user'}]}, r'parts\[0\]: text'),
+    ({'id': 's', 'parts': [{'image': None, 'role': 'target'}]}, r'parts\[0\]: image'),
+    ({'id': 's', 'parts': [{'image': 'a', 'role': 'target', 'size': [0, 4]}]}, r'parts\[0\].size'),
 ])
 def test_bad_records_name_line_and_field(record, field):
   with pytest.raises(UserError, match=rf'^x\.jsonl:7.*{field}'):
@@ -58,6 +61,47 @@ def test_bytes_round_trip_is_exact():
   assert again.parts[:2] == sample.parts[:2]
   assert again.parts[2].loss
   np.testing.assert_array_equal(decode(again.parts[2].image), image)
+
+
+def test_sizes_wordings_and_images_that_are_asked_for():
+  sample = samples.from_json({'id': 's', 'parts': [
+      {'text': ['make it red', 'redden it'], 'role': 'user'},
+      {'image': 'a.png', 'role': 'target', 'size': [32, 48], 'loss': False},
+      {'image': None, 'role': 'target', 'size': [64, 16]}]}, 'x:1', '/data')
+  assert sample.parts == (
+      Part('user', text='make it red', variants=('make it red', 'redden it')),
+      Part('target', image=FileImage('/data/a.png'), size=(32, 48)),
+      Part('target', loss=True, size=(64, 16)))
+  assert samples.from_json({'file': 'a', 'caption': ['x', 'y']}, 'x:1', '').parts[0].variants == (
+      'x', 'y')
+
+
+def test_bytes_keep_every_field():
+  sample = Sample('s', (
+      Part('user', text='one', variants=('one', 'two'), loss=True),
+      Part('context', image=b'raw', seen=False, clean=False, maskable=True),
+      Part('target', loss=True, size=(64, 16)), Part('assistant', text='', loss=True)), 'edit', 'o')
+  assert samples.from_bytes(samples.to_bytes(sample), 'o') == sample
+
+
+def test_records_of_the_former_version_are_read():
+  header = (b'{"id": "s", "task": "pair", "parts": [{"role": "user", "loss": false, "text": "x"}, '
+            b'{"role": "target", "loss": true, "bytes": 3}]}')
+  sample = samples.from_bytes(len(header).to_bytes(4, 'little') + header + b'raw', 'o')
+  assert sample == Sample('s', (Part('user', text='x'), Part('target', image=b'raw', loss=True)),
+                          'pair', 'o')
+
+
+def test_numbers_draw_all_combinations_of_wordings():
+  sample = Sample('s', (samples.text_part('user', ['a', 'b']), samples.text_part('user', ['c']),
+                        samples.text_part('assistant', ['d', 'e', 'f'], loss=True)))
+  drawn = [samples.draw_variant(sample, number) for number in range(12)]
+  texts = [tuple(part.text for part in one.parts) for one in drawn]
+  assert len(set(texts[:6])) == 6 and texts[6:] == texts[:6]
+  assert all(part.variants == () for one in drawn for part in one.parts)
+  assert drawn[0].parts[2].loss
+  plain = samples.pair('p', b'', 'x')
+  assert samples.draw_variant(plain, 3) is plain
 
 
 @pytest.mark.parametrize('data', [b'', b'\x03\x00\x00\x00abc', b'\xff' * 40])

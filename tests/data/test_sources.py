@@ -1,16 +1,19 @@
-"""Sources: one set of samples in four containers is one set of batches; bad paths are one line."""
+"""Sources: one set of samples in eight containers is one set of samples; bad paths are one line."""
 
+import csv
+import io
 import json
+import tarfile
 
-import jax
 import numpy as np
+import pyarrow
 import pytest
 import tensorflow_datasets as tfds
+from pyarrow import parquet
 
-from jaxgen.config import source
 from jaxgen.core.errors import UserError
 from jaxgen.data.archive import write_archive
-from jaxgen.data.loader import make_loader
+from jaxgen.data.decode import decode
 from jaxgen.data.sources import open_source
 
 
@@ -43,29 +46,47 @@ class Twenty(tfds.core.GeneratorBasedBuilder):
 @pytest.fixture(scope='module')
 def containers(folder, tmp_path_factory):
   root = tmp_path_factory.mktemp('containers')
+  rows = [json.loads(line) for line in (folder / 'samples.jsonl').read_text().splitlines()]
   write_archive(open_source('jsonl', str(folder / 'samples.jsonl')), str(root / 'packed'), shards=3)
   builder = Twenty(folder, data_dir=str(root))
   builder.download_and_prepare()
+  (root / 'rows.json').write_text(json.dumps([
+      {'image': str(folder / row['file']), 'prompt': row['caption']} for row in rows]))
+  with open(root / 'rows.csv', 'w', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerows([('image', 'prompt'), *((row['file'], row['caption']) for row in rows)])
+  parquet.write_table(pyarrow.Table.from_pylist([
+      {'image': {'bytes': (folder / row['file']).read_bytes(), 'path': row['file']},
+       'caption': row['caption'], 'id': row['file']} for row in rows]), root / 'rows.parquet',
+      row_group_size=7)
+  for shard in range(2):
+    with tarfile.open(root / f'data_{shard:03d}.tar', 'w') as tar:
+      for row in rows[shard * 10:shard * 10 + 10]:
+        for name, data in ((row['file'], (folder / row['file']).read_bytes()),
+                           (row['file'][:2] + '.txt', row['caption'].encode() + b'\n')):
+          info = tarfile.TarInfo(name)
+          info.size = len(data)
+          tar.addfile(info, io.BytesIO(data))
   return {'folder': str(folder), 'jsonl': str(folder / 'samples.jsonl'),
-          'arrayrecord': str(root / 'packed'), 'tfds': str(builder.data_path)}
+          'arrayrecord': str(root / 'packed'), 'tfds': str(builder.data_path),
+          'json': str(root / 'rows.json'), 'csv': str(root / 'rows.csv'),
+          'parquet': str(root / 'rows.parquet'), 'tar': str(root / 'data_{000..001}.tar')}
 
 
-def batches(config, layout, count=6):
-  loader = make_loader(config, layout)
-  found = [next(loader) for _ in range(count)]
-  loader.close()
-  return found
-
-
-@pytest.mark.parametrize('kind', ['jsonl', 'arrayrecord', 'tfds'])
-def test_containers_give_identical_batches(kind, containers, make_config, layout):
-  def load(kind):
-    config = make_config({'s': source(kind, 'pair', path=containers[kind])})
-    return batches(config, layout)
-  for one, other in zip(load(kind), load('folder')):
-    assert one.ids == other.ids
-    jax.tree.map(np.testing.assert_array_equal, one.batch, other.batch)
-    jax.tree.map(np.testing.assert_array_equal, one.images, other.images)
+@pytest.mark.parametrize('kind', ['jsonl', 'arrayrecord', 'tfds', 'json', 'csv', 'parquet', 'tar'])
+@pytest.mark.parametrize('auto', [False, True])
+def test_containers_give_identical_samples(kind, auto, containers, folder):
+  """Also when the kind is found out from the path."""
+  found = open_source('auto' if auto else kind, containers[kind],
+                      root=str(folder) if kind == 'csv' else '')
+  expected = open_source('folder', containers['folder'])
+  assert len(found) == len(expected) == 20
+  for one, other in zip((found[index] for index in range(20)),
+                        (expected[index] for index in range(20))):
+    assert one.id.rpartition('/')[2].removesuffix('.png') == other.id.removesuffix('.png')
+    assert one.texts == other.texts
+    assert [part.role for part in one.parts] == [part.role for part in other.parts]
+    np.testing.assert_array_equal(decode(one.images[0].image), decode(other.images[0].image))
 
 
 def test_arrayrecord_takes_a_file_and_a_glob(containers):
@@ -118,11 +139,19 @@ def test_shapes_are_samples():
     ('jsonl', lambda p: p, 'is a folder'),
     ('jsonl', lambda p: _file(p / 'a.jsonl', '\n'), 'no sample of kind jsonl'),
     ('arrayrecord', lambda p: p, 'no .arrayrecord file'),
-    ('arrayrecord', lambda p: p / 'x-*.arrayrecord', 'no .arrayrecord file'),
+    ('arrayrecord', lambda p: p / 'x-*.arrayrecord', 'no file matches'),
     ('arrayrecord', lambda p: _file(p / 'a.arrayrecord', 'rubbish'), 'not ArrayRecord'),
     ('tfds', lambda p: p, 'no TFDS data set'),
     ('tfds', lambda p: 'no_such_builder', 'no TFDS data set'),
-    ('parquet', lambda p: p, 'unknown kind'),
+    ('ftp', lambda p: p, 'unknown kind'),
+    ('auto', lambda p: p, 'nothing known in it'),
+    ('auto', lambda p: _file(p / 'a.xyz', ''), 'of unknown kind'),
+    ('csv', lambda p: p, 'is a folder'),
+    ('parquet', lambda p: p, 'no .parquet file'),
+    ('tar', lambda p: p / 'x_{0..3}.tar', 'no such file'),
+    ('tar', lambda p: p / 'x_*.tar', 'no file matches'),
+    ('controls', lambda p: p, 'no folders of targets and controls'),
+    ('omniedit', lambda p: p, r'no \*.parquet below it, as omniedit has'),
 ])
 def test_bad_paths(kind, make, message, tmp_path):
   with pytest.raises(UserError, match=f'^config.data.sources.s.path = .*{message}'):

@@ -1,0 +1,121 @@
+"""Tables as text: JSON Lines, a JSON list, CSV. A broken line is reported as file:line."""
+
+import csv
+import io
+import json
+import os
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from jaxgen.core.errors import user_error
+from jaxgen.data.sources.fields import Row
+from jaxgen.data.sources.table import Table
+
+
+class JsonLines(Table):
+  """A JSON Lines file. Of a local file only the places of its lines are kept in memory."""
+
+  listed = True
+
+  def __init__(self, path: epath.Path):
+    self.path = path
+    self._text = path.read_bytes() if '://' in str(path) else None
+    places, start = [], 0
+    with io.BytesIO(self._text) if self._text is not None else open(path, 'rb') as file:
+      for number, line in enumerate(file, start=1):
+        if line.strip():
+          places.append((number, start, len(line)))
+        start += len(line)
+    self._places = np.array(places, np.int64).reshape(-1, 3)  # line, first byte, bytes
+    self.columns: set[str] = set()
+    for index in range(len(self)):
+      self.columns |= self[index].keys()
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __getitem__(self, index: int) -> Row:
+    return _object(self._line(index), self.origin(index))
+
+  def origin(self, index: int) -> str:
+    """file:line."""
+    return f'{self.path}:{self._places[index, 0]}'
+
+  def _line(self, index: int) -> bytes:
+    _, start, size = map(int, self._places[index])
+    if self._text is not None:
+      return self._text[start:start + size]
+    with open(self.path, 'rb', buffering=0) as file:
+      return os.pread(file.fileno(), size, start)
+
+
+class Listed(Table):
+  """Rows that are held in memory.
+
+  Args:
+    path: of the file.
+    rows: all of them.
+  """
+
+  listed = True
+
+  def __init__(self, path: epath.Path, rows: list[dict[str, Any]]):
+    self.path, self._rows = path, rows
+    self.columns = {name for row in rows for name in row}
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> Row:
+    return self._rows[index]
+
+
+def read_json(path: epath.Path) -> Listed:
+  """A JSON file that holds a list of objects.
+
+  Raises:
+    UserError: it holds something else.
+  """
+  try:
+    rows = json.loads(path.read_bytes())
+  except ValueError as error:
+    raise user_error(str(path), None, f'is not JSON ({error}); a file with one object to a line '
+                     'must be named .jsonl') from None
+  if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    raise user_error(str(path), None, 'must be a list of objects')
+  return Listed(path, rows)
+
+
+def read_csv(path: epath.Path) -> Listed:
+  """A CSV file with a header, or TSV by its suffix. Empty cells are nothing.
+
+  Raises:
+    UserError: it is no CSV, or a line has more cells than the header.
+  """
+  csv.field_size_limit(2**31 - 1)
+  text = path.read_bytes().decode('utf-8-sig')
+  reader = csv.DictReader(io.StringIO(text, newline=''),
+                          delimiter='\t' if path.suffix.lower() == '.tsv' else ',')
+  rows = []
+  try:
+    for row in reader:
+      if None in row:
+        raise user_error(f'{path}:{reader.line_num}', row[None], 'more cells than the header has; '
+                         'put texts with commas into quotes')
+      rows.append({name: cell or None for name, cell in row.items()})
+  except csv.Error as error:
+    raise user_error(f'{path}:{reader.line_num}', None, f'is not CSV: {error}') from None
+  return Listed(path, rows)
+
+
+def _object(line: bytes, origin: str) -> dict[str, Any]:
+  try:
+    record = json.loads(line)
+  except ValueError as error:
+    shown = line[:80].decode(errors='replace').strip()
+    raise user_error(origin, shown, f'is not JSON: {error}') from None
+  if not isinstance(record, dict):
+    raise user_error(origin, record, 'each line must be one JSON object')
+  return record
