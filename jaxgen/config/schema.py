@@ -9,9 +9,17 @@ from ml_collections import ConfigDict
 
 
 # What a source may be, and what its records may be used for; the data floor has a reader for each
-# kind and a function for each task (tests/config/test_validate.py).
-SOURCE_KINDS = ('auto', 'shapes', 'folder', 'json', 'jsonl', 'csv', 'parquet', 'tar', 'arrayrecord',
-                'tfds')
+# kind and public set, and a function for each task (tests/config/test_validate.py).
+SOURCE_KINDS = ('auto', 'shapes', 'folder', 'controls', 'json', 'jsonl', 'csv', 'parquet', 'tar',
+                'arrayrecord', 'tfds')
+PUBLIC_SETS = (
+    'anyedit', 'blip3o-60k', 'blip3o-pretrain', 'comm', 'echo-4o-image', 'gpt-image-edit',
+    'hq-edit', 'imgedit', 'imgedit-multi', 'instructpix2pix', 'instructpix2pix-original',
+    'journeydb', 'llava', 'llava-onevision', 'magicbrush', 'megalith-10m', 'mmc4', 'musar-gen',
+    'nhr-edit', 'obelics', 'omnicorpus-cc', 'omniedit', 'pico-banana', 'seed-data-edit',
+    'seed-data-edit-multi', 'sharegpt-4o-image', 'sharegpt4v', 'subjects200k',
+    'text-to-image-2m', 'ultraedit', 'uniworld', 'uno', 'uno-1m', 'x2i-subject-driven', 'x2i2',
+    'zebra-cot')
 SOURCE_TASKS = ('auto', 'image', 'pair', 'caption', 'reconstruction', 'edit', 'transformation',
                 'reference', 'many_to_many', 'dialogue', 'conversation')
 LANGUAGE_TASKS = ('caption', 'conversation')  # whose samples have no target image
@@ -20,12 +28,13 @@ WEIGHT_CHANGES = ('reinit', 'extend', 'drop', 'merge')
 
 
 def source(kind: str, task: str = 'auto', *, path: str = '', share: tuple = (1.0,),
-           split: str = 'train', limit: int = 0, preset: str = '',
-           fields: tuple[tuple[str, str], ...] = (), root: str = '') -> ConfigDict:
+           split: str = 'train', limit: int = 0, fields: tuple[tuple[str, str], ...] = (),
+           root: str = '') -> ConfigDict:
   """One data source of the mixture.
 
   Args:
-    kind: how records are stored, one of ``SOURCE_KINDS``; ``auto`` looks at the path.
+    kind: how records are stored, one of ``SOURCE_KINDS``, where ``auto`` looks at the path; or the
+      name of a public data set, one of ``PUBLIC_SETS``.
     task: what a record becomes, one of ``SOURCE_TASKS``; ``auto`` reads it from the roles of its
       images and texts. ``image``: the image conditions itself; ``pair``: caption to image;
       ``caption``: image to caption, for the next-token objective; the others as in data/tasks.py.
@@ -34,12 +43,11 @@ def source(kind: str, task: str = 'auto', *, path: str = '', share: tuple = (1.0
       pairs (progress, share); one knot is a constant. Shares are normalised over the sources.
     split: ``train`` or ``test``, where the kind knows splits.
     limit: use the first ``limit`` records only; 0 = all.
-    preset: name of a public data set, whose columns are known.
     fields: pairs (our name, name of the column or key) where they differ.
     root: folder that relative image paths start from; '' = that of the file.
   """
   return ConfigDict(dict(kind=kind, task=task, path=path, share=share, split=split, limit=limit,
-                         preset=preset, fields=fields, root=root))
+                         fields=fields, root=root))
 
 
 def lora(modules: str, *, rank: int, alpha: float) -> ConfigDict:

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxgen.config.schema import LANGUAGE_TASKS
+from jaxgen.config.schema import PUBLIC_SETS
 from jaxgen.config.schema import SOURCE_KINDS
 from jaxgen.config.schema import SOURCE_TASKS
 from jaxgen.config.schema import WEIGHT_CHANGES
@@ -201,7 +202,8 @@ def _check_data(data: ConfigDict) -> None:
 
 
 def _check_source(where: str, source: ConfigDict) -> None:
-  for field, choices in (('kind', SOURCE_KINDS), ('task', SOURCE_TASKS), ('split', SPLITS)):
+  for field, choices in (('kind', SOURCE_KINDS + PUBLIC_SETS), ('task', SOURCE_TASKS),
+                         ('split', SPLITS)):
     if source[field] not in choices:
       raise user_error(f'{where}.{field}', source[field], f'use one of {", ".join(choices)}')
   if source.kind == 'shapes' and source.path:

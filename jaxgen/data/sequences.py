@@ -17,6 +17,7 @@ from jaxgen.data.example import Example
 from jaxgen.data.example import Size
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.sample import Sample
+from jaxgen.data.sample import draw_variant
 from jaxgen.data.sources import Source
 from jaxgen.data.sources import open_source
 
@@ -55,9 +56,8 @@ def open_sequences(config: ConfigDict, names: Sequence[str], maker: ExampleMaker
 
 def open_spec(spec: ConfigDict, config: ConfigDict, field: str) -> Source:
   """Opens the source that one ``source(...)`` of a config describes."""
-  return open_source(spec.kind, spec.path, split=spec.split, limit=spec.limit, preset=spec.preset,
-                     fields=spec.fields, root=spec.root, size=config.data.image_size,
-                     seed=config.seed, field=field)
+  return open_source(spec.kind, spec.path, split=spec.split, limit=spec.limit, fields=spec.fields,
+                     root=spec.root, size=config.data.image_size, seed=config.seed, field=field)
 
 
 class ExampleSequence:
@@ -106,7 +106,8 @@ class ExampleSequence:
       return self.bad[index]
     record, fitted = self._kept.get(index) or (self._source[index], {})
     before = len(fitted)
-    sample = tasks.prepare(record, self._task, self._data, self._seed, self._number, position)
+    sample = tasks.prepare(draw_variant(record, position // len(self)), self._task, self._data,
+                           self._seed, self._number, position)
     try:
       example = self._maker(sample, self._number, fitted)
     except DecodeError as error:

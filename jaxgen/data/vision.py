@@ -14,6 +14,7 @@ from PIL import Image
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Vision
+from jaxgen.data.example import Size
 from jaxgen.data.images import resize_and_crop
 from jaxgen.data.positions import grid_positions
 from jaxgen.data.positions import text_positions
