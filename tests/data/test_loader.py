@@ -68,8 +68,9 @@ class Drawings:
     patches = Patches(np.full((4, 48), position, np.float32), grid_positions(2, 2),
                       np.ones(4, np.int32), np.zeros(4, bool))
     images = tuple(
-        LatentImage(size, image_positions(size[0] // 4, size[1] // 4), number == len(sizes) - 1,
-                    np.full((*size, 3), record % 256, np.uint8)) for number, size in enumerate(sizes))
+        LatentImage((height, width), image_positions(height // 4, width // 4),
+                    number == len(sizes), np.full((height, width, 3), record % 256, np.uint8))
+        for number, (height, width) in enumerate(sizes, start=1))
     return Example(f'{self._source}/{record}', self._source, prompt, patches, images)
 
 
