@@ -150,7 +150,7 @@ def cocktail_mix(order: Sequence[str], *, new: float = 0.8,
 
 
 class _Key(np.random.bit_generator.ISeedSequence):
-  """Gives Philox its key as it is; its argument ``key`` asks for system entropy too, and is slow."""
+  """Gives Philox its key as it is, without the system entropy that its argument ``key`` costs."""
 
   def __init__(self, key: Sequence[int]):
     self._key = np.asarray(key, np.uint64)

@@ -158,6 +158,8 @@ def pack(rows: Sequence[Sequence[Example]], shape: RowShape, pad: int = 0,
   for row, examples in enumerate(rows):
     text = visual = patch = images = patch_images = 0
     for segment, example in enumerate(examples, start=1):
+      image_tokens, rest = divmod(len(example.patches.values), shape.merge**2)
+      assert not rest and example.prompt.image_index.max(initial=-1) < image_tokens, example.id
       _write_prompt(batch.prompt, row, text, segment, example.prompt, patch // shape.merge**2)
       text += len(example.prompt.tokens)
       _write_patches(batch.prompt, row, patch, example.patches, patch_images)

@@ -4,6 +4,9 @@ Without look-ahead a row is filled in the order of the draws; the first one that
 drawn again for the next batch. With a look-ahead of K, up to K draws wait for room (L144 keeps
 50): the oldest opens the row, then the largest that fits is added until none does, and each one
 that leaves is replaced by a new draw. Nothing waits for more than K batches.
+
+Of rows of 36,864 tokens that pack a target and 0-4 references of the 37 canonical sizes, 13.4 % is
+padding with K = 0, 3.3 % with 4, 1.9 % with 8 and 1.3 % with 16 (``test_padding``).
 """
 
 import dataclasses

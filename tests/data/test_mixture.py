@@ -42,7 +42,6 @@ def test_draws_follow_a_cocktail():
   """1e5 draws at five points of training, in five of six phases (F33)."""
   count = 100_000
   mixture = Mixture(cocktail_mix('fedcba'), 1, 'step')
-  # One number for each draw, whatever the shares are, is all that chance decides.
   for progress, phase in ((0.2, 1), (0.4, 2), (0.5, 3), (0.8, 4), (1.0, 5)):
     expected = np.zeros(6)
     expected[6 - phase:] = 0.2 / phase

@@ -160,6 +160,8 @@ def test_what_does_not_match_the_models_is_a_defect():
   with pytest.raises(AssertionError):
     pack([[example('a', towers={'t5': tower(1)})]],
          dataclasses.replace(SHAPE, towers={'t5': 4}))
+  with pytest.raises(AssertionError):
+    pack([[Example('a', 0, prompt([5, 6], image_at=[0, 1]), patches(1))]], SHAPE)
 
 
 @pytest.mark.parametrize('limit, more', [
