@@ -34,8 +34,8 @@ def png(seed):
 
 # Six samples, with 0 to 3 inputs. Layouts that need as many inputs everywhere hold a part of them.
 EDITS = tuple(
-    Edit(f's{number}', f'edit "{number}", please', tuple(png(10 * number + k) for k in range(count)),
-         png(100 + number))
+    Edit(f's{number}', f'edit "{number}", please',
+         tuple(png(10 * number + k) for k in range(count)), png(100 + number))
     for number, count in enumerate((0, 1, 1, 2, 3, 2)))
 
 

@@ -195,7 +195,7 @@ def two_views(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
 
 
 def named_sample(row: Row, fields: Mapping[str, Names], at: At, parts: Sequence[Part]) -> Sample:
-  """The sample with its id: the words under ``id``, or else what the last image or row is called."""
+  """The sample with its id: the words under ``id``, else what the last image or row is called."""
   if not parts:
     raise user_error(at.origin, None, 'has neither a text nor an image')
   names = fields.get('id', ())
