@@ -152,11 +152,13 @@ def _index(path: epath.Path) -> tuple[np.ndarray, list[str], np.ndarray]:
         return found['stems'], found['suffixes'].tolist(), found['places']
   stems, suffixes, places = _members(path)
   if '://' not in str(path):
+    fresh = f'{path}.{os.getpid()}.index.new'
     with contextlib.suppress(OSError):  # a folder that cannot be written to
-      fresh = f'{path}.{os.getpid()}.index.new'
       with open(fresh, 'wb') as file:
         np.savez(file, state=state, stems=stems, suffixes=np.array(suffixes, str), places=places)
       os.replace(fresh, beside)
+    with contextlib.suppress(OSError):
+      os.remove(fresh)  # where it could be written, but not take its place
   return stems, suffixes, places
 
 
