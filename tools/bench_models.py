@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import transformers
 from bench_step import alternate
+from bench_step import denoiser_inputs
 from bench_step import set_malloc
 
 from jaxgen.conversion import engine
@@ -133,7 +134,10 @@ def both_sides(pair: Pair) -> dict[str, Callable[[], float]]:
 
 
 def denoiser(table, kind, call, flags, extra=None, **fields) -> Pair:
-  """A denoiser with random weights; ``call(model, batch of tensors, flags)`` runs theirs."""
+  """A denoiser with random weights; ``call(model, batch of tensors, flags)`` runs theirs.
+
+  ``extra`` replaces or adds arrays of ``token_batch``.
+  """
   section = registry.section(table.FAMILY.name, unroll=flags.unroll, **fields)
   module = registry.build(section, jnp.float32)
   rng = np.random.default_rng(0)
@@ -146,8 +150,11 @@ def denoiser(table, kind, call, flags, extra=None, **fields) -> Pair:
   batch = token_batch(module.config, flags) | (extra or {})
   tensors = {name: torch.tensor(array) for name, array in batch.items()}
   params, inputs = jax.tree.map(jnp.asarray, (params, batch))
-  return Pair(params, inputs, lambda params, inputs: module.apply({'params': params}, **inputs),
-              model, lambda model: call(model, tensors, flags))
+
+  def forward(params, batch):
+    return module.apply({'params': params}, *denoiser_inputs(**batch))
+
+  return Pair(params, inputs, forward, model, lambda model: call(model, tensors, flags))
 
 
 def token_batch(config, flags) -> dict[str, np.ndarray]:
@@ -232,11 +239,10 @@ def make_z_image(flags):
   places = np.stack([np.full_like(h, flags.text + 1), h, w], axis=-1)[None].astype(np.int32)
   text = np.zeros((1, flags.text, 3), np.int32)
   text[..., 0] = 1 + np.arange(flags.text)
-  extra = dict(positions=places, state_positions=text,
-               pads=np.zeros((1, flags.side**2), bool), state_pads=np.zeros((1, flags.text), bool))
   return denoiser(
-      z_image, diffusers.ZImageTransformer2DModel, call, flags, extra, in_channels=CHANNELS,
-      cond_dim=flags.width, width=flags.width, heads=flags.width // HEAD, layers=flags.layers,
+      z_image, diffusers.ZImageTransformer2DModel, call, flags,
+      dict(positions=places, state_positions=text), in_channels=CHANNELS, cond_dim=flags.width,
+      width=flags.width, heads=flags.width // HEAD, layers=flags.layers,
       refiner_layers=1, axes_dims=(32, 48, 48))
 
 
@@ -286,7 +292,7 @@ def encoder(flags, table, model, inputs, forward, call) -> Pair:
 
 
 def unrolled(section: dict[str, Any], blocks: int) -> dict[str, Any]:
-  """The section with so many blocks in a turn of each of its loops."""
+  """The section with so many blocks per scan iteration, in each of its stacks."""
   nested = {name: unrolled(value, blocks) for name, value in section.items()
             if isinstance(value, dict)}
   return section | nested | ({'unroll': blocks} if 'unroll' in section else {})

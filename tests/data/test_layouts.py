@@ -34,8 +34,8 @@ def png(seed):
 
 # Six samples, with 0 to 3 inputs. Layouts that need as many inputs everywhere hold a part of them.
 EDITS = tuple(
-    Edit(f's{number}', f'edit "{number}", please', tuple(png(10 * number + k) for k in range(count)),
-         png(100 + number))
+    Edit(f's{number}', f'edit "{number}", please',
+         tuple(png(10 * number + k) for k in range(count)), png(100 + number))
     for number, count in enumerate((0, 1, 1, 2, 3, 2)))
 
 
@@ -285,6 +285,10 @@ def test_slots_put_images_into_the_text(tmp_path):
   assert [part.role for part in sample.parts] == ['reference', 'user', 'reference', 'user',
                                                   'target']
   assert [part.text for part in sample.texts] == ['wears', '.']
+  row['instruction'] = 'Put <image_2> on <image_1>'
+  sample = open_source('auto', str(tmp_path / put(tmp_path, 'a.jsonl', lines([row]))))[0]
+  assert [part.image.path[-8:] for part in sample.images] == ['s3-1.png', 's3-0.png',
+                                                               't/s3.png']
   row['input_images'].append('in/s3-0.png')
   with pytest.raises(UserError, match='3 images, 2 slots'):
     open_source('auto', str(tmp_path / put(tmp_path, 'a.jsonl', lines([row]))))
@@ -307,7 +311,7 @@ def test_conversations_about_images_are_context_and_answers(tmp_path):
   assert open_source('auto', str(path))[0].parts == sample.parts
   row['conversations'][0]['value'] = '<image><image>'
   path.write_text(json.dumps([row]))
-  with pytest.raises(UserError, match='2 slots, 1 images'):
+  with pytest.raises(UserError, match='1 images, 2 slots'):
     open_source('auto', str(path))
 
 

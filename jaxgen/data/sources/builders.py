@@ -31,7 +31,7 @@ from jaxgen.data.sources.fields import value_of
 FIELDS = ('id', 'caption', 'instruction', 'instructions', 'conversations', 'context', 'source',
           'reference', 'inputs', 'images', 'target')
 # <image>, <image_1>, <img><|image_1|></img>, and <gen_image> for an image to be generated
-_SLOT = re.compile(r'<gen_image>|<image(?:_\d+)?>|<img>\s*<\|image_\d+\|>\s*</img>')
+_SLOT = re.compile(r'<gen_image>|<image(?:_(\d+))?>|<img>\s*<\|image_(\d+)\|>\s*</img>')
 _SPEAKERS = {'human': 'user', 'user': 'user', 'gpt': 'assistant', 'assistant': 'assistant',
              'system': 'system'}
 
@@ -101,27 +101,24 @@ def conversation(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   """
   images = images_of(row, fields['images'], at.root, at.origin) if 'images' in fields else []
   turns = _turns(row, fields['conversations'], at)
-  slots = [(speaker, slot) for speaker, text in turns for slot in _SLOT.findall(text)]
-  asked = sum(speaker == 'user' for speaker, _ in slots)
-  if not asked and len(images) > len(slots):  # no slot: the images come first
-    extra = len(images) - len(slots)
-    at_turn = next((number for number, turn in enumerate(turns) if turn[0] == 'user'), 0)
-    turns[at_turn] = (turns[at_turn][0], '<image>' * extra + turns[at_turn][1])
-    asked += extra
-  elif len(slots) != len(images):
-    raise user_error(at.origin, f'{len(slots)} slots, {len(images)} images',
-                     'each image needs one slot (<image> or <gen_image>) in the conversation')
-  generates = any(speaker == 'assistant' for speaker, _ in slots)
-  role = 'context' if not generates else 'source' if asked == 1 else 'reference'
-  parts, rest = [], iter(images)
-  for speaker, text in turns:
-    for piece in _pieces(text):
-      if piece is not None:
-        parts.append(Part(speaker, text=piece, loss=speaker == 'assistant'))
-      elif speaker == 'assistant':
-        parts += target_parts([next(rest)])
-      else:
-        parts.append(Part(role, image=next(rest)))
+  slots = _speakers_of_slots(turns)
+  if 'user' not in slots and len(images) > len(slots):  # the images come first
+    first = next((number for number, turn in enumerate(turns) if turn[0] == 'user'), 0)
+    extra = '<image>' * (len(images) - len(slots))
+    turns[first] = (turns[first][0], extra + turns[first][1])
+    slots = _speakers_of_slots(turns)
+  told = [(speaker, piece) for speaker, text in turns for piece in _pieces(text)]
+  order = iter(_order([piece for _, piece in told if isinstance(piece, int)], len(images), at))
+  role = ('context' if 'assistant' not in slots else
+          'source' if slots.count('user') == 1 else 'reference')
+  parts = []
+  for speaker, piece in told:
+    if isinstance(piece, str):
+      parts.append(Part(speaker, text=piece, loss=speaker == 'assistant'))
+    elif speaker == 'assistant':
+      parts += target_parts([images[next(order)]])
+    else:
+      parts.append(Part(role, image=images[next(order)]))
   return named_sample(row, fields, at, parts)
 
 
@@ -195,7 +192,7 @@ def two_views(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
 
 
 def named_sample(row: Row, fields: Mapping[str, Names], at: At, parts: Sequence[Part]) -> Sample:
-  """The sample with its id: the words under ``id``, or else what the last image or row is called."""
+  """The sample with its id: the words under ``id``, else what the last image or row is called."""
   if not parts:
     raise user_error(at.origin, None, 'has neither a text nor an image')
   names = fields.get('id', ())
@@ -233,28 +230,37 @@ def _wordings(row: Row, fields: Mapping[str, Names], at: At) -> tuple[str, ...]:
 
 def _in_slots(inputs: list[Part], wordings: tuple[str, ...], at: At) -> list[Part]:
   """The text with the inputs at its slots; without slots the inputs come first."""
-  slots = [len(_SLOT.findall(text)) for text in wordings]
-  if not inputs or not any(slots):
+  if not inputs or not any(_SLOT.search(text) for text in wordings):
     return [*inputs, *_texts('user', wordings)]
-  if set(slots) != {len(inputs)}:
-    raise user_error(at.origin, f'{len(inputs)} images, {max(slots)} slots', 'an instruction that '
-                     'has slots for images needs one for each image')
   # Wordings with slots would each have the images elsewhere; the first one is taken.
-  parts, rest = [], iter(inputs)
-  for piece in _pieces(wordings[0]):
-    parts.append(next(rest) if piece is None else Part('user', text=piece))
-  return parts
+  pieces = _pieces(wordings[0])
+  order = iter(_order([piece for piece in pieces if isinstance(piece, int)], len(inputs), at))
+  return [Part('user', text=piece) if isinstance(piece, str) else inputs[next(order)]
+          for piece in pieces]
 
 
-def _pieces(text: str) -> list[str | None]:
-  """The texts between slots, without space around, and None for each slot."""
-  found: list[str | None] = []
+def _pieces(text: str) -> list[str | int]:
+  """The texts between slots, without space around, and the number of each slot, 0 for none."""
+  found: list[str | int] = []
   end = 0
   for slot in _SLOT.finditer(text):
-    found += [text[end:slot.start()].strip(), None]
+    found += [text[end:slot.start()].strip(), int(slot[1] or slot[2] or 0)]
     end = slot.end()
   found.append(text[end:].strip())
   return [piece for piece in found if piece != '']
+
+
+def _order(numbers: list[int], count: int, at: At) -> list[int]:
+  """Which image stands in each slot: the one of its number, or the next where none has one."""
+  order = [number - 1 for number in numbers] if any(numbers) else list(range(len(numbers)))
+  if sorted(order) != list(range(count)):
+    raise user_error(at.origin, f'{count} images, {len(numbers)} slots',
+                     'each image needs one slot in the text, or none has one')
+  return order
+
+
+def _speakers_of_slots(turns: list[tuple[str, str]]) -> list[str]:
+  return [speaker for speaker, text in turns for _ in _SLOT.finditer(text)]
 
 
 def _slots(row: Row, names: Names) -> list[object]:

@@ -30,7 +30,7 @@ def aligned(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   parts = []
   for number, (text, image) in enumerate(zip(texts, images)):
     if text and image:
-      raise user_error(at.origin, number, 'a text and an image stand at the same place of the lists')
+      raise user_error(at.origin, number, 'a text and an image stand at one place of the lists')
     parts += _said(text)
     parts += target_parts(images_of({'image': image}, 'image', at.root,
                                     f'{at.origin}: {fields["images"]}'))

@@ -95,7 +95,8 @@ def open_table(kind: str, place: Place) -> Source:
     UserError: no layout is recognised, or a row or file is not as it should be.
   """
   suffixes = tuple(suffix for suffix, of in KIND_OF.items() if of == kind)
-  if kind != 'parquet' and not is_pattern(place.path) and existing(place.path, place.field).is_dir():
+  single = kind != 'parquet' and not is_pattern(place.path)
+  if single and existing(place.path, place.field).is_dir():
     raise user_error(place.field, place.path, f'is a folder; name the {suffixes[0]} file, or use '
                      'kind auto or folder')
   return Chain([_open(_READERS[kind](file), place) for file in data_files(place, suffixes)])

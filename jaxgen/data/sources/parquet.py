@@ -74,7 +74,8 @@ class ParquetTable(Table):
   """
 
   def __init__(self, path: epath.Path, kept: Kept = _KEPT):
-    self.path, self._kept = path, kept
+    super().__init__(path)
+    self._kept = kept
     self._key = object()  # a file that is written anew is another one
     with self._opened() as file:
       self.columns = set(file.schema_arrow.names)
@@ -117,10 +118,9 @@ class ParquetTable(Table):
     try:
       with contextlib.ExitStack() as stack:
         # Of a local file pyarrow reads without Python in between.
-        where = (stack.enter_context(self.path.open('rb')) if '://' in str(self.path)
-                 else str(self.path))
+        where = self.where if self.is_local else stack.enter_context(self.path.open('rb'))
         yield stack.enter_context(parquet.ParquetFile(where))
     except (pyarrow.ArrowInvalid, OSError) as error:
       reason = ' '.join(str(error).split())[:100]
-      raise user_error(str(self.path), None, f'is not a whole parquet file ({reason}); copy or '
+      raise user_error(self.where, None, f'is not a whole parquet file ({reason}); copy or '
                        'download it again') from error

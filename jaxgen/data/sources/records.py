@@ -79,7 +79,8 @@ class TfdsTable(Table):
                        f'prepared as array_record with the split {place.split!r} '
                        f'({type(error).__name__}); give the folder that holds '
                        'dataset_info.json') from error
-    self.columns, self.path = set(builder.info.features or ()), epath.Path(path)
+    super().__init__(epath.Path(path))
+    self.columns = set(builder.info.features or ())
 
   def __len__(self) -> int:
     return len(self._records)
@@ -91,11 +92,11 @@ class TfdsTable(Table):
 
   def origin(self, index: int) -> str:
     """set: record number."""
-    return f'{self.path}: record {index}'
+    return f'{self.where}: record {index}'
 
   def name(self, index: int) -> str:
     """set:record number."""
-    return f'{self.path}:{index}'
+    return f'{self.where}:{index}'
 
 
 

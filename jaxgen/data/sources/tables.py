@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from typing import Any
 
 import numpy as np
@@ -20,35 +19,29 @@ class JsonLines(Table):
   listed = True
 
   def __init__(self, path: epath.Path):
-    self.path = path
-    self._text = path.read_bytes() if '://' in str(path) else None
+    super().__init__(path)
+    self._text = None if self.is_local else path.read_bytes()
+    self.columns: set[str] = set()
     places, start = [], 0
-    with io.BytesIO(self._text) if self._text is not None else open(path, 'rb') as file:
+    with open(self.where, 'rb') if self.is_local else io.BytesIO(self._text) as file:
       for number, line in enumerate(file, start=1):
         if line.strip():
           places.append((number, start, len(line)))
+          self.columns |= _object(line, f'{self.where}:{number}').keys()
         start += len(line)
     self._places = np.array(places, np.int64).reshape(-1, 3)  # line, first byte, bytes
-    self.columns: set[str] = set()
-    for index in range(len(self)):
-      self.columns |= self[index].keys()
 
   def __len__(self) -> int:
     return len(self._places)
 
   def __getitem__(self, index: int) -> Row:
-    return _object(self._line(index), self.origin(index))
+    line, start, size = self._places[index].tolist()
+    text = self.read(start, size) if self._text is None else self._text[start:start + size]
+    return _object(text, f'{self.where}:{line}')
 
   def origin(self, index: int) -> str:
     """file:line."""
-    return f'{self.path}:{self._places[index, 0]}'
-
-  def _line(self, index: int) -> bytes:
-    _, start, size = map(int, self._places[index])
-    if self._text is not None:
-      return self._text[start:start + size]
-    with open(self.path, 'rb', buffering=0) as file:
-      return os.pread(file.fileno(), size, start)
+    return f'{self.where}:{self._places[index, 0]}'
 
 
 class Listed(Table):
@@ -62,7 +55,8 @@ class Listed(Table):
   listed = True
 
   def __init__(self, path: epath.Path, rows: list[dict[str, Any]]):
-    self.path, self._rows = path, rows
+    super().__init__(path)
+    self._rows = rows
     self.columns = {name for row in rows for name in row}
 
   def __len__(self) -> int:

@@ -50,7 +50,7 @@ class TarTable(Table):
   """
 
   def __init__(self, path: epath.Path):
-    self.path = path
+    super().__init__(path)
     self._stems, self._suffixes, self._places = _index(path)
     self.columns = set(self._suffixes)
     if any(_is_image(suffix) for suffix in self._suffixes):
@@ -66,20 +66,11 @@ class TarTable(Table):
 
   def name(self, index: int) -> str:
     """tar/stem, because every tar of a set may count its stems from 0 on."""
-    return f'{self.path.name.removesuffix(".tar")}/{self._stems[index].decode()}'
+    return f'{self._name.removesuffix(".tar")}/{self._stems[index].decode()}'
 
   def origin(self, index: int) -> str:
     """tar: stem."""
-    return f'{self.path}: {self._stems[index].decode()}'
-
-  def read(self, offset: int, size: int) -> bytes:
-    """The bytes of a member."""
-    if '://' in str(self.path):
-      with self.path.open('rb') as file:
-        file.seek(offset)
-        return file.read(size)
-    with open(self.path, 'rb', buffering=0) as file:
-      return os.pread(file.fileno(), size, offset)
+    return f'{self.where}: {self._stems[index].decode()}'
 
 
 class _Members(Mapping):
@@ -97,7 +88,7 @@ class _Members(Mapping):
       try:
         return json.loads(data)
       except ValueError as error:
-        raise user_error(f'{self._table.path}: {suffix}', data[:80], f'is not JSON: {error}') \
+        raise user_error(f'{self._table.where}: {suffix}', data[:80], f'is not JSON: {error}') \
             from None
     return data.decode().strip() if suffix.rpartition('.')[2] in TEXTS else data
 
@@ -161,11 +152,13 @@ def _index(path: epath.Path) -> tuple[np.ndarray, list[str], np.ndarray]:
         return found['stems'], found['suffixes'].tolist(), found['places']
   stems, suffixes, places = _members(path)
   if '://' not in str(path):
+    fresh = f'{path}.{os.getpid()}.index.new'
     with contextlib.suppress(OSError):  # a folder that cannot be written to
-      fresh = f'{path}.{os.getpid()}.index.new'
       with open(fresh, 'wb') as file:
         np.savez(file, state=state, stems=stems, suffixes=np.array(suffixes, str), places=places)
       os.replace(fresh, beside)
+    with contextlib.suppress(OSError):
+      os.remove(fresh)  # where it could be written, but not take its place
   return stems, suffixes, places
 
 

@@ -123,7 +123,7 @@ class DualStream(Denoiser):
     if config.text_ends:
       last = recomputed(DoubleBlock, config.remat)
       streams, _ = last(config.blocks, dtype, text_ends=True, name='last_block')(streams, *shared)
-    # The last norm knows one time per segment, that of the noisy tokens.
+    # The last norm takes one time per segment, that of the noisy tokens.
     return project_out(streams[1], config.out_channels, vectors[:, :t.shape[1]], visual.segments,
                        dtype)
 

@@ -125,7 +125,7 @@ class HunyuanVideo(Denoiser):
     cos, sin = angles(positions, config.axes_dims, config.theta)  # [B, S + L, H / 2]
     image = dual_then_single(config.blocks, dtype, config.double_blocks, config.single_blocks,
                              text, image, vectors, modulation_ids, cos, sin, segments)
-    # The last norm knows one time per segment, that of the noisy tokens.
+    # The last norm takes one time per segment, that of the noisy tokens.
     return project_out(image, config.out_channels, vectors[:, :t.shape[1]], visual.segments, dtype)
 
 

@@ -1,4 +1,4 @@
-"""Attention as plain products on CPUs: heads in turn, their scores in pieces.
+"""Attention as plain matmuls on CPUs: one head at a time, its scores in pieces.
 
 A CPU is quick while what it works on stays in its caches. Scores that fit there are computed for
 all heads at once, as everywhere; above that every core works on the same head. Where tokens are in
@@ -110,7 +110,7 @@ def _pieces(length, most, least):
 
 
 def _head_forward(ordered, mask, k, v, q):
-  """One head: (out f[L, H], logarithm of the softmax sum f32[L, 1])."""
+  """One head: (out f[L, H], logsumexp f32[L, 1])."""
   if not ordered:
     return xla.head_forward(mask, q, k, v, _over_row)
   outs, logsumexps = zip(*(
@@ -133,10 +133,10 @@ def _over_row(combine, x):
 
 
 def _head_backward(ordered, mask, k, v, q, logsumexp, along, gradient):
-  """One head: gradients by q, k and v; ``mask`` bool[S, L].
+  """One head: gradients with respect to q, k and v; ``mask`` bool[S, L].
 
-  No product reads the weights by columns, which is slow: keys stand in their rows, and the
-  gradient by q comes out turned, f32[H, L].
+  No matmul reads the weights by columns, which is slow: keys are their rows, and the gradient with
+  respect to q comes out transposed, f32[H, L].
   """
   by_q, by_k, by_v = jnp.zeros(q.shape[::-1], jnp.float32), [], []
   for piece in _pieces(len(k), *(KEYS_APART if ordered else LONG_KEYS_APART)):

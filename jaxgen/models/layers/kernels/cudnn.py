@@ -1,9 +1,9 @@
 """Flash attention of cuDNN on NVIDIA GPUs, for half precision; segments become a bias.
 
 The call itself is the one behind ``jax.nn.dot_product_attention(implementation='cudnn')``. It is
-bound here directly for three reasons: the backward pass can start from the logarithm of the
-softmax sum that was kept, it need not compute a gradient by the bias, and a program for a GPU can
-be lowered on a machine that has neither the GPU nor cuDNN.
+bound here directly for three reasons: the backward pass can start from the logsumexp that was kept,
+it need not compute a gradient with respect to the bias, and a program for a GPU can be lowered on a
+machine that has neither the GPU nor cuDNN.
 """
 
 import jax
@@ -14,7 +14,7 @@ from jaxgen.models.layers.kernels.contract import Arrays
 from jaxgen.models.layers.kernels.contract import Kernel
 from jaxgen.models.layers.kernels.contract import Visibility
 
-SHORTEST = 64  # below, plain products take no longer
+SHORTEST = 64  # below, plain matmuls take no longer
 WIDEST = 128  # head dimension of every generation of GPU; wider ones are for Hopper only
 ALIGNMENT = 8  # halfs in the 16 bytes that a row of the bias must start at
 

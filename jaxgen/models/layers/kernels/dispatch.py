@@ -40,7 +40,7 @@ KERNELS = {
 class Split(NamedTuple):
   """How the devices share the work; each entry but ``mesh`` holds names of its axes.
 
-  ``keys`` is ``tokens``, and keys go round the devices in a ring; or it is empty, and every device
+  ``keys`` is ``tokens``, and keys rotate around a ring of devices; or it is empty, and every device
   gathers all keys of its rows and heads.
   """
 
@@ -95,7 +95,7 @@ def run_forward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[bool
 
 def run_backward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[bool, ...],
                  split: Split | None) -> Arrays:
-  """What ``BACKWARD`` becomes; gradients by keys that every device holds are summed over them,
+  """What ``BACKWARD`` becomes; gradients of keys that every device holds are summed over them,
   each keeping its part of the sum where the keys divide."""
   parts = _divides(arrays[1].shape[2], split)
 

@@ -1,4 +1,4 @@
-"""Attention as plain products, for every platform, shape and dtype."""
+"""Attention as plain matmuls, for every platform, shape and dtype."""
 
 import functools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility,
 
 def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, out: jax.Array,
              logsumexp: jax.Array, gradient: jax.Array) -> Arrays:
-  """``Kernel.backward``; the L x S weights are computed again."""
+  """``Kernel.backward``; the L x S weights are recomputed."""
   shape = k.shape
   k, v = (for_each_query_head(x, q.shape[1]) for x in (k, v))
   by_q, by_k, by_v = _each_head(
@@ -63,7 +63,7 @@ def of_each_group(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def head_forward(mask: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array,
                  over_row: Callable[..., jax.Array]) -> Arrays:
-  """One head: (out f[L, H], logarithm of the softmax sum f32[L, 1])."""
+  """One head: (out f[L, H], logsumexp f32[L, 1])."""
   weights = scores(mask, q, k)
   largest = over_row(jnp.maximum, weights)
   weights = jnp.exp(weights - largest)
@@ -78,7 +78,7 @@ def head_forward(mask: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Arra
 
 
 def _head_backward(mask, q, k, v, out, logsumexp, gradient):
-  """One head: gradients by q, k and v."""
+  """One head: gradients with respect to q, k and v."""
   gradient = gradient.astype(q.dtype)
   weights = jnp.exp(scores(mask, q, k) - logsumexp)
   along = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1, keepdims=True)
