@@ -6,7 +6,6 @@ Sizes that depend on the models (grids, head counts) are checked where the model
 import re
 from collections.abc import Callable, Mapping
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from jaxgen.config.schema import LANGUAGE_TASKS
@@ -14,9 +13,11 @@ from jaxgen.config.schema import PUBLIC_SETS
 from jaxgen.config.schema import SOURCE_KINDS
 from jaxgen.config.schema import SOURCE_TASKS
 from jaxgen.config.schema import WEIGHT_CHANGES
+from jaxgen.config.shares import INTERPOLATIONS
+from jaxgen.config.shares import Shares
 from jaxgen.core.errors import user_error
 
-SPLITS = ('train', 'test')
+SPLITS = ('train', 'test', 'validation')
 DTYPES = ('float32', 'bfloat16')
 FORMATS = ('int8', 'fp8')
 CHOICES = {
@@ -25,7 +26,7 @@ CHOICES = {
     'data.fit': ('crop', 'pad'),
     'data.references': ('bucket', 'native'),
     'data.oversize': ('refuse', 'skip'),
-    'data.interpolation': ('linear', 'step'),
+    'data.interpolation': INTERPOLATIONS,
     'data.shown': ('all', 'text', 'queries'),
     'sampling.solver': ('euler', 'unipc'),
     'objective.timesteps': ('logit_normal', 'uniform'),
@@ -79,7 +80,8 @@ def validate(config: ConfigDict) -> None:
   _check_data(config.data)
   for name, source in config.data.sources.items():
     _check_source(f'config.data.sources.{name}', source)
-  _check_shares(config.data.sources)
+  Shares({name: source.share for name, source in config.data.sources.items()},
+         config.data.interpolation)
 
 
 def _each(config: ConfigDict, fields, holds: Callable[[object, str], bool],
@@ -210,22 +212,8 @@ def _check_source(where: str, source: ConfigDict) -> None:
     raise user_error(f'{where}.path', source.path, 'shapes are drawn, not read; leave path empty')
   if source.kind != 'shapes' and not source.path:
     raise user_error(f'{where}.path', '', f'a {source.kind} source needs a path')
-  if not source.share or min(source.share) < 0:
-    raise user_error(f'{where}.share', source.share, 'give one or more numbers of 0 or more')
   if source.limit < 0:
     raise user_error(f'{where}.limit', source.limit, 'use 0 for all records, or a number above 0')
-
-
-def _check_shares(sources: ConfigDict) -> None:
-  """At every knot of any source something must be drawn; between knots shares are linear."""
-  curves = [np.linspace(0, 1, len(source.share)) for source in sources.values()]
-  for place in np.unique(np.concatenate(curves)):
-    shares = [float(np.interp(place, curve, source.share))
-              for curve, source in zip(curves, sources.values(), strict=True)]
-    if sum(shares) <= 0:
-      raise user_error('config.data.sources', {name: tuple(source.share)
-                                               for name, source in sources.items()},
-                       f'all shares are 0 at {place:.0%} of the run; raise one of them')
 
 
 def _divisors(number: int) -> list[int]:

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxgen.config.shares import Knots
+from jaxgen.config.shares import Shares
 from jaxgen.core.errors import user_error
-
-INTERPOLATIONS = ('linear', 'step')
-
-Knots = tuple[float, ...] | tuple[tuple[float, float], ...]
 
 
 def uniform(seed: int, purpose: str, *counters: int) -> float:
@@ -25,39 +23,22 @@ class Mixture:
   """Shares of sources over the course of training, normalised at every draw.
 
   Shares are of samples drawn, so the size of a data set has no influence unless the shares are
-  made from it (``flat``). A share is given by knots: pairs ``(progress, share)`` with progress in
-  [0, 1] of training, or shares alone, which are spread evenly. Before its first knot and after
-  its last a share is constant.
+  made from it (``flat``).
 
   Args:
-    shares: source name -> knots. Sources are numbered by sorted name, so that the order in which
-      a config lists them does not matter.
+    shares, interpolation: see ``Shares``. Sources are numbered by sorted name, so that the order
+      in which a config lists them does not matter.
     seed: of the draws.
-    interpolation: ``linear`` between knots, or ``step``: a share holds until the next knot. Evenly
-      spread are n knots of ``step`` at 0, 1/n, 2/n, ..., so that they make n equal phases, and
-      of ``linear`` from 0 to 1.
-
-  Raises:
-    UserError: knots that are no schedule, or at some knot all shares are 0.
   """
 
   def __init__(self, shares: Mapping[str, Knots], seed: int, interpolation: str = 'linear'):
-    if interpolation not in INTERPOLATIONS:
-      raise user_error('config.data.mixture.interpolation', interpolation,
-                       f'use one of {", ".join(INTERPOLATIONS)}')
-    self.names = tuple(sorted(shares))
-    self._seed, self._step = seed, interpolation == 'step'
-    self._curves = [_curve(name, shares[name], self._step) for name in self.names]
-    for progress in np.unique(np.concatenate([[0.0], *(places for places, _ in self._curves)])):
-      if not self._raw(progress).sum() > 0:
-        raise user_error('config.data.sources', dict(shares),
-                         f'all shares are 0 at {progress:.0%} of training; raise one')
+    self._shares, self._seed = Shares(shares, interpolation), seed
+    self.names = self._shares.names
     self._latest = (0.0, np.cumsum(self.shares(0.0)))
 
   def shares(self, progress: float) -> np.ndarray:
     """The shares at ``progress`` in [0, 1] of training; f64[sources], of sum 1."""
-    raw = self._raw(progress)
-    return raw / raw.sum()
+    return self._shares.at(progress)
 
   def draw(self, row: int, number: int, progress: float) -> int:
     """The source of draw ``number`` of a global row: an index into ``names``."""
@@ -70,10 +51,6 @@ class Mixture:
     point = uniform(self._seed, 'mixture', row, number) * edges[-1]
     chosen = np.searchsorted(edges, point, 'right')
     return int(min(chosen, len(self.names) - 1))
-
-  def _raw(self, progress: float) -> np.ndarray:
-    return np.asarray([_at(places, values, progress, self._step)
-                       for places, values in self._curves])
 
 
 def flat(sizes: Mapping[str, int]) -> dict[str, float]:
@@ -171,27 +148,3 @@ def _total(sizes: Mapping[str, int]) -> int:
     if size < 1:
       raise user_error(f'size of source {name}', size, 'use the number of its records')
   return sum(sizes.values())
-
-
-def _curve(name: str, knots: Knots, step: bool) -> tuple[np.ndarray, np.ndarray]:
-  """Places in [0, 1] and the shares there, f64[n] each."""
-  where = f'config.data.sources.{name}.share'
-  pairs = [isinstance(knot, (tuple, list)) for knot in knots]
-  if not knots or any(pairs) != all(pairs) or (any(pairs) and {len(k) for k in knots} != {2}):
-    raise user_error(where, knots, 'give one or more shares, or pairs (progress, share)')
-  if any(pairs):
-    places, values = np.asarray(knots, np.float64).T
-  else:
-    values = np.asarray(knots, np.float64)
-    places = np.arange(len(knots)) / (len(knots) if step else max(len(knots) - 1, 1))
-  if places[0] < 0 or places[-1] > 1 or (np.diff(places) <= 0).any():
-    raise user_error(where, knots, 'progress must rise from knot to knot within 0 to 1')
-  if (values < 0).any():
-    raise user_error(where, knots, 'shares must be 0 or more')
-  return places, values
-
-
-def _at(places: np.ndarray, values: np.ndarray, progress: float, step: bool) -> float:
-  if step:
-    return values[max(np.searchsorted(places, progress, 'right') - 1, 0)]
-  return np.interp(progress, places, values)

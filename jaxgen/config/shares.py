@@ -1,0 +1,74 @@
+"""Shares of the data sources over the course of training, as knots: checked and interpolated."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxgen.core.errors import user_error
+
+INTERPOLATIONS = ('linear', 'step')
+
+Knots = tuple[float, ...] | tuple[tuple[float, float], ...]
+
+
+class Shares:
+  """Shares of sources, normalised at every place of training.
+
+  A share is given by knots: pairs ``(progress, share)`` with progress in [0, 1] of training, or
+  shares alone, which are spread evenly. Before its first knot and after its last a share is
+  constant.
+
+  Args:
+    knots: source name -> knots.
+    interpolation: ``linear`` between knots, or ``step``: a share holds until the next knot. Evenly
+      spread are n knots of ``step`` at 0, 1/n, 2/n, ..., so that they make n equal phases, and
+      of ``linear`` from 0 to 1.
+
+  Raises:
+    UserError: knots that are no schedule, or at some knot all shares are 0.
+  """
+
+  def __init__(self, knots: Mapping[str, Knots], interpolation: str = 'linear'):
+    if interpolation not in INTERPOLATIONS:
+      raise user_error('config.data.interpolation', interpolation,
+                       f'use one of {", ".join(INTERPOLATIONS)}')
+    self.names = tuple(sorted(knots))
+    self._step = interpolation == 'step'
+    self._curves = [_curve(name, knots[name], self._step) for name in self.names]
+    for progress in np.unique(np.concatenate([[0.0], *(places for places, _ in self._curves)])):
+      if not self._raw(progress).sum() > 0:
+        raise user_error('config.data.sources', dict(knots),
+                         f'all shares are 0 at {progress:.0%} of training; raise one')
+
+  def at(self, progress: float) -> np.ndarray:
+    """The shares at ``progress`` in [0, 1] of training; f64[sources], of sum 1."""
+    raw = self._raw(progress)
+    return raw / raw.sum()
+
+  def _raw(self, progress: float) -> np.ndarray:
+    return np.asarray([_at(places, values, progress, self._step)
+                       for places, values in self._curves])
+
+
+def _curve(name: str, knots: Knots, step: bool) -> tuple[np.ndarray, np.ndarray]:
+  """Places in [0, 1] and the shares there, f64[n] each."""
+  where = f'config.data.sources.{name}.share'
+  pairs = [isinstance(knot, (tuple, list)) for knot in knots]
+  if not knots or any(pairs) != all(pairs) or (any(pairs) and {len(k) for k in knots} != {2}):
+    raise user_error(where, knots, 'give one or more shares, or pairs (progress, share)')
+  if any(pairs):
+    places, values = np.asarray(knots, np.float64).T
+  else:
+    values = np.asarray(knots, np.float64)
+    places = np.arange(len(knots)) / (len(knots) if step else max(len(knots) - 1, 1))
+  if places[0] < 0 or places[-1] > 1 or (np.diff(places) <= 0).any():
+    raise user_error(where, knots, 'progress must rise from knot to knot within 0 to 1')
+  if (values < 0).any():
+    raise user_error(where, knots, 'shares must be 0 or more')
+  return places, values
+
+
+def _at(places: np.ndarray, values: np.ndarray, progress: float, step: bool) -> float:
+  if step:
+    return values[max(np.searchsorted(places, progress, 'right') - 1, 0)]
+  return np.interp(progress, places, values)
