@@ -41,7 +41,7 @@ system_file = lambda name, pattern: int(re.search(
     pattern, pathlib.Path(f'/proc/self/{name}').read_text())[1])
 def start(path):
   config.init_from.denoiser = path
-  loaded = load_groups(config, blueprint, read_external)
+  loaded, _ = load_groups(config, blueprint, read_external)
   kernel, goal = (tree['denoiser']['image_in']['kernel'] for tree in (loaded, blueprint.stored))
   kernel.onto(goal.sharding, goal.dtype)  # what is imported and compiled once does not count
   pathlib.Path('/proc/self/clear_refs').write_text('5')  # the peak is what is held now
