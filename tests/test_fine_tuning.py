@@ -191,8 +191,9 @@ def test_adapters_that_begin_are_reported(adapted, dense, tmp_path, capfd):
   """Those that the config names are reinitialised; without that they are missing."""
   first, count = 'denoiser/double_blocks/image_attention/k/lora/a', 3 * (9 + 2)
   old = len(trees.flatten(load_run(str(dense[1])).params['denoiser']))
-  assert (f'M frozen, from {dense[1]} (ema); {old} loaded; {count} reinitialised: {first}'
-          in (adapted.parent / 'said').read_text())
+  said = (adapted.parent / 'said').read_text()
+  assert f'denoiser: {old} loaded; {count} reinitialised: {first}' in said
+  assert f'| from {dense[1]} (ema) ' in said
   config = from_json(read_config(str(adapted)))
   config.init_from.changes = ()
   file = tmp_path / 'config.py'

@@ -6,7 +6,7 @@ __all__ = ['load_pretrained', 'save_pretrained']
 
 
 def __getattr__(name: str) -> Any:
-  """Imports the public functions when they are asked for: the command line must start at once."""
+  """Imports the public functions on first use, so that the command line starts at once."""
   if name in __all__:
     from jaxgen.conversion import pretrained
     return getattr(pretrained, name)

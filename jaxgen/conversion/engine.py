@@ -33,13 +33,13 @@ from jaxgen.core.mismatch import shorten
 
 
 class Tensor(Protocol):
-  """What is asked of a tensor of theirs; numpy arrays qualify."""
+  """What the engine needs of an external tensor; numpy arrays have it."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
 
   def __getitem__(self, box: Box) -> np.ndarray:
-    """The values of a box, read no sooner than here."""
+    """The values of a box; the first point at which anything is read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Link:
     return leaf if self.part is None else leaf[(slice(None),) * self.rule.fuse + (self.part,)]
 
   def read(self, tensor: Tensor, box: Box) -> np.ndarray:
-    """A box of what ``view`` gives; of their tensor no more is read than that is made of."""
+    """A box of what ``view`` gives; reads only the part of the tensor that it is made of."""
     cuts = self._cuts(box)
     start = self.rows.start if self.rows else 0
     theirs = cuts[-1].theirs if cuts else box
@@ -350,7 +350,7 @@ def _parts(rule: Rule, shape: tuple[int, ...]) -> list[slice | None]:
 
 def _check(links: list[Link], constants: Mapping[str, tuple[tuple[int, ...], float]],
            tensors: Mapping[str, Tensor], where: str) -> None:
-  """Raises one error naming all that does not fit."""
+  """Raises one error that lists everything that does not fit."""
   wanted = _shapes(links)
   wanted |= {name: shape for name, (shape, _) in constants.items()}
   text = mismatch({name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted)

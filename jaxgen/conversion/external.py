@@ -85,7 +85,7 @@ def open_external(path: str) -> External:
 
 
 def _check_folder(root: epath.Path) -> None:
-  """Raises the error for a folder without config.json that is no release either."""
+  """Raises the error for a folder without config.json that is not a release."""
   inner = sorted(part.name for part in root.iterdir() if (part / 'config.json').exists())
   if inner:
     raise user_error(str(root), None, f'holds several models ({", ".join(inner)}); give the path '

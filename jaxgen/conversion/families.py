@@ -1,4 +1,4 @@
-"""Every family that conversion knows, and how a model is recognised: by config or by names."""
+"""The families that conversion knows; recognises a model by its config or tensor names."""
 
 import dataclasses
 import functools
@@ -58,7 +58,7 @@ def unknown(config: Mapping[str, Any], where: str) -> UserError:
 
 
 def layout_of(family: Family, names: Collection[str]) -> Layout:
-  """The family's layout that knows the most of these tensor names."""
+  """The family's layout that matches the most of these tensor names."""
   return max(family.layouts, key=lambda layout: len(known_names(layout, names)))
 
 

@@ -109,7 +109,7 @@ def save_folder(folder: str, config: Mapping[str, Any],
 
 
 def in_file_order(tensors: Mapping[str, np.ndarray | Unwritten]) -> list[str]:
-  """The names as a file has them: wide numbers first, so that none lies across its alignment."""
+  """Tensor names in file order: wide dtypes first, so that every tensor is aligned."""
   return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
 
 
@@ -147,7 +147,7 @@ def _write_array(file: BinaryIO, array: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def _partial(target: epath.Path) -> Iterator[epath.Path]:
-  """A folder to fill beside the target, or on this machine where that is a bucket."""
+  """A folder to fill next to the target, or a local one if the target is in a bucket."""
   if '://' in str(target):
     with tempfile.TemporaryDirectory(prefix='jaxgen-') as folder:
       yield epath.Path(folder)

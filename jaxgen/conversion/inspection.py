@@ -52,7 +52,7 @@ def inspect(path: str) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-  """The description for people; names of what does not fit are shortened."""
+  """The description as text; long lists of names are shortened."""
   dtypes = ', '.join(f'{name} ({count:,})' for name, count in found['dtypes'].items())
   faults = [f'{len(found[kind])} {kind}: {shorten(found[kind])}'
             for kind in KINDS if found[kind]]

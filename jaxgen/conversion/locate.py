@@ -1,4 +1,4 @@
-"""Where a path to a model leads: a local folder or file, a bucket, or a repository of the hub."""
+"""Resolves a path to a model: a local folder or file, a bucket, or a hub repository."""
 
 import re
 
@@ -36,7 +36,7 @@ def locate(path: str) -> str:
 
 
 def patterns(place: str) -> list[str]:
-  """What is fetched of a repository: JSON and weights of a folder; a file and its config.json.
+  """Files to fetch from a repository: JSON and weights of a folder; a file and its config.json.
 
   Args:
     place: within the repository; '' is all of it.

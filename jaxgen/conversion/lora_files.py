@@ -1,4 +1,4 @@
-"""Files of low-rank adapters: PEFT folders out and in, and the tensor names of other programs."""
+"""Files of low-rank adapters: PEFT folders and the tensor names of other programs, both ways."""
 
 import collections
 import dataclasses
@@ -63,7 +63,7 @@ class Found:
 
 
 def find(path: str) -> Found | None:
-  """Reads what a program wrote as adapters, its style known by the names; None for a model.
+  """Reads adapters of any program, recognised by their tensor names; None for a model.
 
   Args:
     path: of a PEFT folder, of a file, or of a folder with one file.
@@ -97,7 +97,7 @@ def named(adapters: Mapping[str, Adapter], style: Style) -> dict[str, np.ndarray
 
 
 def save(path: str, adapters: Mapping[str, Adapter], style: str, *, base: str = '') -> str:
-  """Writes adapters as a program takes them: PEFT's folder, or a file for the others.
+  """Writes adapters in a program's format: a PEFT folder, or a file for the others.
 
   Args:
     path: of the folder, or of the file without its ending.
@@ -162,7 +162,7 @@ def load_peft(folder: str) -> dict[str, Adapter]:
 
 
 def save_file(file: str, adapters: Mapping[str, Adapter], style: Style) -> None:
-  """Writes one safetensors file, as programs take it that have no folders of adapters.
+  """Writes one safetensors file, for programs without adapter folders.
 
   Args:
     file: must not exist.
@@ -191,7 +191,7 @@ def save_file(file: str, adapters: Mapping[str, Adapter], style: Style) -> None:
 
 
 def load_file(file: str, style: Style) -> dict[str, Adapter]:
-  """Reads such a file; an adapter without alpha has that of its rank.
+  """Reads such a file; without alpha, an adapter's alpha is its rank.
 
   Raises:
     UserError: a damaged file, or tensors that are none of a LoRA of this style.

@@ -19,8 +19,9 @@ from jaxgen.training.state import Blueprint
 
 
 def load_groups(config: ConfigDict, blueprint: Blueprint,
-                read_external: Callable[[str], Params] | None = None) -> dict[str, Any]:
-  """Reads the groups that ``config.init_from`` names and reports where each group comes from.
+                read_external: Callable[[str], Params] | None = None
+                ) -> tuple[dict[str, Any], dict[str, str]]:
+  """Opens the groups that ``config.init_from`` names and prints what ``changes`` does to them.
 
   Args:
     config: of the run.
@@ -29,9 +30,10 @@ def load_groups(config: ConfigDict, blueprint: Blueprint,
       handed to it.
 
   Returns:
-    Group -> tree of ``Stored``, or of what ``read_external`` gives; groups that start at random
-    are absent, and so is what is reinitialised in the others. What ``changes`` extends is smaller
-    than its parameter; adapters that it merges are added as their kernels are read.
+    ``(loaded, sources)``. ``loaded``: group -> tree of ``Stored``, or of what ``read_external``
+    gives; groups that start at random are absent, and so is what is reinitialised in the others.
+    What ``changes`` extends is smaller than its parameter; adapters that it merges are added as
+    their kernels are read. ``sources``: where each group comes from, in words.
 
   Raises:
     UserError: no such folder, or weights with missing, unknown or misshapen parameters that
@@ -39,27 +41,27 @@ def load_groups(config: ConfigDict, blueprint: Blueprint,
   """
   shapes = trees.merge(blueprint.state.params, blueprint.stored)
   source, loaded, found = config.init_from, {}, []
+  sources = dict.fromkeys(blueprint.groups, 'random')
   for group in blueprint.groups:
     if group not in source:
       raise user_error('config.init_from', group, 'this system has such a group of parameters; '
                        "add the field, '' for a random start")
-    folder, note = source[group], 'random'
+    folder = source[group]
     if folder and group in shapes:
       if read_external and not is_weights(folder):
-        tree, note = {group: read_external(folder)}, f'from {folder}'
+        tree, sources[group] = {group: read_external(folder)}, f'from {folder}'
       else:
-        tree, note = open_weights(folder, [group], source.weights), (
-            f'from {folder} ({source.weights})')
+        tree = open_weights(folder, [group], source.weights)
+        sources[group] = f'from {folder} ({source.weights})'
       found += trees.flatten(tree)
       tree, merged = merge_on_load(tree, source.changes, folder)
       tree, report = adopt.adopt(tree, {group: shapes[group]}, source.changes, folder)
       loaded[group] = tree.get(group, {})
       text = adopt.describe(report | {'merged': merged})
-      note += f'; {text}' if text else ''
-    if jax.process_index() == 0:
-      print(_line(blueprint, group, note), file=sys.stderr, flush=True)
+      if text and jax.process_index() == 0:
+        print(f'{group}: {text}', file=sys.stderr, flush=True)
   _check_used(source.changes, found, list(trees.flatten(shapes)))
-  return loaded
+  return loaded, sources
 
 
 def _check_used(changes: adopt.Changes, found: Sequence[str], wanted: Sequence[str]) -> None:
@@ -67,11 +69,3 @@ def _check_used(changes: adopt.Changes, found: Sequence[str], wanted: Sequence[s
   merges = [change for change in changes if change[1] == 'merge']
   adopt.check_used(found, merges)
   adopt.check_used([*wanted, *found], [change for change in changes if change not in merges])
-
-
-def _line(blueprint: Blueprint, group: str, note: str) -> str:
-  def size(params):
-    return sum(leaf.size for leaf in trees.flatten(params.get(group, {})).values())
-
-  trained, frozen = size(blueprint.state.params), size(blueprint.stored)
-  return f'{group}: {trained / 1e6:.2f} M trained, {frozen / 1e6:.2f} M frozen, {note}'

@@ -23,6 +23,7 @@ from jaxgen.sharding.processes import start_processes
 from jaxgen.systems.registry import make_system
 from jaxgen.operations import elastic
 from jaxgen.operations import fingerprint
+from jaxgen.training import overview
 from jaxgen.training import workdir as workdirs
 from jaxgen.checkpoints.checkpoint import Checkpoints
 from jaxgen.checkpoints.checkpoint import gather_cursors
@@ -90,8 +91,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
   with contextlib.ExitStack() as stack:
     programs = stack.enter_context(Programs())
     # --- Restore: the newest complete checkpoint, else init_from, else random.
-    checkpoints = Checkpoints(path, config.train.keep)
-    stack.callback(checkpoints.close)
+    checkpoints = stack.enter_context(contextlib.closing(Checkpoints(path, config.train.keep)))
     first = checkpoints.latest() or 0
     if first >= config.train.steps:
       _say(f'{path.name}: all {first} steps are done; raise train.steps to go on')
@@ -101,16 +101,17 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
     loader = make_loader(config, system.layout, rows=(low, high), start_step=first)
     if first:
       items, cursors = checkpoints.restore(first, blueprint.state.items)
-      state = TrainState.of_items(items)
+      state, sources = TrainState.of_items(items), dict.fromkeys(system.groups, 'from checkpoint')
       frozen = checkpoints.restore_frozen(blueprint.stored)
       loader.restore(cursors[low:high], first)
       moved = elastic.changes(elastic.last(path), topology, config.train.rows)
       _say(f'{path.name}: resumes at step {first}{moved}{workdirs.changes(before, config, first)}')
     else:
-      loaded = load_groups(config, blueprint, read_external)
+      loaded, sources = load_groups(config, blueprint, read_external)
       state, frozen = init_state(config, system, blueprint, loaded)
       checkpoints.save_frozen(frozen)
     elastic.save(topology, path, hosts)
+    overview.report(path, blueprint, system.models, system.axes(blueprint.groups), sources)
     frozen = blueprint.quantize(frozen)
 
     # --- Compile: all the programs of the run, which from here on refuse any other shape.

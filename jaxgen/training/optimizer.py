@@ -1,8 +1,5 @@
 """AdamW and Muon, learning-rate schedules and the clip by global norm."""
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
@@ -11,26 +8,23 @@ from jaxgen.core import trees
 from jaxgen.sharding.rules import with_changes
 from jaxgen.training import muon
 
-Schedule = Callable[[jax.Array | int], jax.Array]
 
-
-def make_schedule(config: ConfigDict) -> Schedule:
+def make_schedule(config: ConfigDict) -> optax.Schedule:
   """Learning rate by the number of updates done: warm-up from 0, then constant or cosine to 0.
 
   The first update of a warm-up over ``w`` steps has ``1 / w`` of the rate, the ``w``-th all of it.
   """
-  section, steps = config.optimizer, config.train.steps
-  warmup = section.warmup_steps
-
-  def schedule(count):
-    count = jnp.asarray(count, jnp.float32)
-    rate = section.learning_rate * jnp.minimum(1.0, (count + 1) / max(warmup, 1))
-    if section.schedule == 'constant':
-      return rate
-    progress = jnp.clip((count - warmup) / max(steps - warmup, 1), 0.0, 1.0)
-    return rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-
-  return schedule
+  section = config.optimizer
+  rate, warmup = section.learning_rate, section.warmup_steps
+  if section.schedule == 'constant':
+    after = optax.constant_schedule(rate)
+  else:
+    after = optax.cosine_decay_schedule(rate, max(config.train.steps - warmup, 1))
+  if not warmup:
+    return after
+  # Not optax.warmup_cosine_decay_schedule, whose first update would have a rate of 0.
+  before = optax.linear_schedule(rate / warmup, rate, warmup - 1)
+  return optax.join_schedules([before, after], [warmup])
 
 
 def make_optimizer(config: ConfigDict, axes: trees.Tree) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""What a user can hand to the converter by mistake: one clear line each, nothing half-written."""
+"""Bad input to the converter: one clear line each, and no half-written output."""
 
 import json
 import pathlib
@@ -39,7 +39,7 @@ def folder(tmp_path) -> pathlib.Path:
 
 
 def refused(path, *texts, opened=False) -> str:
-  """The one line that all readers give; none leaves anything behind.
+  """The one-line error that all readers raise; none leaves output behind.
 
   What is only wrong between a model and its ``opened`` files, ``inspect`` lists instead.
   """
@@ -135,7 +135,7 @@ def test_numbers_that_are_not_finite_are_named(folder):
 
 
 class Bomb:
-  """Unpickled carelessly, it leaves a file behind."""
+  """Without ``weights_only`` its unpickling would write a file."""
 
   def __init__(self, file):
     self.file = file

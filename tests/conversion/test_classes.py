@@ -1,4 +1,4 @@
-"""Folders of PyTorch's own classes come in, and what goes out is read by them, byte for byte."""
+"""Folders of PyTorch classes are imported, and their classes read our exports, byte for byte."""
 
 import diffusers
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def section_of(name, kind):
 
 
 def make(name, kind, dtype):
-  """The class with random numbers everywhere."""
+  """A model of the class with random parameters."""
   config = families.TABLES[name].write_config(section_of(name, kind))
   torch.manual_seed(0)
   if issubclass(kind, diffusers.ModelMixin):
@@ -76,7 +76,7 @@ def test_every_family_with_a_class_is_here():
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('name, kind', CLASSES, ids=[kind.__name__ for _, kind in CLASSES])
 def test_torch_to_jaxgen_to_torch(tmp_path, name, kind, dtype):
-  """The class writes several files with an index; the same class reads ours."""
+  """The class writes several files with an index, and reads ours."""
   theirs, reader = make(name, kind, getattr(torch, dtype)), READERS.get(kind, kind)
   first, second = str(tmp_path / 'first'), str(tmp_path / 'second')
   size = sum(tensor.nbytes for tensor in theirs.state_dict().values())

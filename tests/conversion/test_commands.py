@@ -1,4 +1,4 @@
-"""Export of a run and import of the result: PyTorch's own classes read it, and it comes back."""
+"""Exports of a run are read by PyTorch's classes, and imported again."""
 
 import functools
 import json
@@ -43,7 +43,7 @@ def shapes():
 
 
 def random_params(seed: int):
-  """Every group, no parameter left at its initial zero or one."""
+  """Random parameters of every group, none left at an initial zero or one."""
   rng = np.random.default_rng(seed)
   return trees.map_named(
       lambda _, leaf: (0.2 * rng.normal(size=leaf.shape)).astype(np.float32), shapes())
@@ -51,7 +51,7 @@ def random_params(seed: int):
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  """A run whose denoiser and bridge train, with EMA; two steps were saved, a third was cut off."""
+  """A run with EMA whose denoiser and bridge train; two steps saved, a third save interrupted."""
   folder = tmp_path_factory.mktemp('run')
   (folder / 'config.json').write_text(json.dumps({'model': SECTIONS | {'mask_ratio': 0.85}}))
   parts = [{group: random_params(seed)[group] for group in ('denoiser', 'bridge')}
@@ -131,7 +131,7 @@ def test_the_autoencoder_loads_in_diffusers(exported):
 
 @pytest.mark.parametrize('weights, seed', [('ema', 3), ('params', 2)])
 def test_import_of_the_export_is_the_run(workdir, tmp_path, weights, seed):
-  """The newest complete step, moving average or plain, byte for byte."""
+  """Exports the newest complete step, EMA or plain parameters, byte for byte."""
   export(workdir, str(tmp_path / 'torch'), weights)
   sections = import_(str(tmp_path / 'torch'), str(tmp_path / 'weights'))
   assert sections == SECTIONS
@@ -159,7 +159,7 @@ def test_the_original_layout_goes_out_and_comes_in(workdir, tmp_path):
 
 
 def copy_of(exported, name, tmp_path):
-  """One model folder as ``(config, path)``, its tensors shared by link."""
+  """One model folder as ``(config, path)``, its tensors shared by links."""
   source, target = f'{exported[0]}/{name}', tmp_path / name
   target.mkdir()
   (file,) = pathlib.Path(source).glob('*.safetensors')

@@ -1,4 +1,4 @@
-"""At full size, without weights: the tables name every tensor of their classes, and no other."""
+"""The tables name every tensor of their classes at full size, and no other; without weights."""
 
 import pathlib
 
@@ -66,7 +66,7 @@ def test_every_family_with_a_class_is_here():
 
 @pytest.mark.parametrize('model', PUBLISHED)
 def test_names_and_shapes_at_full_size(model):
-  """Those of the class, which torch makes on its meta device."""
+  """Names and shapes of the class, made on torch's meta device."""
   fields, kind, layout, count = PUBLISHED[model]
   section = registry.section(**fields)
   family = families.TABLES[section['family']]

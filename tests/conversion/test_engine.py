@@ -1,4 +1,4 @@
-"""The engine reads any table both ways and says all that does not fit."""
+"""The engine reads any table in both directions and lists everything that does not fit."""
 
 import numpy as np
 import pytest

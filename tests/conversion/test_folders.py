@@ -1,4 +1,4 @@
-"""Model folders: streamed, sharded, written in one piece, and clear about damage."""
+"""Model folders are streamed, sharded and written atomically; damaged ones are named."""
 
 import json
 import pathlib
@@ -41,7 +41,7 @@ def test_round_trip_of_views_and_bf16(tmp_path, shard_bytes, files):
 
 
 def test_the_library_reads_what_is_written(tmp_path):
-  """Its own reader for PyTorch, which wants every tensor at a multiple of its numbers' size."""
+  """safetensors' reader for PyTorch needs every tensor aligned to its item size."""
   mixed = tensors() | {'a': np.ones(3, np.int8), 'big': np.arange(6.0), 'one': np.float32(2)}
   write_file(str(tmp_path / 'x.safetensors'), mixed)
   found = safetensors.torch.load_file(tmp_path / 'x.safetensors')

@@ -1,4 +1,4 @@
-"""Adapters that were exported come in again, on the model that they belong to."""
+"""Exported adapters are imported again, onto the model that they belong to."""
 
 import functools
 import json
@@ -33,7 +33,7 @@ def random(section):
 
 @functools.cache
 def adapted():
-  """Parameters with adapters as ``config.model.lora`` gives them, trained a little."""
+  """Parameters with adapters as ``config.model.lora`` attaches them, changed as if trained."""
   module, base = random(SECTION)
   rng = np.random.default_rng(1)
   fresh = jax.eval_shape(lambda key: lora.attach(registry.init(module, key)['params'], key, GROUPS),
@@ -50,7 +50,7 @@ def adapted():
 
 @pytest.fixture(scope='module')
 def places(tmp_path_factory):
-  """Folders: ``run`` with adapters, ``base`` and ``other`` as their libraries have them."""
+  """Folders: ``run`` with adapters, ``base`` and ``other`` in the layout of their libraries."""
   root = tmp_path_factory.mktemp('places')
   for name, section in (('base', SECTION), ('other', OTHER)):
     save_pretrained(*random(section), str(root / name))
@@ -66,7 +66,7 @@ def convert(*words):
 
 @pytest.mark.parametrize('style', ['peft', 'diffusers', 'comfyui'])
 def test_what_went_out_comes_in(places, tmp_path, capfd, style):
-  """PEFT's folder names the base itself; for a file it must be told."""
+  """A PEFT folder names its base; for a single file ``--base`` is needed."""
   out, weights, again = tmp_path / 'out', tmp_path / 'weights', tmp_path / 'again'
   assert convert('export', f'--workdir={places / "run"}', f'--out={out}', f'--lora={style}') == 0
   name = 'denoiser_lora' if style == 'peft' else 'denoiser_lora.safetensors'

@@ -1,4 +1,4 @@
-"""What a model is, from its headers alone: a checkpoint of twelve billion parameters at once."""
+"""Models described from their headers alone, even with twelve billion parameters."""
 
 import json
 
@@ -13,7 +13,7 @@ from jaxgen.models import registry
 
 
 def write_header(file, shapes, dtype='BF16', size=2):
-  """A safetensors file whose data is a hole on the disk: all header."""
+  """A safetensors file with a real header and sparse data."""
   header, end = {'__metadata__': {'format': 'pt'}}, 0
   for name, shape in shapes.items():
     start, end = end, end + size * int(np.prod(shape))

@@ -1,4 +1,4 @@
-"""Where a model may lie: buckets, the hub's cache, single files and PyTorch's own files."""
+"""Models in buckets, in the hub's cache, in single files and in PyTorch files."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ SECTION = registry.section('wan_vae', block_channels=(4, 8), temporal=(True,), m
 
 
 class Bucket(MemoryFileSystem):
-  """A bucket in memory, under the names of one in the cloud."""
+  """A bucket in memory, registered under cloud schemes."""
 
   protocol = ('s3', 'gs', 'hf')
 
@@ -66,7 +66,7 @@ def assert_loads(path, dtype=np.float32):
 
 @pytest.mark.parametrize('bucket', ['s3://models', 'gs://others', 'hf://owner/name'])
 def test_a_bucket(bucket):
-  """Written there in one piece, read back without a copy on the disk."""
+  """Written atomically, and read back without a local copy."""
   module, params = model()
   save_pretrained(module, params, f'{bucket}/vae')
   assert_loads(f'{bucket}/vae')
@@ -84,7 +84,7 @@ def test_a_bucket(bucket):
 @pytest.mark.parametrize('nest', ['', 'module'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
 def test_pytorch_files(tmp_path, nest, dtype):
-  """The release's names, at the top or nested as DeepSpeed has them, beside a config.json."""
+  """Original names, at the top or nested as DeepSpeed saves them, next to a config.json."""
   module, params = model()
   rules = families.TABLES['wan_vae'].layout('original').rules
   state = {name: torch.tensor(array).to(dtype)
@@ -100,7 +100,7 @@ def test_pytorch_files(tmp_path, nest, dtype):
 
 
 def test_the_file_of_hunyuan_video(tmp_path):
-  """As Tencent has it and models fine-tuned from its code: nested, with bf16 numbers."""
+  """As Tencent and models fine-tuned from its code save it: nested, in bf16."""
   section = registry.section('hunyuan_video', in_channels=8, out_channels=8, width=24, heads=2,
                              double_blocks=1, single_blocks=1, refiner_blocks=1, cond_dim=16,
                              pooled_dim=6, axes_dims=(4, 4, 4))
@@ -147,7 +147,7 @@ def test_a_pytorch_file_in_a_bucket(tmp_path):
 
 
 def test_the_cache_of_the_hub(tmp_path):
-  """Offline, a model of the hub that is in the cache is found by its id, place and revision."""
+  """Offline, a cached hub model is found by its id, subfolder and revision."""
   commit = '0123456789' * 4
   repo = tmp_path / 'hub' / 'models--someone--some-model'
   snapshot = repo / 'snapshots' / commit
@@ -174,7 +174,7 @@ def test_the_cache_of_the_hub(tmp_path):
     ('flux1-dev.safetensors', ['config.json', 'flux1-dev.safetensors']),
     ('vae/model.safetensors', ['vae/config.json', 'vae/model.safetensors'])])
 def test_no_more_is_fetched_than_is_read(place, fetched):
-  """By the filter of huggingface_hub itself."""
+  """Uses huggingface_hub's own filter."""
   repository = ['README.md', 'config.json', 'flux1-dev.safetensors', 'vae/config.json',
                 'vae/model.safetensors', 'vae/model.bin', 'dev_grid.jpg']
   assert list(filter_repo_objects(repository, allow_patterns=patterns(place))) == fetched

@@ -43,7 +43,7 @@ def test_every_family_is_here():
 
 @pytest.mark.parametrize('name, layout', LAYOUTS, ids=map('-'.join, LAYOUTS))
 def test_there_and_back_is_byte_equal_in_fp32(tmp_path, capfd, name, layout):
-  """Written, read, written again: the same module, the same bytes, the same files."""
+  """Saved, loaded and saved again: the same module, bytes and files."""
   module, params = model_of(name, np.float32)
   once, twice = str(tmp_path / 'once'), str(tmp_path / 'twice')
   save_pretrained(module, params, once, layout=layout)
@@ -58,7 +58,7 @@ def test_there_and_back_is_byte_equal_in_fp32(tmp_path, capfd, name, layout):
 
 @pytest.mark.parametrize('name, layout', LAYOUTS, ids=map('-'.join, LAYOUTS))
 def test_there_and_back_is_byte_equal_in_bf16(name, layout):
-  """The tables alone, in the dtype that most releases have."""
+  """The tables only, in the dtype of most releases."""
   _, params = model_of(name, ml_dtypes.bfloat16)
   rules = families.TABLES[name].layout(layout).rules
   tensors = engine.to_torch(rules, params)
@@ -83,7 +83,7 @@ def mesh_of(**sizes):
 
 @pytest.mark.parametrize('layout', ['diffusers', 'original'])
 def test_shards_are_those_of_the_whole(tmp_path, layout):
-  """Every device gets its part of every stack, head and fused projection."""
+  """Every device gets its shard of every stack, head and fused projection."""
   module, params = model_of('mmdit', np.float32)
   save_pretrained(module, params, str(tmp_path / 'model'), layout=layout)
   again, loaded = load_pretrained(str(tmp_path / 'model'), mesh=mesh_of(data=2, fsdp=2, tensor=2))
@@ -100,7 +100,7 @@ SMALL = dict(in_channels=16, cond_dim=384, width=384, heads=3, double_blocks=1, 
 
 @pytest.mark.parametrize('layout', ['diffusers', 'original'])
 def test_a_host_reads_the_bytes_of_its_own_shards(tmp_path, layout):
-  """Of two hosts with four devices each, either reads half of the files."""
+  """With two hosts of four devices, each host reads half of the files."""
   module = registry.build(registry.section('mmdit', **SMALL), jnp.float32)
   rng = np.random.default_rng(0)
   params = trees.map_named(lambda _, leaf: rng.random(leaf.shape, np.float32),

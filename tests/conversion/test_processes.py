@@ -1,4 +1,4 @@
-"""Two processes of four devices each start from one model, of another library or ours; write it."""
+"""Two processes of four devices load one model, of another library or ours, and save it."""
 
 import json
 import os
@@ -41,7 +41,7 @@ system_file = lambda name, pattern: int(re.search(
     pattern, pathlib.Path(f'/proc/self/{name}').read_text())[1])
 def start(path):
   config.init_from.denoiser = path
-  loaded = load_groups(config, blueprint, read_external)
+  loaded, _ = load_groups(config, blueprint, read_external)
   kernel, goal = (tree['denoiser']['image_in']['kernel'] for tree in (loaded, blueprint.stored))
   kernel.onto(goal.sharding, goal.dtype)  # what is imported and compiled once does not count
   pathlib.Path('/proc/self/clear_refs').write_text('5')  # the peak is what is held now
@@ -70,7 +70,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-  """Folder of a model; beside it ``weights`` holds the same as jaxgen has it."""
+  """Folder of a model; ``weights`` next to it holds the same in jaxgen's format."""
   module, rng = registry.build(SECTION, jnp.bfloat16), np.random.default_rng(0)
 
   def numbers(_, leaf):  # nearly all of their bits are random: nothing here can be compressed
@@ -86,7 +86,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def both(source, tiny_base, tmp_path_factory):
-  """What either process found, and what they wrote together."""
+  """The report of each process, and the folder that they wrote together."""
   root = tmp_path_factory.mktemp('both')
   config = tiny_base.copy_and_resolve_references()
   with config.unlocked():

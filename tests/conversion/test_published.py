@@ -1,4 +1,4 @@
-"""What config.json says in the folders that are published, also with fields of older versions."""
+"""Published config.json files, including fields of older versions."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What lies in memory in another order is copied as it is, in every dtype that files have."""
+"""Copies between memory orders keep every bit, in every dtype of the files."""
 
 import ml_dtypes
 import numpy as np

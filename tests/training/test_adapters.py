@@ -42,7 +42,8 @@ def model():
 
   rng = np.random.default_rng(1)
   params = trees.map_named(lambda path, leaf: np.asarray(
-      0.3 * rng.normal(size=leaf.shape) if path.endswith('/b') else leaf, np.float32), init(jax.random.key(0)))
+      0.3 * rng.normal(size=leaf.shape) if path.endswith('/b') else leaf, np.float32),
+                           init(jax.random.key(0)))
   return params, {'mllm': registry.param_axes(MODULE)}
 
 

@@ -61,7 +61,7 @@ def test_the_next_run_starts_from_merged_kernels(tiny_config, tmp_path, capsys):
   blueprint = make_blueprint(tiny_config, plain, plain.groups, make_mesh(tiny_config.mesh))
 
   tiny_config.init_from.mllm = str(tmp_path / 'adapted')
-  loaded = load_groups(tiny_config, blueprint)
+  loaded, _ = load_groups(tiny_config, blueprint)
   assert '2 merged: mllm/text/decoder/layers/attention/q' in capsys.readouterr().err
   _, frozen = init_state(tiny_config, plain, blueprint, loaded)
   jax.tree.map(lambda ours, goal: np.testing.assert_array_equal(

@@ -238,3 +238,17 @@ def test_schedules(fields, golden):
   schedule = make_schedule(config_of(**fields))
   values = [float(schedule(count)) for count in (0, 4, 9, 50, 90, 99)]
   np.testing.assert_allclose(values, golden, atol=1e-5)
+
+
+@pytest.mark.parametrize('warmup', [0, 1, 2, 10, 100, 150])
+@pytest.mark.parametrize('kind', ['constant', 'cosine'])
+def test_schedules_equal_their_formula_at_every_step(warmup, kind):
+  """In float64, beyond the last step too; a warm-up may be longer than the run."""
+  counts = np.arange(130)
+  expected = np.minimum(1, (counts + 1) / max(warmup, 1))
+  if kind == 'cosine':
+    progress = np.clip((counts - warmup) / max(100 - warmup, 1), 0, 1)
+    expected *= 0.5 * (1 + np.cos(np.pi * progress))
+  schedule = make_schedule(config_of(learning_rate=3e-4, warmup_steps=warmup, schedule=kind))
+  found = np.broadcast_to(schedule(jnp.asarray(counts)), counts.shape)
+  np.testing.assert_allclose(found, 3e-4 * expected, rtol=0, atol=3e-4 * 3e-7)

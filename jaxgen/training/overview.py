@@ -1,0 +1,126 @@
+"""What a run holds: a table of its parameter groups at start, and ``parameters.txt``."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from clu import parameter_overview
+from etils import epath
+
+from jaxgen.core import trees
+from jaxgen.core.files import write_text
+from jaxgen.training.state import Blueprint
+
+FILE = 'parameters.txt'
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """A row of the table; the last one is the sum of the others.
+
+  Attributes:
+    group: its name.
+    module: class of its module.
+    trained, frozen: parameters.
+    dtypes: those that steps read.
+    device_bytes: what its parameters take on one device, without gradients, optimizer and EMA.
+    source: where its values come from.
+  """
+
+  group: str
+  module: str
+  trained: int
+  frozen: int
+  dtypes: str
+  device_bytes: int
+  source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+  """A row of ``parameters.txt``.
+
+  Attributes:
+    path: its group first.
+    shape: of the whole parameter.
+    dtype: that steps read.
+    axes: logical name of each dim.
+    sharding: mesh axes that cut each dim; '-' for none.
+    trains: or is frozen.
+  """
+
+  path: str
+  shape: str
+  dtype: str
+  axes: str
+  sharding: str
+  trains: bool
+
+
+def report(workdir: epath.Path, blueprint: Blueprint, models: Mapping[str, nn.Module],
+           axes: trees.Tree, sources: Mapping[str, str]) -> None:
+  """Prints the table to stderr and writes ``parameters.txt``, in process 0 alone.
+
+  Args:
+    workdir: of the run; exists.
+    blueprint: of the run.
+    models: group -> module.
+    axes: tree of tuples of logical names, ``{group: ...}``.
+    sources: group -> where its values come from, see ``load_groups``.
+  """
+  if jax.process_index() == 0:
+    write_text(workdir / FILE, parameter_overview.make_table(parameters(blueprint, axes)) + '\n')
+    table = parameter_overview.make_table(groups(blueprint, models, sources))
+    print(table, file=sys.stderr, flush=True)
+
+
+def groups(blueprint: Blueprint, models: Mapping[str, nn.Module], sources: Mapping[str, str]
+           ) -> list[Group]:
+  """The rows of the table; arguments as in ``report``."""
+  rows = []
+  for group in blueprint.groups:
+    trained, stored, frozen = (
+        list(trees.flatten(tree.get(group, {})).values())
+        for tree in (blueprint.state.params, blueprint.stored, blueprint.frozen))
+    held = trained + frozen
+    rows.append(Group(
+        group, type(models[group]).__name__, _size(trained), _size(stored),
+        ' '.join(sorted({leaf.dtype.name for leaf in held})),
+        sum(map(_device_bytes, held)), sources[group] if held else 'no parameters'))
+  sums = [sum(getattr(row, name) for row in rows) for name in ('trained', 'frozen', 'device_bytes')]
+  return [*rows, Group('total', '', *sums[:2], '', sums[2], '')]
+
+
+def parameters(blueprint: Blueprint, axes: trees.Tree) -> list[Parameter]:
+  """The rows of ``parameters.txt``, sorted; scales of quantised kernels are not listed."""
+  axes = trees.flatten(axes)
+  held = trees.flatten(blueprint.state.params) | trees.flatten(blueprint.frozen)
+  return [Parameter(path, _joined(leaf.shape), leaf.dtype.name, _joined(axes[path]),
+                    _joined(map(_cut, _spec(leaf))), blueprint.trains[path])
+          for path, leaf in sorted(held.items()) if path in axes]
+
+
+def _size(leaves: list[Any]) -> int:
+  return sum(leaf.size for leaf in leaves)
+
+
+def _device_bytes(leaf: jax.ShapeDtypeStruct) -> int:
+  shard = jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
+  return shard.size * shard.dtype.itemsize
+
+
+def _spec(leaf: jax.ShapeDtypeStruct) -> tuple[Any, ...]:
+  spec = tuple(leaf.sharding.spec)
+  return spec + (None,) * (leaf.ndim - len(spec))
+
+
+def _cut(axes: str | tuple[str, ...] | None) -> str:
+  """The mesh axes that cut one dim."""
+  return '+'.join((axes,) if isinstance(axes, str) else axes or ('-',))
+
+
+def _joined(words: Any) -> str:
+  return ' '.join(map(str, words))
