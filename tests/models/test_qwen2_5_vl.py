@@ -67,12 +67,12 @@ def pair(tmp_path_factory):
 
 @functools.partial(jax.jit, static_argnames=('module', 'all_layers'))
 def run(module, params, prompt, all_layers=False):
-  """Image tokens, states and logits of a prompt."""
+  """Image tokens (None without patches), states and logits of a prompt."""
   def call(method, *args):
     return module.apply({'params': params}, *args, method=method)
 
-  images = call('image_tokens', prompt)
-  embeddings = call('embed', prompt.tokens, images, prompt.image_index)
+  images = call('image_tokens', prompt) if prompt.patches.size else None
+  embeddings = call('embed_prompt', prompt)
   states = call('decode', embeddings, prompt.positions, prompt.segments, all_layers)
   return images, states, call('logits', states[-1] if all_layers else states)
 
@@ -139,6 +139,9 @@ def test_text_without_images_equals_transformers(pair):
   with torch.no_grad():
     expected = theirs(input_ids=torch.tensor(tokens)).logits.numpy()
   assert np.abs(ours - expected).max() < 1e-4
+  # Text may have one axis of positions.
+  one_axis = run(module, params, prompt.replace(positions=prompt.positions[..., 0]))[2]
+  assert np.abs(ours - one_axis).max() < 1e-5
 
 
 def test_gradients_equal_transformers_and_half_precision_is_near(pair):
