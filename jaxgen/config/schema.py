@@ -76,52 +76,7 @@ def base_config() -> ConfigDict:
           fp8=False,  # fp8 matmuls in the denoiser during training
           mask_ratio=0.85,  # probability that an image token is masked (L089, L091, A18)
       ),
-      data=dict(
-          sources=ConfigDict(),  # name -> source(...)
-          tokenizer='',  # folder of a Hugging Face tokenizer, or a hub id
-          tower_tokenizers=ConfigDict(),  # group of a text tower -> the same of its tokenizer
-          # What images become, by role.
-          image_size=512,  # square side in pixels: short edge resized, then centre crop (L097)
-          buckets='',  # targets: '' = that square, or a set of sizes as 'canonical' (data/buckets.py)
-          fit='crop',  # how an image fills its size: 'crop', or 'pad' with white (L020)
-          references='bucket',  # sizes of references: 'bucket' as targets, or 'native' up to a cap
-          reference_pixels=(1_048_576, 1_048_576, 589_824, 262_144),  # cap by their number (L145)
-          reference_side=0,  # longest side of a native reference; 0 = any
-          image_sizes=64,  # different sizes that a run encodes at the most, a program for each
-          clean_roles=(),  # roles whose images the denoiser gets as clean latents
-          vision_size=448,  # square side that a square vision tower sees
-          vision_pixels=(3_136, 1_003_520),  # least and most pixels that a native tower sees
-          vision_side=0,  # longest side that it sees; 0 = any (L113)
-          # What a row holds.
-          segments_per_row=1,  # samples packed into a row at the most
-          visual_tokens=1024,  # L: latent tokens of a row
-          prompt_tokens=512,  # S: prompt tokens of a row, learned queries included
-          patches=0,  # P: vision patches of a row; 0 = one square image for each segment
-          look_ahead=0,  # samples that a row may keep waiting until they fit
-          oversize='refuse',  # a sample that no row can hold: 'refuse', or 'skip' and count it
-          interpolation='linear',  # of shares between their knots, or 'step'
-          # What the models are told.
-          dialect='plain',  # template around the language model's prompts (data/templates.py)
-          scheme='flux',  # positions of latent tokens and states (data/positions.py)
-          shown='all',  # states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17)
-          placeholders=False,  # <image_n> in a text puts the image there (L008, A03)
-          bov_weight=1.0,  # loss weight of the token that announces an image (A20)
-          dropout=dict(  # shares of samples that train without ...
-              all=0.1,  # anything but the empty prompt
-              text=0.0,  # words; images stay
-              last_text=0.0,  # the last text before the target (L119)
-              vision=0.0,  # images for the language model (L144)
-              latents=0.0,  # clean latents for the denoiser
-          ),
-          reconstruction_prompt='Generate an image that is identical to the reference image:',
-          pair_prompt='Generate an image: {caption}',
-          edit_prompt='{caption}',
-          empty_prompt='Generate an image.',
-          caption_prompt='Describe the image:',
-          max_bad_share=0.01,  # stop when more of the records than this cannot be decoded
-          threads=4,  # decoding threads of each process
-          prefetch=2,  # batches made ahead
-      ),
+      data=_data(),
       objective=dict(
           flow_matching=1.0,  # weight of the term; 0 leaves it out
           next_token=0.0,
@@ -173,3 +128,52 @@ def base_config() -> ConfigDict:
           rows=16,  # rows of requests drawn at once
       ),
   ))
+
+
+def _data() -> dict[str, object]:
+  return dict(
+      sources=ConfigDict(),  # name -> source(...)
+      tokenizer='',  # folder of a Hugging Face tokenizer, or a hub id
+      tower_tokenizers=ConfigDict(),  # group of a text tower -> the same of its tokenizer
+      # What images become, by role.
+      image_size=512,  # square side in pixels: short edge resized, then centre crop (L097)
+      buckets='',  # targets: '' = that square, or a set of sizes: data/buckets.py
+      fit='crop',  # how an image fills its size: 'crop', or 'pad' with white (L020)
+      references='bucket',  # sizes of references: 'bucket' as targets, or 'native' up to a cap
+      reference_pixels=(1_048_576, 1_048_576, 589_824, 262_144),  # cap by their number (L145)
+      reference_side=0,  # longest side of a native reference; 0 = any
+      image_sizes=64,  # different sizes that a run encodes at the most, a program for each
+      clean_roles=(),  # roles whose images the denoiser gets as clean latents
+      vision_size=448,  # square side that a square vision tower sees
+      vision_pixels=(3_136, 1_003_520),  # least and most pixels that a native tower sees
+      vision_side=0,  # longest side that it sees; 0 = any (L113)
+      # What a row holds.
+      segments_per_row=1,  # samples packed into a row at the most
+      visual_tokens=1024,  # L: latent tokens of a row
+      prompt_tokens=512,  # S: prompt tokens of a row, learned queries included
+      patches=0,  # P: vision patches of a row; 0 = one square image for each segment
+      look_ahead=0,  # samples that a row may keep waiting until they fit
+      oversize='refuse',  # a sample that no row can hold: 'refuse', or 'skip' and count it
+      interpolation='linear',  # of shares between their knots, or 'step'
+      # What the models are told.
+      dialect='plain',  # template around the language model's prompts (data/templates.py)
+      scheme='flux',  # positions of latent tokens and states (data/positions.py)
+      shown='all',  # states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17)
+      placeholders=False,  # <image_n> in a text puts the image there (L008, A03)
+      bov_weight=1.0,  # loss weight of the token that announces an image (A20)
+      dropout=dict(  # shares of samples that train without ...
+          all=0.1,  # anything but the empty prompt
+          text=0.0,  # words; images stay
+          last_text=0.0,  # the last text before the target (L119)
+          vision=0.0,  # images for the language model (L144)
+          latents=0.0,  # clean latents for the denoiser
+      ),
+      reconstruction_prompt='Generate an image that is identical to the reference image:',
+      pair_prompt='Generate an image: {caption}',
+      edit_prompt='{caption}',
+      empty_prompt='Generate an image.',
+      caption_prompt='Describe the image:',
+      max_bad_share=0.01,  # stop when more of the records than this cannot be decoded
+      threads=4,  # decoding threads of each process
+      prefetch=2,  # batches made ahead
+  )

@@ -45,10 +45,12 @@ POSITIVE = (
     'train.keep', 'train.halt_after', 'train.host_timeout', 'sampling.steps',
     'sampling.timestep_shift', 'sampling.rows',
 )
-NOT_NEGATIVE = ('data.visual_tokens', 'data.patches', 'data.look_ahead', 'data.vision_side',
-                'data.reference_side',                'data.bov_weight', 'sampling.image_guidance', 'objective.flow_matching', 'objective.next_token',
-                'optimizer.warmup_steps', 'optimizer.weight_decay', 'sampling.guidance',
-                'sampling.size', 'seed')
+NOT_NEGATIVE = (
+    'data.visual_tokens', 'data.patches', 'data.look_ahead', 'data.vision_side',
+    'data.reference_side', 'data.bov_weight', 'objective.flow_matching', 'objective.next_token',
+    'optimizer.warmup_steps', 'optimizer.weight_decay', 'sampling.guidance',
+    'sampling.image_guidance', 'sampling.size', 'seed',
+)
 PROBABILITIES = ('model.mask_ratio', 'data.dropout.all', 'data.dropout.text',
                  'data.dropout.last_text', 'data.dropout.vision', 'data.dropout.latents',
                  'data.max_bad_share')

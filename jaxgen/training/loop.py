@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from jaxgen.config import validate
 from jaxgen.core.types import Params
 from jaxgen.data.loader import make_loader
+from jaxgen.objectives.registry import Objectives
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sharding import partition
@@ -20,6 +23,7 @@ from jaxgen.sharding.hosts import Hosts
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.sharding.processes import start_processes
+from jaxgen.systems.base import System
 from jaxgen.systems.registry import make_system
 from jaxgen.operations import elastic
 from jaxgen.operations import fingerprint
@@ -33,6 +37,7 @@ from jaxgen.training.latents import Feed
 from jaxgen.training.latents import make_encoder
 from jaxgen.training.metrics import Journal
 from jaxgen.operations.programs import Programs
+from jaxgen.training.state import Blueprint
 from jaxgen.training.state import TrainState
 from jaxgen.training.state import init_state
 from jaxgen.training.state import make_blueprint
@@ -100,9 +105,8 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
     low, high = partition.process_rows(mesh, config.train.rows)
     loader = make_loader(config, system.layout, rows=(low, high), start_step=first)
     if first:
-      items, cursors = checkpoints.restore(first, blueprint.state.items)
-      state, sources = TrainState.of_items(items), dict.fromkeys(system.groups, 'from checkpoint')
-      frozen = checkpoints.restore_frozen(blueprint.stored)
+      state, frozen, cursors = _resumed(checkpoints, first, blueprint)
+      sources = dict.fromkeys(system.groups, 'from checkpoint')
       loader.restore(cursors[low:high], first)
       moved = elastic.changes(elastic.last(path), topology, config.train.rows)
       _say(f'{path.name}: resumes at step {first}{moved}{workdirs.changes(before, config, first)}')
@@ -120,12 +124,8 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
                 config.train.rows)
     stack.callback(feed.close)
     stack.push(watch.failed)  # before anything is closed, as that may wait for a lost host
-    train_step = make_train_step(config, system, objectives, blueprint.optimizer)
-    program = compile_step(train_step, blueprint, rows).lower(state, frozen, feed.peek().batch)
-    if hosts.count > 1:
-      text = fingerprint.text_hash(program.as_text())
-      fingerprint.check_same(hosts, 'program', {'the train step': text})
-    step_of = program.compile()
+    step_of = _compiled(config, system, objectives, blueprint, rows, hosts,
+                        (state, frozen, feed.peek().batch))
     flops = step_flops(config, blueprint, feed.peek().batch)
 
     # --- Loop: the next batch is made and the last metrics are read while a step runs.
@@ -158,6 +158,24 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
     _say(f'{path.name}: done; {loader.report()}' if done else f'{path.name}: SIGTERM; saves step '
          f'{step} and stops; the same command goes on from there')
   return done
+
+
+def _resumed(checkpoints: Checkpoints, step: int, blueprint: Blueprint
+             ) -> tuple[TrainState, Params, np.ndarray]:
+  """State, frozen parameters as they are stored, and cursors of a checkpoint."""
+  items, cursors = checkpoints.restore(step, blueprint.state.items)
+  return TrainState.of_items(items), checkpoints.restore_frozen(blueprint.stored), cursors
+
+
+def _compiled(config: ConfigDict, system: System, objectives: Objectives, blueprint: Blueprint,
+              rows: NamedSharding, hosts: Hosts, arguments: tuple) -> jax.stages.Compiled:
+  """The train step's program, the same on all hosts."""
+  train_step = make_train_step(config, system, objectives, blueprint.optimizer)
+  program = compile_step(train_step, blueprint, rows).lower(*arguments)
+  if hosts.count > 1:
+    text = fingerprint.text_hash(program.as_text())
+    fingerprint.check_same(hosts, 'program', {'the train step': text})
+  return program.compile()
 
 
 def _say(text: str) -> None:

@@ -92,7 +92,8 @@ class Blueprint:
   table: Rules
 
 
-def make_blueprint(config: ConfigDict, system: System, groups: Sequence[str], mesh: Mesh) -> Blueprint:
+def make_blueprint(config: ConfigDict, system: System, groups: Sequence[str], mesh: Mesh
+                   ) -> Blueprint:
   """Works out what trains, what is frozen and where it all lives.
 
   Args:

@@ -36,8 +36,8 @@ def make_train_step(config: ConfigDict, system: System, objectives: Objectives,
 
   The loss is ``sum_k weight_k * loss_sum_k / weight_sum_k`` over the objectives ``k``; both sums
   run over the whole global batch and every random number is keyed by its row, so that the loss
-  depends neither on devices and hosts nor on ``config.train.accumulate``. A step whose loss or gradient is not finite changes nothing but
-  the counters.
+  depends neither on devices and hosts nor on ``config.train.accumulate``. A step whose loss or
+  gradient is not finite changes nothing but the counters.
 
   Args:
     config: ``optimizer``, ``train.accumulate``, ``train.zero`` and ``mesh.rules`` are read.
