@@ -8,10 +8,16 @@ import pytest
 from jaxgen.config import base_config
 from jaxgen.config import from_json
 from jaxgen.config import load_config
+from jaxgen.config import schema
 from jaxgen.config import source
 from jaxgen.config import to_json
 from jaxgen.config import validate
+from jaxgen.config.validate import CHOICES
 from jaxgen.core.errors import UserError
+from jaxgen.data.sources import KINDS
+from jaxgen.data.sources.named import PRESETS
+from jaxgen.data.tasks import TASKS
+from jaxgen.sampling.solvers import SOLVERS
 
 CONFIG = '''
 from jaxgen.config import base_config, lora, source
@@ -29,7 +35,6 @@ SOURCES = 'config.data.sources'
 # What is set, and what the line must say besides the field and the value: the fix.
 BROKEN = {
     'model.compute_dtype=float16': 'float32, bfloat16',
-    'model.conditioning=some': 'all, queries_only',
     'model.mask_ratio=1.5': '0 to 1',
     'model.lora.out.rank=0': 'above 0',
     'model.lora.out.alpha=-1.0': 'above 0',
@@ -37,14 +42,23 @@ BROKEN = {
     'data.image_size=0': 'above 0',
     'data.prompt_tokens=-1': 'above 0',
     'data.segments_per_row=0': 'above 0',
-    'data.caption_dropout=-0.1': '0 to 1',
+    'data.dropout.all=-0.1': '0 to 1',
+    'data.dropout.latents=1.5': '0 to 1',
+    'data.shown=some': 'all, text, queries',
+    'data.fit=stretch': 'crop, pad',
+    'data.references=own': 'bucket, native',
+    'data.oversize=drop': 'refuse, skip',
+    'data.interpolation=cubic': 'linear, step',
+    'data.look_ahead=-1': '0 or more',
+    'data.image_sizes=0': 'above 0',
     'data.max_bad_share=2.0': '0 to 1',
     'data.pair_prompt=Generate an image': '{caption}',
+    'data.edit_prompt=Edit': '{caption}',
     'data.tokenizer=': 'jaxgen data tokenizer',
-    'data.sources.photos.kind=ftp': 'shapes, folder, jsonl, arrayrecord, tfds',
-    'data.sources.photos.task=edit': 'image, pair, caption',
+    'data.sources.photos.kind=ftp': 'use one of auto, shapes, folder, controls',
+    'data.sources.photos.task=draw': 'use one of auto, image, pair, caption',
     'data.sources.photos.path=': 'needs a path',
-    'data.sources.photos.split=validation': 'train, test',
+    'data.sources.photos.split=dev': 'train, test, validation',
     'data.sources.photos.share=(-1.0,)': '0 or more',
     'data.sources.photos.share=()': 'one or more',
     'data.sources.photos.limit=-5': '0 for all',
@@ -72,6 +86,8 @@ BROKEN = {
     'init_from.weights=latest': 'ema, params',
     'sampling.steps=0': 'above 0',
     'sampling.guidance=-1.0': '0 or more',
+    'sampling.solver=heun': 'euler, unipc',
+    'sampling.rows=0': 'above 0',
 }
 
 
@@ -160,7 +176,7 @@ def test_shares_that_vanish(config_file):
                                      'data.sources.pairs.share=(1.0, 0.0)'])
   with pytest.raises(UserError) as error:
     validate(config)
-  check(error, SOURCES, 'all shares are 0 at 100% of the run')
+  check(error, SOURCES, 'all shares are 0 at 100% of training')
 
 
 def test_captions_alone_give_no_image():
@@ -204,7 +220,7 @@ def test_json_gives_the_config_back(config_file):
 def test_json_written_before_a_field_existed():
   """The field has its default; without its section there are no adapters."""
   values = base_config().to_dict()
-  del values['model']['lora'], values['model']['conditioning'], values['init_from']['changes']
+  del values['model']['lora'], values['data']['look_ahead'], values['init_from']['changes']
   assert from_json(json.dumps(values)).to_dict() == base_config().to_dict()
 
 
@@ -212,3 +228,10 @@ def test_json_of_something_else():
   with pytest.raises(UserError) as error:
     from_json('{"seed": 1}')
   check(error, 'config.json', 'jaxgen workdir')
+
+
+def test_the_names_that_configs_may_use_are_those_that_the_data_floor_has():
+  assert set(schema.SOURCE_KINDS) == set(KINDS)
+  assert set(schema.PUBLIC_SETS) == set(PRESETS)
+  assert set(schema.SOURCE_TASKS) == {'auto', *TASKS}
+  assert set(CHOICES['sampling.solver']) == set(SOLVERS)
