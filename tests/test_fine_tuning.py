@@ -31,7 +31,10 @@ from jaxgen.models import registry
 from jaxgen.models.layers import lora as low_rank
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.sampling.load import load_run
-from jaxgen.training.latents import Encoder
+from jaxgen.sharding import partition
+from jaxgen.sharding.mesh import make_mesh
+from jaxgen.training.latents import global_batch
+from jaxgen.training.latents import make_encoder
 from tests.training.launched import CONFIG_FILE
 from tests.training.launched import metrics_of
 from tests.training.launched import steps_in
@@ -206,15 +209,17 @@ def test_training_begins_with_the_loss_of_the_sampled_model(adapted, dense):
   """Fresh adapters change nothing, so the first step sees the model that was drawn from (F57)."""
   config, run = from_json(read_config(str(adapted))), load_run(str(dense[1]))
   loader = make_loader(config, run.system.layout)
-  batch = Encoder(run.system, run.params, loader.image_sizes).fill(next(loader))
+  rows = partition.row_sharding(make_mesh(config.mesh), config.train.rows)
+  encoder = make_encoder(config, run.system, run.params, loader, rows)
+  batch = jax.device_get(global_batch(next(loader), encoder, rows, config.train.rows))
   loader.close()
-  rng = jax.random.fold_in(jax.random.split(jax.random.PRNGKey(config.seed))[0], 0)
-  (rng,) = jax.random.split(rng, config.train.accumulate)
+  rng = jax.random.split(jax.random.PRNGKey(config.seed))[0]
+  rng = jax.random.fold_in(jax.random.wrap_key_data(rng), 0)
   loss = 0.0
   for index, (objective, weight) in enumerate(make_objectives(config).values()):
-    total, count, _ = jax.jit(functools.partial(objective, run.system))(
+    total, _ = jax.jit(functools.partial(objective, run.system))(
         run.params, batch, jax.random.fold_in(rng, index))
-    loss += weight * float(total / count)
+    loss += weight * float(total / objective.weight(batch))
   np.testing.assert_allclose(metrics_of(adapted, 'loss')[0]['loss'], loss, rtol=1e-4)
 
 

@@ -160,6 +160,14 @@ class Encoder:
         jax.ShapeDtypeStruct((self._blocks, count), jnp.int32, sharding=split)).compile()
 
 
+def global_batch(loaded: Loaded, encoder: Encoder, sharding: NamedSharding, rows: int) -> Batch:
+  """The batch of all processes with its latents, global arrays [R, ...] of R ``rows``."""
+  latents, visual = encoder(loaded), loaded.batch.visual
+  host = loaded.batch.replace(visual=visual.replace(latents=None))
+  batch = partition.to_global(host, sharding, rows)
+  return batch.replace(visual=batch.visual.replace(latents=latents))
+
+
 def images_at_once(size: Size, rows: int, tokens: int, sizes: int, factor: int) -> int:
   """Images of one size that a device encodes in a call: what fits its budget, and no more than
   its share of a batch, since what a call lacks is padding.
@@ -214,10 +222,7 @@ class Feed:
   def _make(self) -> StepInput:
     loaded = next(self._loader)
     cursors = self._loader.state()
-    latents, batch = self._encoder(loaded), loaded.batch
-    batch = partition.to_global(
-        batch.replace(visual=batch.visual.replace(latents=None)), self._sharding, self._rows)
-    batch = batch.replace(visual=batch.visual.replace(latents=latents))
+    batch = global_batch(loaded, self._encoder, self._sharding, self._rows)
     return StepInput(batch, loaded.ids, cursors, asked=0.0, wait=0.0)
 
 

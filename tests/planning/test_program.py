@@ -24,7 +24,8 @@ from jaxgen.sharding import partition
 from jaxgen.systems.registry import make_system
 from jaxgen.training.flops import step_tally
 from jaxgen.training.flops import tally_flops
-from jaxgen.training.latents import Encoder
+from jaxgen.training.latents import global_batch
+from jaxgen.training.latents import make_encoder
 from jaxgen.training.state import init_state
 from tests.models.rows import denoiser_inputs
 
@@ -57,9 +58,9 @@ def test_memory_is_that_of_a_real_run(config, program, compiled):
   system = make_system(config)
   state, frozen = init_state(config, system, program.blueprint, {})
   loader = make_loader(config, system.layout)
-  batch = partition.to_global(Encoder(system, frozen, loader.image_sizes).fill(next(loader)),
-                              partition.row_sharding(program.mesh, config.train.rows),
-                              config.train.rows)
+  rows = partition.row_sharding(program.mesh, config.train.rows)
+  batch = global_batch(next(loader), make_encoder(config, system, frozen, loader, rows), rows,
+                       config.train.rows)
   loader.close()
   assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch) == jax.tree.map(
       lambda leaf: (leaf.shape, leaf.dtype), program.batch)

@@ -42,7 +42,7 @@ def test_every_step_has_a_line_and_log_steps_the_losses_of_tasks_and_timesteps(s
     assert 8 * 16 < round(line['tokens_per_second'] * line['seconds']) <= 8 * (16 + 40)
     assert line['padding'] == 0 and 0 <= line['data_wait'] <= 1
   at_log = {name for line in lines if line['step'] % 5 == 0 for name in line}
-  assert {'flow_matching/loss_task/pair', 'flow_matching/loss_task/image',
+  assert {'flow_matching/loss_source/pair', 'flow_matching/loss_source/image',
           'flow_matching/loss_t/0.25-0.50'} <= at_log
   assert not any('/' in name for line in lines if line['step'] % 5 for name in line)
 

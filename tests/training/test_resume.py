@@ -17,6 +17,7 @@ from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
 from jaxgen.checkpoints.checkpoint import Checkpoints
 from jaxgen.training.loop import train
+from jaxgen.training.state import TrainState
 from jaxgen.training.state import make_blueprint
 from tests.training.launched import finish
 from tests.training.launched import kill_when
@@ -35,11 +36,13 @@ def restored(workdir, step, devices=8):
   """State and cursors of a checkpoint, restored on the first ``devices`` devices."""
   config = from_json((workdir / 'config.json').read_text())
   mesh = make_mesh(config.mesh, jax.devices()[:devices])
-  groups = needed_groups(make_objectives(config))
-  blueprint = make_blueprint(config, make_system(config), groups, mesh)
+  system = make_system(config)
+  groups = needed_groups(system, make_objectives(config))
+  blueprint = make_blueprint(config, system, groups, mesh)
   checkpoints = Checkpoints(epath.Path(workdir), 2)
-  state, cursors = checkpoints.restore(step, blueprint)
-  frozen = checkpoints.restore_frozen(blueprint)
+  items, cursors = checkpoints.restore(step, blueprint.state.items)
+  state = TrainState.of_items(items)
+  frozen = checkpoints.restore_frozen(blueprint.stored)
   checkpoints.close()
   assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == devices
   return jax.device_get((state, frozen)), cursors

@@ -26,8 +26,9 @@ ALONE = Hosts(None, 0, 1)
 
 
 def blueprint_of(config):
-  return make_blueprint(config, make_system(config), needed_groups(make_objectives(config)),
-                        make_mesh(config.mesh))
+  system = make_system(config)
+  groups = needed_groups(system, make_objectives(config))
+  return make_blueprint(config, system, groups, make_mesh(config.mesh))
 
 
 def test_rules_decide_what_trains(tiny_config, tiny_system):

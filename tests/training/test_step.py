@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,8 @@ from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import AXES
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
-from jaxgen.training.latents import Encoder
+from jaxgen.training.latents import global_batch
+from jaxgen.training.latents import make_encoder
 from jaxgen.training.state import init_state
 from jaxgen.training.state import make_blueprint
 from jaxgen.training.step import compile_step
@@ -43,12 +45,14 @@ class Bench:
     config = self.config
     self.system, objectives = make_system(config), make_objectives(config)
     self.rows = partition.row_sharding(self.mesh, config.train.rows, config.train.accumulate)
-    self.blueprint = make_blueprint(config, self.system, needed_groups(objectives), self.mesh)
+    self.blueprint = make_blueprint(config, self.system, needed_groups(self.system, objectives), self.mesh)
     self.step = compile_step(make_train_step(config, self.system, objectives,
                                              self.blueprint.optimizer), self.blueprint, self.rows)
     loader = make_loader(config, self.system.layout)
     _, frozen = self.begin()
-    self.host_batch = Encoder(self.system, frozen, loader.image_sizes).fill(next(loader))
+    encoder = make_encoder(config, self.system, frozen, loader, self.rows)
+    self.host_batch = jax.device_get(
+        global_batch(next(loader), encoder, self.rows, config.train.rows))
     loader.close()
 
   def begin(self):
@@ -91,6 +95,21 @@ def test_losses_and_gradients_on_a_mesh_equal_one_device(bench, name):
   assert ours.keys() == theirs.keys()
   for path, leaf in theirs.items():
     np.testing.assert_allclose(ours[path], leaf, atol=1e-5 * np.abs(leaf).max(), err_msg=path)
+
+
+def test_devices_and_micro_batches_change_no_loss(tiny_base):
+  """Noise, timesteps and masks are keyed by row: 1, 2, 8 devices x 1, 2, 4 micro-batches."""
+  found = {}
+  for devices, accumulate in itertools.product((1, 2, 8), (1, 2, 4)):
+    config = copy.deepcopy(tiny_base)
+    config.train.update(rows=32, accumulate=accumulate)
+    config.mesh.data = devices
+    config.model.denoiser.update(double_blocks=1, single_blocks=1)
+    mesh = make_mesh(config.mesh, jax.devices()[:devices])
+    _, metrics = run_once(Bench(config, mesh))
+    found[devices, accumulate] = (float(metrics['loss']), float(metrics['grad_norm']))
+  for name, values in found.items():
+    np.testing.assert_allclose(values, found[1, 1], rtol=1e-5, err_msg=str(name))
 
 
 def test_parameters_are_really_spread(bench):

@@ -15,7 +15,8 @@ from jaxgen.planning import hlo
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
-from jaxgen.training.latents import Encoder
+from jaxgen.training.latents import global_batch
+from jaxgen.training.latents import make_encoder
 from jaxgen.training.state import init_state
 from jaxgen.training.state import make_blueprint
 from jaxgen.training.step import compile_step
@@ -27,11 +28,11 @@ def after_one_step(config):
   system, objectives = make_system(config), make_objectives(config)
   mesh = make_mesh(config.mesh, jax.devices()[:4])
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
-  blueprint = make_blueprint(config, system, needed_groups(objectives), mesh)
+  blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
   state, frozen = init_state(config, system, blueprint, {})
   loader = make_loader(config, system.layout)
-  batch = partition.to_global(Encoder(system, frozen, loader.image_sizes).fill(next(loader)), rows,
-                              config.train.rows)
+  batch = global_batch(next(loader), make_encoder(config, system, frozen, loader, rows), rows,
+                       config.train.rows)
   loader.close()
   step = compile_step(make_train_step(config, system, objectives, blueprint.optimizer),
                       blueprint, rows)
