@@ -35,6 +35,7 @@ from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.training.latents import global_batch
 from jaxgen.training.latents import make_encoder
+from tests.models.rows import denoiser_inputs
 from tests.training.launched import CONFIG_FILE
 from tests.training.launched import metrics_of
 from tests.training.launched import steps_in
@@ -142,11 +143,12 @@ def our_velocity(workdir):
   run, rng = load_run(str(workdir)), np.random.default_rng(0)
   latents, states = (rng.normal(size=shape) for shape in ((1, 6, 16), (1, 5, 32)))
   places = np.stack([np.zeros(6), *np.indices((2, 3)).reshape(2, -1)], axis=-1)
-  return np.asarray(jax.jit(run.system.denoiser.apply)(
-      {'params': run.params['denoiser']}, latents.astype(np.float32), np.float32([[0.3]]),
-      places[None].astype(np.int32), np.ones((1, 6), np.int32), states.astype(np.float32),
-      np.zeros((1, 5, 3), np.int32), np.ones((1, 5), np.int32),
-      pooled=np.zeros((1, 1, 6), np.float32)))
+  inputs = denoiser_inputs(
+      latents.astype(np.float32), np.float32([[0.3]]), places[None].astype(np.int32),
+      np.ones((1, 6), np.int32), states.astype(np.float32), np.zeros((1, 5, 3), np.int32),
+      np.ones((1, 5), np.int32), pooled=np.zeros((1, 1, 6), np.float32))
+  return np.asarray(jax.jit(run.system.models['denoiser'].apply)(
+      {'params': run.params['denoiser']}, *inputs))
 
 
 def diffusers_model(folder):

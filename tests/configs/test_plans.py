@@ -31,9 +31,10 @@ def test_the_denoiser_has_the_published_size_and_runs(name, billions):
   assert round(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) / 1e9, 2) == billions
   assert config.train.rows == 2 * 64 and config.data.visual_tokens == 64**2
   ids = shape(2, 16, dtype=jnp.int32)
-  visual = Visual(shape(2, 16, 64), shape(2, 16, 3, dtype=jnp.int32), ids,
+  visual = Visual(shape(2, 16, 64), shape(2, 16, 3, dtype=jnp.int32), ids, ids,
                   shape(2, 16, dtype=bool))
-  conditioning = Conditioning(shape(2, 16, 1536), shape(2, 16, 3, dtype=jnp.int32), ids)
+  conditioning = Conditioning(shape(2, 16, 1536), shape(2, 16, 3, dtype=jnp.int32), ids,
+                              pooled=shape(2, 1, system.models['denoiser'].pooled_dim))
   velocity = jax.eval_shape(
       system.denoise, params, visual.latents, shape(2, 1), visual, conditioning)
   assert (velocity.shape, velocity.dtype) == ((2, 16, 64), jnp.float32)

@@ -1,0 +1,144 @@
+"""What every system must do: start, condition, denoise, train each stage, resume, sample, export.
+
+A further system adds a row to ``CASES`` and passes the same tests.
+"""
+
+import copy
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from jaxgen.config import source
+from jaxgen.conversion.commands import export
+from jaxgen.core import trees
+from jaxgen.core.types import Batch
+from jaxgen.data.loader import make_loader
+from jaxgen.objectives.registry import make_objectives
+from jaxgen.objectives.registry import needed_groups
+from jaxgen.sampling.load import load_run
+from jaxgen.sampling.request import make_request
+from jaxgen.sharding.rules import rule
+from jaxgen.systems.registry import SYSTEMS
+from jaxgen.systems.registry import make_system
+from jaxgen.training.loop import train
+from tests.training.launched import metrics_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One system at a tiny size.
+
+  Attributes:
+    stages: name -> what the stage changes in the tiny config, in the order of training.
+    requests: keyword arguments of ``make_request``, one for each task.
+    exported: folders that ``jaxgen convert export`` writes; a model without parameters has none.
+  """
+
+  stages: dict[str, Callable[[ConfigDict], None]]
+  requests: tuple[dict, ...]
+  exported: tuple[str, ...]
+
+
+def _captions(config):
+  config.data.sources = {'captions': source('shapes', 'caption')}
+  config.data.visual_tokens = 0
+  config.objective.update(flow_matching=0.0, next_token=1.0)
+  config.trainable = (('mllm/.*', True), ('.*', False))
+
+
+def _images(config):
+  config.data.sources = {'images': source('shapes', 'image')}
+
+
+IMAGE = np.full((20, 24, 3), 200, np.uint8)
+CASES = {
+    'iomm': Case(
+        stages={'captions': _captions, 'images': _images, 'mixed': lambda config: None},
+        requests=(dict(text='a red circle'), dict(text='a red circle', outputs=1, size=(16, 24)),
+                  dict(text='make it blue', source=[IMAGE])),
+        exported=('adapter', 'denoiser', 'mllm')),
+}
+
+
+@pytest.fixture(scope='module', params=sorted(SYSTEMS))
+def case(request):
+  return request.param, CASES[request.param]
+
+
+@pytest.fixture(scope='module')
+def runs(case, tiny_base, tmp_path_factory) -> dict[str, pathlib.Path]:
+  """A workdir for each stage, every one started from the one before and trained for a step."""
+  name, spec = case
+  assert tiny_base.system == name
+  folder, held, found = tmp_path_factory.mktemp(name), (), {}
+  for stage, change in spec.stages.items():
+    config = copy.deepcopy(tiny_base)
+    config.train.update(steps=1, checkpoint_every=1)
+    config.sampling.update(steps=2, guidance=2.0)
+    change(config)
+    for group in held:
+      if trees.flatten(make_system(config).shapes([group])):  # the pixel autoencoder has nothing
+        config.init_from[group] = str(list(found.values())[-1])
+    held = needed_groups(make_system(config), make_objectives(config))
+    found[stage] = folder / stage
+    assert train(config, str(found[stage]))
+  return found
+
+
+def test_every_stage_trains_and_the_last_one_resumes(case, runs):
+  for stage, workdir in runs.items():
+    [line] = metrics_of(workdir, 'loss', 'grad_norm', 'skipped')
+    assert np.isfinite(line['loss']) and line['grad_norm'] > 0 and line['skipped'] == 0, stage
+  last = list(runs.values())[-1]
+  config = copy.deepcopy(load_run(str(last)).config)
+  with config.unlocked():
+    config.train.steps = 2
+  assert train(config, str(last))
+  assert [line['step'] for line in metrics_of(last, 'step')] == [1, 2]
+
+
+def test_shapes_of_conditioning_and_velocity(case, tiny_base):
+  system = make_system(tiny_base)
+  loader = make_loader(tiny_base, system.layout)
+  batch: Batch = next(loader).batch
+  loader.close()
+  params, rows = system.shapes(), len(batch.meta.rows)
+  groups = batch.meta.sample_ids.shape[1]
+  assert set(params) <= set(system.groups) == set(system.models)
+  for method in ('condition', 'denoise', 'encode'):
+    assert set(system.reads[method]) <= set(system.groups)
+  conditioning = jax.eval_shape(system.condition, params, batch)
+  assert conditioning.states.shape[0] == rows
+  assert conditioning.positions.shape == (*conditioning.segments.shape, 3)
+  velocity = jax.eval_shape(system.denoise, params, batch.visual.latents,
+                            np.zeros((rows, groups), np.float32), batch.visual, conditioning)
+  assert velocity.shape == batch.visual.latents.shape and velocity.dtype == np.float32
+
+
+def test_every_axis_of_every_parameter_has_a_rule(case, tiny_base):
+  system = make_system(tiny_base)
+  axes, shapes = trees.flatten(system.axes()), trees.flatten(system.shapes())
+  assert axes.keys() == shapes.keys()
+  for path, names in axes.items():
+    assert len(names) == shapes[path].ndim and all(map(rule, names)), path
+
+
+def test_every_task_is_sampled(case, runs):
+  run = load_run(str(list(runs.values())[-1]))
+  requests = [make_request(run.config, number=number, **fields)
+              for number, fields in enumerate(case[1].requests)]
+  drawn = run.draw(requests)
+  for request, images in zip(requests, drawn, strict=True):
+    assert [image.shape[:2] for image in images] == [part.size for part in request.sample.targets]
+    assert all(image.dtype == np.uint8 for image in images)
+
+
+def test_every_group_is_exported(case, runs, tmp_path):
+  written = export(str(list(runs.values())[-1]), str(tmp_path / 'out'))
+  assert sorted(written) == sorted(case[1].exported)
+  assert all(pathlib.Path(model['path']).exists() for model in written.values())
