@@ -100,7 +100,7 @@ def describe(shown: Shown, maker: ExampleMaker) -> list[str]:
   lines = [f'sample {sample.id}: source {shown.source}, task {sample.task}', '  parts']
   lines += [f'    {number:2}  {line}' for number, line in enumerate(_parts(shown, maker), start=1)]
   lines.append(f'  prompt: {len(example.prompt.tokens)} tokens')
-  lines += _table(('tokens', 'content', 'positions', 'shown at', 'loss'),
+  lines += _table(('tokens', 'positions', 'shown at', 'loss', 'content'),
                   _prompt(example.prompt, example.patches, maker))
   if example.images:
     lines.append(f'  denoiser: {sum(len(image.positions) for image in example.images)} tokens')
@@ -194,9 +194,9 @@ def _prompt(prompt: TokenizedPrompt, patches: Patches, maker: ExampleMaker
     stop = start + len(list(group))
     ids = prompt.tokens[start:stop].tolist()
     where = f'{start}' if stop - start == 1 else f'{start}..{stop - 1}'
-    yield (where, _content(kind, ids, maker.tokenizer), _range(prompt.positions[start:stop]),
+    yield (where, _range(prompt.positions[start:stop]),
            _range(prompt.state_positions[start:stop]) if is_shown else '-',
-           f'{loss:g}' if loss else '-')
+           f'{loss:g}' if loss else '-', _content(kind, ids, maker.tokenizer))
     start = stop
 
 
