@@ -16,7 +16,7 @@ overrides=("${@:3}")
 
 # What is there, and whether any sample has images to edit or to refer to.
 mkdir -p "$root"
-jaxgen data inspect --headers --path="$images" | tee "$root/data.txt"
+jaxgen data inspect --headers --buckets=square:64 --path="$images" | tee "$root/data.txt"
 config=photos
 if grep -Eq '^tasks .*(edit|reference)' "$root/data.txt"; then config=edits; fi
 
