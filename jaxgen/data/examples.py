@@ -154,7 +154,7 @@ class ExampleMaker:
 
   def _drawn(self, parts: Sequence[Part]) -> list[int]:
     found = [index for index, part in enumerate(parts) if part.is_target
-             or (part.is_image and part.clean and part.role in self._data.clean_roles)]
+             or (part.is_image and part.clean and _grid_role(part) in self._data.clean_roles)]
     order = positions.order(self._layout.scheme, [_grid_role(parts[index]) for index in found])
     return [found[index] for index in order]
 

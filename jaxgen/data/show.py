@@ -159,8 +159,9 @@ def _row_line(number: int, row: Sequence[Shown], shape: RowShape, pad: int) -> s
             'visual tokens': int((batch.visual.segments > 0).sum()),
             'prompt tokens': int((batch.prompt.segments > 0).sum()),
             'patches': int((batch.prompt.patch_images > 0).sum())}
-  budgets = [f'{filled[name]} of {limit} {name}' +
-             (f' ({100 * (1 - filled[name] / limit):.0f} % padding)' if limit else '')
+  budgets = [f'{filled[name]} of {limit} {name}' + (
+                 f' ({100 * (1 - filled[name] / limit):.0f} % padding)'
+                 if filled[name] < limit and name != 'segments' else '')
              for name, limit in shape.limits().items()]
   return f'row {number}: {", ".join(budgets)}'
 
