@@ -237,42 +237,71 @@ def _inspect_model(args) -> None:
 
 
 def _add_data(commands) -> None:
-  parser = commands.add_parser('data', help='pack and inspect data, train tokenizers',
+  parser = commands.add_parser('data', help='look into data, pack it, train tokenizers',
                                allow_abbrev=False)
-  ways = parser.add_subparsers(metavar='pack|tokenizer|inspect', required=True)
+  ways = parser.add_subparsers(metavar='inspect|show|pack|tokenizer', required=True)
+  inspect = _command(ways, 'inspect', _inspect_data,
+                     'count tasks, sizes and captions; name files that are broken')
+  show = _command(ways, 'show', _show, 'print rows exactly as the models of a config get them')
   pack = _command(ways, 'pack', _pack, 'write a source as ArrayRecord files')
-  inspect = _command(ways, 'inspect', _inspect, 'count sizes, captions and files that are broken')
   tokenizer = _command(ways, 'tokenizer', _tokenizer, 'train a small tokenizer on its captions')
-  for command in (pack, inspect, tokenizer):
-    command.add_argument('--kind', required=True, help='shapes, folder, jsonl, arrayrecord or tfds')
+  for command in (inspect, pack, tokenizer):
+    command.add_argument('--kind', default='auto', help='of source; auto (the default) looks at '
+                         'the path; or the name of a public set')
     command.add_argument('--path', default='', help='folder, file, glob or TFDS name')
-    command.add_argument('--split', default='train', choices=('train', 'test'))
+    command.add_argument('--split', default='train', choices=('train', 'test', 'validation'))
     command.add_argument('--limit', type=int, default=0, help='the first records only; 0 is all')
-  for command in (pack, inspect):
     command.add_argument('--size', type=int, default=0, help='image side that shapes are drawn at')
     command.add_argument('--seed', type=int, default=0, help='of shapes')
+    command.add_argument('--fields', action='append', default=[], metavar='OURS=THEIRS',
+                         help='column or folder where the names are not recognised, as '
+                         'target=after; may be given several times')
+    command.add_argument('--root', default='', metavar='DIR',
+                         help='that relative image paths start from')
   for command in (pack, tokenizer):
     command.add_argument('--out', required=True, metavar='DIR')
+  inspect.add_argument('--buckets', default='canonical', metavar='NAME',
+                       help='sizes of targets, as config.data.buckets')
+  inspect.add_argument('--headers', action='store_true',
+                       help='do not decode: fast, but files that are cut short go unnoticed')
+  show.add_argument('--config', required=True, metavar='FILE',
+                    help='config file, or FILE:argument for its get_config(argument)')
+  show.add_argument('--rows', type=int, default=1, metavar='N', help='rows of the first batch')
+  show.add_argument('--html', default='', metavar='FILE', help='the same with thumbnails')
   pack.add_argument('--shards', type=int, default=1, help='number of files')
   tokenizer.add_argument('--vocab', type=int, default=512, help='tokens at the most')
 
 
+def _opening(args):
+  from jaxgen.data import commands
+  return commands.Opening(args.kind, args.path, args.split, args.limit, args.size, args.seed,
+                          commands.parse_fields(args.fields), args.root)
+
+
 def _pack(args) -> None:
   from jaxgen.data import commands
-  commands.pack(args.kind, args.path, args.out, shards=args.shards, split=args.split,
-                limit=args.limit, size=args.size, seed=args.seed)
+  commands.pack(_opening(args), args.out, shards=args.shards)
 
 
-def _inspect(args) -> None:
+def _inspect_data(args) -> None:
   from jaxgen.data import commands
-  commands.inspect(args.kind, args.path, split=args.split, limit=args.limit, size=args.size,
-                   seed=args.seed)
+  commands.inspect(_opening(args), buckets=args.buckets, headers=args.headers)
 
 
 def _tokenizer(args) -> None:
   from jaxgen.data import commands
-  commands.tokenizer(args.out, vocab=args.vocab, kind=args.kind, path=args.path, split=args.split,
-                     limit=args.limit)
+  commands.tokenizer(_opening(args), args.out, vocab=args.vocab)
+
+
+def _show(args) -> None:
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # nothing runs; a device of this machine stays free
+  from jaxgen.config import load_config
+  from jaxgen.config import validate
+  config = load_config(args.config, args.overrides)
+  validate(config)
+  from jaxgen.data.show import show
+  from jaxgen.systems.registry import make_system
+  show(config, make_system(config).layout, rows=args.rows, page=args.html)
 
 
 def _add_report(commands) -> None:

@@ -77,6 +77,16 @@ class ExampleMaker:
     return cls(data, layout, load_tokenizer(data.tokenizer), towers)
 
   @property
+  def layout(self) -> Layout:
+    """What the models need."""
+    return self._layout
+
+  @property
+  def tokenizer(self) -> Tokenizer:
+    """Of the language model."""
+    return self._tokenizer
+
+  @property
   def pad(self) -> int:
     """Token id that fills rows."""
     return self._tokenizer.pad
@@ -89,6 +99,17 @@ class ExampleMaker:
   def row_shape(self, sees: bool | None = None) -> RowShape:
     """The static sizes of a row; see ``RowShape.of``."""
     return RowShape.of(self._data, self._layout, sees)
+
+  def uses(self, sample: Sample) -> tuple[list[int], list[int]]:
+    """Which images of a prepared sample go where, as indices into its parts.
+
+    Returns:
+      Those that the language model sees, in the order of its patches, and those that the denoiser
+      gets, in the order of its sequence.
+    """
+    generate = sample.task not in LANGUAGE_TASKS
+    return (templates.shown_images(sample.parts, generate),
+            self._drawn(sample.parts) if generate else [])
 
   def __call__(self, sample: Sample, source: int = 0, kept: Fitted | None = None) -> Example:
     """The example of a prepared sample.
@@ -103,8 +124,8 @@ class ExampleMaker:
       UserError: the prompt is too long, or the scheme has no place for so many images.
     """
     generate = sample.task not in LANGUAGE_TASKS
-    shown = [sample.parts[index] for index in templates.shown_images(sample.parts, generate)]
-    drawn = self._drawn(sample) if generate else []
+    seen, given = self.uses(sample)
+    shown, drawn = ([sample.parts[index] for index in indices] for indices in (seen, given))
     plans = self._plans(drawn)
     views = [self._vision.fit(image_size(part.image)) for part in shown]
     pixels = _Pixels({} if kept is None else kept, [
@@ -131,11 +152,10 @@ class ExampleMaker:
                             _scatter(tower.shown, placed.states))
          for group, tower in towers.items()})
 
-  def _drawn(self, sample: Sample) -> list[Part]:
-    """Images of the denoiser, in the order of its sequence."""
-    found = [part for part in sample.images if part.is_target
-             or (part.clean and part.role in self._data.clean_roles)]
-    order = positions.order(self._layout.scheme, [_grid_role(part) for part in found])
+  def _drawn(self, parts: Sequence[Part]) -> list[int]:
+    found = [index for index, part in enumerate(parts) if part.is_target
+             or (part.is_image and part.clean and _grid_role(part) in self._data.clean_roles)]
+    order = positions.order(self._layout.scheme, [_grid_role(parts[index]) for index in found])
     return [found[index] for index in order]
 
   def _plans(self, drawn: Sequence[Part]) -> list[images.Planned]:

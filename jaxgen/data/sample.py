@@ -172,8 +172,14 @@ def _from_short(record: dict[str, Any], origin: str, folder: str) -> Sample:
   if record.get('caption') is not None:
     texts = (text_part('user', _wordings(record, 'caption', origin)),)
   sample_id = _string(record, 'id', origin) if 'id' in record else path
-  target = Part('target', image=FileImage(f'{folder}/{path}'), loss=True)
+  target = Part('target', image=_file(path, folder), loss=True)
   return Sample(sample_id, (*texts, target), origin=origin)
+
+
+def _file(path: str, folder: str) -> FileImage:
+  """A path as it stands in a record; one that is whole needs no folder."""
+  whole = path.startswith('/') or '://' in path
+  return FileImage(path if whole else f'{folder}/{path}')
 
 
 def _part(record: Any, where: str, folder: str) -> Part:
@@ -191,7 +197,7 @@ def _part(record: Any, where: str, folder: str) -> Part:
   size = _size(record.get('size'), where)
   if record['image'] is None and size:
     return Part(role, loss=loss, size=size)
-  return Part(role, image=FileImage(f'{folder}/{_string(record, "image", where)}'), loss=loss,
+  return Part(role, image=_file(_string(record, 'image', where), folder), loss=loss,
               size=size)
 
 

@@ -62,7 +62,7 @@ def make_config(tokenizer_folder):
     for name, spec in sources.items():
       config.data.sources[name] = spec
     config.data.update(image_size=16, vision_size=8, visual_tokens=16, prompt_tokens=40,
-                       threads=2, caption_dropout=0.0)
+                       threads=2, dropout=dict(all=0.0))
     config.data.update(data)
     config.train.update(rows=rows, steps=steps)
     return config

@@ -1,12 +1,24 @@
-"""Broken records and missing captions: counted, named, and never passed over in silence."""
+"""Examples of a source: broken records and missing captions are counted and named, never hidden;
+several images in a sample; requests and training samples alike."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from jaxgen.config import source
 from jaxgen.core.errors import UserError
+from jaxgen.core.types import Latent
+from jaxgen.core.types import Layout
+from jaxgen.core.types import Vision
+from jaxgen.data import tasks
+from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.loader import make_loader
+from jaxgen.data.sample import FileImage
+from jaxgen.data.sample import Part
+from jaxgen.data.sample import Sample
+from jaxgen.data.sequences import open_sequences
 
 
 @pytest.fixture
@@ -18,6 +30,11 @@ def spoil(folder, tmp_path):
       (tmp_path / f'{index:02d}.png').write_bytes(data[:90] if index in bad else data)
     return tmp_path
   return make
+
+
+def list_of(path, *records):
+  path.write_text('\n'.join(json.dumps(record) for record in records))
+  return str(path)
 
 
 def test_broken_file_is_skipped_named_and_replaced(spoil, make_config, layout, caplog):
@@ -70,13 +87,15 @@ def test_nothing_but_broken_files(spoil, make_config, layout):
   loader.close()
 
 
-def test_missing_file_of_a_list_counts_as_broken(folder, tmp_path, make_config, layout):
-  lines = [json.dumps({'file': str(folder / f'{index:02d}.png')[1:]}) for index in range(3)]
-  path = tmp_path / 'list.jsonl'
-  path.write_text('\n'.join(lines))
-  loader = make_loader(make_config({'a': source('jsonl', 'image', path=str(path))}), layout)
-  with pytest.raises(UserError, match=r'list.jsonl:\d \(no such file\)'):
-    next(loader)
+def test_a_file_that_vanishes_counts_as_broken(folder, tmp_path, make_config, layout):
+  (tmp_path / 'gone.png').write_bytes((folder / '01.png').read_bytes())
+  path = list_of(tmp_path / 'list.jsonl', {'file': str(folder / '00.png'), 'id': 'kept'},
+                 {'file': 'gone.png'})
+  loader = make_loader(make_config({'a': source('jsonl', 'image', path=path)}, max_bad_share=0.6),
+                       layout)
+  (tmp_path / 'gone.png').unlink()
+  assert {name for _ in range(3) for (name,) in next(loader).ids} == {'kept'}
+  assert loader.report()['skipped'] == {f'{path}:2': 'no such file'}
   loader.close()
 
 
@@ -93,20 +112,95 @@ def test_missing_caption_names_file_and_line(task, caption, folder, tmp_path, ma
 
 
 def test_long_caption_names_file_and_line(folder, tmp_path, make_config, layout):
-  (tmp_path / '00.png').write_bytes((folder / '00.png').read_bytes())
-  path = tmp_path / 'list.jsonl'
-  path.write_text(json.dumps({'file': '00.png', 'caption': 'word ' * 99}))
-  loader = make_loader(make_config({'a': source('jsonl', 'pair', path=str(path))}), layout)
-  with pytest.raises(UserError, match=rf'^{path}:1: caption: the prompt has \d+ tokens'):
+  path = list_of(tmp_path / 'list.jsonl',
+                 {'file': str(folder / '00.png'), 'caption': 'word ' * 99})
+  loader = make_loader(make_config({'a': source('jsonl', 'pair', path=path)}), layout)
+  with pytest.raises(UserError, match=rf'^{path}:1: caption: the prompt has \d+ tokens, more than '
+                                      r'config.data.prompt_tokens = 40; shorten it or raise'):
     next(loader)
   loader.close()
 
 
-def test_samples_of_several_images_are_refused(folder, tmp_path, make_config, layout):
-  path = tmp_path / 'list.jsonl'
-  path.write_text(json.dumps({'id': 'edit', 'parts': [
-      {'image': 'a.png', 'role': 'source'}, {'image': 'b.png', 'role': 'target'}]}))
-  loader = make_loader(make_config({'a': source('jsonl', 'image', path=str(path))}), layout)
+def test_a_sample_too_large_for_a_row_names_the_field_to_raise(folder, tmp_path, make_config,
+                                                               layout):
+  edit = [{'image': str(folder / f'{index:02d}.png'), 'role': role}
+          for index, role in enumerate(('source', 'reference', 'target'))]
+  path = list_of(tmp_path / 'list.jsonl',
+                 {'id': 'edit', 'parts': [*edit, {'text': 'a', 'role': 'user'}]})
+  loader = make_loader(make_config({'a': source('jsonl', 'edit', path=path)}, patches=4), layout)
+  with pytest.raises(UserError, match='^sample edit: has 8 patches, but a row holds 4; raise '
+                                      'config.data.patches'):
+    next(loader)
+  loader.close()
+
+
+def test_a_task_that_does_not_fit_names_the_record(folder, tmp_path, make_config, layout):
+  path = list_of(tmp_path / 'list.jsonl', {'id': 'two', 'parts': [
+      {'image': str(folder / '00.png'), 'role': 'target'}] * 2})
+  loader = make_loader(make_config({'a': source('jsonl', 'image', path=path)}), layout)
   with pytest.raises(UserError, match=rf'^{path}:1 = 2: task image takes samples of exactly one'):
     next(loader)
   loader.close()
+
+
+# Of several images.
+
+
+SEEING = Layout(latent=Latent(4, 48), vision=Vision('square', patch=4, merge=1, size=8), queries=3,
+                scheme='flux')
+
+
+@pytest.fixture
+def maker(make_config):
+  return ExampleMaker.of(make_config({}, clean_roles=('source', 'reference')), SEEING)
+
+
+def edit_of(folder, *names, size=None):
+  """Source, references, instruction and target; with a size, the request for the same."""
+  given = [Part('source' if not index else 'reference', image=FileImage(str(folder / name)))
+           for index, name in enumerate(names[:-1])]
+  target = Part('target', loss=True, size=size,
+                image=None if size else FileImage(str(folder / names[-1])))
+  return Sample('edit', (*given, Part('user', text='redder'), target), 'edit')
+
+
+def test_images_of_a_sample_get_sizes_patches_and_positions(maker, folder):
+  example = maker(edit_of(folder, '00.png', '01.png', '02.png'))
+  assert [image.is_target for image in example.images] == [False, False, True]
+  assert [image.size for image in example.images] == [(16, 16)] * 3
+  assert example.patches.values.shape == (8, 48)
+  assert example.patches.images.tolist() == [1] * 4 + [2] * 4
+  tokens = example.prompt.image_index
+  assert tokens[tokens >= 0].tolist() == list(range(8))
+  assert example.prompt.query_index.tolist()[-3:] == [0, 1, 2]
+  places = np.concatenate([image.positions for image in example.images])
+  assert len(np.unique(places, axis=0)) == 48  # no two latent tokens stand in one place
+
+
+def test_a_request_is_the_training_sample_without_its_target(maker, folder):
+  trained = maker(edit_of(folder, '00.png', '02.png'))
+  asked = maker(edit_of(folder, '00.png', '02.png', size=(16, 16)))
+  assert asked.images[-1].pixels is None and trained.images[-1].pixels is not None
+  for name in ('tokens', 'positions', 'shown', 'state_positions', 'image_index'):
+    np.testing.assert_array_equal(getattr(asked.prompt, name), getattr(trained.prompt, name))
+  for left, right in zip(asked.images, trained.images):
+    np.testing.assert_array_equal(left.positions, right.positions)
+
+
+def test_uses_say_which_images_go_where(maker, folder):
+  sample = edit_of(folder, '00.png', '01.png', '02.png')
+  assert maker.uses(sample) == ([0, 1], [0, 1, 3])
+  assert maker.uses(tasks.dropped(sample, 'vision', '')) == ([], [0, 1, 3])
+  assert maker.uses(tasks.dropped(sample, 'latents', '')) == ([0, 1], [3])
+  told = dataclasses.replace(sample, task='conversation')
+  assert maker.uses(told) == ([0, 1, 3], [])
+
+
+def test_each_epoch_draws_other_wordings(folder, tmp_path, make_config, tokenizer):
+  path = list_of(tmp_path / 'list.jsonl', {'id': 'one', 'parts': [
+      {'text': ['a circle', 'a square', 'a cross'], 'role': 'user'},
+      {'image': str(folder / '00.png'), 'role': 'target'}]})
+  config = make_config({'a': source('jsonl', 'pair', path=path)})
+  (sequence,) = open_sequences(config, ['a'], ExampleMaker.of(config, SEEING))
+  texts = [tokenizer.decode(sequence[position].prompt.tokens.tolist()) for position in range(6)]
+  assert [text.split()[-1] for text in texts] == ['circle', 'square', 'cross'] * 2

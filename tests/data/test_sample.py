@@ -23,6 +23,13 @@ def test_image_key_and_missing_caption():
   assert sample.id == 'one' and not sample.texts and len(sample.images) == 1
 
 
+@pytest.mark.parametrize('path', ['/elsewhere/a.jpg', 'gs://bucket/a.jpg'])
+def test_whole_paths_stand_as_they_are(path):
+  short = samples.from_json({'file': path}, 'x:1', '/data')
+  full = samples.from_json({'id': 's', 'parts': [{'image': path, 'role': 'target'}]}, 'x:1', '/data')
+  assert short.images[0].image == full.images[0].image == FileImage(path)
+
+
 def test_full_form_keeps_order_roles_and_loss():
   sample = samples.from_json({'id': 's', 'task': 'edit', 'parts': [
       {'image': 'a.png', 'role': 'source'}, {'text': 'make it red', 'role': 'user'},

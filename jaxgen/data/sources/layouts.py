@@ -123,6 +123,26 @@ def kind_of(place: Place) -> str:
   return 'tfds' if (path / 'dataset_info.json').exists() else _kind_of_folder(path, place)
 
 
+def recognised(place: Place) -> str:
+  """What kind ``auto`` takes a path for: the kind, and the layout of the columns of a table.
+
+  Raises:
+    UserError: as ``kind_of``.
+  """
+  kind = kind_of(place)
+  if kind == 'table':
+    place = dataclasses.replace(place, path=str(main_table(epath.Path(place.path))))
+    kind = kind_of(place)
+  if kind not in _READERS:
+    return kind
+  files = data_files(place, tuple(suffix for suffix, of in KIND_OF.items() if of == kind))
+  table = _READERS[kind](files[0])
+  if place.fields or table.listed and _is_own(table.columns):
+    return f'{kind}, columns by {"fields" if place.fields else "names of our own"}'
+  layout = layout_of(table.columns)
+  return f'{kind}, columns as in {layout.name}' if layout else kind
+
+
 def main_table(folder: epath.Path) -> epath.Path | None:
   """The one table at the top of a folder that describes its images; None where there is none."""
   found = [file for file in folder.iterdir() if KIND_OF.get(file.suffix.lower()) in
