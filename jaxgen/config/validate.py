@@ -197,7 +197,7 @@ def _check_regex(where: str, pattern: str) -> None:
 def _check_data(data: ConfigDict) -> None:
   if not data.sources:
     raise user_error('config.data.sources', {}, 'name at least one source(kind, task)')
-  if not data.tokenizer:
+  if not data.tokenizer and not data.tower_tokenizers:
     raise user_error('config.data.tokenizer', '',
                      'give the folder of a tokenizer; `jaxgen data tokenizer` trains a small one')
   for field in ('pair_prompt', 'edit_prompt'):

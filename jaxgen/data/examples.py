@@ -44,15 +44,15 @@ class ExampleMaker:
   Args:
     data: ``config.data``.
     layout: what the models need.
-    tokenizer: of the language model.
+    tokenizer: of the language model; None for systems without one.
     towers: group -> tokenizer of each text tower.
   """
 
-  def __init__(self, data: ConfigDict, layout: Layout, tokenizer: Tokenizer,
+  def __init__(self, data: ConfigDict, layout: Layout, tokenizer: Tokenizer | None,
                towers: Mapping[str, TowerTokenizer]):
     self._data, self._layout = data, layout
     self._tokenizer, self._towers = tokenizer, towers
-    self._dialect = templates.DIALECTS[layout.dialect]
+    self._dialect = templates.DIALECTS[layout.dialect] if layout.dialect else None
     buckets = bucket_set(data.buckets or f'square:{data.image_size}')
     self._rules = images.Rules(buckets, buckets if data.references == 'bucket' else (),
                                data.reference_pixels, data.reference_side)
@@ -74,7 +74,7 @@ class ExampleMaker:
       if group not in data.tower_tokenizers:
         raise user_error(field, None, 'give the folder of its tokenizer')
       towers[group] = load_tower_tokenizer(data.tower_tokenizers[group], text, field=field)
-    return cls(data, layout, load_tokenizer(data.tokenizer), towers)
+    return cls(data, layout, load_tokenizer(data.tokenizer) if layout.dialect else None, towers)
 
   @property
   def layout(self) -> Layout:
@@ -89,7 +89,7 @@ class ExampleMaker:
   @property
   def pad(self) -> int:
     """Token id that fills rows."""
-    return self._tokenizer.pad
+    return self._tokenizer.pad if self._tokenizer else 0
 
   @property
   def sizes(self) -> tuple[Size, ...]:
@@ -108,7 +108,7 @@ class ExampleMaker:
       gets, in the order of its sequence.
     """
     generate = sample.task not in LANGUAGE_TASKS
-    return (templates.shown_images(sample.parts, generate),
+    return (templates.shown_images(sample.parts, generate) if self._vision else [],
             self._drawn(sample.parts) if generate else [])
 
   def __call__(self, sample: Sample, source: int = 0, kept: Fitted | None = None) -> Example:
@@ -133,11 +133,7 @@ class ExampleMaker:
     patches = self._patches(shown, views, pixels)
     grids = [positions.Grid(_grid_role(part), *self._grid(plan.size))
              for part, plan in zip(drawn, plans)]
-    tokens = templates.tokenize(
-        sample.parts, self._dialect, self._tokenizer,
-        [self._vision.tokens(view) for view in views], self._layout.queries if drawn else 0,
-        generate, placeholders=self._data.placeholders, bov_weight=self._data.bov_weight,
-        where=sample.origin or sample.id)
+    tokens = self._tokens(sample, views, generate, self._layout.queries if drawn else 0)
     self._check_length(sample, len(tokens.tokens))
     visible = self._visible(tokens)
     towers = {group: tower.tokens(_words(sample)) for group, tower in self._towers.items()}
@@ -163,6 +159,18 @@ class ExampleMaker:
     given = [images.Given(_grid_role(part), None if part.image is None else
                           image_size(part.image), part.size) for part in drawn]
     return images.plan_sizes(given, self._rules, self._layout.latent.factor)
+
+  def _tokens(self, sample: Sample, views: Sequence[Size], generate: bool, queries: int
+              ) -> templates.Tokens:
+    """The language model's prompt; empty for systems without one."""
+    if not self._dialect:
+      none = np.zeros(0, np.int32)
+      return templates.Tokens(none, none.astype(np.float32), none, none, 0)
+    return templates.tokenize(
+        sample.parts, self._dialect, self._tokenizer,
+        [self._vision.tokens(view) for view in views], queries, generate,
+        placeholders=self._data.placeholders, bov_weight=self._data.bov_weight,
+        where=sample.origin or sample.id)
 
   def _grid(self, size: Size) -> tuple[int, int]:
     factor = self._layout.latent.factor

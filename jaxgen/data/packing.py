@@ -70,7 +70,8 @@ class RowShape:
     if sees is None:
       sees = any(source.task != 'pair' for source in data.sources.values())
     frames = _NATIVE_FRAMES if vision and vision.kind == 'native' else 1
-    return cls(data.segments_per_row, data.visual_tokens, data.prompt_tokens,
+    return cls(data.segments_per_row, data.visual_tokens,
+               data.prompt_tokens if layout.dialect else 0,
                _patches(data, vision, sees) if vision else 0,
                3 * frames * vision.patch**2 if vision else 0,
                vision.merge if vision else 1, layout.latent.factor, layout.latent.channels,

@@ -13,6 +13,7 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Latent
 from jaxgen.core.types import Prompt
+from jaxgen.core.types import Tower
 from jaxgen.core.types import Vision
 from jaxgen.data import tasks
 from jaxgen.data.sample import Sample
@@ -83,6 +84,33 @@ def shown(states: jax.Array, prompt: Prompt, pooled: jax.Array | None = None) ->
   """The states f[B, S, D] of the prompt that the denoiser is told."""
   return Conditioning(states, prompt.state_positions,
                       jnp.where(prompt.shown, prompt.segments, 0), pooled)
+
+
+def read_tower(tower: nn.Module, params, prompts: Tower, **options) -> Conditioning:
+  """States of a causal text tower over the prompts of every segment.
+
+  Args:
+    tower: a ``CausalLM``.
+    params: of it.
+    prompts: of the rows, [B, G, T].
+    **options: of ``CausalLM.decode``, as ``skip``.
+
+  Returns:
+    f[B, G T, D], the states of segment 1 first; those that are not shown have segment 0.
+  """
+  rows, groups, length = prompts.tokens.shape
+  tokens = prompts.tokens.reshape(rows * groups, length)
+  present = prompts.mask.reshape(rows * groups, length).astype(jnp.int32)
+  places = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+
+  def run(*args, method, **options):
+    return tower.apply({'params': params}, *args, method=method, **options)
+
+  states = run(run(tokens, method='embed'), places, present, method='decode', **options)
+  segments = jnp.where(prompts.shown, jnp.arange(1, groups + 1)[:, None], 0)  # [B, G, T]
+  return Conditioning(states.reshape(rows, groups * length, -1),
+                      prompts.state_positions.reshape(rows, groups * length, 3),
+                      segments.reshape(rows, groups * length))
 
 
 def text_branches(sample: Sample, scale: float, kind: str, empty: str
