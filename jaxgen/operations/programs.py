@@ -3,6 +3,7 @@
 import jax
 
 MADE = '/jax/core/compile/backend_compile_duration'  # once for each program, cached or not
+REUSED = '/jax/compilation_cache/cache_hits'
 
 
 class Programs:
@@ -10,17 +11,28 @@ class Programs:
 
   Attributes:
     count: programs so far.
+    reused: those of them that the compilation cache had.
   """
 
   def __init__(self):
-    self.count = 0
+    self.count = self.reused = 0
+
+  @property
+  def compiled(self) -> int:
+    """Programs that were really compiled."""
+    return self.count - self.reused
 
   def __enter__(self) -> 'Programs':
-    jax.monitoring.register_event_duration_secs_listener(self._hear)
+    jax.monitoring.register_event_duration_secs_listener(self._hear_duration)
+    jax.monitoring.register_event_listener(self._hear)
     return self
 
   def __exit__(self, *error: object) -> None:
-    jax.monitoring.unregister_event_duration_listener(self._hear)
+    jax.monitoring.unregister_event_duration_listener(self._hear_duration)
+    jax.monitoring.unregister_event_listener(self._hear)
 
-  def _hear(self, event: str, seconds: float, **details: object) -> None:
+  def _hear_duration(self, event: str, seconds: float, **details: object) -> None:
     self.count += event == MADE
+
+  def _hear(self, event: str, **details: object) -> None:
+    self.reused += event == REUSED

@@ -14,8 +14,9 @@ AXES = ('data', 'fsdp', 'context', 'tensor')
 
 
 def use_compilation_cache() -> None:
-  """Keeps compiled programs from run to run, in ``JAX_COMPILATION_CACHE_DIR`` or in the user's
-  cache folder, so that a resumed run starts at once."""
+  """Keeps every compiled program from run to run, in ``JAX_COMPILATION_CACHE_DIR`` or in the
+  user's cache folder, so that a resumed run compiles nothing; hosts may share the folder."""
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser('~/.cache/jaxgen'))
 

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, the progress line, and bad batches."""
+"""Run logging: metrics.jsonl, TensorBoard, the progress line, and bad batches."""
 
 import dataclasses
 import hashlib
@@ -42,7 +42,7 @@ class Journal:
       flops: of one step, all devices together: ``trained`` and ``frozen``.
       programs: counts them.
     """
-    self._config, self._workdir = config, workdir
+    self._config, self._workdir, self._start, self._began = config, workdir, start, began
     self._flops, self._programs = flops, programs
     self._leads = jax.process_index() == 0
     self._pending: tuple[int, dict[str, Any], StepInput] | None = None
@@ -67,6 +67,10 @@ class Journal:
       UserError: too many steps in a row were not finite, or the disk is full.
     """
     self.flush()
+    if self._leads and step == self._start + 1:
+      print(f'{self._workdir.name}: step {step} begins after {time.time() - self._began:.1f} s; '
+            f'{self._programs.count} programs, {self._programs.compiled} compiled', file=sys.stderr,
+            flush=True)
     self._pending = (step, metrics, dataclasses.replace(fed, batch=None))
 
   def flush(self) -> None:
@@ -117,7 +121,7 @@ class Journal:
         images_per_second=float(metrics['images'] / seconds),
         tokens_per_second=float(metrics['tokens'] / seconds),
         padding=float(metrics['padding']), data_wait=min(fed.wait / seconds, 1.0),
-        programs=self._programs.count)
+        programs=self._programs.count, compiled=self._programs.compiled)
     record |= flops_rates(self._flops, seconds * jax.device_count(), device_peak())
     peak = memory_peak([device.memory_stats() for device in jax.local_devices()])
     if peak is not None:

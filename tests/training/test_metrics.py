@@ -33,7 +33,7 @@ def test_every_step_has_a_line_and_log_steps_the_losses_of_tasks_and_timesteps(s
   assert [line['step'] for line in lines] == list(range(1, 21))
   always = {'step', 'loss', 'sample_ids', 'grad_norm', 'learning_rate', 'skipped', 'seconds',
             'images_per_second', 'tokens_per_second', 'padding', 'data_wait', 'tflops',
-            'frozen_tflops', 'programs', 'goodput'}
+            'frozen_tflops', 'programs', 'compiled', 'goodput'}
   assert all(always <= line.keys() for line in lines)
   assert not any('hbm_peak_gb' in line or 'mfu' in line for line in lines)  # a CPU has none
   assert len({line['sample_ids'] for line in lines}) == 20

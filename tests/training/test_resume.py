@@ -145,3 +145,17 @@ def test_a_damaged_checkpoint_is_named(straight, tiny_base, tmp_path):
   shutil.rmtree(workdir / 'frozen')
   with pytest.raises(UserError, match=r'frozen: damaged'):
     train(tiny_base, str(workdir))
+
+
+def test_a_second_start_compiles_nothing(launcher, tiny_config, tmp_path):
+  """Another process, another workdir, the same programs: all of them come from the cache (F95)."""
+  tiny_config.train.update(steps=1, checkpoint_every=10)
+  cache = {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache')}
+  for name in ('first', 'second'):
+    [code], [said] = finish([launcher.start(tiny_config, tmp_path / name, environment=cache)])
+    assert code == 0, said
+  [cold], [warm] = (metrics_of(tmp_path / name, 'programs', 'compiled', 'loss')
+                    for name in ('first', 'second'))
+  assert 0 < cold['compiled'] <= cold['programs'] == warm['programs']
+  assert warm['compiled'] == 0 and warm['loss'] == cold['loss']
+  assert f'{warm["programs"]} programs, 0 compiled' in said
