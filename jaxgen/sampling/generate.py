@@ -96,11 +96,17 @@ def _check_sizes(request: Request, factor: int) -> None:
 def _placed(system: System, params: Params, config: ConfigDict, mesh: Mesh, table) -> Params:
   """Quantised where the config says so, and spread over the mesh."""
   # Outside of the scope, where Flax refuses the axes of a kernel that slides over height and width.
-  axes = system.axes()
+  axes = _axes(system)
   kernels = quantized.chosen_kernels(axes, config.model.quantized)
   params, axes = quantized.quantize(params, axes, kernels), quantized.quantized_axes(axes, kernels)
   return trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
                          partition.parameter_shardings(axes, params, mesh, table))
+
+
+@functools.lru_cache(maxsize=4)
+def _axes(system: System) -> dict:
+  """Kept from call to call: it traces every model."""
+  return system.axes()
 
 
 def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarray, solver: str,

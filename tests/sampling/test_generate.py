@@ -1,4 +1,4 @@
-"""Requests to images with a tiny IOMM: seeds, batches, devices, guidance, images given, refusals."""
+"""Requests to images with a tiny IOMM: seeds, batches, devices, guidance, given images, errors."""
 
 import copy
 import dataclasses
@@ -31,6 +31,7 @@ class Runner:
   def __init__(self, config, system):
     self.config, self.system = config, system
     self.maker = ExampleMaker.of(config, system.layout)
+    self.mesh = make_mesh(config.mesh, jax.devices()[:1])
     rng = np.random.default_rng(0)
     self.params = trees.map_named(
         lambda _, leaf: np.float32(rng.normal(0.0 if leaf.ndim > 1 else 1.0, 0.1, leaf.shape)),
@@ -39,10 +40,10 @@ class Runner:
   def requests(self, texts=TEXTS, seed=5, **options):
     return make_requests(self.config, texts, seed=seed, **options)
 
-  def draw(self, requests, params=None, config=None, **options):
-    """One array for each request, of all of its outputs."""
-    drawn = generate(self.system, params or self.params, requests, maker=self.maker,
-                     config=config or self.config, **options)
+  def draw(self, requests, **options):
+    """One array for each request, of all of its outputs; on one device unless told otherwise."""
+    drawn = generate(self.system, **{'params': self.params, 'maker': self.maker, 'mesh': self.mesh,
+                                     'config': self.config, 'requests': requests, **options})
     return [np.stack(outputs) for outputs in drawn]
 
 
@@ -56,13 +57,8 @@ def run(tiny_base, tiny_system):
 
 @pytest.fixture(scope='module')
 def images(run):
-  """Drawn on eight devices, all at once."""
+  """Drawn on one device, all at once."""
   return np.concatenate(run.draw(run.requests()))
-
-
-@pytest.fixture(scope='module')
-def one_device(run):
-  return make_mesh(run.config.mesh, jax.devices()[:1])
 
 
 def picture(seed: int, size=(16, 16)) -> np.ndarray:
@@ -79,11 +75,12 @@ def test_shape_and_dtype(images):
   assert images.std() > 10
 
 
-def test_same_images_on_one_device_in_twos(run, images, one_device):
+def test_same_images_on_eight_devices_and_in_twos(run, images):
   assert jax.device_count() == 8
+  assert near(np.concatenate(run.draw(run.requests(), mesh=None)), images)
   config, calls = copy.deepcopy(run.config), []
   config.sampling.rows = 2
-  drawn = run.draw(run.requests(), config=config, mesh=one_device,
+  drawn = run.draw(run.requests(), config=config,
                    progress=lambda *counts: calls.append(counts))
   assert near(np.concatenate(drawn), images)
   assert calls == [(2, 4), (4, 4)]
@@ -98,7 +95,7 @@ def test_rules_of_the_run_say_where_parameters_lie(run, images):
     places.update(leaf.sharding.spec for leaf in jax.live_arrays()
                   if leaf.shape == (2, 32, 64) and isinstance(leaf.sharding, NamedSharding))
 
-  drawn = run.draw(run.requests(), config=config, progress=look)
+  drawn = run.draw(run.requests(), config=config, mesh=None, progress=look)
   assert PartitionSpec(None, None, ('fsdp',)) in places
   assert near(np.concatenate(drawn), images)
 
@@ -141,7 +138,6 @@ def test_requests_with_and_without_guidance_share_a_batch(run, images):
 
 
 def test_unipc_is_chosen_by_the_config(run, images):
-  """In the limit of many steps both solvers draw the same; in three they do not."""
   config = copy.deepcopy(run.config)
   config.sampling.solver = 'unipc'
   drawn = np.concatenate(run.draw(run.requests(), config=config))
@@ -169,7 +165,7 @@ def test_whatever_is_wrong_with_a_request_is_said_before_any_is_drawn(run, tmp_p
 
 
 @pytest.fixture(scope='module')
-def conditioned(run, one_device):
+def conditioned(run):
   """The same system where the denoiser gets sources and references as clean latents, and six
   requests that differ in sizes, counts and images."""
   config = copy.deepcopy(run.config)
@@ -186,11 +182,12 @@ def conditioned(run, one_device):
       request(config, 'turn it', number=5, source=[picture(4, (8, 16))], outputs=3, **small)]
 
 
-def latents_of(runner, requests, mesh):
+def latents_of(runner, requests):
   """Latent tokens f32[h w, C] of every output of the requests, drawn in one batch."""
   batch = make_batch(requests, runner.system, runner.maker, 8, 1)
-  with partition.scope(mesh):
-    latents = solve(runner.system, runner.params, batch, linear_sigmas(3), 'euler', mesh, ())
+  with partition.scope(runner.mesh):
+    latents = solve(runner.system, runner.params, batch, linear_sigmas(3), 'euler',
+                    runner.mesh, ())
   result = [[] for _ in requests]
   for drawn in batch.drawn:
     size = drawn.grid[0] * drawn.grid[1]
@@ -198,23 +195,23 @@ def latents_of(runner, requests, mesh):
   return result
 
 
-def test_mixed_sizes_counts_and_references_equal_single_requests(conditioned, one_device):
+def test_mixed_sizes_counts_and_references_equal_single_requests(conditioned):
   runner, requests = conditioned
   batch = make_batch(requests, runner.system, runner.maker, 8, 1)
   assert batch.branches.batch.meta.sample_ids.shape[1] > 1  # small ones share a row
   assert len({row for _, row, _, _ in batch.drawn}) < len(requests)
-  together = latents_of(runner, requests, one_device)
+  together = latents_of(runner, requests)
   for request, outputs in zip(requests, together):
-    alone, = latents_of(runner, [request], one_device)
+    alone, = latents_of(runner, [request])
     assert len(alone) == len(outputs) == len(request.sample.targets)
     for left, right in zip(outputs, alone, strict=True):
       np.testing.assert_allclose(left, right, atol=1e-4)
       assert np.abs(left).std() > 0.1
 
 
-def test_outputs_have_the_size_asked_for_and_differ(conditioned, one_device):
+def test_outputs_have_the_size_asked_for_and_differ(conditioned):
   runner, requests = conditioned
-  drawn = runner.draw(requests, mesh=one_device)
+  drawn = runner.draw(requests)
   assert [outputs.shape[:3] for outputs in drawn] == [
       (1, 16, 16), (1, 8, 16), (3, 16, 24), (1, 16, 16), (1, 16, 16), (3, 8, 16)]
   for outputs in (drawn[2], drawn[5]):
