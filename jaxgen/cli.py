@@ -124,20 +124,26 @@ def _add_sample(commands) -> None:
 
 def _sample(args) -> None:
   prompts = args.prompt + (_lines(args.prompts_file) if args.prompts_file else [])
-  if not prompts and not args.job:
-    raise user_error('--prompt', None, 'give at least one --prompt, a --prompts-file or a --job')
+  if bool(prompts) == bool(args.job):
+    raise user_error('--prompt', None, 'give at least one --prompt, or a --prompts-file; or else a '
+                     '--job')
+  if args.outputs < 1:
+    raise user_error('--outputs', args.outputs, 'use at least 1')
   from jaxgen.sampling import jobs
   from jaxgen.sampling.load import load_run
-  from jaxgen.sampling.request import make_request
+  from jaxgen.sampling.load import run_config
+  from jaxgen.sampling.request import make_requests
   shared = dict(size=jobs.parse_size(args.size), outputs=args.outputs, task=args.task,
                 seed=args.seed, guidance=args.guidance, image_guidance=args.image_guidance)
   given = {role: [jobs.existing(path, f'--{role}') for path in vars(args)[role]]
            for role in jobs.GIVEN}
-  run = load_run(args.workdir, args.weights)
-  requests = jobs.read_job(args.job, run.config, **shared) if args.job else [
-      make_request(run.config, prompt, number=number, **given, **shared)
-      for number, prompt in enumerate(prompts)]
-  images = run.draw(requests, steps=args.steps, progress=jobs.progress())
+  if args.job and any(given.values()):
+    raise user_error('--job', args.job, 'its requests name their images; drop the other flags')
+  config = run_config(args.workdir)  # the weights, which take long, are read last
+  requests = (jobs.read_job(args.job, config, **shared) if args.job else
+              make_requests(config, prompts, **given, **shared))
+  images = load_run(args.workdir, args.weights).draw(requests, steps=args.steps,
+                                                     progress=jobs.progress())
   for path in jobs.save_results(requests, images, args.out):
     print(path)
 

@@ -217,6 +217,7 @@ def _require_targets(sample: Sample, task: str) -> None:
 def _caption(sample: Sample, task: str) -> str:
   texts = [part.text for part in sample.texts if part.role == 'user']
   if not texts or not ' '.join(texts).strip():
-    raise user_error(f'{sample.origin}: caption', None, f'missing, but task {task} needs one; add '
-                     'it, or use the source with task image')
+    # The id names the user's own file where the origin is a record of a packed one.
+    raise user_error(f'{sample.origin or sample.id}: caption', None, f'missing, but task {task} '
+                     f'needs one; add it to sample {sample.id}, or use the source with task image')
   return '\n'.join(texts)

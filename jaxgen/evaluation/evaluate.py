@@ -1,9 +1,9 @@
 """Scores a run on ``shapes``: draws held-out prompts of the six tasks and reads the images back.
 
 Writes into the workdir: ``evaluation.json`` (accuracies, settings and a few verdicts),
-``samples/evaluation/*.png`` (the images of those verdicts) and ``samples/evaluation.png`` (the
-same as one grid, a row for each task). Random weights get files of their own,
-``evaluation_untrained``.
+``samples/evaluation/`` (the images of those verdicts, and ``results.json``) and
+``samples/evaluation.png`` (the same as one grid, a row for each task). Random weights get files of
+their own, ``evaluation_untrained``.
 """
 
 import dataclasses
@@ -20,10 +20,11 @@ from jaxgen.core.errors import user_error
 from jaxgen.data import shapes
 from jaxgen.evaluation import shapes_scorer
 from jaxgen.sampling.images import image_grid
-from jaxgen.sampling.images import save_images
 from jaxgen.sampling.images import to_png
+from jaxgen.sampling.jobs import save_results
 from jaxgen.sampling.load import Run
 from jaxgen.sampling.load import load_run
+from jaxgen.sampling.request import make_requests
 
 SHOWN = 8  # images of each task that are kept
 
@@ -61,7 +62,9 @@ def _score(run: Run, scenes: Sequence[shapes.Scene], workdir: str, name: str,
            settings: dict[str, Any]) -> dict[str, float]:
   started = time.monotonic()
   captions = [scene.caption for scene in scenes]
-  images = run.generate(captions, seed=settings['seed'], progress=_progress(name, started))
+  requests = make_requests(run.config, captions, seed=settings['seed'])
+  drawn = run.draw(requests, progress=_progress(name, started))
+  images = np.stack([image for image, in drawn])
   verdicts = [shapes_scorer.score(image, scene.request)
               for image, scene in zip(images, scenes, strict=True)]
   tasks = [scene.task for scene in scenes]
@@ -69,7 +72,8 @@ def _score(run: Run, scenes: Sequence[shapes.Scene], workdir: str, name: str,
   shown = [index for task in shapes.TASKS for index in _spread(
       [place for place, other in enumerate(tasks) if other == task])]
   folder = epath.Path(workdir) / 'samples'
-  files = save_images(images[shown], [captions[index] for index in shown], str(folder / name))
+  files = save_results([requests[index] for index in shown], [drawn[index] for index in shown],
+                       str(folder / name))
   grid = image_grid(images[shown], columns=len(shown) // len(shapes.TASKS))
   (folder / f'{name}.png').write_bytes(to_png(grid))
   record = dict(

@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxgen.core.types import Batch
+from jaxgen.core.errors import user_error
 from jaxgen.core.types import Layout
+from jaxgen.data.decode import DecodeError
 from jaxgen.data.example import Example
+from jaxgen.data.example import LatentImage
 from jaxgen.data.example import Size
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.packing import Row
@@ -18,23 +21,21 @@ from jaxgen.sampling.guidance import Branches
 from jaxgen.sampling.request import Request
 from jaxgen.systems.base import System
 
-# Lengths are multiples of these, so that few programs are compiled.
-WORDS, TOKENS = 32, 16
+WORDS, TOKENS = 32, 16  # prompt and latent tokens of a row are multiples of these
 SEGMENTS = 8  # requests that share a row at the most
+FINENESS = 8  # row sizes between one power of two and the next
 
 
-@dataclasses.dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
   """Where an image of a request comes out.
 
   Attributes:
-    request, output: their numbers within the batch and the request.
+    request: its number within the batch.
     row, start: its first token among the solved ones of a row.
     grid: (h, w) of its latent tokens.
   """
 
   request: int
-  output: int
   row: int
   start: int
   grid: tuple[int, int]
@@ -42,14 +43,16 @@ class Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class RequestBatch:
-  """Requests that are drawn together.
+  """Requests that are drawn together, in R rows of K branches each.
 
   Attributes:
     branches: numpy; clean latents are zeros until ``given`` are encoded.
-    seeds, numbers, outputs: i32[R, M], of the image that each solved token belongs to.
-    images: i32[R, M], number of that image within its row, 0 = absent.
-    given: size -> (uint8[n, H, W, 3], i32[n] first token of each in the rows one after another).
-    drawn: every image that comes out.
+    seeds, numbers, outputs: i32[R, M], of the image that each solved token belongs to: the number
+      of its request and its own one among the outputs.
+    images: i32[R, M], number of that image within its row from 1 on, 0 = absent.
+    given: size -> (uint8[n, H, W, 3], i32[n] first token of each in the R K rows one after
+      another).
+    drawn: every image that comes out, the outputs of a request in their order.
   """
 
   branches: Branches
@@ -61,127 +64,160 @@ class RequestBatch:
   drawn: list[Drawn]
 
 
-def batches(requests: Sequence[Request], system: System, maker: ExampleMaker, rows: int, ways: int
-            ) -> list[tuple[list[int], Callable[[], RequestBatch]]]:
-  """Splits requests into batches of at most ``rows`` rows, alike ones together.
+def plan(requests: Sequence[Request], system: System, maker: ExampleMaker, rows: int
+         ) -> list[list[int]]:
+  """Chooses which requests are drawn together: alike ones, the largest first.
+
+  Every request is prepared once for it, so that whatever is wrong with one is said before
+  anything is drawn.
 
   Args:
     requests: in any order.
-    system: says its branches and its layout.
+    system: says its branches.
     maker: of the run.
-    rows: of a batch at the most.
-    ways: the number of rows is a multiple of it.
+    rows: requests of a batch at the most.
 
   Returns:
-    ``[(numbers of the requests, function that makes their batch)]``.
-  """
-  order = sorted(range(len(requests)), key=lambda index: _weight(requests[index]))
-  chunks = [order[start:start + rows] for start in range(0, len(order), rows)]
-  return [(chunk, lambda chunk=chunk: make_batch(
-      [requests[index] for index in chunk], system, maker, ways)) for chunk in chunks]
-
-
-def make_batch(requests: Sequence[Request], system: System, maker: ExampleMaker, ways: int
-               ) -> RequestBatch:
-  """Packs requests with all their branches.
+    Numbers of the requests of each batch.
 
   Raises:
-    UserError: an image that cannot be read, or a prompt longer than ``data.prompt_tokens``.
+    UserError: an image that cannot be read, a prompt longer than ``data.prompt_tokens``, or a size
+      that is no multiple of a latent token.
   """
-  weighted = [system.branches(request.sample, request.scales) for request in requests]
-  examples = [[maker(sample) for _, sample in own] for own in weighted]
-  shape = _row_shape(examples, maker, system.layout)
-  count = max(map(len, weighted))
-  placed = _place(examples, shape, count)
-  placed += [[]] * (-len(placed) % ways)
-  # A request without the last branches repeats its first one with weight 0.
-  rows = [[examples[index][k] if k < len(examples[index]) else examples[index][0]
-           for index in row] for row in placed for k in range(count)]
-  loaded = pack(rows, shape, maker.pad)
-  tokens = max(_targets(row, examples, system.layout) for row in placed)
-  result = _empty(loaded.batch, len(placed), count, tokens, loaded.images)
+  shape = maker.row_shape(sees=False)
+
+  def need(request: Request) -> tuple[int, ...]:
+    needs = [shape.needs(example) for example in _weighted(request, system, maker).examples]
+    return (len(needs), *(max(each[name] for each in needs)
+                          for name in ('visual tokens', 'patches', 'prompt tokens')))
+
+  needs = [need(request) for request in requests]
+  order = sorted(range(len(requests)), key=lambda index: needs[index], reverse=True)
+  return [order[start:start + rows] for start in range(0, len(order), rows)]
+
+
+def make_batch(requests: Sequence[Request], system: System, maker: ExampleMaker, rows: int,
+               ways: int) -> RequestBatch:
+  """Packs requests with all their branches; small ones share a row.
+
+  Sizes are rounded up, so that few programs are compiled however requests differ.
+
+  Args:
+    requests: of one batch of ``plan``.
+    system, maker, rows: as there.
+    ways: devices that rows are spread over, of which R and ``rows`` are multiples.
+
+  Raises:
+    UserError: as ``plan``.
+  """
+  weighted = [_weighted(request, system, maker) for request in requests]
+  count = max(len(own.weights) for own in weighted)
+  # A request without the last branches repeats its first one, with weight 0.
+  weighted = [own.padded(count) for own in weighted]
+  shape = _row_shape([example for own in weighted for example in own.examples],
+                     maker.row_shape(sees=False), system.layout)
+  placed = _place([own.examples for own in weighted], shape)
+  shape = dataclasses.replace(shape, segments=_power_of_two(max(map(len, placed))))
+  filled = min(rows, ways * _power_of_two(math.ceil(len(placed) / ways)))
+  placed += [[]] * (filled - len(placed))
+  loaded = pack([[weighted[index].examples[k] for index in members]
+                 for members in placed for k in range(count)], shape, maker.pad)
+  tokens = (len(placed), shape.visual_tokens)
+  result = RequestBatch(
+      Branches(loaded.batch, *(np.zeros((len(placed), count, tokens[1]), dtype)
+                               for dtype in (np.int32, np.int32, np.float32))),
+      *(np.zeros(tokens, np.int32) for _ in range(4)), loaded.images, [])
   for row, members in enumerate(placed):
-    _fill_row(result, row, members, requests, weighted, system.layout, count)
+    _fill_row(result, row, members, requests, weighted, system.layout)
   return result
 
 
-def _weight(request: Request) -> tuple[int, int]:
-  """Pixels and parts, by which requests are sorted so that rows hold little padding."""
-  pixels = sum(part.size[0] * part.size[1] for part in request.sample.targets)
-  return pixels, len(request.sample.parts)
+class _Weighted(NamedTuple):
+  """The branches of a request."""
+
+  weights: list[float]
+  examples: list[Example]
+
+  @property
+  def targets(self) -> list[LatentImage]:
+    return [image for image in self.examples[0].images if image.is_target]
+
+  def padded(self, count: int) -> '_Weighted':
+    more = count - len(self.weights)
+    return _Weighted(self.weights + [0.0] * more, self.examples + self.examples[:1] * more)
 
 
-def _row_shape(examples: Sequence[Sequence[Example]], maker: ExampleMaker, layout: Layout
-               ) -> RowShape:
-  """The least row that holds the largest example, and the sizes of training for the rest."""
-  base = maker.row_shape(sees=True)
-  needs = [base.needs(example) for own in examples for example in own]
+def _weighted(request: Request, system: System, maker: ExampleMaker) -> _Weighted:
+  branches, fitted = system.branches(request.sample, request.scales), {}
+  try:
+    return _Weighted([weight for weight, _ in branches],
+                     [maker(sample, kept=fitted) for _, sample in branches])
+  except DecodeError as error:
+    raise user_error(request.sample.origin, None, f'an image cannot be read: {error}') from None
+
+
+def _row_shape(examples: Sequence[Example], base: RowShape, layout: Layout) -> RowShape:
+  """The least row that holds each of the examples, rounded up."""
+  needs = [base.needs(example) for example in examples]
+  square = layout.vision and layout.vision.kind == 'square'
+  image = (layout.vision.size // layout.vision.patch)**2 if square else base.merge**2
 
   def most(name, unit):
-    return math.ceil(max(need[name] for need in needs) / unit) * unit
+    return _rounded(max(need[name] for need in needs), unit)
 
-  least = max(1, min(max(need['visual tokens'] for need in own_needs) for own_needs in (
-      [base.needs(example) for example in own] for own in examples)))
-  length = most('visual tokens', TOKENS)
   return dataclasses.replace(
-      base, segments=max(1, min(SEGMENTS, length // least)), visual_tokens=length,
-      prompt_tokens=most('prompt tokens', WORDS), patches=most('patches', 1))
+      base, segments=SEGMENTS, visual_tokens=most('visual tokens', TOKENS),
+      prompt_tokens=most('prompt tokens', WORDS), patches=most('patches', image))
 
 
-def _place(examples: Sequence[Sequence[Example]], shape: RowShape, count: int) -> list[list[int]]:
-  """Which requests share a row: each where all of its branches fit, in order."""
+def _rounded(amount: int, unit: int) -> int:
+  """The next multiple of the unit, or of several units where the amount is large: at most an eighth
+  more."""
+  units = math.ceil(amount / unit)
+  step = max(1, _power_of_two(units + 1) // 2 // FINENESS)
+  return math.ceil(units / step) * step * unit
+
+
+def _power_of_two(amount: int) -> int:
+  """The least power of two that is not below the amount."""
+  return 1 << max(amount - 1, 0).bit_length()
+
+
+def _place(examples: Sequence[Sequence[Example]], shape: RowShape) -> list[list[int]]:
+  """Which requests share a row: each in the first one where all of its branches fit."""
   rows: list[tuple[list[int], list[Row]]] = []
-  for index, own in enumerate(examples):
-    branches = [own[k] if k < len(own) else own[0] for k in range(count)]
-    for members, filling in rows[-1:]:
-      if all(row.fits(example) for row, example in zip(filling, branches)):
-        members.append(index)
+  for index, branches in enumerate(examples):
+    for members, filling in rows:
+      if all(row.fits(example) for row, example in zip(filling, branches, strict=True)):
         break
     else:
-      filling, members = [Row(shape) for _ in range(count)], [index]
+      members, filling = [], [Row(shape) for _ in branches]
       rows.append((members, filling))
-    for row, example in zip(rows[-1][1], branches):
+    members.append(index)
+    for row, example in zip(filling, branches, strict=True):
       row.add(example)
   return [members for members, _ in rows]
 
 
-def _targets(members: Sequence[int], examples: Sequence[Sequence[Example]], layout: Layout) -> int:
-  return sum(len(image.positions) for index in members for image in examples[index][0].images
-             if image.is_target)
-
-
-def _empty(batch: Batch, rows: int, count: int, tokens: int, given) -> RequestBatch:
-  length = batch.visual.segments.shape[1]
-
-  def zeros(*shape, dtype=np.int32):
-    return np.zeros(shape, dtype)
-
-  return RequestBatch(
-      Branches(batch, zeros(rows, count, tokens), zeros(rows, count, length),
-               zeros(rows, count, tokens, dtype=np.float32)),
-      *(zeros(rows, tokens) for _ in range(4)), given, [])
-
-
-def _fill_row(result: RequestBatch, row: int, members: Sequence[int],
-              requests: Sequence[Request], weighted, layout: Layout, count: int) -> None:
+def _fill_row(result: RequestBatch, row: int, members: Sequence[int], requests: Sequence[Request],
+              weighted: Sequence[_Weighted], layout: Layout) -> None:
   """Writes the indices, weights and keys of one row of requests."""
-  branches, start, factor = result.branches, 0, layout.latent.factor
-  visual = branches.batch.visual
-  image = 0
+  branches, factor = result.branches, layout.latent.factor
+  visual, count = branches.batch.visual, branches.weights.shape[1]
+  start = image = 0
   for segment, index in enumerate(members, start=1):
     request, first = requests[index], start
-    for output, part in enumerate(request.sample.targets):
-      grid = (part.size[0] // factor, part.size[1] // factor)
+    for output, target in enumerate(weighted[index].targets):
       image += 1
-      where = (row, slice(start, start + grid[0] * grid[1]))
+      where = (row, slice(start, start + len(target.positions)))
       result.seeds[where], result.numbers[where] = request.seed, request.number
       result.outputs[where], result.images[where] = output, image
-      result.drawn.append(Drawn(index, output, row, start, grid))
-      start += grid[0] * grid[1]
+      grid = (target.size[0] // factor, target.size[1] // factor)
+      result.drawn.append(Drawn(index, row, start, grid))
+      start += len(target.positions)
     for k in range(count):
       own = row * count + k
       places = np.flatnonzero((visual.segments[own] == segment) & visual.is_target[own])
       branches.token_of[row, k, first:start] = places
       branches.target_of[row, k, places] = np.arange(first, start)
-      if k < len(weighted[index]):
-        branches.weights[row, k, first:start] = weighted[index][k][0]
+      branches.weights[row, k, first:start] = weighted[index].weights[k]

@@ -23,7 +23,8 @@ from jaxgen.models.layers import quantized
 from jaxgen.objectives import noise
 from jaxgen.sampling.batching import Drawn
 from jaxgen.sampling.batching import RequestBatch
-from jaxgen.sampling.batching import batches
+from jaxgen.sampling.batching import make_batch
+from jaxgen.sampling.batching import plan
 from jaxgen.sampling.guidance import Branches
 from jaxgen.sampling.guidance import guided_velocity
 from jaxgen.sampling.request import Request
@@ -68,16 +69,17 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
     _check_sizes(request, system.layout.latent.factor)
   mesh, table = mesh or make_mesh(ALL_DEVICES), with_changes(config.mesh.rules)
   ways = mesh.shape['data'] * mesh.shape['fsdp']
-  rows = math.ceil(min(sampling.rows, len(requests)) / ways) * ways
+  rows = math.ceil(sampling.rows / ways) * ways
+  batches = plan(requests, system, maker, rows)
   params = _placed(system, params, config, mesh, table)
   images: list[Images] = [[] for _ in requests]
   done = 0
   with partition.scope(mesh, table):
-    for chosen, make in batches(requests, system, maker, rows, ways):
-      batch = make()
-      latents = _solve(system, params, batch, sigmas, sampling.solver, mesh, config.mesh.rules)
-      for drawn, image in _decoded(system, params, latents, batch.drawn,
-                                   [requests[index] for index in chosen]):
+    for chosen in batches:
+      batch = make_batch([requests[index] for index in chosen], system, maker, rows, ways)
+      latents = solve(system, params, batch, sigmas, sampling.solver, mesh, config.mesh.rules)
+      _check_finite(latents, batch, [requests[index] for index in chosen])
+      for drawn, image in zip(batch.drawn, _decoded(system, params, latents, batch, mesh)):
         images[chosen[drawn.request]].append(image)
       done += len(chosen)
       progress(done, len(requests))
@@ -86,7 +88,7 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
 
 def _check_sizes(request: Request, factor: int) -> None:
   for part in request.sample.targets:
-    if part.size[0] % factor or part.size[1] % factor or min(part.size) < factor:
+    if part.size and (min(part.size) < factor or any(side % factor for side in part.size)):
       raise user_error('config.sampling.size', part.size, f'both sides must be multiples of '
                        f'{factor}, the pixels along a latent token')
 
@@ -94,19 +96,38 @@ def _check_sizes(request: Request, factor: int) -> None:
 def _placed(system: System, params: Params, config: ConfigDict, mesh: Mesh, table) -> Params:
   """Quantised where the config says so, and spread over the mesh."""
   # Outside of the scope, where Flax refuses the axes of a kernel that slides over height and width.
-  axes = system.axes()
+  axes = _axes(system)
   kernels = quantized.chosen_kernels(axes, config.model.quantized)
   params, axes = quantized.quantize(params, axes, kernels), quantized.quantized_axes(axes, kernels)
   return trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
                          partition.parameter_shardings(axes, params, mesh, table))
 
 
-def _solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarray, solver: str,
-           mesh: Mesh, rules: tuple) -> np.ndarray:
-  """Latents f32[R, M, C] of a batch."""
+@functools.lru_cache(maxsize=4)
+def _axes(system: System) -> dict:
+  """Kept from call to call: it traces every model."""
+  return system.axes()
+
+
+def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarray, solver: str,
+          mesh: Mesh, rules: tuple) -> np.ndarray:
+  """Draws the latents of a batch, within the scope of its mesh.
+
+  Args:
+    system: of the run.
+    params: on the devices.
+    batch: of ``make_batch``.
+    sigmas: f32[steps + 1], levels of the solver.
+    solver: a key of ``SOLVERS``.
+    mesh: that rows are spread over.
+    rules: the changes to the sharding rules that the scope was entered with.
+
+  Returns:
+    f32[R, M, C], at the places that ``batch.drawn`` names.
+  """
   branches = batch.branches
   visual = branches.batch.visual
-  latents = _encoded(system, params, batch, visual.latents)
+  latents = _encoded(system, params, batch, mesh)
   branches = branches.replace(batch=branches.batch.replace(visual=visual.replace(latents=latents)))
   rows = partition.row_sharding(mesh, len(batch.images))
   keys = (batch.seeds, batch.numbers, batch.outputs, batch.images)
@@ -114,14 +135,53 @@ def _solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarr
   return np.asarray(_sample(system, params, branches, keys, sigmas, solver, rules))
 
 
-def _encoded(system: System, params: Params, batch: RequestBatch, latents: np.ndarray
-             ) -> np.ndarray:
-  """The latents of all rows with those of the given images in their places."""
-  flat = np.array(latents, np.float32).reshape(-1, latents.shape[-1])
+def _encoded(system: System, params: Params, batch: RequestBatch, mesh: Mesh) -> np.ndarray:
+  """The latents f32[R K, L, C] of all rows with those of the given images in their places."""
+  latents = np.array(batch.branches.batch.visual.latents, np.float32)
+  flat = latents.reshape(-1, latents.shape[-1])
   for images, slots in batch.given.values():
-    tokens = np.asarray(_encode(system, params, images))  # [n, h w, C]
+    tokens = _one_by_one(functools.partial(_encode, system, params), images, mesh)  # [n, h w, C]
     flat[slots[:, None] + np.arange(tokens.shape[1])] = tokens
-  return flat.reshape(latents.shape)
+  return latents
+
+
+def _decoded(system: System, params: Params, latents: np.ndarray, batch: RequestBatch, mesh: Mesh
+             ) -> list[np.ndarray]:
+  """uint8[H, W, 3] of every image of ``batch.drawn``."""
+  images: list[np.ndarray] = [np.empty(0)] * len(batch.drawn)
+  for grid in sorted({drawn.grid for drawn in batch.drawn}):
+    alike = [index for index, drawn in enumerate(batch.drawn) if drawn.grid == grid]
+    tokens = np.stack([_tokens(latents, batch.drawn[index]) for index in alike])  # [n, h w, C]
+    pixels = _one_by_one(lambda chunk, grid=grid: _decode(system, params, chunk, grid), tokens,
+                         mesh)
+    for index, image in zip(alike, pixels, strict=True):
+      images[index] = image
+  return images
+
+
+def _tokens(latents: np.ndarray, drawn: Drawn) -> np.ndarray:
+  """f32[h w, C] of one image."""
+  return latents[drawn.row, drawn.start:drawn.start + math.prod(drawn.grid)]
+
+
+def _one_by_one(run: Callable[[Array], Array], items: np.ndarray, mesh: Mesh) -> np.ndarray:
+  """Applies ``run`` to items [n, ...], one at a time on each device: the same program for any n."""
+  at_once = mesh.shape['data'] * mesh.shape['fsdp']
+  rows = partition.row_sharding(mesh, at_once)
+  results = []
+  for start in range(0, len(items), at_once):
+    chunk = items[start:start + at_once]
+    filled = chunk[np.arange(at_once) % len(chunk)]
+    results.append(np.asarray(run(jax.device_put(filled, rows)))[:len(chunk)])
+  return np.concatenate(results)
+
+
+def _check_finite(latents: np.ndarray, batch: RequestBatch, requests: Sequence[Request]) -> None:
+  for drawn in batch.drawn:
+    if not np.isfinite(_tokens(latents, drawn)).all():
+      raise user_error('sample', requests[drawn.request].sample.id, 'the latents are not finite, '
+                       'so no image is written; sample from an earlier checkpoint, or with a lower '
+                       '--guidance')
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -146,25 +206,6 @@ def _sample(system: System, params: Params, branches: Branches, keys: tuple[Arra
   image_keys = noise.fold(noise.fold(image_keys, numbers), outputs)
   eps = noise.image_noise(image_keys, images, batch.visual.latents.shape[-1])
   return SOLVERS[solver](guided_velocity(denoise, branches, conditioning), eps, sigmas)
-
-
-def _decoded(system: System, params: Params, latents: np.ndarray, drawn: Sequence[Drawn],
-             requests: Sequence[Request]):
-  """Yields ``(Drawn, uint8[H, W, 3])`` of every image, those of one grid decoded together."""
-  grids: dict[tuple[int, int], list[tuple[Drawn, np.ndarray]]] = {}
-  for image in drawn:
-    tokens = latents[image.row, image.start:image.start + math.prod(image.grid)]
-    if not np.isfinite(tokens).all():
-      raise user_error('sample', requests[image.request].sample.id, 'the latents are not finite, '
-                       'so no image is written; sample from an earlier checkpoint, or with a lower '
-                       '--guidance')
-    grids.setdefault(image.grid, []).append((image, tokens))
-  decoded = {}
-  for grid, group in grids.items():
-    pixels = np.asarray(_decode(system, params, np.stack([tokens for _, tokens in group]), grid))
-    decoded |= {id(image): pixel for (image, _), pixel in zip(group, pixels)}
-  for image in drawn:  # outputs of a request in their order
-    yield image, decoded[id(image)]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

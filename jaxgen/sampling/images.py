@@ -1,11 +1,8 @@
-"""Generated images as PNG files and grids."""
+"""Images as the bytes of PNG files, and side by side."""
 
 import io
-import json
-from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 from PIL import Image
 
 
@@ -14,17 +11,6 @@ def to_png(image: np.ndarray) -> bytes:
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, 'PNG')
   return buffer.getvalue()
-
-
-def save_images(images: np.ndarray, prompts: Sequence[str], folder: str) -> list[str]:
-  """Writes ``0000.png``, ... and ``prompts.json`` (file name to prompt); returns the paths."""
-  root = epath.Path(folder)
-  root.mkdir(parents=True, exist_ok=True)
-  names = [f'{index:04d}.png' for index in range(len(images))]
-  for name, image in zip(names, images, strict=True):
-    (root / name).write_bytes(to_png(image))
-  (root / 'prompts.json').write_text(json.dumps(dict(zip(names, prompts, strict=True)), indent=2))
-  return [str(root / name) for name in names]
 
 
 def image_grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:

@@ -18,9 +18,25 @@ from jaxgen.sampling.request import make_request
 
 RESULTS = 'results.json'
 GIVEN = ('source', 'reference', 'context')
-FIELDS = ('prompt', *GIVEN, 'size', 'outputs', 'task', 'seed', 'guidance', 'image_guidance', 'name')
-# iMontage's job files: the images of these tasks are edited, those of the others are references.
-IMONTAGE_EDITS = ('image_editing', 'multiview')
+# Field of a request -> (types of its value, what it must be).
+_KINDS = {
+    'prompt': ((str, type(None)), 'a string'),
+    **dict.fromkeys(GIVEN, ((str, list), 'a path or a list of paths')),
+    'size': ((str, int, list), 'one number, "HEIGHTxWIDTH" or [height, width]'),
+    'outputs': ((int,), 'a whole number'),
+    'task': ((str,), 'the name of a task'),
+    'seed': ((int,), 'a whole number'),
+    'guidance': ((int, float), 'a number'),
+    'image_guidance': ((int, float), 'a number'),
+    'name': ((str,), 'a string'),
+}
+# Our field -> that of iMontage's job files, which have no others but ``task_type``.
+_IMONTAGE = {'prompt': 'prompts', 'source': 'images', 'reference': 'images', 'size': 'height',
+             'outputs': 'output_num'}
+# The images of these tasks are edited, those of the others are references.
+_IMONTAGE_EDITS = ('image_editing', 'multiview')
+# Sides that no image has; ``generate`` says which multiples a system can draw.
+_MAX_SIDE = 2**15
 
 
 def parse_size(text: str, where: str = '--size') -> tuple[int, int] | None:
@@ -32,17 +48,18 @@ def parse_size(text: str, where: str = '--size') -> tuple[int, int] | None:
   if not text:
     return None
   sides = text.lower().split('x')
-  if len(sides) > 2 or not all(side.isdigit() and int(side) for side in sides):
+  if len(sides) > 2 or not all(side.isdecimal() for side in sides):
     raise user_error(where, text, 'write one number, or HEIGHTxWIDTH, as 512x768')
-  return int(sides[0]), int(sides[-1])
+  return _checked_size([int(sides[0]), int(sides[-1])], text, where)
 
 
 def read_job(file: str, config: ConfigDict, **defaults: Any) -> list[Request]:
   """The requests of a job file.
 
-  Ours is a JSON list of objects with the fields of ``FIELDS``; images are paths, relative to the
-  file. iMontage's is an object of numbered objects with ``task_type``, ``prompts``, ``images``,
-  ``height``, ``width`` and ``output_num`` (DATASETS, section 6).
+  Ours is a JSON list of objects: ``prompt``, ``source``, ``reference`` and ``context`` (a path or a
+  list of paths), ``size``, ``outputs``, ``task``, ``seed``, ``guidance``, ``image_guidance`` and
+  ``name``. iMontage's is an object of numbered objects with ``task_type``, ``prompts``, ``images``,
+  ``height``, ``width`` and ``output_num`` (DATASETS, section 6). Paths are relative to the file.
 
   Args:
     file: JSON.
@@ -59,14 +76,19 @@ def read_job(file: str, config: ConfigDict, **defaults: Any) -> list[Request]:
     job = json.loads(path.read_text())
   except json.JSONDecodeError as error:
     raise user_error('--job', file, f'is not JSON: {error}') from None
-  if isinstance(job, dict):
-    entries = [_from_imontage(entry, f'{file}: "{key}"') for key, entry in job.items()]
-  else:
-    entries = job
-  if not isinstance(entries, list) or not entries:
+  if not isinstance(job, list | dict) or not job:
     raise user_error('--job', file, 'must be a JSON list of one or more requests')
-  return [_request(entry, f'{file}[{number}]', number, path.parent, config, defaults)
-          for number, entry in enumerate(entries)]
+  requests = []
+  for number, key in enumerate(job if isinstance(job, dict) else range(len(job))):
+    where, entry = f'{file}[{json.dumps(key)}]', job[key]
+    if not isinstance(entry, dict):
+      raise user_error(where, entry, 'each request must be a JSON object')
+    names = _IMONTAGE if isinstance(job, dict) else {}
+    entry = _from_imontage(entry, where) if names else entry
+    values = _checked(entry, names, where, path.parent)
+    requests.append(make_request(config, values.pop('prompt', None), number=number, origin=where,
+                                 **{**defaults, **values}))
+  return requests
 
 
 def save_results(requests: Sequence[Request], images: Sequence[Images], folder: str) -> list[str]:
@@ -108,31 +130,6 @@ def progress(verb: str = 'drawn'):
   return show
 
 
-def _request(entry: Any, where: str, number: int, folder: epath.Path, config: ConfigDict,
-             defaults: Mapping[str, Any]) -> Request:
-  if not isinstance(entry, dict):
-    raise user_error(where, entry, 'each request must be a JSON object')
-  unknown = sorted(entry.keys() - set(FIELDS))
-  if unknown:
-    raise user_error(f'{where}.{unknown[0]}', entry[unknown[0]],
-                     f'no such field; known: {", ".join(FIELDS)}')
-  values = dict(defaults) | {name: value for name, value in entry.items()
-                             if name not in ('prompt', *GIVEN)}
-  if isinstance(values.get('size'), str | int):
-    values['size'] = parse_size(str(values['size']), f'{where}.size')
-  given = {}
-  for role in GIVEN:
-    listed = entry.get(role, [])
-    listed = [listed] if isinstance(listed, str) else listed
-    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
-      raise user_error(f'{where}.{role}', listed, 'must be a path or a list of paths')
-    given[role] = [existing(str(folder / item), f'{where}.{role}') for item in listed]
-  prompt = entry.get('prompt')
-  if prompt is not None and not isinstance(prompt, str):
-    raise user_error(f'{where}.prompt', prompt, 'must be a string')
-  return make_request(config, prompt, number=number, **given, **values)
-
-
 def existing(path: str, where: str) -> FileImage:
   """An image file of a request.
 
@@ -144,18 +141,52 @@ def existing(path: str, where: str) -> FileImage:
   return FileImage(path)
 
 
-def _from_imontage(entry: Any, where: str) -> dict[str, Any]:
+def _checked(entry: Mapping[str, Any], names: Mapping[str, str], where: str, folder: epath.Path
+             ) -> dict[str, Any]:
+  """The fields of an entry as arguments of ``make_request``.
+
+  Args:
+    entry: ours.
+    names: our field -> its name in the file, where they differ.
+    where: file and entry, for errors.
+    folder: that paths are relative to.
+  """
+  values = {}
+  for field, value in entry.items():
+    if field not in _KINDS:
+      raise user_error(f'{where}.{field}', value, f'no such field; known: {", ".join(_KINDS)}')
+    shown, (types, kind) = f'{where}.{names.get(field, field)}', _KINDS[field]
+    if not isinstance(value, types) or isinstance(value, bool):
+      raise user_error(shown, value, f'must be {kind}')
+    if field in GIVEN:
+      listed = [value] if isinstance(value, str) else value
+      if not all(isinstance(item, str) for item in listed):
+        raise user_error(shown, value, f'must be {kind}')
+      value = [existing(str(folder / item), shown) for item in listed]
+    elif field == 'size':
+      value = (_checked_size(value, value, shown) if isinstance(value, list) else
+               parse_size(str(value), shown))
+    values[field] = value
+  return values
+
+
+def _checked_size(sides: Sequence[Any], value: Any, where: str) -> tuple[int, int]:
+  if len(sides) != 2 or not all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in sides):
+    raise user_error(where, value, f'sides are whole numbers from 1 to {_MAX_SIDE}')
+  return sides[0], sides[1]
+
+
+def _from_imontage(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
   """One numbered object of iMontage's job files as one of ours."""
-  try:
-    prompts, task = entry['prompts'], entry['task_type']
-    prompt = prompts if isinstance(prompts, str) else '\n'.join(prompts)
-    role = 'source' if task in IMONTAGE_EDITS else 'reference'
-    return {'prompt': prompt, role: list(entry.get('images', [])), 'name': where,
-            'size': [int(entry['height']), int(entry['width'])],
-            'outputs': int(entry.get('output_num', 1))}
-  except (KeyError, TypeError, ValueError) as error:
-    raise user_error(where, None, 'must have task_type, prompts, images, height, width and '
-                     f'output_num ({type(error).__name__}: {error})') from None
+  for field in ('task_type', 'prompts', 'height', 'width'):
+    if field not in entry:
+      raise user_error(f'{where}.{field}', None, 'missing')
+  prompts, task = entry['prompts'], entry['task_type']
+  if isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts):
+    prompts = '\n'.join(prompts)
+  role = 'source' if task in _IMONTAGE_EDITS else 'reference'
+  return {'prompt': prompts, role: entry.get('images', []),
+          'size': [entry['height'], entry['width']], 'outputs': entry.get('output_num', 1)}
 
 
 def _described(part) -> dict[str, Any]:

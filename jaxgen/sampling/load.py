@@ -14,7 +14,7 @@ from jaxgen.data.examples import ExampleMaker
 from jaxgen.sampling.generate import Images
 from jaxgen.sampling.generate import generate
 from jaxgen.sampling.request import Request
-from jaxgen.sampling.request import make_request
+from jaxgen.sampling.request import make_requests
 from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.systems.base import System
 from jaxgen.systems.registry import make_system
@@ -38,9 +38,17 @@ class Run:
                steps: int = 0,
                progress: Callable[[int, int], None] = lambda done, total: None) -> np.ndarray:
     """One image of the config's size for each text; uint8[n, H, W, 3]."""
-    requests = [make_request(self.config, text, seed=seed, number=number, guidance=guidance)
-                for number, text in enumerate(texts)]
+    requests = make_requests(self.config, texts, seed=seed, guidance=guidance)
     return np.stack([image for image, in self.draw(requests, steps=steps, progress=progress)])
+
+
+def run_config(workdir: str) -> ConfigDict:
+  """The config of a workdir.
+
+  Raises:
+    UserError: no such run, or a config with unknown fields.
+  """
+  return from_json(read_config(workdir))
 
 
 def load_run(workdir: str, weights: str = 'ema') -> Run:
@@ -54,7 +62,7 @@ def load_run(workdir: str, weights: str = 'ema') -> Run:
     UserError: no such run, no checkpoint in it, or weights that do not fit its config.
   """
   use_compilation_cache()
-  config = from_json(read_config(workdir))
+  config = run_config(workdir)
   system = make_system(config)
   params, _ = load_weights(workdir, system.groups, weights, shapes=system.shapes())
   return Run(config, system, params, ExampleMaker.of(config, system.layout))

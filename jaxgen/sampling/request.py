@@ -8,9 +8,16 @@ from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
 from jaxgen.data import tasks
+from jaxgen.data.buckets import best_bucket
+from jaxgen.data.buckets import bucket_set
+from jaxgen.data.decode import DecodeError
+from jaxgen.data.decode import image_size
 from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
+
+# Tasks that a request may be worded by; those of training alone need the target's pixels.
+TASKS = ('pair', 'edit', 'transformation', 'reference', 'many_to_many', 'dialogue')
 
 Image = bytes | np.ndarray | FileImage
 
@@ -35,41 +42,61 @@ def make_request(config: ConfigDict, text: str | None, *, size: tuple[int, int] 
                  source: Sequence[Image] = (), reference: Sequence[Image] = (),
                  context: Sequence[Image] = (), outputs: int = 1, task: str = 'auto',
                  seed: int = 0, number: int = 0, guidance: float | None = None,
-                 image_guidance: float | None = None, name: str = '') -> Request:
+                 image_guidance: float | None = None, name: str = '', origin: str = '') -> Request:
   """A request from its pieces.
 
   Args:
     config: of the run: ``data`` words the prompt, ``sampling`` has the defaults.
-    text: what to draw, or the instruction; None is the empty prompt.
-    size: (height, width) of every output; None takes ``sampling.size``.
+    text: what to draw, or the instruction; None or '' is the empty prompt.
+    size: (height, width) of every output; None takes ``sampling.size``, or the bucket nearest in
+      shape to the first source.
     source, reference, context: images by role.
     outputs: how many images, drawn in one pass.
-    task: a key of ``tasks.TASKS``, or ``auto``.
+    task: one of ``TASKS``, or ``auto``.
     seed, number: see ``Request``.
     guidance, image_guidance: scales; None takes the config's.
-    name: for errors and results; the text unless given.
+    name: of the request in results; the text unless given.
+    origin: what errors point to; the name unless given.
 
   Raises:
-    UserError: no output, or pieces that do not make up the task.
+    UserError: no output, pieces that do not make up the task, or a source that is no image.
   """
+  text = text if text and text.strip() else None
+  name = name or (f'prompt {text!r}' if text else 'empty prompt')
+  origin = origin or name
   if outputs < 1:
-    raise user_error('outputs', outputs, 'ask for 1 or more images')
-  side = config.sampling.size or config.data.image_size
-  name = name or (f'prompt {text!r}' if text is not None else 'empty prompt')
+    raise user_error(f'{origin}: outputs', outputs, 'ask for 1 or more images')
+  if task not in ('auto', *TASKS):
+    raise user_error(f'{origin}: task', task, f'use auto, or one of {", ".join(TASKS)}')
   given = [Part(role, image=image) for role, images in (
       ('source', source), ('reference', reference), ('context', context)) for image in images]
-  words = () if text is None else (Part('user', text=text),)
-  target = Part('target', loss=True, size=tuple(size or (side, side)))
-  sample = Sample(name, (*given, *words, *(target,) * outputs), origin=name)
+  words = (Part('user', text=text),) if text else ()
+  target = Part('target', loss=True, size=size or _default_size(config, source, origin))
+  sample = Sample(name, (*given, *words, *(target,) * outputs), origin=origin)
   sampling = config.sampling
   scales = dict(text=sampling.guidance if guidance is None else guidance,
                 image=sampling.image_guidance if image_guidance is None else image_guidance)
   return Request(_worded(sample, task, config.data), seed, number, scales)
 
 
+def make_requests(config: ConfigDict, texts: Sequence[str], **options) -> list[Request]:
+  """One request for each text, numbered in their order; ``options`` as for ``make_request``."""
+  return [make_request(config, text, number=number, **options)
+          for number, text in enumerate(texts)]
+
+
+def _default_size(config: ConfigDict, source: Sequence[Image], origin: str) -> tuple[int, int]:
+  if not config.sampling.size and config.data.buckets and source:
+    try:
+      return best_bucket(image_size(source[0]), bucket_set(config.data.buckets))
+    except DecodeError as error:
+      raise user_error(origin, None, f'an image cannot be read: {error}') from None
+  side = config.sampling.size or config.data.image_size
+  return side, side
+
+
 def _worded(sample: Sample, task: str, data: ConfigDict) -> Sample:
   """The sample as its task words it; nothing is dropped at random."""
-  if not sample.texts and not sample.images[:-len(sample.targets)]:
+  if not any(not part.is_target for part in sample.parts):
     return tasks.dropped(sample, 'all', data.empty_prompt)
-  kind = tasks.kind_of(sample) if task == 'auto' else task
-  return tasks.worded(sample, kind, data)
+  return tasks.worded(sample, tasks.kind_of(sample) if task == 'auto' else task, data)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jaxgen.core.types import Array
 from jaxgen.sampling.guidance import Velocity
+from jaxgen.sampling.unipc import unipc
 
 
 def euler(velocity: Velocity, noise: Array, sigmas: Array) -> Array:
@@ -26,4 +27,5 @@ def euler(velocity: Velocity, noise: Array, sigmas: Array) -> Array:
   return jax.lax.scan(step, noise.astype(jnp.float32), levels)[0]
 
 
-SOLVERS = {'euler': euler}
+# Name -> (velocity, noise, sigmas) -> image.
+SOLVERS = {'euler': euler, 'unipc': unipc}

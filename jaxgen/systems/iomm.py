@@ -32,11 +32,11 @@ class IOMM(System):
 
   Attributes:
     mask_ratio: probability that a token of a self-conditioning image is hidden (L091, A18).
-    empty_prompt: the words of an unconditional sample.
+    negative_prompt: the words of guidance's branch without condition.
   """
 
   mask_ratio: float
-  empty_prompt: str
+  negative_prompt: str
 
   reads = {'condition': ('mllm', 'bridge'), 'denoise': ('denoiser',), 'hidden': ('mllm',),
            'head': ('mllm',), 'encode': ('autoencoder',)}
@@ -53,7 +53,7 @@ class IOMM(System):
         scheme=config.data.scheme, dialect=config.data.dialect)
     _check(config, models, layout)
     return cls(models=models, layout=layout, mask_ratio=config.model.mask_ratio,
-               empty_prompt=config.data.empty_prompt)
+               negative_prompt=config.sampling.negative_prompt or config.data.empty_prompt)
 
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
     """States of the frozen MLLM over prompt and queries (L087, L088)."""
@@ -89,7 +89,7 @@ class IOMM(System):
     return parts.decode(self.models['autoencoder'], params.get('autoencoder', {}), tokens, grid)
 
   def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:
-    return parts.text_branches(sample, scales['text'], 'all', self.empty_prompt)
+    return parts.text_branches(sample, scales['text'], 'all', self.negative_prompt)
 
   def _pooled(self, batch: Batch) -> jax.Array | None:
     """Zeros for denoisers that take a pooled prompt vector too: the MLLM has none."""

@@ -128,6 +128,26 @@ def text_branches(sample: Sample, scale: float, kind: str, empty: str
   return [(scale, sample), (1 - scale, tasks.dropped(sample, kind, empty))]
 
 
+def text_and_image_branches(sample: Sample, text: float, image: float, empty: str
+                            ) -> list[tuple[float, Sample]]:
+  """``u + s_i (r - u) + s_t (c - r)``: one scale for the images, one for the words (L145).
+
+  r is the sample with the empty prompt in place of its words, u has no images either. Branches of
+  weight 0 are left out. Without images r is u, and this is ``text_branches``.
+
+  Args:
+    sample: what is asked for, c.
+    text: s_t.
+    image: s_i; 1 guides by the words alone.
+    empty: the words of r and u.
+  """
+  if not any(part.is_image and not part.is_target for part in sample.parts):
+    return text_branches(sample, text, 'all', empty)
+  branches = [(text, sample), (image - text, tasks.dropped(sample, 'text', empty)),
+              (1 - image, tasks.dropped(sample, 'all', empty))]
+  return [(weight, branch) for weight, branch in branches if weight]
+
+
 def check_equal(field: str, value: int, other: str, wanted: int) -> None:
   """Raises a ``UserError`` where a size of one model is not that of another."""
   if value != wanted:

@@ -26,7 +26,8 @@ PAPER = {
     'finetune_xl_512': (6.15, 256, 0.0, 512, 'muon', 0.45),
 }
 SMALL = ['tiny.py', 'lora_tiny.py', 'quickstart.py:mllm', 'quickstart.py:pretrain',
-         'quickstart.py:finetune', 'photos.py:mllm', 'photos.py:pretrain', 'photos.py:finetune']
+         'quickstart.py:finetune', 'photos.py:mllm', 'photos.py:pretrain', 'photos.py:finetune',
+         'edits.py:mllm', 'edits.py:finetune']
 
 
 def _count(shapes):

@@ -92,7 +92,7 @@ def test_braces_in_a_caption_are_text(data):
 @pytest.mark.parametrize('task, given, message', [
     ('image', [SRC], r"\['source'\]: task image needs an image of role target"),
     ('image', [T, T], '= 2: task image takes samples of exactly one target; use task many_to'),
-    ('pair', [T], 'caption: missing, but task pair needs one; add it'),
+    ('pair', [T], 'caption: missing, but task pair needs one; add it to sample s, or'),
     ('pair', [text('  '), T], 'caption: missing, but task pair needs one'),
     ('caption', [T], 'caption: missing, but task caption needs one'),
     ('edit', [REF, text('x'), T], r"\['reference', 'target'\]: task edit needs an image of role s"),

@@ -1,0 +1,154 @@
+"""Requests from pieces and from job files, what is wrong with them, and the files of results."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgen.core.errors import UserError
+from jaxgen.data.sample import FileImage
+from jaxgen.sampling.batching import FINENESS
+from jaxgen.sampling.batching import _rounded
+from jaxgen.sampling.jobs import parse_size
+from jaxgen.sampling.jobs import read_job
+from jaxgen.sampling.jobs import save_results
+from jaxgen.sampling.request import make_request
+from jaxgen.sampling.request import make_requests
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """A folder with two images."""
+  for name in ('a', 'b'):
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / f'{name}.png')
+  return tmp_path
+
+
+def written(folder, job) -> str:
+  (folder / 'job.json').write_text(json.dumps(job))
+  return str(folder / 'job.json')
+
+
+def roles(request) -> list[str]:
+  return [part.role for part in request.sample.parts]
+
+
+def test_our_job_files(folder, tiny_base):
+  job = written(folder, [
+      {'prompt': 'a cat'},
+      {'prompt': 'make it red', 'source': 'a.png', 'reference': ['b.png'], 'size': [8, 16],
+       'guidance': 2, 'image_guidance': 1.5, 'seed': 7, 'name': 'edit'},
+      {'prompt': 'a story', 'outputs': 2, 'size': '16x24'}])
+  plain, edit, story = read_job(job, tiny_base, seed=3, size=None, outputs=1, guidance=None)
+  assert (plain.seed, plain.number, plain.sample.texts[0].text) == (
+      3, 0, 'Generate an image: a cat')
+  assert plain.sample.targets[0].size == (16, 16) and plain.sample.task == 'pair'
+  assert roles(edit) == ['source', 'reference', 'user', 'target'] and edit.sample.id == 'edit'
+  assert edit.sample.images[0].image == FileImage(str(folder / 'a.png'))
+  assert (edit.seed, edit.number, edit.scales) == (7, 1, {'text': 2, 'image': 1.5})
+  assert [part.size for part in story.sample.targets] == [(16, 24)] * 2
+  assert story.sample.task == 'many_to_many' and story.scales['text'] == tiny_base.sampling.guidance
+
+
+def test_job_files_of_imontage(folder, tiny_base):
+  job = written(folder, {
+      '0': {'task_type': 'image_editing', 'prompts': 'make it red', 'images': ['a.png'],
+            'height': 16, 'width': 24, 'output_num': 1},
+      '1': {'task_type': 'conditioned_cref', 'prompts': ['a dog', 'on grass'],
+            'images': ['a.png', 'b.png'], 'height': 8, 'width': 8, 'output_num': 3}})
+  edit, story = read_job(job, tiny_base, seed=1, size=(8, 8))
+  assert roles(edit) == ['source', 'user', 'target'] and edit.sample.targets[0].size == (16, 24)
+  assert roles(story) == ['reference', 'reference', 'user'] + ['target'] * 3
+  assert story.sample.texts[0].text == 'a dog\non grass' and story.seed == 1
+  assert [part.image.path[-5:] for part in story.sample.images[:2]] == ['a.png', 'b.png']
+
+
+@pytest.mark.parametrize('job, message', [
+    ([], 'must be a JSON list of one or more requests'),
+    ('a cat', 'must be a JSON list of one or more requests'),
+    (['a cat'], r"job.json\[0\] = 'a cat': each request must be a JSON object"),
+    ([{'prompt': 'a'}, {'promt': 'b'}], r"job.json\[1\].promt = 'b': no such field; known: prompt"),
+    ([{'prompt': 5}], r'job.json\[0\].prompt = 5: must be a string'),
+    ([{'prompt': 'a', 'outputs': '3'}], r"\[0\].outputs = '3': must be a whole number"),
+    ([{'prompt': 'a', 'outputs': 0}], r'\[0\]: outputs = 0: ask for 1 or more'),
+    ([{'prompt': 'a', 'seed': True}], r'\[0\].seed = True: must be a whole number'),
+    ([{'prompt': 'a', 'guidance': 'high'}], r"\[0\].guidance = 'high': must be a number"),
+    ([{'prompt': 'a', 'size': [8]}], r'\[0\].size = \[8\]: sides are whole numbers'),
+    ([{'prompt': 'a', 'size': [8, 'x']}], r"\[0\].size = \[8, 'x'\]: sides are whole numbers"),
+    ([{'prompt': 'a', 'size': 'big'}], r"\[0\].size = 'big': write one number, or HEIGHTxWIDTH"),
+    ([{'prompt': 'a', 'source': 'c.png'}], r"\[0\].source = '.*c.png': no such file"),
+    ([{'prompt': 'a', 'source': [5]}], r'\[0\].source = \[5\]: must be a path or a list of paths'),
+    ([{'prompt': 'a', 'task': 'paint'}], r"\[0\]: task = 'paint': use auto, or one of pair, edit"),
+    ([{'prompt': 'a', 'task': 'edit'}], r'\[0\] = .*: task edit needs an image of role source'),
+    ([{'source': 'a.png'}], r'\[0\]: caption: missing, but task edit needs one'),
+    ({'0': {'task_type': 'cref', 'prompts': 'a', 'width': 8}}, r'\["0"\].height: missing'),
+    ({'0': {'task_type': 'cref', 'prompts': 'a', 'width': 8, 'height': 8, 'images': ['c.png']}},
+     r'\["0"\].images = .*c.png.*no such file'),
+    ({'0': {'task_type': 'cref', 'prompts': 'a', 'width': 8, 'height': 8, 'output_num': 'x'}},
+     r"\[\"0\"\].output_num = 'x': must be a whole number"),
+])
+def test_mistakes_name_the_entry_and_the_field(folder, tiny_base, job, message):
+  with pytest.raises(UserError, match=message) as error:
+    read_job(written(folder, job), tiny_base)
+  assert '\n' not in str(error.value)
+
+
+def test_files_that_are_no_jobs(folder, tiny_base):
+  with pytest.raises(UserError, match="--job = 'none.json': no such file"):
+    read_job('none.json', tiny_base)
+  (folder / 'job.json').write_text('[{')
+  with pytest.raises(UserError, match='--job = .*is not JSON: '):
+    read_job(str(folder / 'job.json'), tiny_base)
+
+
+def test_sizes():
+  assert parse_size('') is None
+  assert parse_size('512') == (512, 512) and parse_size('512x768') == (512, 768)
+  for text in ('x', '5x', '1x2x3', '-4', '0', '2.5', '8x0', '99999999'):
+    with pytest.raises(UserError, match=f"--size = '{text}'"):
+      parse_size(text)
+
+
+def test_a_source_lends_its_shape_where_there_are_buckets(tiny_config):
+  source = [np.zeros((20, 42, 3), np.uint8)]
+  assert make_request(tiny_config, 'x', source=source).sample.targets[0].size == (16, 16)
+  tiny_config.data.buckets = 'ratios:64/16'
+  height, width = make_request(tiny_config, 'x', source=source).sample.targets[0].size
+  assert width / height > 1.5
+  assert make_request(tiny_config, 'x', source=source, size=(32, 16)).sample.targets[0].size == (
+      32, 16)
+  with pytest.raises(UserError, match="prompt 'x': an image cannot be read"):
+    make_request(tiny_config, 'x', source=[b'no image'])
+
+
+def test_no_words_are_the_empty_prompt(tiny_base):
+  for text in (None, '', ' '):
+    request = make_request(tiny_base, text)
+    assert [part.text for part in request.sample.texts] == [tiny_base.data.empty_prompt]
+
+
+def test_few_sizes_of_rows():
+  for unit in (1, 16):
+    sizes = [_rounded(amount, unit) for amount in range(1, 4097)]
+    assert all(amount <= size < amount * (1 + 1 / FINENESS) + unit
+               for amount, size in enumerate(sizes, start=1))
+    assert len(set(sizes)) <= FINENESS * 10 and all(size % unit == 0 for size in sizes)
+  assert _rounded(0, 16) == 0 and _rounded(1024, 16) == 1024
+
+
+def test_results_say_what_each_image_is(folder, tiny_base):
+  requests = make_requests(tiny_base, ['a cat', 'make it red'], seed=4, outputs=2,
+                           source=[FileImage(str(folder / 'a.png'))])
+  rng = np.random.default_rng(0)
+  images = [list(rng.integers(0, 256, (2, 16, 24, 3), np.uint8)), [np.zeros((8, 8, 3), np.uint8)]]
+  paths = save_results(requests, images, str(folder / 'out'))
+  names = ['0000_0.png', '0000_1.png', '0001.png']
+  assert paths == [str(folder / 'out' / name) for name in names]
+  for path, image in zip(paths, (*images[0], *images[1]), strict=True):
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
+  first, second = json.loads((folder / 'out/results.json').read_text())
+  assert first['files'] == names[:2] and second['files'] == names[2:]
+  assert first['parts'] == [{'role': 'source', 'image': str(folder / 'a.png')},
+                            {'role': 'user', 'text': 'a cat'}]
+  assert (first['seed'], second['number']) == (4, 1) and first['sizes'] == [[16, 24]] * 2
