@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.types import Array
+
 DENSITIES = ('uniform', 'logit_normal')
 
 
-def shift_time(t: jax.Array, shift: float) -> jax.Array:
+def shift_time(t: Array, shift: float) -> Array:
   """SD3's resolution shift ``s t / (1 + (s - 1) t)`` (L138): s > 1 moves mass to the noise."""
   return shift * t / (1 + (shift - 1) * t)
 

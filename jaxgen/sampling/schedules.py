@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxgen.core.errors import user_error
+from jaxgen.objectives.timesteps import shift_time
 
 
 def linear_sigmas(steps: int, shift: float = 1.0) -> np.ndarray:
@@ -23,4 +24,4 @@ def linear_sigmas(steps: int, shift: float = 1.0) -> np.ndarray:
   if shift <= 0:
     raise user_error('config.sampling.timestep_shift', shift, 'use a number above 0')
   even = np.linspace(1.0, 0.0, steps + 1)
-  return (shift * even / (1 + (shift - 1) * even)).astype(np.float32)
+  return shift_time(even, shift).astype(np.float32)
