@@ -5,8 +5,6 @@ import jax.numpy as jnp
 
 from jaxgen.core.types import Array
 
-DENSITIES = ('uniform', 'logit_normal')
-
 
 def shift_time(t: Array, shift: float) -> Array:
   """SD3's resolution shift ``s t / (1 + (s - 1) t)`` (L138): s > 1 moves mass to the noise."""
@@ -25,7 +23,7 @@ def sample_timesteps(
 
   Args:
     keys: key[...], one for each timestep, usually [B, G].
-    density: one of ``DENSITIES``; ``mean`` and ``std`` are those of logit(t).
+    density: ``uniform`` or ``logit_normal``; ``mean`` and ``std`` are those of logit(t).
     shift: applied after the draw, once.
 
   Returns:
