@@ -7,8 +7,10 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['EPATH_USE_TF'] = '0'  # TensorFlow knows no S3
 # Programs here are tiny and many: compiling them fast matters more than running them fast.
-os.environ['XLA_FLAGS'] = (
-    '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0')
+# Flags of the environment come last, and win: tests of another instruction set need them.
+os.environ['XLA_FLAGS'] = ' '.join([
+    '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0',
+    os.environ.get('XLA_FLAGS', '')])
 os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path('~/.cache/jaxgen').expanduser()))
 
