@@ -41,6 +41,8 @@ from jaxgen.conversion.tables import qwen_image
 from jaxgen.conversion.tables import sana
 from jaxgen.conversion.tables import z_image
 from jaxgen.core import trees
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Visual
 from jaxgen.data.native_images import native_positions
 from jaxgen.data.native_images import rotary_positions
 from jaxgen.models import registry
@@ -133,7 +135,10 @@ def both_sides(pair: Pair) -> dict[str, Callable[[], float]]:
 
 
 def denoiser(table, kind, call, flags, extra=None, **fields) -> Pair:
-  """A denoiser with random weights; ``call(model, batch of tensors, flags)`` runs theirs."""
+  """A denoiser with random weights; ``call(model, batch of tensors, flags)`` runs theirs.
+
+  ``extra`` replaces or adds arrays of ``token_batch``.
+  """
   section = registry.section(table.FAMILY.name, unroll=flags.unroll, **fields)
   module = registry.build(section, jnp.float32)
   rng = np.random.default_rng(0)
@@ -146,8 +151,19 @@ def denoiser(table, kind, call, flags, extra=None, **fields) -> Pair:
   batch = token_batch(module.config, flags) | (extra or {})
   tensors = {name: torch.tensor(array) for name, array in batch.items()}
   params, inputs = jax.tree.map(jnp.asarray, (params, batch))
-  return Pair(params, inputs, lambda params, inputs: module.apply({'params': params}, **inputs),
-              model, lambda model: call(model, tensors, flags))
+
+  def forward(params, batch):
+    return module.apply({'params': params}, *our_inputs(**batch))
+
+  return Pair(params, inputs, forward, model, lambda model: call(model, tensors, flags))
+
+
+def our_inputs(latents, t, positions, segments, states, state_positions, state_segments,
+               pooled=None, guidance=None):
+  """``(x_t, t, visual, conditioning)`` of one target image, from the arrays of a batch."""
+  visual = Visual(latents, positions, segments, images=segments, is_target=segments > 0)
+  return latents, t, visual, Conditioning(states, state_positions, state_segments, pooled=pooled,
+                                          guidance=guidance)
 
 
 def token_batch(config, flags) -> dict[str, np.ndarray]:
@@ -232,11 +248,10 @@ def make_z_image(flags):
   places = np.stack([np.full_like(h, flags.text + 1), h, w], axis=-1)[None].astype(np.int32)
   text = np.zeros((1, flags.text, 3), np.int32)
   text[..., 0] = 1 + np.arange(flags.text)
-  extra = dict(positions=places, state_positions=text,
-               pads=np.zeros((1, flags.side**2), bool), state_pads=np.zeros((1, flags.text), bool))
   return denoiser(
-      z_image, diffusers.ZImageTransformer2DModel, call, flags, extra, in_channels=CHANNELS,
-      cond_dim=flags.width, width=flags.width, heads=flags.width // HEAD, layers=flags.layers,
+      z_image, diffusers.ZImageTransformer2DModel, call, flags,
+      dict(positions=places, state_positions=text), in_channels=CHANNELS, cond_dim=flags.width,
+      width=flags.width, heads=flags.width // HEAD, layers=flags.layers,
       refiner_layers=1, axes_dims=(32, 48, 48))
 
 
@@ -286,7 +301,7 @@ def encoder(flags, table, model, inputs, forward, call) -> Pair:
 
 
 def unrolled(section: dict[str, Any], blocks: int) -> dict[str, Any]:
-  """The section with so many blocks in a turn of each of its loops."""
+  """The section with so many blocks per scan iteration, in each of its stacks."""
   nested = {name: unrolled(value, blocks) for name, value in section.items()
             if isinstance(value, dict)}
   return section | nested | ({'unroll': blocks} if 'unroll' in section else {})

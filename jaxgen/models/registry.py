@@ -185,29 +185,8 @@ def _init_layers_connector(module: LayersConnector, rng: jax.Array) -> Params:
   return module.init(rng, jnp.zeros((c.layers + 1, 1, 1, c.width)), jnp.ones((1, 1), jnp.int32))
 
 
-def _init_denoiser(module: nn.Module, rng: jax.Array, **vectors: jax.Array | None) -> Params:
-  c = module.config
-  latents, states = jnp.zeros((1, 4, c.in_channels)), jnp.zeros((1, 2, c.cond_dim))
-
-  def places(x):
-    return jnp.zeros((*x.shape[:2], 3), jnp.int32), jnp.ones(x.shape[:2], jnp.int32)
-
-  return module.init(rng, latents, jnp.zeros((1, 1)), *places(latents), states, *places(states),
-                     **vectors)
-
-
-def _init_mmdit(module: MMDiT | HunyuanVideo, rng: jax.Array) -> Params:
-  guidance = jnp.zeros((1, 1)) if module.config.guidance_embed else None
-  return _init_denoiser(module, rng, guidance=guidance, pooled=_pooled(module))
-
-
-def _init_dual_stream(module: DualStream, rng: jax.Array) -> Params:
-  return _init_denoiser(module, rng, pooled=_pooled(module))
-
-
-def _pooled(module: nn.Module) -> jax.Array | None:
-  dim = module.config.pooled_dim
-  return jnp.zeros((1, 1, dim)) if dim else None
+def _init_example(module: nn.Module, rng: jax.Array) -> Params:
+  return module.init(rng, *module.example())
 
 
 def _init_autoencoder(module: nn.Module, rng: jax.Array) -> Params:
@@ -238,13 +217,13 @@ FAMILIES: dict[str, Family] = {
                                 _init_connector),
     'layers_connector': Family(LayersConnectorConfig, LayersConnector, 'connector',
                                _init_layers_connector),
-    'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_mmdit),
-    'hunyuan_video': Family(HunyuanVideoConfig, HunyuanVideo, 'denoiser', _init_mmdit),
-    'qwen_image': Family(DualStreamConfig, DualStream, 'denoiser', _init_dual_stream),
-    'sd3': Family(DualStreamConfig, DualStream, 'denoiser', _init_dual_stream),
-    'cosmos': Family(CosmosConfig, Cosmos, 'denoiser', _init_denoiser),
-    'sana': Family(SanaConfig, Sana, 'denoiser', _init_denoiser),
-    'z_image': Family(ZImageConfig, ZImage, 'denoiser', _init_denoiser),
+    'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_example),
+    'hunyuan_video': Family(HunyuanVideoConfig, HunyuanVideo, 'denoiser', _init_example),
+    'qwen_image': Family(DualStreamConfig, DualStream, 'denoiser', _init_example),
+    'sd3': Family(DualStreamConfig, DualStream, 'denoiser', _init_example),
+    'cosmos': Family(CosmosConfig, Cosmos, 'denoiser', _init_example),
+    'sana': Family(SanaConfig, Sana, 'denoiser', _init_example),
+    'z_image': Family(ZImageConfig, ZImage, 'denoiser', _init_example),
     'kl': Family(KLConfig, KLAutoencoder, 'autoencoder', _init_autoencoder),
     'hunyuan_video_vae': Family(HunyuanVideoVAEConfig, HunyuanVideoVAE, 'autoencoder',
                                 _init_autoencoder),

@@ -20,6 +20,7 @@ from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.checkpoints.weights import load_weights
 from jaxgen.models import registry
+from tests.models.rows import denoiser_inputs
 
 SECTIONS = {
     'denoiser': registry.section('mmdit', in_channels=8, cond_dim=16, width=24, heads=2,
@@ -99,9 +100,10 @@ def test_the_denoiser_gives_the_same_velocity_in_diffusers(exported):
         hidden_states=torch.tensor(latents), encoder_hidden_states=torch.tensor(states),
         pooled_projections=pooled, timestep=torch.tensor([0.3]), txt_ids=torch.zeros(5, 3),
         img_ids=torch.tensor(places, dtype=torch.float32)).sample.numpy()
-  ours = apply('denoiser', random_params(3), latents, np.float32([[0.3]]),
-               places[None].astype(np.int32), np.ones((1, 6), np.int32), states,
-               np.zeros((1, 5, 3), np.int32), np.ones((1, 5), np.int32))
+  inputs = denoiser_inputs(
+      latents, np.float32([[0.3]]), places[None].astype(np.int32), np.ones((1, 6), np.int32),
+      states, np.zeros((1, 5, 3), np.int32), np.ones((1, 5), np.int32))
+  ours = apply('denoiser', random_params(3), *inputs)
   assert np.abs(ours - theirs).max() < 1e-4 < np.abs(theirs).max()
 
 

@@ -54,8 +54,8 @@ def make_inputs(kv_heads, segments, causal, rows=ROWS, dtype=np.float32):
 @functools.partial(jax.jit, static_argnums=0)
 def both_ways(kernel, q, k, v, visibility, gradient):
   """What the kernel gives forwards and backwards."""
-  out, log_total = kernel.forward(q, k, v, visibility)
-  return out, *kernel.backward(q, k, v, visibility, out, log_total, gradient)
+  out, logsumexp = kernel.forward(q, k, v, visibility)
+  return out, *kernel.backward(q, k, v, visibility, out, logsumexp, gradient)
 
 
 @pytest.mark.parametrize('segments, causal, kv_heads', [
@@ -217,9 +217,9 @@ def test_splash_on_a_mesh_equals_plain_products_on_one_device(table):
 
     @jax.jit
     def run(arrays, visibility, gradient):
-      out, log_total = dispatch.run_forward((SPLASH,), *arrays, *visibility, **given)
+      out, logsumexp = dispatch.run_forward((SPLASH,), *arrays, *visibility, **given)
       return out, *dispatch.run_backward(
-          (SPLASH,), *arrays, out, log_total, gradient, *visibility, **given)
+          (SPLASH,), *arrays, out, logsumexp, gradient, *visibility, **given)
 
     results = run(arrays, visibility, gradient)
   assert results[0].sharding.spec[:3] == ('fsdp', 'tensor', 'context')

@@ -15,6 +15,7 @@ from jaxgen.planning import hlo
 from jaxgen.sharding import partition
 from jaxgen.sharding import rules
 from jaxgen.sharding.mesh import make_mesh
+from tests.models.rows import denoiser_inputs
 
 WAYS = {'gathered': rules.RULES, 'ring': rules.with_changes([('keys', ('context',), True)])}
 IMAGES = ((20, 7, 5), (3, 26, 1))  # tokens of the images of each row; the rest is padding
@@ -40,14 +41,14 @@ def numbered(lengths, size):
 
 @functools.cache
 def batch():
-  """Inputs of the model by name, and what to multiply its output with."""
+  """Inputs of the model, and what to multiply its output with."""
   rng = np.random.default_rng(0)
 
   def normal(*shape):
     return rng.normal(size=shape).astype(np.float32)
 
   segments = numbered(IMAGES, LENGTH)
-  inputs = dict(
+  inputs = denoiser_inputs(
       latents=normal(2, LENGTH, 8), t=rng.uniform(size=(2, 3)).astype(np.float32),
       positions=rng.integers(0, 9, (2, LENGTH, 3)).astype(np.int32), segments=segments,
       states=normal(2, PROMPT, 12), state_positions=np.zeros((2, PROMPT, 3), np.int32),
@@ -58,19 +59,21 @@ def batch():
 @functools.cache
 def parameters():
   """Random ones, without the zeros of the initialisation."""
-  shapes = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), **batch()[0]))
+  shapes = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), *batch()[0]))
   leaves, tree = jax.tree.flatten(shapes)
   rng = np.random.default_rng(1)
   return tree.unflatten([0.3 * rng.standard_normal(leaf.shape, np.float32) for leaf in leaves])
 
 
 def denoise(params, inputs, weights):
-  """Output of the real tokens, gradients by parameters and latents."""
-  def score(params, latents):
-    out = MODEL.apply(params, **inputs | {'latents': latents}) * (weights != 0)
+  """Output of the real tokens, gradients with respect to parameters and latents."""
+  x_t, *others = inputs
+
+  def score(params, x_t):
+    out = MODEL.apply(params, x_t, *others) * (weights != 0)
     return jnp.sum(out * weights), out
 
-  (_, out), gradients = jax.value_and_grad(score, (0, 1), has_aux=True)(params, inputs['latents'])
+  (_, out), gradients = jax.value_and_grad(score, (0, 1), has_aux=True)(params, x_t)
   return out, gradients
 
 
@@ -96,7 +99,7 @@ def attention(q, k, v, segments, positions, gradient):
 
 
 @pytest.mark.parametrize('causal', [False, True])
-def test_keys_go_round_and_are_never_gathered(causal):
+def test_keys_rotate_around_a_ring_and_are_never_gathered(causal):
   rng = np.random.default_rng(2)
   q, k, v, gradient = rng.normal(size=(4, 2, LENGTH, 4, 8)).astype(np.float32)
   segments = numbered(IMAGES, LENGTH)

@@ -19,6 +19,7 @@ from jaxgen.models import registry
 from jaxgen.models.denoisers.cosmos import Cosmos
 from jaxgen.models.denoisers.cosmos import CosmosConfig
 from tests.models import parity
+from tests.models.rows import denoiser_inputs
 
 TINY = dict(in_channels=8, cond_dim=20, text_dim=12, width=32, heads=2, layers=2,
             modulation_rank=6)
@@ -57,7 +58,7 @@ def torch_model(config, params):
   return parity.load(CosmosTransformer3DModel.from_config(theirs), cosmos.RULES, params)
 
 
-def torch_velocity(model, config, latents, states, times, clean=None, fps=None):
+def torch_velocity(model, config, latents, states, times, clean=None):
   """Velocity of tokens f[B, L, C]; times are [B] or one for each frame, [B, T]."""
   rows = len(latents)
   grid = (rows, FRAMES, ROWS, COLUMNS)
@@ -71,7 +72,7 @@ def torch_velocity(model, config, latents, states, times, clean=None, fps=None):
     masks.append(torch.zeros_like(video[:, :1]))
   out = model(
       hidden_states=video, timestep=times if times.ndim == 1 else times[:, None, :, None, None],
-      encoder_hidden_states=states, fps=fps,
+      encoder_hidden_states=states,
       condition_mask=torch.cat(masks, dim=1) if masks else None, return_dict=False)[0]
   out = out.reshape(rows, -1, FRAMES, ROWS, 2, COLUMNS, 2).permute(0, 2, 3, 5, 1, 4, 6)
   return out.reshape(rows, LENGTH, -1)
@@ -79,40 +80,39 @@ def torch_velocity(model, config, latents, states, times, clean=None, fps=None):
 
 @functools.cache
 def jitted(config, dtype=jnp.float32):
-  return jax.jit(Cosmos(config, dtype).apply)
+  module = Cosmos(config, dtype)
+  return jax.jit(lambda params, batch: module.apply(params, *denoiser_inputs(**batch)))
 
 
-CASES = {
-    'frames of their own time': (dict(padding_mask=False), True, None),
-    'one time, fps': (dict(remat='dots', rope_scale=(2.0, 1.0, 4.0), mlp_ratio=3.0), False, 16),
-    'no projection, no masks': (dict(cond_projection=False, text_dim=20, condition_mask=False),
-                                False, None),
+CASES = {  # fields, and how many frames are clean
+    'clean frames of their own time': (dict(padding_mask=False, clean_time=0.1), 2),
+    'clean frames of the same time': (dict(), 1),
+    'no clean frame': (dict(remat='dots', rope_scale=(2.0, 1.0, 4.0), mlp_ratio=3.0), 0),
+    'no projection, no masks': (
+        dict(cond_projection=False, text_dim=20, condition_mask=False, clean_time=1e-4), 1),
 }
 
 
-@pytest.mark.parametrize('fields, per_frame, fps', CASES.values(), ids=CASES)
-def test_equals_diffusers_outputs_and_gradients(fields, per_frame, fps):
+@pytest.mark.parametrize('fields, frames', CASES.values(), ids=CASES)
+def test_equals_diffusers_outputs_and_gradients(fields, frames):
   config = CosmosConfig(**(TINY | fields))
   params, batch = parity.random_params(Cosmos(config)), example(config, rows=2)
-  rng = np.random.default_rng(2)
-  target = rng.normal(size=batch['latents'].shape).astype(np.float32)
-  extra, clean, times = {}, None, torch.tensor(batch['t'][:, 0])
-  if per_frame:
-    batch['t'] = rng.uniform(size=(2, FRAMES)).astype(np.float32)
-    times, clean = torch.tensor(batch['t']), clean_frames(2, 2)
-    extra = dict(clean=clean, steers=batch['positions'][..., 0] + 1)
-  if fps:
-    extra['fps'] = np.full((2, 1), fps, np.float32)
+  target = np.random.default_rng(2).normal(size=batch['latents'].shape).astype(np.float32)
+  batch['clean'] = clean_frames(2, frames)
+  times = torch.tensor(batch['t'][:, 0])
+  if config.clean_time >= 0:
+    times = times[:, None].repeat(1, FRAMES)
+    times[:, :frames] = config.clean_time
 
   model = torch_model(config, params)
   inputs = [torch.tensor(batch[name], requires_grad=True) for name in ('latents', 'states')]
-  theirs = torch_velocity(model, config, *inputs, times, clean, fps)
+  theirs = torch_velocity(model, config, *inputs, times, batch['clean'])
   ((theirs - torch.tensor(target)) ** 2).mean().backward()
 
   @jax.jit
   def loss(params, latents, states):
     velocity = Cosmos(config).apply(
-        {'params': params}, **dict(batch, latents=latents, states=states), **extra)
+        {'params': params}, *denoiser_inputs(**dict(batch, latents=latents, states=states)))
     return jnp.mean(jnp.square(velocity - target)), velocity
 
   gradients, ours = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(
@@ -138,41 +138,29 @@ def test_the_epsilon_of_queries_and_keys_is_a_field():
   inputs = [torch.tensor(batch[name]) for name in ('latents', 'states', 't')]
   with torch.no_grad():
     theirs = torch_velocity(model, config, *inputs[:2], inputs[2][:, 0])
-  np.testing.assert_allclose(jitted(other)({'params': params}, **batch), theirs, atol=1e-4)
-  assert np.abs(jitted(config)({'params': params}, **batch) - theirs.numpy()).max() > 1e-3
+  np.testing.assert_allclose(jitted(other)({'params': params}, batch), theirs, atol=1e-4)
+  assert np.abs(jitted(config)({'params': params}, batch) - theirs.numpy()).max() > 1e-3
   with pytest.raises(UserError, match='qk_epsilon = 0.5: CosmosTransformer3DModel knows 1e-05'):
     cosmos.FAMILY.write_config(dataclasses.asdict(other))
 
 
-def test_clean_tokens_take_their_own_time():
-  config = CosmosConfig(**TINY, clean_time=0.1)
-  params, batch = {'params': parity.random_params(Cosmos(config))}, example(config)
-  clean = clean_frames(1, 1)
-  ours = jitted(config)(params, **batch, clean=clean)
-  explicit = dict(batch, t=np.array([[batch['t'][0, 0], 0.1]], np.float32))
-  explicit = jitted(config)(params, **explicit, clean=clean, steers=1 + clean.astype(np.int32))
-  np.testing.assert_allclose(ours, explicit, atol=1e-6)
-  assert float(jnp.abs(ours - jitted(config)(params, **batch)).max()) > 1e-3
-
-
 def test_packed_row_equals_separate_rows():
-  config = CosmosConfig(**TINY)
+  config = CosmosConfig(**TINY, clean_time=0.1)
   params = {'params': parity.random_params(Cosmos(config))}
-  whole, clean = example(config), clean_frames(1, 1)
-  clean[0, 12:14] = True
-  fps, t = np.array([[24, 10]], np.float32), np.array([[0.2, 0.9]], np.float32)
+  whole = dict(example(config), clean=clean_frames(1, 1))
+  whole['clean'][0, 12:14] = True
+  t = np.array([[0.2, 0.9]], np.float32)
   latent_spans, state_spans = ((0, 10), (10, 17)), ((0, 2), (2, 5))  # the last latent is padding
   packed = dict(whole, t=t)
   packed['segments'] = np.array([[1] * 10 + [2] * 7 + [0]], np.int32)
   packed['state_segments'] = np.array([[1] * 2 + [2] * 3], np.int32)
-  together = jitted(config)(params, **packed, clean=clean, fps=fps)
+  together = jitted(config)(params, packed)
   assert bool(jnp.isfinite(together).all())
 
   for group, ((a, b), (c, d)) in enumerate(zip(latent_spans, state_spans)):
     alone = {name: array[:, c:d] if name.startswith('state') else array[:, a:b]
              for name, array in whole.items() if name != 't'}
-    separate = jitted(config)(
-        params, t=t[:, group:group + 1], **alone, clean=clean[:, a:b], fps=fps[:, group:group + 1])
+    separate = jitted(config)(params, alone | dict(t=t[:, group:group + 1]))
     np.testing.assert_allclose(together[:, a:b], separate, atol=1e-5)
 
 
@@ -210,7 +198,7 @@ def test_every_parameter_names_its_axes():
 def test_fresh_model_predicts_zero():
   config = CosmosConfig(**TINY)
   variables = jax.jit(lambda key: registry.init(Cosmos(config), key))(jax.random.key(0))
-  assert float(jnp.abs(jitted(config)(variables, **example(config))).max()) == 0
+  assert float(jnp.abs(jitted(config)(variables, example(config))).max()) == 0
 
 
 @pytest.mark.parametrize('wrong, field', [

@@ -16,6 +16,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.models.denoisers.dual_stream import DualStream
 from jaxgen.models.denoisers.dual_stream import DualStreamConfig
 from tests.models import parity
+from tests.models.rows import denoiser_inputs
 
 TINY = dict(in_channels=8, out_channels=8, cond_dim=20, width=32, heads=2, layers=3,
             axes_dims=(4, 6, 6))
@@ -86,7 +87,8 @@ class PlacedRope(torch.nn.Module):
 
 @functools.cache
 def jitted(config, dtype=jnp.float32):
-  return jax.jit(DualStream(config, dtype).apply)
+  module = DualStream(config, dtype)
+  return jax.jit(lambda params, batch: module.apply(params, *denoiser_inputs(**batch)))
 
 
 @functools.cache
@@ -94,7 +96,7 @@ def value_and_gradients(config):
   """Velocity, and gradients of its square distance to a target by parameters and inputs."""
 
   def loss(params, inputs, batch, target):
-    velocity = DualStream(config).apply({'params': params}, **(batch | inputs))
+    velocity = DualStream(config).apply({'params': params}, *denoiser_inputs(**(batch | inputs)))
     return jnp.mean(jnp.square(velocity - target)), velocity
 
   return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
@@ -183,14 +185,14 @@ def test_packed_row_equals_separate_rows():
   packed = dict(whole)
   packed['segments'] = np.repeat([[1, 2, 0]], (8, 8, LENGTH - 16), axis=1).astype(np.int32)
   packed['state_segments'] = np.array([[1, 1, 2, 2, 0]], np.int32)
-  together = jitted(config)(params, **packed)
+  together = jitted(config)(params, packed)
   assert bool(jnp.isfinite(together).all())
 
   for group in range(2):
     alone = {name: array[:, 2 * group:2 * group + 2] if name.startswith('state')
              else array[:, 8 * group:8 * group + 8]
              for name, array in whole.items() if name != 't'}
-    separate = jitted(config)(params, t=whole['t'][:, group:group + 1], **alone)
+    separate = jitted(config)(params, alone | dict(t=whole['t'][:, group:group + 1]))
     np.testing.assert_allclose(together[:, 8 * group:8 * group + 8], separate, atol=1e-5)
 
 
@@ -198,7 +200,7 @@ def test_bf16_stays_near_fp32():
   config = DualStreamConfig(**TINY, clean_time='zero')
   params = {'params': parity.random_params(DualStream(config), scale=0.1)}
   batch = example(config, rows=1, groups=2)
-  exact, rounded = (jitted(config, dtype)(params, **batch) for dtype in (jnp.float32, jnp.bfloat16))
+  exact, rounded = (jitted(config, dtype)(params, batch) for dtype in (jnp.float32, jnp.bfloat16))
   assert rounded.dtype == jnp.float32
   assert 0 < float(jnp.abs(rounded - exact).max()) < 0.1 * float(jnp.abs(exact).mean())
 

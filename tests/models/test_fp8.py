@@ -1,4 +1,4 @@
-"""Products in 8-bit floats: how near a denoiser stays, and what a Hopper GPU is asked for."""
+"""fp8 matmuls: how close a denoiser stays to bf16, and what a Hopper GPU is asked for."""
 
 import collections
 import re
@@ -12,6 +12,7 @@ import pytest
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
 from jaxgen.models.layers import fp8
+from tests.models.rows import denoiser_inputs
 
 # Two scanned stacks, recomputed in the backward pass as large models are.
 MODEL = MMDiT(MMDiTConfig(in_channels=8, cond_dim=16, width=64, heads=4, double_blocks=2,
@@ -32,8 +33,9 @@ def inputs():
   def ones(*shape):
     return np.ones((ROWS, *shape), np.int32)
 
-  arrays = (normal(LENGTH, 8), np.full((ROWS, 1), 0.4, np.float32), ones(LENGTH, 3), ones(LENGTH),
-            normal(PROMPT, 16), ones(PROMPT, 3), ones(PROMPT))
+  arrays = denoiser_inputs(
+      normal(LENGTH, 8), np.full((ROWS, 1), 0.4, np.float32), ones(LENGTH, 3), ones(LENGTH),
+      normal(PROMPT, 16), ones(PROMPT, 3), ones(PROMPT))
   shapes = nn.unbox(jax.eval_shape(lambda: MODEL.init(jax.random.key(0), *arrays)))
   params = jax.tree.map(lambda leaf: 0.2 * rng.standard_normal(leaf.shape, np.float32), shapes)
   return params, arrays, normal(LENGTH, 8)

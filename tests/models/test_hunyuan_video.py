@@ -20,6 +20,7 @@ from jaxgen.models.denoisers.hunyuan_video import HunyuanVideo
 from jaxgen.models.denoisers.hunyuan_video import HunyuanVideoConfig
 from jaxgen.models.denoisers.hunyuan_video import segment_means
 from tests.models import parity
+from tests.models.rows import denoiser_inputs
 
 TINY = dict(in_channels=8, out_channels=8, cond_dim=20, pooled_dim=6, width=32, heads=2,
             double_blocks=2, single_blocks=2, refiner_blocks=2, axes_dims=(4, 6, 6))
@@ -91,7 +92,8 @@ class PlacedRope(torch.nn.Module):
 
 @functools.cache
 def jitted(config, dtype=jnp.float32):
-  return jax.jit(HunyuanVideo(config, dtype).apply)
+  module = HunyuanVideo(config, dtype)
+  return jax.jit(lambda params, batch: module.apply(params, *denoiser_inputs(**batch)))
 
 
 INPUTS = ('latents', 'states', 'pooled')
@@ -102,7 +104,7 @@ def value_and_gradients(config):
   """Velocity, and gradients of its square distance to a target by parameters and inputs."""
 
   def loss(params, inputs, batch, target):
-    velocity = HunyuanVideo(config).apply({'params': params}, **(batch | inputs))
+    velocity = HunyuanVideo(config).apply({'params': params}, *denoiser_inputs(**(batch | inputs)))
     return jnp.mean(jnp.square(velocity - target)), velocity
 
   return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
@@ -173,13 +175,13 @@ def test_images_of_mixed_sizes_do_not_see_padding():
   batch['positions'][0, :used] = np.concatenate(places)
   batch['segments'][0, used:] = 0
   batch['clean'][0] = np.arange(LENGTH) < 12
-  before = jitted(config)(params, **batch)
+  before = jitted(config)(params, batch)
   for name, value in (('latents', 9.0), ('positions', 5), ('clean', True)):
     batch[name][0, used:] = value
   batch['states'][0, 4:], batch['state_segments'][0, 4:] = 3.0, 0
-  short = jitted(config)(params, **batch)
+  short = jitted(config)(params, batch)
   batch['states'][0, 4:] = -8.0
-  np.testing.assert_array_equal(short[:, :used], jitted(config)(params, **batch)[:, :used])
+  np.testing.assert_array_equal(short[:, :used], jitted(config)(params, batch)[:, :used])
   assert bool(jnp.isfinite(short).all())
   assert float(jnp.abs(before - short)[:, :used].max()) > 1e-3  # the fifth state did matter
 
@@ -193,7 +195,7 @@ def test_packed_row_equals_separate_rows():
   packed = dict(whole)
   packed['segments'] = np.repeat([[1, 2, 0]], (12, 12, 6), axis=1).astype(np.int32)
   packed['state_segments'] = np.array([[1, 1, 2, 2, 0]], np.int32)
-  together = jitted(config)(params, **packed)
+  together = jitted(config)(params, packed)
   assert bool(jnp.isfinite(together).all())
 
   for group in range(2):
@@ -201,7 +203,7 @@ def test_packed_row_equals_separate_rows():
              else array[:, 12 * group:12 * group + 12]
              for name, array in whole.items() if name not in per_segment}
     alone |= {name: whole[name][:, group:group + 1] for name in per_segment}
-    separate = jitted(config)(params, **alone)
+    separate = jitted(config)(params, alone)
     np.testing.assert_allclose(together[:, 12 * group:12 * group + 12], separate, atol=1e-5)
 
 
@@ -209,7 +211,7 @@ def test_bf16_stays_near_fp32():
   config = HunyuanVideoConfig(**TINY, clean_time='zero')
   params = {'params': parity.random_params(HunyuanVideo(config), scale=0.1)}
   batch = example(config, rows=1, groups=2)
-  exact, rounded = (jitted(config, dtype)(params, **batch) for dtype in (jnp.float32, jnp.bfloat16))
+  exact, rounded = (jitted(config, dtype)(params, batch) for dtype in (jnp.float32, jnp.bfloat16))
   assert rounded.dtype == jnp.float32
   assert 0 < float(jnp.abs(rounded - exact).max()) < 0.1 * float(jnp.abs(exact).mean())
 

@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,19 +17,15 @@ from jaxgen.conversion.folders import save_folder
 from jaxgen.conversion.tables import flux
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
+from jaxgen.models import registry
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
+from tests.models import parity
+from tests.models.rows import denoiser_inputs
 
 TINY = dict(in_channels=8, cond_dim=20, width=32, heads=2, double_blocks=2, single_blocks=3,
             axes_dims=(4, 6, 6))
 GRID, TEXT = (3, 4), 5
-
-
-def count(config):
-  shapes = jax.eval_shape(
-      lambda key: MMDiT(config).init(key, **example(config), **vectors(config, 1)),
-      jax.random.key(0))
-  return sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(shapes)))
 
 
 def example(config, rows=1, groups=1):
@@ -50,14 +45,8 @@ def example(config, rows=1, groups=1):
   )
 
 
-def random_params(config, seed=0):
-  """Parameters without the zeros of the initialisation, so that every one matters."""
-  shapes = nn.unbox(jax.eval_shape(
-      lambda key: MMDiT(config).init(key, **example(config), **vectors(config, 1)),
-      jax.random.key(0)))['params']
-  rng = np.random.default_rng(seed)
-  return trees.map_named(
-      lambda _, leaf: (0.15 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
+def random_params(config):
+  return parity.random_params(MMDiT(config))
 
 
 def vectors(config, rows, groups=1):
@@ -97,7 +86,8 @@ def torch_velocity(model, batch, guidance=None, pooled=None):
 
 @functools.cache
 def jitted(config, dtype=jnp.float32):
-  return jax.jit(MMDiT(config, dtype).apply)
+  module = MMDiT(config, dtype)
+  return jax.jit(lambda params, batch: module.apply(params, *denoiser_inputs(**batch)))
 
 
 @pytest.mark.parametrize('guidance_embed, pooled_dim, remat, unroll', [
@@ -116,7 +106,7 @@ def test_equals_diffusers_outputs_and_gradients(guidance_embed, pooled_dim, rema
 
   @jax.jit
   def loss(params):
-    velocity = MMDiT(config).apply({'params': params}, **batch, **extra)
+    velocity = MMDiT(config).apply({'params': params}, *denoiser_inputs(**batch, **extra))
     return jnp.mean(jnp.square(velocity - target)), velocity
 
   (_, ours), ours_gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -139,7 +129,7 @@ def test_export_without_pooled_vector_loads_in_diffusers_and_returns(tmp_path):
 
   model = FluxTransformer2DModel.from_pretrained(folder)
   theirs = torch_velocity(model, batch).detach().numpy()
-  ours = jitted(config)({'params': params}, **batch)
+  ours = jitted(config)({'params': params}, batch)
   np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
   theirs_config, tensors = load_folder(folder)
@@ -199,13 +189,13 @@ def test_packed_row_equals_separate_rows():
   packed = dict(whole, t=t)
   packed['segments'] = np.array([[1] * 7 + [2] * 4 + [0]], np.int32)
   packed['state_segments'] = np.array([[1] * 2 + [2] * 3], np.int32)
-  together = jitted(config)(params, **packed, **extra)
+  together = jitted(config)(params, packed | extra)
 
   for group, ((a, b), (c, d)) in enumerate(zip(latent_spans, state_spans)):
     alone = {name: array[:, c:d] if name.startswith('state') else array[:, a:b]
              for name, array in whole.items() if name != 't'}
     chosen = {name: array[:, group:group + 1] for name, array in extra.items()}
-    separate = jitted(config)(params, t=t[:, group:group + 1], **alone, **chosen)
+    separate = jitted(config)(params, alone | chosen | dict(t=t[:, group:group + 1]))
     np.testing.assert_allclose(together[:, a:b], separate, atol=1e-5)
 
 
@@ -216,7 +206,7 @@ def test_bf16_compute_keeps_near_times_apart():
   @jax.jit
   def embedded(t):
     _, state = MMDiT(config, jnp.bfloat16).apply(
-        params, **dict(batch, t=t[None, None]), mutable='intermediates',
+        params, *denoiser_inputs(**dict(batch, t=t[None, None])), mutable='intermediates',
         capture_intermediates=lambda module, _: module.name == 'vectors')
     return state['intermediates']['vectors']['__call__'][0]
 
@@ -228,34 +218,27 @@ def test_bf16_compute_keeps_near_times_apart():
 
 def test_fresh_model_predicts_zero():
   config = MMDiTConfig(**TINY)
-  batch = example(config)
-  params = nn.unbox(jax.jit(MMDiT(config).init)(jax.random.key(0), **batch))
-  assert float(jnp.abs(jitted(config)(params, **batch)).max()) == 0
+  variables = jax.jit(lambda key: registry.init(MMDiT(config), key))(jax.random.key(0))
+  assert float(jnp.abs(jitted(config)(variables, example(config))).max()) == 0
 
 
 @pytest.mark.parametrize('width, total', [(1536, 1.57e9), (2048, 2.79e9)])
 def test_iomm_presets_have_the_published_sizes(width, total):
   config = MMDiTConfig(in_channels=64, cond_dim=1536, width=width, heads=width // 128,
                        double_blocks=10, single_blocks=20)
-  assert abs(count(config) - total) < 0.005e9, count(config)
+  count = parity.count(MMDiT(config))
+  assert abs(count - total) < 0.005e9, count
 
 
 def test_flux_dev_has_the_published_size():
   config = MMDiTConfig(guidance_embed=True, pooled_dim=768)
-  assert abs(count(config) - 11.90e9) < 0.005e9, count(config)
+  count = parity.count(MMDiT(config))
+  assert abs(count - 11.90e9) < 0.005e9, count
 
 
 def test_every_parameter_names_its_axes():
   config = MMDiTConfig(**TINY, guidance_embed=True, pooled_dim=6)
-  boxed = jax.eval_shape(
-      lambda key: MMDiT(config).init(key, **example(config), **vectors(config, 1)),
-      jax.random.key(0))
-  names = nn.get_partition_spec(boxed)['params']
-  shapes = nn.unbox(boxed)['params']
-  for path, leaf in trees.flatten(shapes).items():
-    spec = trees.flatten(names)[path]
-    assert len(spec) == leaf.ndim and all(spec), (path, spec)
-    assert (spec[0] == 'layers') == ('blocks/' in path), (path, spec)
+  parity.assert_axes_named(MMDiT(config))
 
 
 @pytest.mark.parametrize('wrong, field', [

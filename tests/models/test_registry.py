@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
@@ -50,3 +51,18 @@ def test_mistakes_are_named(values, message):
 def test_a_family_may_have_no_parameters():
   """The others are counted in tests/conversion/test_complete.py."""
   assert not registry.param_shapes(registry.build(registry.section('pixel'), jnp.float32))
+
+
+@pytest.mark.parametrize('family', [
+    name for name, family in registry.FAMILIES.items() if family.group == 'denoiser'])
+def test_every_denoiser_has_the_same_call(family):
+  """At full size, traced only."""
+  module = registry.build(registry.section(family), jnp.float32)
+  x_t, t, visual, conditioning = module.example()
+  variables = {'params': registry.param_shapes(module)}
+  velocity = jax.eval_shape(module.apply, variables, x_t, t, visual, conditioning)
+  assert velocity.shape == x_t.shape and velocity.dtype == jnp.float32
+  for name, wanted in (('guidance', module.takes_guidance), ('pooled', module.pooled_dim)):
+    other = conditioning.replace(**{name: None if wanted else jnp.ones((1, 1))})
+    with pytest.raises(AssertionError, match=name):
+      jax.eval_shape(module.apply, variables, x_t, t, visual, other)

@@ -14,11 +14,12 @@ import pytest
 from jaxgen.core.types import Prompt
 from jaxgen.models import registry
 from jaxgen.models.layers.remat import REMAT
+from tests.models.rows import denoiser_inputs
 
 # Of full size where nothing is said: nothing here is computed, only traced.
 DENOISERS = {
-    'mmdit': {}, 'hunyuan_video': dict(guidance_embed=False, pooled_dim=768), 'qwen_image': {},
-    'sd3': dict(pooled_dim=2048), 'cosmos': {}, 'sana': {}, 'z_image': {}}
+    'mmdit': {}, 'hunyuan_video': {}, 'qwen_image': {}, 'sd3': dict(pooled_dim=2048), 'cosmos': {},
+    'sana': {}, 'z_image': {}}
 TEXT = dict(vocab=16, width=128, layers=3, heads=2, kv_heads=1, mlp=512)
 VISION = dict(width=128, layers=3, heads=2, mlp=512)
 TOWERS = {
@@ -30,18 +31,26 @@ def zeros(*sizes, dtype=jnp.float32):
   return jnp.zeros((2, *sizes), dtype)
 
 
-def denoiser_inputs(config, length=256, words=64):
-  """Tokens, time, places and states of two rows."""
-  whole = functools.partial(zeros, dtype=jnp.int32)
-  return (zeros(length, config.in_channels), zeros(1), whole(length, 3), whole(length),
-          zeros(words, config.cond_dim), whole(words, 3), whole(words))
+whole = functools.partial(zeros, dtype=jnp.int32)
+
+
+def inputs_of(module, length=256, words=64):
+  """Inputs of a denoiser for two rows."""
+  config, dim = module.config, module.pooled_dim
+  return denoiser_inputs(
+      zeros(length, config.in_channels), zeros(1), whole(length, 3), whole(length),
+      zeros(words, config.cond_dim), whole(words, 3), whole(words),
+      pooled=zeros(1, dim) if dim else None, guidance=zeros(1) if module.takes_guidance else None)
 
 
 def prompt(patch_dim, length=256, patches=256):
   """A row of text and images of 16 patches."""
-  whole = functools.partial(zeros, dtype=jnp.int32)
-  return Prompt(whole(length), whole(length, 3), whole(length), zeros(length), whole(length),
-                zeros(patches, patch_dim), whole(patches, 2), whole(patches), whole(patches))
+  tokens = whole(length)
+  return Prompt(
+      tokens=tokens, positions=whole(length, 3), segments=tokens, loss_mask=zeros(length),
+      image_index=tokens, query_index=tokens, shown=tokens > 0, state_positions=whole(length, 3),
+      patches=zeros(patches, patch_dim), patch_positions=whole(patches, 2),
+      patch_images=whole(patches), maskable=whole(patches) > 0)
 
 
 def kept_bytes(function, params):
@@ -64,11 +73,9 @@ def test_every_denoiser_keeps_less_policy_by_policy(family):
   def kept(remat):
     module = registry.build(
         registry.section(family, **DENOISERS[family], remat=remat), jnp.float32)
-    pooled = DENOISERS[family].get('pooled_dim')
-    vectors = dict(pooled=zeros(1, pooled)) if pooled else {}
 
     def loss(params):
-      return module.apply({'params': params}, *denoiser_inputs(module.config), **vectors).sum()
+      return module.apply({'params': params}, *inputs_of(module)).sum()
 
     return kept_bytes(loss, registry.param_shapes(module))
 
@@ -95,9 +102,9 @@ def test_what_flux_keeps_of_a_row_of_1024():
   def kept(remat):
     module = registry.build(registry.section(
         'mmdit', cond_dim=1536, pooled_dim=768, remat=remat), jnp.bfloat16)
-    inputs = denoiser_inputs(module.config, 4096, 576)
-    size = kept_bytes(lambda params: module.apply(
-        {'params': params}, *inputs, pooled=zeros(1, 768)).sum(), registry.param_shapes(module))
+    inputs = inputs_of(module, 4096, 576)
+    size = kept_bytes(lambda params: module.apply({'params': params}, *inputs).sum(),
+                      registry.param_shapes(module))
     return round(size / 2 / 2**30, 1)
 
   assert {remat: kept(remat) for remat in REMAT} == {
@@ -133,7 +140,7 @@ def test_attention_and_projections_are_kept_and_hidden_units_are_not():
   module = registry.build(registry.section(
       'mmdit', width=128, heads=2, axes_dims=(16, 24, 24), double_blocks=3, single_blocks=5,
       remat='attention'), jnp.bfloat16)
-  inputs = denoiser_inputs(module.config, length=200, words=100)
+  inputs = inputs_of(module, length=200, words=100)
   kept = jax.eval_shape(lambda params: jax.vjp(
       lambda params: module.apply({'params': params}, *inputs).sum(), params)[1],
                         registry.param_shapes(module))
@@ -152,7 +159,7 @@ def test_what_is_offloaded_crosses_to_the_host_and_back():
     module = registry.build(registry.section(
         'mmdit', width=32, heads=2, axes_dims=(4, 6, 6), double_blocks=1, single_blocks=1,
         remat=remat), jnp.bfloat16)
-    inputs = denoiser_inputs(module.config, 8, 4)
+    inputs = inputs_of(module, 8, 4)
     program = str(jax.make_jaxpr(jax.grad(
         lambda params: module.apply({'params': params}, *inputs).sum()))(
             registry.param_shapes(module)))

@@ -18,6 +18,7 @@ from jaxgen.models.layers.linear_attention import attend_linearly
 from jaxgen.models.layers.neighbours import neighbour_sum
 from jaxgen.models.layers.neighbours import neighbours
 from tests.models import parity
+from tests.models.rows import denoiser_inputs
 
 TINY = dict(in_channels=6, cond_dim=10, width=24, heads=3, cross_heads=2, layers=2)
 GRID, TEXT = (4, 5), 6
@@ -62,7 +63,7 @@ def torch_velocity(model, batch, latents, states):
 
 @functools.cache
 def jitted(config):
-  return jax.jit(Sana(config).apply)
+  return jax.jit(lambda params, batch: Sana(config).apply(params, *denoiser_inputs(**batch)))
 
 
 @pytest.mark.parametrize('fields', [{}, dict(mlp_ratio=1.5, remat='dots', cross_heads=4)],
@@ -80,7 +81,7 @@ def test_equals_diffusers_outputs_and_gradients(fields):
   @jax.jit
   def loss(params, latents, states):
     velocity = Sana(config).apply(
-        {'params': params}, **dict(batch, latents=latents, states=states))
+        {'params': params}, *denoiser_inputs(**dict(batch, latents=latents, states=states)))
     return jnp.mean(jnp.square(velocity - target)), velocity
 
   gradients, ours = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(
@@ -104,14 +105,14 @@ def test_packed_row_equals_separate_rows():
   packed['positions'] = np.concatenate([places(*grids[0]), places(*grids[1]),
                                         np.zeros((2, 3), np.int32)])[None]
   packed['state_segments'] = np.array([[1] * 2 + [2] * 4], np.int32)
-  together = jitted(config)(params, **packed)
+  together = jitted(config)(params, packed)
   assert bool(jnp.isfinite(together).all())
 
   for group, ((a, b), (c, d)) in enumerate(zip(((0, 12), (12, 18)), state_spans)):
     alone = {name: array[:, c:d] if name.startswith('state') else array[:, a:b]
              for name, array in (packed | dict(state_segments=whole['state_segments'],
                                                segments=whole['segments'])).items() if name != 't'}
-    separate = jitted(config)(params, t=t[:, group:group + 1], **alone)
+    separate = jitted(config)(params, alone | dict(t=t[:, group:group + 1]))
     np.testing.assert_allclose(together[:, a:b], separate, atol=1e-5)
 
 
@@ -121,8 +122,8 @@ def test_tokens_may_stand_in_any_order():
   order = np.random.default_rng(3).permutation(GRID[0] * GRID[1])
   shuffled = {name: array[:, order] if name in ('latents', 'positions', 'segments') else array
               for name, array in batch.items()}
-  np.testing.assert_allclose(jitted(config)(params, **shuffled),
-                             jitted(config)(params, **batch)[:, order], atol=1e-5)
+  np.testing.assert_allclose(jitted(config)(params, shuffled),
+                             jitted(config)(params, batch)[:, order], atol=1e-5)
 
 
 def test_neighbours_of_two_images_and_padding():
@@ -192,7 +193,7 @@ def test_every_parameter_names_its_axes():
 def test_fresh_model_predicts_zero():
   config = SanaConfig(**TINY)
   variables = jax.jit(lambda key: registry.init(Sana(config), key))(jax.random.key(0))
-  assert float(jnp.abs(jitted(config)(variables, **example(config))).max()) == 0
+  assert float(jnp.abs(jitted(config)(variables, example(config))).max()) == 0
 
 
 @pytest.mark.parametrize('wrong, field', [

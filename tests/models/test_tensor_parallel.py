@@ -18,6 +18,7 @@ from jaxgen.models.encoders.causal_lm import CausalLMConfig
 from jaxgen.sharding import partition
 from jaxgen.sharding import rules
 from jaxgen.sharding.mesh import make_mesh
+from tests.models.rows import denoiser_inputs
 
 # What a run with such a language model says in its config.
 WHOLE = rules.with_changes((('heads', ('tensor',), True),))
@@ -41,8 +42,9 @@ def inputs_of(model):
   if isinstance(model, CausalLM):
     return rng.integers(0, 30, (2, LENGTH)), np.tile(np.arange(LENGTH), (2, 1)), segments
   places = np.zeros((2, LENGTH, 3), np.int32)
-  return (rng.normal(size=(2, LENGTH, 4)).astype(np.float32), np.full((2, 2), 0.3, np.float32),
-          places, segments, rng.normal(size=(2, LENGTH, 6)).astype(np.float32), places, segments)
+  latents, states = (rng.normal(size=(2, LENGTH, dim)).astype(np.float32) for dim in (4, 6))
+  return denoiser_inputs(latents, np.full((2, 2), 0.3, np.float32), places, segments, states,
+                         places, segments)
 
 
 @functools.cache

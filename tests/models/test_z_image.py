@@ -15,6 +15,7 @@ from jaxgen.models import registry
 from jaxgen.models.denoisers.z_image import ZImage
 from jaxgen.models.denoisers.z_image import ZImageConfig
 from tests.models import parity
+from tests.models.rows import denoiser_inputs
 
 TINY = dict(in_channels=8, cond_dim=10, width=24, heads=2, layers=2, refiner_layers=1,
             axes_dims=(4, 4, 4))
@@ -85,7 +86,7 @@ def torch_velocities(model, config, latents, states):
 
 @functools.cache
 def jitted(config):
-  return jax.jit(ZImage(config).apply)
+  return jax.jit(lambda params, batch: ZImage(config).apply(params, *denoiser_inputs(**batch)))
 
 
 @pytest.mark.parametrize('fields', [{}, dict(theta=50.0, remat='dots', refiner_layers=2)],
@@ -107,7 +108,7 @@ def test_a_packed_row_equals_diffusers_on_mixed_sizes(fields):
   @jax.jit
   def loss(params, latents, states):
     velocity = ZImage(config).apply(
-        {'params': params}, **dict(batch, latents=latents, states=states))[0]
+        {'params': params}, *denoiser_inputs(**dict(batch, latents=latents, states=states)))[0]
     return sum(jnp.sum(jnp.square(velocity[span] - target[span])) for span in latent_spans
                ), velocity
 
@@ -128,11 +129,11 @@ def test_a_packed_row_equals_diffusers_on_mixed_sizes(fields):
 def test_packed_row_equals_separate_rows():
   config = ZImageConfig(**TINY)
   params = {'params': parity.random_params(ZImage(config))}
-  together = jitted(config)(params, **packed(config))
+  together = jitted(config)(params, packed(config))
   start = 0
   for group in range(len(SAMPLES)):
     alone = {name: array[None] for name, array in sample(config, group).items()}
-    separate = jitted(config)(params, t=T[:, group:group + 1], **alone)
+    separate = jitted(config)(params, alone | dict(t=T[:, group:group + 1]))
     length = separate.shape[1]
     np.testing.assert_allclose(together[:, start:start + length], separate, atol=1e-5)
     start += length
@@ -143,14 +144,14 @@ def test_learned_pads_take_part_in_attention():
   params = {'params': parity.random_params(ZImage(config))}
   batch = packed(config)
   span = spans(config, 'latents')[0]
-  ours = jitted(config)(params, **batch)[0, span]
+  ours = jitted(config)(params, batch)[0, span]
   for segments, pads in (('segments', 'pads'), ('state_segments', 'state_pads')):
     without = dict(batch, **{segments: batch[segments] * ~batch[pads]})
-    assert float(jnp.abs(ours - jitted(config)(params, **without)[0, span]).max()) > 1e-3, pads
+    assert float(jnp.abs(ours - jitted(config)(params, without)[0, span]).max()) > 1e-3, pads
     # What stands under a pad is nobody's business.
     array = 'states' if pads == 'state_pads' else 'latents'
     hidden = dict(batch, **{array: np.where(batch[pads][..., None], 7, batch[array])})
-    np.testing.assert_array_equal(ours, jitted(config)(params, **hidden)[0, span])
+    np.testing.assert_array_equal(ours, jitted(config)(params, hidden)[0, span])
 
 
 def test_configs_come_back():
@@ -169,7 +170,7 @@ def test_every_parameter_names_its_axes():
 def test_fresh_model_predicts_zero():
   config = ZImageConfig(**TINY)
   variables = jax.jit(lambda key: registry.init(ZImage(config), key))(jax.random.key(0))
-  assert float(jnp.abs(jitted(config)(variables, **packed(config))).max()) == 0
+  assert float(jnp.abs(jitted(config)(variables, packed(config))).max()) == 0
 
 
 @pytest.mark.parametrize('wrong, field', [

@@ -1,7 +1,7 @@
-"""What the MMDiTs are made of: dual- and single-stream blocks, and the vectors that steer them.
+"""What the MMDiTs are made of: dual- and single-stream blocks, and the vectors that modulate them.
 
-A token has two numbers: its segment, which says what it attends to, and its steer, which says
-which vector modulates it. They differ where clean tokens of a sample carry a time of their own.
+A token has two numbers: its segment, which says what it attends to, and its modulation id, which
+says which vector modulates it. They differ where clean tokens of a sample have a time of their own.
 """
 
 import dataclasses
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Visual
 from jaxgen.models.layers.embeddings import VectorEmbedder
 from jaxgen.models.layers.embeddings import timestep_embedding
 from jaxgen.models.layers.heads import QKV
@@ -39,7 +41,7 @@ class BlockConfig:
     hidden: F.
     qk_norm: RMS norm of queries and keys, per head.
     remat: what the backward pass of a stack recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   width: int
@@ -101,35 +103,29 @@ class SegmentVectors(nn.Module):
     return vectors
 
 
-def steering(width: int, clean_time: str, t: jax.Array, segments: jax.Array,
-             clean: jax.Array | None, guidance: jax.Array | None, pooled: jax.Array | None
-             ) -> tuple[jax.Array, jax.Array]:
-  """What modulates the image tokens, embedded within the calling module.
+def modulation_inputs(width: int, clean_time: str, t: jax.Array, visual: Visual,
+                      conditioning: Conditioning) -> tuple[jax.Array, jax.Array]:
+  """What modulates the visual tokens, embedded within the calling module.
 
   Args:
     width: D.
     clean_time: the policy; see ``CLEAN_TIMES``.
     t: f32[B, G], time of each segment.
-    segments: i32[B, L].
-    clean: bool[B, L], tokens that are conditions, or None.
-    guidance: f32[B, G] or None.
-    pooled: f[B, G, Dp] or None.
+    visual: segments and roles of the tokens.
+    conditioning: its guidance and pooled vectors.
 
   Returns:
-    vectors f32[B, V, D], of which the first G are those of the segments, and steers i32[B, L].
-    Under ``zero`` each segment has a second vector, of time 0 and without guidance.
+    vectors f32[B, V, D], of which the first G are those of the segments, and modulation ids
+    i32[B, L], 1 .. V, 0 = padding. Under ``zero`` each segment has a second vector for its clean
+    tokens, of time 0 and without guidance; under ``same`` roles make no difference.
   """
   embed = SegmentVectors(width, name='vectors')
-  vectors = embed(t, guidance, pooled)
-  if clean_time == 'same' or clean is None:
-    return vectors, segments
-  vectors = jnp.concatenate([vectors, embed(jnp.zeros_like(t), None, pooled)], axis=1)
-  return vectors, clean_steers(segments, clean, t.shape[1])
-
-
-def clean_steers(segments: jax.Array, clean: jax.Array, groups: int) -> jax.Array:
-  """Steers i32[B, L]: clean bool[B, L] tokens of segment g take vector ``groups + g``, others g."""
-  return jnp.where(clean & (segments > 0), segments + groups, segments)
+  vectors = embed(t, conditioning.guidance, conditioning.pooled)
+  if clean_time == 'same':
+    return vectors, visual.segments
+  of_clean = embed(jnp.zeros_like(t), None, conditioning.pooled)
+  ids = jnp.where(visual.is_clean, visual.segments + t.shape[1], visual.segments)
+  return jnp.concatenate([vectors, of_clean], axis=1), ids
 
 
 def dual_then_single(config: BlockConfig, dtype: jnp.dtype, doubles: int, singles: int,
@@ -143,11 +139,11 @@ def dual_then_single(config: BlockConfig, dtype: jnp.dtype, doubles: int, single
     singles: number of single-stream blocks.
     text: f[B, S, D]; stands before the image throughout, as in FLUX.
     image: f[B, L, D].
-    *shared: what every block sees, for the S + L tokens; see ``DoubleBlock``.
+    *shared: inputs of every block, for the S + L tokens; see ``DoubleBlock``.
   """
   text, image = stack(DoubleBlock, config, dtype, doubles, 'double_blocks')(
       (text, image), *shared)
-  joint = jnp.concatenate([text, image], axis=1)
+  joint = jnp.concatenate([text, image], axis=1)  # [B, S + L, D]
   joint = stack(SingleBlock, config, dtype, singles, 'single_blocks')(
       joint, *shared)
   return joint[:, text.shape[1]:]
@@ -177,13 +173,13 @@ class DoubleBlock(nn.Module):
   text_ends: bool = False
 
   @nn.compact
-  def __call__(self, streams, vectors, steers, cos, sin, segments):
+  def __call__(self, streams, vectors, modulation_ids, cos, sin, segments):
     """Maps (text f[B, S, D], image f[B, L, D]) to the same; scanned, hence the None.
 
     Args:
       streams: the two.
       vectors: f32[B, V, D].
-      steers: i32[B, S + L], the vector of each token, 1 .. V; 0 = padding.
+      modulation_ids: i32[B, S + L], the vector of each token, 1 .. V; 0 = padding.
       cos: f32[B, S + L, H / 2], or None for tokens without rotation; ``sin`` alike.
       sin: see ``cos``.
       segments: i32[B, S + L], 0 = padding.
@@ -193,13 +189,13 @@ class DoubleBlock(nn.Module):
     names = ('text', 'image')
     chunks = [Modulation(2 if self.text_ends and name == 'text' else 6, dtype,
                          name=f'{name}_modulation')(vectors, own)
-              for name, own in zip(names, (steers[:, :split], steers[:, split:]))]
+              for name, own in zip(names, (modulation_ids[:, :split], modulation_ids[:, split:]))]
 
     normed = [modulated_norm(x, shift, scale)
               for x, (shift, scale, *_) in zip(streams, chunks)]
     qkv = [QKV(config.heads, config.head_dim, norm=config.qk_norm, dtype=dtype,
                name=f'{name}_attention')(x) for name, x in zip(names, normed)]
-    q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*qkv))
+    q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*qkv))  # [B, S + L, N, H]
     attended = rotary_attention(q, k, v, cos, sin, segments)
 
     outs = [x if len(chunk) == 2 else self._residuals(name, x, part, *chunk[2:])
@@ -229,17 +225,17 @@ class SingleBlock(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x, vectors, steers, cos, sin, segments):
+  def __call__(self, x, vectors, modulation_ids, cos, sin, segments):
     """Maps f[B, S + L, D] to the same; see ``DoubleBlock`` for the rest."""
     config, dtype = self.config, self.dtype
-    shift, scale, gate = Modulation(3, dtype, name='modulation')(vectors, steers)
+    shift, scale, gate = Modulation(3, dtype, name='modulation')(vectors, modulation_ids)
     normed = modulated_norm(x, shift, scale)
     qkv = QKV(config.heads, config.head_dim, norm=config.qk_norm, dtype=dtype,
               name='attention')(normed)
-    attended = rotary_attention(*qkv, cos, sin, segments)
+    attended = rotary_attention(*qkv, cos, sin, segments)  # [B, S + L, N, H]
     share = config.hidden // config.heads
     hidden = Linear((config.heads, share), ('embed', 'heads', 'head_dim'), dtype=dtype,
-                    name='mlp_up')(normed)
+                    name='mlp_up')(normed)  # [B, S + L, N, F / N]
     out = Linear((config.width,), ('heads', 'head_dim', 'embed'), inputs=2, dtype=dtype,
                  activation=functools.partial(_gelu_behind, config.head_dim), name='out')(
                      jnp.concatenate([attended, hidden], axis=-1))

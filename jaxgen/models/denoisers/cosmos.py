@@ -1,8 +1,8 @@
 """Cosmos-Predict2.5: video transformer with AdaLN-LoRA and cross attention over packed rows.
 
 Equals diffusers' ``CosmosTransformer3DModel`` with ``use_crossattn_projection`` on rows of one
-segment (tests/models/test_cosmos.py). Beyond it, a row may pack several samples, and the time of
-a token is data, so that clean condition frames stand beside noisy ones (L110, L139).
+segment (tests/models/test_cosmos.py). Beyond it, a row may pack several samples, and any token may
+be a clean condition, not those of whole frames only (L110, L139).
 """
 
 import dataclasses
@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Visual
+from jaxgen.models.denoisers.base import Denoiser
 from jaxgen.models.layers.attention import attend
 from jaxgen.models.layers.embeddings import timestep_embedding
 from jaxgen.models.layers.heads import QKV
@@ -30,7 +33,6 @@ from jaxgen.models.layers.rope import angles
 from jaxgen.sharding.partition import constrained
 
 PATCH_AREA = 4  # latent pixels of a token; a mask has one channel for each
-BASE_FPS = 24.0  # frames per second at which the time position is the frame's number
 THETA = 10_000.0
 
 
@@ -52,13 +54,14 @@ class CosmosConfig:
     rope_scale: extrapolation of the positions (t, h, w): a factor s multiplies the base of the
       frequencies by s^(d / (d - 2)), d the head channels of that axis.
     condition_mask: the model is told which tokens are clean conditions.
-    clean_time: time of condition tokens: 1e-4 for weights of the rectified flow, 0.1 for those
-      merged from EDM (L141).
+    clean_time: time of condition tokens; below zero = that of the noisy tokens of their segment,
+      as the pre-trained 2B has it. The post-trained 2B, merged from EDM weights, has 1e-4: its
+      ``conditional_frame_timestep`` of 0.1 counts in thousandths (L141).
     padding_mask: the weights have a channel that marks the padding of a picture; nothing is
       padded here, so it is always zero.
     qk_epsilon: of the norms of queries and keys: 1e-5 in diffusers, 1e-6 in NVIDIA's own code.
     remat: what the backward pass recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   in_channels: int = 64
@@ -72,7 +75,7 @@ class CosmosConfig:
   modulation_rank: int = 256
   rope_scale: tuple[float, ...] = (1.0, 3.0, 3.0)
   condition_mask: bool = True
-  clean_time: float = 1e-4
+  clean_time: float = -1.0
   padding_mask: bool = True
   qk_epsilon: float = 1e-5
   remat: str = 'none'
@@ -113,66 +116,32 @@ class CosmosConfig:
                  for scale, dim in zip(self.rope_scale, self.axes_dims))
 
 
-class Cosmos(nn.Module):
-  """Velocity of noisy latent tokens, given time and conditioning states.
-
-  Attributes:
-    config: sizes.
-    dtype: of the computation; time path, norms, softmax and RoPE stay fp32.
-  """
+class Cosmos(Denoiser):
+  """A ``Denoiser``; see there. Positions of the states have no effect on cross attention."""
 
   config: CosmosConfig
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-      self,
-      latents: jax.Array,
-      t: jax.Array,
-      positions: jax.Array,
-      segments: jax.Array,
-      states: jax.Array,
-      state_positions: jax.Array,
-      state_segments: jax.Array,
-      *,
-      clean: jax.Array | None = None,
-      steers: jax.Array | None = None,
-      fps: jax.Array | None = None,
-  ) -> jax.Array:
-    """Predicts the velocity; a token sees latents and states of its own segment only.
-
-    Args:
-      latents: f[B, L, C], x_t, or clean latents at condition tokens.
-      t: f32[B, G], time of each segment in [0, 1]; with ``steers`` f32[B, V], any times.
-      positions: i32[B, L, 3], (t, h, w) of each token.
-      segments: i32[B, L], 0 = padding.
-      states: f[B, S, cond_dim].
-      state_positions: i32[B, S, 3], without effect: cross attention knows no order.
-      state_segments: i32[B, S].
-      clean: bool[B, L], True at condition tokens; None = nowhere.
-      steers: i32[B, L], the time of each token, 1 .. V, 0 = padding; None = the time of its
-        segment, and ``clean_time`` where ``clean``.
-      fps: f32[B, G], frames per second of each segment; None = positions in time are frames.
-
-    Returns:
-      f32[B, L, C]; what stands at condition tokens and at padding has no meaning.
-    """
-    del state_positions
+  def __call__(self, x_t: jax.Array, t: jax.Array, visual: Visual, conditioning: Conditioning
+               ) -> jax.Array:
+    """See ``Denoiser``; returns f32[B, L, C]."""
+    self.check_vectors(conditioning)
     config, dtype = self.config, self.dtype
     x = Linear((config.width,), ('latent', 'embed'), use_bias=False, dtype=dtype,
-               name='image_in')(_with_masks(config, latents, clean))
+               name='image_in')(_with_masks(config, x_t, visual.is_clean))  # [B, L, D]
+    states = conditioning.states.astype(dtype)
     if config.cond_projection:
       states = nn.gelu(Linear((config.text_dim,), ('cond', 'embed'), dtype=dtype,
-                              name='cond_in')(states), approximate=False)
-    if steers is None:
-      t, steers = _segment_times(config, t, segments, clean)
-    vectors, common = TimeVectors(config.width, name='time')(t)
-    cos, sin = angles(_at_base_rate(positions, segments, fps), config.axes_dims, config.thetas)
+                              name='cond_in')(states), approximate=False)  # [B, S, E]
+    times, modulation_ids = _token_times(config, t, visual)  # [B, V], [B, L]
+    vectors, common = TimeVectors(config.width, name='time')(times)  # [B, V, D], [B, V, 3 D]
+    cos, sin = angles(visual.positions, config.axes_dims, config.thetas)  # [B, L, H / 2]
 
     x = stack(CosmosBlock, config, dtype, config.layers, 'blocks')(
-        x, vectors, common, steers, cos, sin, segments, states.astype(dtype), state_segments)
+        x, vectors, common, modulation_ids, cos, sin, visual.segments, states,
+        conditioning.segments)
     shift, scale = LowRankModulation(2, config.modulation_rank, dtype, name='final_modulation')(
-        vectors, common, steers)
+        vectors, common, modulation_ids)
     velocity = Linear((config.in_channels,), ('embed', 'latent'), use_bias=False,
                       kernel_init=zeros, dtype=dtype, name='image_out')(
                           modulated_norm(x, shift, scale))
@@ -186,13 +155,26 @@ class CosmosBlock(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x, vectors, common, steers, cos, sin, segments, states, state_segments):
-    """Maps f[B, L, D] to the same; scanned, hence the None."""
+  def __call__(self, x, vectors, common, modulation_ids, cos, sin, segments, states,
+               state_segments):
+    """Maps f[B, L, D] to the same; scanned, hence the None.
+
+    Args:
+      x: f[B, L, D].
+      vectors: f32[B, V, D], features of each time.
+      common: f32[B, V, 3 D], what all modulations share.
+      modulation_ids: i32[B, L], the time of each token, 1 .. V; 0 = padding.
+      cos: f32[B, L, H / 2]; ``sin`` alike.
+      sin: see ``cos``.
+      segments: i32[B, L], 0 = padding.
+      states: f[B, S, text_dim].
+      state_segments: i32[B, S].
+    """
     config, dtype = self.config, self.dtype
 
     def modulation(name):
       return LowRankModulation(3, config.modulation_rank, dtype, name=f'{name}_modulation')(
-          vectors, common, steers)
+          vectors, common, modulation_ids)
 
     def qkv(name):
       return QKV(config.heads, config.head_dim, use_bias=False, epsilon=config.qk_epsilon,
@@ -204,12 +186,12 @@ class CosmosBlock(nn.Module):
 
     shift, scale, gate = modulation('attention')
     attended = rotary_attention(*qkv('attention')(modulated_norm(x, shift, scale)), cos, sin,
-                                segments, interleaved=False)
+                                segments, interleaved=False)  # [B, L, N, H]
     x = x + gate * out('attention')(attended)
 
     shift, scale, gate = modulation('cross_attention')
     attended = attend(*qkv('cross_attention')(modulated_norm(x, shift, scale), states),
-                      q_segments=segments, kv_segments=state_segments)
+                      q_segments=segments, kv_segments=state_segments)  # [B, L, N, H]
     x = x + gate * out('cross_attention')(attended)
 
     shift, scale, gate = modulation('mlp')
@@ -227,7 +209,7 @@ class TimeVectors(nn.Module):
   @nn.compact
   def __call__(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps f32[B, V] to (f32[B, V, D], f32[B, V, 3 D])."""
-    features = timestep_embedding(t, self.width, factor=1.0)
+    features = timestep_embedding(t, self.width, factor=1.0)  # [B, V, D]
     hidden = Linear((self.width,), ('cond', 'embed'), use_bias=False, kernel_init=normal(0.02),
                     name='up')(features)
     common = Linear((3 * self.width,), ('embed', 'mlp'), use_bias=False,
@@ -249,43 +231,34 @@ class LowRankModulation(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, vectors: jax.Array, common: jax.Array, steers: jax.Array) -> list[jax.Array]:
+  def __call__(self, vectors: jax.Array, common: jax.Array, modulation_ids: jax.Array
+               ) -> list[jax.Array]:
     """Returns ``chunks`` arrays f[B, L or 1, D] for f32[B, V, D], f32[B, V, 3 D], i32[B, L]."""
     size = self.chunks * vectors.shape[-1]
     low = Linear((self.rank,), ('embed', 'rank'), use_bias=False, activation=nn.silu,
-                 name='down')(vectors)
+                 name='down')(vectors)  # [B, V, rank]
     out = Linear((size,), ('rank', 'mlp'), use_bias=False, kernel_init=zeros, name='up')(low)
-    out = out + common[..., :size]
-    return [per_token(chunk.astype(self.dtype), steers)
+    out = out + common[..., :size]  # [B, V, chunks D]
+    return [per_token(chunk.astype(self.dtype), modulation_ids)
             for chunk in jnp.split(out, self.chunks, axis=-1)]
 
 
-def _with_masks(config: CosmosConfig, latents: jax.Array, clean: jax.Array | None) -> jax.Array:
-  """Puts the mask channels behind the latent's, one for each latent pixel of a token."""
-  assert clean is None or config.condition_mask, 'clean goes with condition_mask'
-  shape = (*latents.shape[:2], PATCH_AREA)
-  parts = [latents]
+def _with_masks(config: CosmosConfig, x_t: jax.Array, is_clean: jax.Array) -> jax.Array:
+  """Appends the mask channels to f[B, L, C], one for each latent pixel of a token."""
+  shape = (*x_t.shape[:2], PATCH_AREA)
+  parts = [x_t]
   if config.condition_mask:
-    mask = jnp.zeros(shape[:2], bool) if clean is None else clean
-    parts.append(jnp.broadcast_to(mask[..., None], shape).astype(latents.dtype))
+    parts.append(jnp.broadcast_to(is_clean[..., None], shape).astype(x_t.dtype))
   if config.padding_mask:
-    parts.append(jnp.zeros(shape, latents.dtype))
+    parts.append(jnp.zeros(shape, x_t.dtype))
   return jnp.concatenate(parts, axis=-1)
 
 
-def _segment_times(config: CosmosConfig, t: jax.Array, segments: jax.Array,
-                   clean: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-  """Times f32[B, V] and steers i32[B, L] from those of the segments."""
-  if clean is None:
-    return t, segments
+def _token_times(config: CosmosConfig, t: jax.Array, visual: Visual
+                 ) -> tuple[jax.Array, jax.Array]:
+  """Times f32[B, V], of which the first G are ``t``, and the time i32[B, L] of each token, 1 .. V,
+  0 = padding."""
+  if config.clean_time < 0:
+    return t, visual.segments
   times = jnp.concatenate([t, jnp.full_like(t[:, :1], config.clean_time)], axis=1)
-  return times, jnp.where(clean & (segments > 0), times.shape[1], segments)
-
-
-def _at_base_rate(positions: jax.Array, segments: jax.Array, fps: jax.Array | None) -> jax.Array:
-  """Positions whose time runs at ``BASE_FPS``."""
-  if fps is None:
-    return positions
-  ratio = per_token((BASE_FPS / fps)[..., None], segments)
-  return jnp.concatenate([positions[..., :1] * ratio, positions[..., 1:].astype(ratio.dtype)],
-                         axis=-1)
+  return times, jnp.where(visual.is_clean, times.shape[1], visual.segments)

@@ -12,11 +12,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Visual
+from jaxgen.models.denoisers.base import Denoiser
 from jaxgen.models.denoisers.blocks import BlockConfig
 from jaxgen.models.denoisers.blocks import DoubleBlock
 from jaxgen.models.denoisers.blocks import check_clean_time
+from jaxgen.models.denoisers.blocks import modulation_inputs
 from jaxgen.models.denoisers.blocks import project_out
-from jaxgen.models.denoisers.blocks import steering
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import normal
 from jaxgen.models.layers.norms import RMSNorm
@@ -48,7 +51,7 @@ class DualStreamConfig:
     clean_time: which time modulates clean tokens: ``same`` as the noisy ones of their segment,
       or ``zero``.
     remat: what the backward pass recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   in_channels: int = 64
@@ -80,71 +83,49 @@ class DualStreamConfig:
                        self.remat, self.unroll)
 
 
-class DualStream(nn.Module):
-  """Velocity of noisy latent tokens, given clean ones, time and conditioning states.
-
-  Attributes:
-    config: sizes.
-    dtype: of the computation; time path, norms, softmax and RoPE stay fp32.
-  """
+class DualStream(Denoiser):
+  """A ``Denoiser``; see there. With ``position_grid``, (h, w) of every token lie within it."""
 
   config: DualStreamConfig
-  dtype: jnp.dtype = jnp.float32
+
+  @property
+  def pooled_dim(self) -> int:
+    """See ``Denoiser``."""
+    return self.config.pooled_dim
 
   @nn.compact
-  def __call__(
-      self,
-      latents: jax.Array,
-      t: jax.Array,
-      positions: jax.Array,
-      segments: jax.Array,
-      states: jax.Array,
-      state_positions: jax.Array,
-      state_segments: jax.Array,
-      *,
-      pooled: jax.Array | None = None,
-      clean: jax.Array | None = None,
-  ) -> jax.Array:
-    """Predicts the velocity; a token sees latents and states of its own segment only.
-
-    Args:
-      latents: f[B, L, C]: x_t, or clean latents.
-      t: f32[B, G], time of each segment in [0, 1].
-      positions: i32[B, L, 3], (t, h, w) of each token; (h, w) within the grid where there is one.
-      segments: i32[B, L], 0 = padding.
-      states: f[B, S, cond_dim].
-      state_positions: i32[B, S, 3].
-      state_segments: i32[B, S].
-      pooled: f[B, G, pooled_dim], given if and only if ``pooled_dim``.
-      clean: bool[B, L], True for tokens that are conditions; None = no token is. Makes no
-        difference where ``clean_time`` is ``same``.
-
-    Returns:
-      f32[B, L, out_channels]; has no meaning for padding and clean tokens.
-    """
+  def __call__(self, x_t: jax.Array, t: jax.Array, visual: Visual, conditioning: Conditioning
+               ) -> jax.Array:
+    """See ``Denoiser``; returns f32[B, L, out_channels]."""
+    self.check_vectors(conditioning)
     config, dtype = self.config, self.dtype
-    assert (pooled is not None) == bool(config.pooled_dim), 'pooled goes with pooled_dim'
-    vectors, steers = steering(config.width, config.clean_time, t, segments, clean, None, pooled)
-    image = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(latents)
+    vectors, modulation_ids = modulation_inputs(
+        config.width, config.clean_time, t, visual, conditioning)  # [B, V, D], [B, L]
+    image = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(
+        x_t)  # [B, L, D]
     if config.position_grid:
-      image += self._position_embeddings(positions).astype(dtype)
+      image += self._position_embeddings(visual.positions).astype(dtype)
+    states = conditioning.states
     if config.text_norm:
       states = RMSNorm(axis='cond', dtype=dtype, name='text_norm')(states)
-    text = Linear((config.width,), ('cond', 'embed'), dtype=dtype, name='text_in')(states)
+    text = Linear((config.width,), ('cond', 'embed'), dtype=dtype, name='text_in')(
+        states)  # [B, S, D]
 
     cos = sin = None
     if config.axes_dims:
-      cos, sin = angles(jnp.concatenate([state_positions, positions], axis=1),
-                        config.axes_dims, config.theta)
-    shared = (vectors, jnp.concatenate([state_segments, steers], axis=1), cos, sin,
-              jnp.concatenate([state_segments, segments], axis=1))
+      positions = jnp.concatenate([conditioning.positions, visual.positions], axis=1)
+      cos, sin = angles(positions, config.axes_dims, config.theta)  # [B, S + L, H / 2]
+    segments = jnp.concatenate([conditioning.segments, visual.segments], axis=1)  # [B, S + L]
+    modulation_ids = jnp.concatenate([conditioning.segments, modulation_ids], axis=1)
+    shared = vectors, modulation_ids, cos, sin, segments
     streams = stack(DoubleBlock, config.blocks, dtype, config.layers - config.text_ends,
                     'blocks')((text, image), *shared)
     if config.text_ends:
       last = recomputed(DoubleBlock, config.remat)
       streams, _ = last(config.blocks, dtype, text_ends=True, name='last_block')(streams, *shared)
-    # The last norm knows one time per segment, that of the noisy tokens.
-    return project_out(streams[1], config.out_channels, vectors[:, :t.shape[1]], segments, dtype)
+    # The last norm takes one time per segment, that of the noisy tokens.
+    return project_out(streams[1], config.out_channels, vectors[:, :t.shape[1]], visual.segments,
+                       dtype)
 
   def _position_embeddings(self, positions: jax.Array) -> jax.Array:
     """f32[B, L, D], entries of the learned table at (h, w)."""

@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Visual
+from jaxgen.models.denoisers.base import Denoiser
 from jaxgen.models.denoisers.blocks import BlockConfig
 from jaxgen.models.denoisers.blocks import SegmentVectors
 from jaxgen.models.denoisers.blocks import check_clean_time
 from jaxgen.models.denoisers.blocks import dual_then_single
+from jaxgen.models.denoisers.blocks import modulation_inputs
 from jaxgen.models.denoisers.blocks import project_out
-from jaxgen.models.denoisers.blocks import steering
 from jaxgen.models.layers import attention
 from jaxgen.models.layers.heads import QKV
 from jaxgen.models.layers.linear import Linear
@@ -54,7 +57,7 @@ class HunyuanVideoConfig:
     clean_time: which time modulates clean tokens: ``same`` as the noisy ones of their segment,
       or ``zero``, without guidance (token replacement).
     remat: what the backward pass recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   in_channels: int = 64
@@ -88,65 +91,42 @@ class HunyuanVideoConfig:
                        remat=self.remat, unroll=self.unroll)
 
 
-class HunyuanVideo(nn.Module):
-  """Velocity of noisy latent tokens, given clean ones, time and conditioning states.
-
-  Attributes:
-    config: sizes.
-    dtype: of the computation; time path, norms, softmax and RoPE stay fp32.
-  """
+class HunyuanVideo(Denoiser):
+  """A ``Denoiser``; see there. Zeros as positions of the states, as published, rotate nothing."""
 
   config: HunyuanVideoConfig
-  dtype: jnp.dtype = jnp.float32
+
+  @property
+  def pooled_dim(self) -> int:
+    """See ``Denoiser``."""
+    return self.config.pooled_dim
+
+  @property
+  def takes_guidance(self) -> bool:
+    """See ``Denoiser``."""
+    return self.config.guidance_embed
 
   @nn.compact
-  def __call__(
-      self,
-      latents: jax.Array,
-      t: jax.Array,
-      positions: jax.Array,
-      segments: jax.Array,
-      states: jax.Array,
-      state_positions: jax.Array,
-      state_segments: jax.Array,
-      *,
-      pooled: jax.Array,
-      guidance: jax.Array | None = None,
-      clean: jax.Array | None = None,
-  ) -> jax.Array:
-    """Predicts the velocity; a token sees latents and states of its own segment only.
-
-    Args:
-      latents: f[B, L, C]: x_t, or clean latents.
-      t: f32[B, G], time of each segment in [0, 1].
-      positions: i32[B, L, 3], (t, h, w) of each token.
-      segments: i32[B, L], 0 = padding.
-      states: f[B, S, cond_dim].
-      state_positions: i32[B, S, 3]; HunyuanVideo has zeros here, which rotate nothing.
-      state_segments: i32[B, S].
-      pooled: f[B, G, pooled_dim].
-      guidance: f32[B, G], given if and only if ``guidance_embed``.
-      clean: bool[B, L], True for tokens that are conditions; None = no token is. Makes no
-        difference where ``clean_time`` is ``same``.
-
-    Returns:
-      f32[B, L, out_channels]; has no meaning for padding and clean tokens.
-    """
+  def __call__(self, x_t: jax.Array, t: jax.Array, visual: Visual, conditioning: Conditioning
+               ) -> jax.Array:
+    """See ``Denoiser``; returns f32[B, L, out_channels]."""
+    self.check_vectors(conditioning)
     config, dtype = self.config, self.dtype
-    assert (guidance is not None) == config.guidance_embed, 'guidance goes with guidance_embed'
-    vectors, steers = steering(config.width, config.clean_time, t, segments, clean, guidance,
-                               pooled)
-    text = TokenRefiner(config, dtype, name='refiner')(states, t, state_segments)
-    image = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(latents)
+    vectors, modulation_ids = modulation_inputs(
+        config.width, config.clean_time, t, visual, conditioning)  # [B, V, D], [B, L]
+    text = TokenRefiner(config, dtype, name='refiner')(
+        conditioning.states, t, conditioning.segments)  # [B, S, D]
+    image = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(
+        x_t)  # [B, L, D]
 
-    cos, sin = angles(jnp.concatenate([state_positions, positions], axis=1),
-                      config.axes_dims, config.theta)
-    image = dual_then_single(
-        config.blocks, dtype, config.double_blocks, config.single_blocks, text, image,
-        vectors, jnp.concatenate([state_segments, steers], axis=1), cos, sin,
-        jnp.concatenate([state_segments, segments], axis=1))
-    # The last norm knows one time per segment, that of the noisy tokens.
-    return project_out(image, config.out_channels, vectors[:, :t.shape[1]], segments, dtype)
+    positions = jnp.concatenate([conditioning.positions, visual.positions], axis=1)
+    segments = jnp.concatenate([conditioning.segments, visual.segments], axis=1)  # [B, S + L]
+    modulation_ids = jnp.concatenate([conditioning.segments, modulation_ids], axis=1)
+    cos, sin = angles(positions, config.axes_dims, config.theta)  # [B, S + L, H / 2]
+    image = dual_then_single(config.blocks, dtype, config.double_blocks, config.single_blocks,
+                             text, image, vectors, modulation_ids, cos, sin, segments)
+    # The last norm takes one time per segment, that of the noisy tokens.
+    return project_out(image, config.out_channels, vectors[:, :t.shape[1]], visual.segments, dtype)
 
 
 class TokenRefiner(nn.Module):
@@ -159,9 +139,10 @@ class TokenRefiner(nn.Module):
   def __call__(self, states: jax.Array, t: jax.Array, segments: jax.Array) -> jax.Array:
     """Maps f[B, S, cond_dim], f32[B, G] and i32[B, S] to f[B, S, D]."""
     config, dtype = self.config, self.dtype
-    means = segment_means(states, segments, t.shape[1])
-    vectors = SegmentVectors(config.width, name='vectors')(t, None, means)
-    text = Linear((config.width,), ('cond', 'embed'), dtype=dtype, name='text_in')(states)
+    means = segment_means(states, segments, t.shape[1])  # [B, G, cond_dim]
+    vectors = SegmentVectors(config.width, name='vectors')(t, None, means)  # [B, G, D]
+    text = Linear((config.width,), ('cond', 'embed'), dtype=dtype, name='text_in')(
+        states)  # [B, S, D]
     return stack(RefinerBlock, config.blocks, dtype, config.refiner_blocks, 'blocks')(
         text, vectors, segments)
 
@@ -174,12 +155,12 @@ class RefinerBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x, vectors, segments):
-    """Maps f[B, S, D] to the same, steered by f32[B, G, D]; scanned, hence the None."""
+    """Maps f[B, S, D] to the same, modulated by f32[B, G, D]; scanned, hence the None."""
     config, dtype = self.config, self.dtype
     gate, mlp_gate = Modulation(2, dtype, name='modulation')(vectors, segments)
     normed = LayerNorm(axis='embed', dtype=dtype, name='attention_norm')(x)
     q, k, v = QKV(config.heads, config.head_dim, norm=False, dtype=dtype,
-                  name='attention')(normed)
+                  name='attention')(normed)  # [B, S, N, H]
     attended = attention.attend(q, k, v, q_segments=segments, kv_segments=segments)
     projection = Linear((config.width,), ('heads', 'head_dim', 'embed'), inputs=2, dtype=dtype,
                         name='attention_out')

@@ -10,6 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Visual
+from jaxgen.models.denoisers.base import Denoiser
 from jaxgen.models.denoisers.blocks import BlockConfig
 from jaxgen.models.denoisers.blocks import SegmentVectors
 from jaxgen.models.denoisers.blocks import dual_then_single
@@ -35,7 +38,7 @@ class MMDiTConfig:
     guidance_embed: takes a guidance scale as input (guidance-distilled models).
     pooled_dim: channels of a pooled prompt vector; 0 = none.
     remat: what the backward pass recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   in_channels: int = 64
@@ -62,57 +65,37 @@ class MMDiTConfig:
                        remat=self.remat, unroll=self.unroll)
 
 
-class MMDiT(nn.Module):
-  """Velocity of noisy latent tokens, given time and conditioning states.
-
-  Attributes:
-    config: sizes.
-    dtype: of the computation; time path, norms, softmax and RoPE stay fp32.
-  """
+class MMDiT(Denoiser):
+  """A ``Denoiser``; see there. Clean tokens have the time of their segment."""
 
   config: MMDiTConfig
-  dtype: jnp.dtype = jnp.float32
+
+  @property
+  def pooled_dim(self) -> int:
+    """See ``Denoiser``."""
+    return self.config.pooled_dim
+
+  @property
+  def takes_guidance(self) -> bool:
+    """See ``Denoiser``."""
+    return self.config.guidance_embed
 
   @nn.compact
-  def __call__(
-      self,
-      latents: jax.Array,
-      t: jax.Array,
-      positions: jax.Array,
-      segments: jax.Array,
-      states: jax.Array,
-      state_positions: jax.Array,
-      state_segments: jax.Array,
-      *,
-      guidance: jax.Array | None = None,
-      pooled: jax.Array | None = None,
-  ) -> jax.Array:
-    """Predicts the velocity; a token sees latents and states of its own segment only.
-
-    Args:
-      latents: f[B, L, C], x_t.
-      t: f32[B, G], time of each segment in [0, 1].
-      positions: i32[B, L, 3], (t, h, w) of each token.
-      segments: i32[B, L], 0 = padding.
-      states: f[B, S, cond_dim].
-      state_positions: i32[B, S, 3].
-      state_segments: i32[B, S].
-      guidance: f32[B, G], given if and only if ``guidance_embed``.
-      pooled: f[B, G, pooled_dim], given if and only if ``pooled_dim``.
-
-    Returns:
-      f32[B, L, C]; what stands at padding has no meaning.
-    """
+  def __call__(self, x_t: jax.Array, t: jax.Array, visual: Visual, conditioning: Conditioning
+               ) -> jax.Array:
+    """See ``Denoiser``; returns f32[B, L, C]."""
+    self.check_vectors(conditioning)
     config, dtype = self.config, self.dtype
-    assert (guidance is not None) == config.guidance_embed, 'guidance goes with guidance_embed'
-    assert (pooled is not None) == bool(config.pooled_dim), 'pooled goes with pooled_dim'
-    vectors = SegmentVectors(config.width, name='vectors')(t, guidance, pooled)
-    image = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(latents)
-    text = Linear((config.width,), ('cond', 'embed'), dtype=dtype, name='text_in')(states)
+    vectors = SegmentVectors(config.width, name='vectors')(
+        t, conditioning.guidance, conditioning.pooled)  # [B, G, D]
+    image = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(
+        x_t)  # [B, L, D]
+    text = Linear((config.width,), ('cond', 'embed'), dtype=dtype, name='text_in')(
+        conditioning.states)  # [B, S, D]
 
-    cos, sin = angles(jnp.concatenate([state_positions, positions], axis=1),
-                      config.axes_dims, config.theta)
-    joint_segments = jnp.concatenate([state_segments, segments], axis=1)
+    positions = jnp.concatenate([conditioning.positions, visual.positions], axis=1)
+    segments = jnp.concatenate([conditioning.segments, visual.segments], axis=1)  # [B, S + L]
+    cos, sin = angles(positions, config.axes_dims, config.theta)  # [B, S + L, H / 2]
     image = dual_then_single(config.blocks, dtype, config.double_blocks, config.single_blocks,
-                             text, image, vectors, joint_segments, cos, sin, joint_segments)
-    return project_out(image, config.in_channels, vectors, segments, dtype)
+                             text, image, vectors, segments, cos, sin, segments)
+    return project_out(image, config.in_channels, vectors, visual.segments, dtype)

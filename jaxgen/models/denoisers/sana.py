@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Visual
+from jaxgen.models.denoisers.base import Denoiser
 from jaxgen.models.layers.attention import attend
 from jaxgen.models.layers.embeddings import VectorEmbedder
 from jaxgen.models.layers.embeddings import timestep_embedding
@@ -46,7 +49,7 @@ class SanaConfig:
     layers: how many blocks.
     mlp_ratio: F / D.
     remat: what the backward pass recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   in_channels: int = 32
@@ -73,56 +76,34 @@ class SanaConfig:
     return int(self.mlp_ratio * self.width)
 
 
-class Sana(nn.Module):
-  """Velocity of noisy latent tokens, given time and conditioning states.
+class Sana(Denoiser):
+  """A ``Denoiser``; see there. Tokens of one image share t; positions of the states have no effect.
 
-  Attributes:
-    config: sizes.
-    dtype: of the computation; time path, norms, softmax and the sums of the linear attention and
-      of the convolution stay fp32.
+  The sums of the linear attention and of the convolution stay fp32 too.
   """
 
   config: SanaConfig
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-      self,
-      latents: jax.Array,
-      t: jax.Array,
-      positions: jax.Array,
-      segments: jax.Array,
-      states: jax.Array,
-      state_positions: jax.Array,
-      state_segments: jax.Array,
-  ) -> jax.Array:
-    """Predicts the velocity; a token sees latents and states of its own segment only.
-
-    Args:
-      latents: f[B, L, C], x_t.
-      t: f32[B, G], time of each segment in [0, 1].
-      positions: i32[B, L, 3], (t, h, w) of each token; tokens of one image share t.
-      segments: i32[B, L], 0 = padding.
-      states: f[B, S, cond_dim].
-      state_positions: i32[B, S, 3], without effect: cross attention knows no order.
-      state_segments: i32[B, S].
-
-    Returns:
-      f32[B, L, C]; what stands at padding has no meaning.
-    """
-    del state_positions
-    config, dtype = self.config, self.dtype
-    x = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(latents)
-    states = Linear((config.width,), ('cond', 'mlp'), dtype=dtype, name='text_in')(states)
+  def __call__(self, x_t: jax.Array, t: jax.Array, visual: Visual, conditioning: Conditioning
+               ) -> jax.Array:
+    """See ``Denoiser``; returns f32[B, L, C]."""
+    self.check_vectors(conditioning)
+    config, dtype, segments = self.config, self.dtype, visual.segments
+    x = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(
+        x_t)  # [B, L, D]
+    states = Linear((config.width,), ('cond', 'mlp'), dtype=dtype, name='text_in')(
+        conditioning.states)
     states = Linear((config.width,), ('mlp', 'embed'), activation=gelu_tanh, dtype=dtype,
                     name='text_out')(states)
-    states = RMSNorm(TEXT_EPSILON, dtype=dtype, name='text_norm')(states)
+    states = RMSNorm(TEXT_EPSILON, dtype=dtype, name='text_norm')(states)  # [B, S, D]
 
-    vectors = VectorEmbedder(config.width, name='time')(timestep_embedding(t))
+    vectors = VectorEmbedder(config.width, name='time')(timestep_embedding(t))  # [B, G, D]
     common = Linear((6 * config.width,), ('embed', 'mlp'), kernel_init=zeros,
-                    activation=nn.silu, name='modulation')(vectors)
+                    activation=nn.silu, name='modulation')(vectors)  # [B, G, 6 D]
+    indices = neighbours(visual.positions, segments)  # [B, L, 9]
     x = stack(SanaBlock, config, dtype, config.layers, 'blocks')(
-        x, common, neighbours(positions, segments), segments, states, state_segments)
+        x, common, indices, segments, states, conditioning.segments)
 
     shift, scale = TabledModulation(2, dtype, name='final_modulation')(
         jnp.tile(vectors, 2), segments)
@@ -139,7 +120,16 @@ class SanaBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x, common, indices, segments, states, state_segments):
-    """Maps f[B, L, D] to the same; scanned, hence the None."""
+    """Maps f[B, L, D] to the same; scanned, hence the None.
+
+    Args:
+      x: f[B, L, D].
+      common: f32[B, G, 6 D], the modulation that all blocks share.
+      indices: i32[B, L, 9], see ``neighbours``.
+      segments: i32[B, L], 0 = padding.
+      states: f[B, S, D].
+      state_segments: i32[B, S].
+    """
     config, dtype = self.config, self.dtype
 
     def qkv(name, heads, use_bias):
@@ -154,11 +144,11 @@ class SanaBlock(nn.Module):
         6, dtype, name='modulation')(common, segments)
     attended = attend_linearly(
         *qkv('attention', config.heads, False)(modulated_norm(x, shift, scale)),
-        segments, common.shape[1])
+        segments, common.shape[1])  # [B, L, N, H]
     x = x + gate * out('attention')(attended)
 
     attended = attend(*qkv('cross_attention', config.cross_heads, True)(x, states),
-                      q_segments=segments, kv_segments=state_segments)
+                      q_segments=segments, kv_segments=state_segments)  # [B, L, N, H]
     x = x + out('cross_attention')(attended)
 
     mlp = MixingMLP(config.hidden, dtype, name='mlp')

@@ -5,7 +5,7 @@ that stop at the door: its time runs from 0 at noise to 1 at data, and it predic
 Beyond it, a row may pack several samples.
 
 Z-Image was trained with images and captions padded to a multiple of 32 tokens by a learned token
-that takes part in attention. Here such a token is data: it has a segment, a position and a mark.
+that takes part in attention. Here such tokens are data, with a segment and a position.
 """
 
 import dataclasses
@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Visual
+from jaxgen.models.denoisers.base import Denoiser
 from jaxgen.models.layers.embeddings import VectorEmbedder
 from jaxgen.models.layers.embeddings import timestep_embedding
 from jaxgen.models.layers.heads import QKV
@@ -52,7 +55,7 @@ class ZImageConfig:
     axes_dims: head channels that rotate with (t, h, w); they sum to D / N.
     theta: base of the RoPE frequencies.
     remat: what the backward pass recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   in_channels: int = 64
@@ -90,69 +93,42 @@ class ZImageConfig:
     return int(self.width / 3 * 8)
 
 
-class ZImage(nn.Module):
-  """Velocity of noisy latent tokens, given time and conditioning states.
+class ZImage(Denoiser):
+  """A ``Denoiser``; see there.
 
-  Attributes:
-    config: sizes.
-    dtype: of the computation; time path, norms, softmax and RoPE stay fp32.
+  A visual token of a segment but of no image is a learned pad, as are the states that
+  ``conditioning.pads`` marks. In published weights the states stand at (1, 0, 0), (2, 0, 0), ...,
+  their pads included; the image stands behind them at t = padded length of the text + 1, its pads
+  at (0, 0, 0).
   """
 
   config: ZImageConfig
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-      self,
-      latents: jax.Array,
-      t: jax.Array,
-      positions: jax.Array,
-      segments: jax.Array,
-      states: jax.Array,
-      state_positions: jax.Array,
-      state_segments: jax.Array,
-      *,
-      pads: jax.Array | None = None,
-      state_pads: jax.Array | None = None,
-  ) -> jax.Array:
-    """Predicts the velocity; a token sees latents and states of its own segment only.
-
-    In published weights the states stand at (1, 0, 0), (2, 0, 0), ..., their pads included; the
-    image stands behind them at t = padded length of the text + 1, its pads at (0, 0, 0).
-
-    Args:
-      latents: f[B, L, C], x_t.
-      t: f32[B, G], time of each segment in [0, 1], 1 = noise.
-      positions: i32[B, L, 3], (t, h, w) of each token.
-      segments: i32[B, L], 0 = absent.
-      states: f[B, S, cond_dim].
-      state_positions: i32[B, S, 3].
-      state_segments: i32[B, S].
-      pads: bool[B, L], True where the learned pad token stands; None = nowhere.
-      state_pads: bool[B, S], alike.
-
-    Returns:
-      f32[B, L, C]; what stands at pads and absent tokens has no meaning.
-    """
-    config, dtype = self.config, self.dtype
+  def __call__(self, x_t: jax.Array, t: jax.Array, visual: Visual, conditioning: Conditioning
+               ) -> jax.Array:
+    """See ``Denoiser``; returns f32[B, L, C], without meaning at pads too."""
+    self.check_vectors(conditioning)
+    config, dtype, segments = self.config, self.dtype, visual.segments
     vectors = VectorEmbedder(min(config.width, VECTOR), hidden=TIME_HIDDEN, name='time')(
-        timestep_embedding(1 - t))
-    image = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(latents)
-    image = self._padded('image_pad', image, pads)
-    states = RMSNorm(EPSILON, 'cond', dtype, name='text_norm')(states)
+        timestep_embedding(1 - t))  # [B, G, V]
+    image = Linear((config.width,), ('latent', 'embed'), dtype=dtype, name='image_in')(x_t)
+    image = self._padded('image_pad', image, (segments > 0) & (visual.images == 0))  # [B, L, D]
+    states = RMSNorm(EPSILON, 'cond', dtype, name='text_norm')(conditioning.states)
     text = Linear((config.width,), ('cond', 'embed'), dtype=dtype, name='text_in')(states)
-    text = self._padded('text_pad', text, state_pads)
+    text = self._padded('text_pad', text, conditioning.pads)  # [B, S, D]
 
-    rotations = angles(positions, config.axes_dims, config.theta)
-    text_rotations = angles(state_positions, config.axes_dims, config.theta)
+    rotations = angles(visual.positions, config.axes_dims, config.theta)  # [B, L, H / 2] twice
+    text_rotations = angles(conditioning.positions, config.axes_dims, config.theta)
     image = stack(ZImageBlock, config, dtype, config.refiner_layers, 'image_blocks')(
         image, vectors, *rotations, segments)
     text = stack(ZImageBlock, config, dtype, config.refiner_layers, 'text_blocks')(
-        text, None, *text_rotations, state_segments)
+        text, None, *text_rotations, conditioning.segments)
 
     joint, cos, sin, joint_segments = (
         jnp.concatenate(pair, axis=1) for pair in zip(
-            (image, *rotations, segments), (text, *text_rotations, state_segments)))
+            (image, *rotations, segments),
+            (text, *text_rotations, conditioning.segments)))  # [B, L + S, ...]
     joint = stack(ZImageBlock, config, dtype, config.layers, 'blocks')(
         joint, vectors, cos, sin, joint_segments)
     image = joint[:, :image.shape[1]]
@@ -170,7 +146,7 @@ class ZImage(nn.Module):
 
 
 class ZImageBlock(nn.Module):
-  """Attention and gated MLP, each between two RMS norms; steered where there are vectors."""
+  """Attention and gated MLP, each between two RMS norms; modulated where there are vectors."""
 
   config: ZImageConfig
   dtype: jnp.dtype
@@ -191,7 +167,7 @@ class ZImageBlock(nn.Module):
       gate, mlp_gate = jnp.tanh(gate), jnp.tanh(mlp_gate)
 
     qkv = QKV(config.heads, config.head_dim, use_bias=False, epsilon=EPSILON, dtype=dtype,
-              name='attention')(norm('attention_norm')(x) * (1 + scale))
+              name='attention')(norm('attention_norm')(x) * (1 + scale))  # [B, L, N, H] each
     attended = Linear((config.width,), ('heads', 'head_dim', 'embed'), inputs=2, use_bias=False,
                       dtype=dtype, name='attention_out')(
                           rotary_attention(*qkv, cos, sin, segments))

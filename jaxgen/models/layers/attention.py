@@ -29,8 +29,8 @@ def attend(
 
   The kernel is the best one of the platform that the program is lowered for (``kernels``). Under
   a mesh, rows, heads and queries are split by the logical rules ``rows``, ``heads`` and
-  ``tokens`` where they divide. Keys are gathered, or go round the devices where the rule ``keys``
-  splits them as queries are.
+  ``tokens`` where they divide. Keys are gathered, or rotate around a ring of devices where the rule
+  ``keys`` splits them as queries are.
 
   Args:
     q: f[B, L, N, H].
@@ -60,17 +60,17 @@ def _attention(split: dispatch.Split | None, q: jax.Array, k: jax.Array, v: jax.
                visibility: Visibility) -> jax.Array:
   """Attention of scaled queries, heads first: f[B, N, L, H] and f[B, K, S, H] to f[B, N, L, H].
 
-  Its own gradient keeps the logarithm of the softmax sum instead of the L x S weights, which the
-  backward pass computes again: quadratic memory lives for one layer at a time, and the weights
-  never travel through the stacked residuals of a scan.
+  Its custom gradient keeps the logsumexp instead of the L x S weights, which the backward pass
+  recomputes: quadratic memory lives for one layer at a time, and the weights are never among the
+  stacked residuals of a scan.
   """
   return _attention_forward(split, q, k, v, visibility)[0]
 
 
 def _attention_forward(split, q, k, v, visibility):
-  out, log_total = dispatch.forward(q, k, v, visibility, split)
-  out, log_total = checkpoint_name((out, log_total), SAVED)
-  return out, (q, k, v, visibility, out, log_total)
+  out, logsumexp = dispatch.forward(q, k, v, visibility, split)
+  out, logsumexp = checkpoint_name((out, logsumexp), SAVED)
+  return out, (q, k, v, visibility, out, logsumexp)
 
 
 def _attention_backward(split, residuals, gradient):

@@ -1,4 +1,4 @@
-"""Embeddings of scalars and vectors that steer the modulation; all of it in fp32."""
+"""Embeddings of the scalars and vectors behind the modulation; all of it in fp32."""
 
 import math
 

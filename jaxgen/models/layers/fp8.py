@@ -1,9 +1,9 @@
-"""Products of hidden units in 8-bit floats, for Hopper's tensor cores.
+"""fp8 matmuls between hidden units, for Hopper's tensor cores.
 
-Only the operands of a product have eight bits, forward and backward: values and kernels are e4m3,
-gradients e5m2, each row of a contraction with a scale that qwix takes from its largest entry.
-Parameters, activations and sums stay what they are, and so does everything that is saved; what
-was computed in fp32, the path of the time for one, still is.
+Only the operands of a matmul have eight bits, forward and backward: activations and kernels are
+e4m3, gradients e5m2, each row of a contraction with a scale that qwix takes from its largest entry.
+Parameters, accumulators and everything that is saved keep their dtypes, and what runs in fp32, such
+as the time path, still does.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ VALUES, GRADIENTS = jnp.float8_e4m3fn, jnp.float8_e5m2
 
 @contextlib.contextmanager
 def products(wanted: bool = True) -> Iterator[None]:
-  """Inside, every ``Linear`` between hidden units that is traced multiplies so, if ``wanted``."""
+  """Within it, every ``Linear`` between hidden units is traced with fp8 matmuls, if ``wanted``."""
   token = HIDDEN_PRODUCT.set(matrix_product if wanted else HIDDEN_PRODUCT.get())
   try:
     yield
@@ -33,7 +33,7 @@ def products(wanted: bool = True) -> Iterator[None]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def matrix_product(x: jax.Array, kernel: jax.Array, inputs: int, activation: Activation
                    ) -> jax.Array:
-  """``linear.matrix_product``, its operands in 8-bit floats; it keeps ``x`` and ``kernel`` too."""
+  """``linear.matrix_product`` with fp8 operands; ``x`` and ``kernel`` are its residuals too."""
   return _forward(x, kernel, inputs, activation)[0]
 
 

@@ -51,7 +51,7 @@ def linear_kernels(axes: Mapping[str, tuple[str, ...]]) -> list[str]:
 class Linear(nn.Module):
   """``y[..., *features] = act(x)[..., *inputs] @ kernel[*inputs, *features] + bias[*features]``.
 
-  Where the parameters hold a low-rank adapter beside the kernel (see ``lora``), its product is
+  Where the parameters hold a low-rank adapter beside the kernel (see ``lora``), its output is
   added; the kernel itself stays as it is. Where they hold a ``kernel_scale``, the kernel has eight
   bits (see ``quantized``). Policies of ``remat`` know the result by the last word of
   the module's name: ``out`` of ``attention_out``.
@@ -118,11 +118,11 @@ def matrix_product(x: jax.Array, kernel: jax.Array, inputs: int, activation: Act
                    ) -> jax.Array:
   """Contracts the last ``inputs`` dims of ``activation(x)`` with the first of ``kernel``.
 
-  Its own gradient, for three reasons. The backward pass keeps the kernel as it is stored, so that
-  a scan over layers does not stack reshaped or converted copies of it. It keeps ``x`` and not its
-  activation. And on CPU the gradient by the kernel is taken over one flat axis: given several,
-  XLA first writes a transposed copy of an operand, which costs more than the product. Elsewhere
-  the axes stay apart, because rows and tokens may be spread over different devices.
+  It has a custom gradient, for three reasons. The residual is the kernel as it is stored, so that
+  a scan over layers does not stack reshaped or converted copies of it. ``x`` is kept and not its
+  activation. And on CPU the gradient with respect to the kernel is taken over one flat axis: given
+  several, XLA first writes a transposed copy of an operand, which costs more than the matmul.
+  Elsewhere the axes stay apart, because rows and tokens may be split over different devices.
   """
   return _forward(x, kernel, inputs, activation)[0]
 
@@ -162,5 +162,5 @@ def _outer(x, gradient):
 
 matrix_product.defvjp(_forward, _backward)
 
-# By which a ``Linear`` between hidden units multiplies; see ``fp8``.
+# The matmul of every ``Linear`` between hidden units; see ``fp8``.
 HIDDEN_PRODUCT = contextvars.ContextVar('HIDDEN_PRODUCT', default=matrix_product)

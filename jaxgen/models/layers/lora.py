@@ -34,7 +34,7 @@ class LoRA:
   Attributes:
     modules: regex that matches the whole path of a ``Linear`` (``layers/attention/(q|k|v)``).
     rank: r.
-    alpha: the adapter's product is multiplied by alpha / rank.
+    alpha: the adapter's output is multiplied by alpha / rank.
   """
 
   modules: str
@@ -100,13 +100,13 @@ def is_fixed(path: str, paths: Container[str]) -> bool:
 
 
 def merge(params: trees.Tree) -> Params:
-  """Adds every adapter's product to its kernel and drops the adapters."""
+  """Adds the product ``a b`` of every adapter to its kernel and drops the adapters."""
   base, adapters = split(params)
   return _add(base, adapters, 1)
 
 
 def unmerge(merged: trees.Tree, adapters: trees.Tree) -> Params:
-  """The inverse of ``merge``: takes the products out again and puts the adapters back."""
+  """The inverse of ``merge``: subtracts the products and puts the adapters back."""
   return trees.merge(_add(merged, adapters, -1), adapters)
 
 

@@ -1,4 +1,4 @@
-"""Adaptive layer norm: one vector per segment steers every token of that segment."""
+"""Adaptive layer norm: one vector per segment modulates every token of that segment."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from jaxgen.models.layers.segments import segment_one_hot
 
 
 def per_token(vectors: jax.Array, segments: jax.Array) -> jax.Array:
-  """Hands each token the vector of its segment.
+  """Gives each token the vector of its segment, or of its modulation id.
 
   Args:
     vectors: f[B, G, D], entry g belongs to segment g + 1.
@@ -25,8 +25,8 @@ def per_token(vectors: jax.Array, segments: jax.Array) -> jax.Array:
   groups = vectors.shape[1]
   if groups == 1:
     return vectors
-  # A one-hot product is exact and, unlike a gather, has a matrix product as its gradient.
-  chosen = segment_one_hot(segments, groups, vectors.dtype)
+  # A one-hot matmul is exact and, unlike a gather, has a matmul as its gradient.
+  chosen = segment_one_hot(segments, groups, vectors.dtype)  # [B, L, G]
   return jnp.einsum('BLG,BGD->BLD', chosen, vectors, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -52,7 +52,7 @@ class Modulation(nn.Module):
     """Returns ``chunks`` arrays f[B, L or 1, D] for vectors f32[B, G, V]."""
     width = self.width or vectors.shape[-1]
     out = Linear((self.chunks * width,), ('embed', 'mlp'), kernel_init=zeros, name='linear')(
-        self.activation(vectors.astype(jnp.float32)))
+        self.activation(vectors.astype(jnp.float32)))  # [B, G, chunks D]
     return [per_token(chunk.astype(self.dtype), segments)
             for chunk in jnp.split(out, self.chunks, axis=-1)]
 

@@ -18,7 +18,7 @@ def neighbours(positions: jax.Array, segments: jax.Array) -> jax.Array:
 
   Args:
     positions: i32[B, L, 3], (t, h, w).
-    segments: i32[B, L], 0 = padding, which is nobody's neighbour.
+    segments: i32[B, L], 0 = padding, which is never a neighbour.
 
   Returns:
     i32[B, L, 9], indices of the tokens above left, above, ..., below right, in reading order with

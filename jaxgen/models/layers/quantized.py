@@ -1,6 +1,6 @@
 """Weight-only quantisation: kernels that do not train in eight bits, one scale for each output.
 
-A ``Linear`` that finds a ``kernel_scale`` next to its ``kernel`` multiplies the product by it. So a
+A ``Linear`` that finds a ``kernel_scale`` next to its ``kernel`` multiplies its output by it. So a
 quantised model is the same module with other parameters, as an adapted one is (``lora``), and
 everything here is a function over parameter trees. qwix computes the numbers; its own way into a
 model passes over ours (docs/decisions.md).

@@ -15,9 +15,9 @@ from jaxgen.sharding.memory import HOST
 # the MLP, four times as wide as any of them, are left out.
 PROJECTIONS = ('q', 'k', 'v', 'out', 'down')
 
-# What a block keeps for its backward pass: everything, all matrix products, attention and the
-# projections, those in the memory of the host, nothing but its input. Each keeps less on the device
-# and takes longer than the one before.
+# What a block keeps for its backward pass: everything, outputs of all matmuls, attention and the
+# projections, those in host memory, nothing but its input. Each keeps less on the device and takes
+# longer than the one before.
 REMAT = {
     'none': None,
     'dots': jax.checkpoint_policies.save_from_both_policies(
@@ -48,13 +48,13 @@ def recomputed(block: type[nn.Module], remat: str) -> type[nn.Module]:
 
 def scanned(block: type[nn.Module], config: Any, length: int, in_axes: Any = nn.broadcast
             ) -> type[nn.Module]:
-  """The block class as a loop over ``length`` blocks.
+  """The block class as a scan over ``length`` blocks.
 
   Args:
     block: its ``__call__(carry, *inputs)`` returns ``(carry, output)``.
-    config: its field ``remat`` is the policy of the blocks, and ``unroll`` how many of them a turn
-      of the loop runs: fewer turns copy less of the stacked weights and gradients about, which
-      makes steps on a CPU quicker, and take longer to compile.
+    config: its field ``remat`` is the policy of the blocks, and ``unroll`` the number of blocks per
+      scan iteration: fewer iterations copy less of the stacked weights and gradients, which makes
+      steps on a CPU faster, and take longer to compile.
     length: how many blocks; their parameters get a leading axis ``layers``.
     in_axes: which inputs are scanned; see ``nn.scan``.
   """
@@ -70,7 +70,7 @@ def stack(block: type[nn.Module], config: Any, dtype: jnp.dtype, length: int, na
 
   Args:
     block: called as ``block(config, dtype)(carry, *shared) -> (carry, None)``.
-    config: of the blocks and their loop; see ``scanned``.
+    config: of the blocks and their scan; see ``scanned``.
     dtype: of the computation.
     length: how many.
     name: of the stack in the parameter tree.

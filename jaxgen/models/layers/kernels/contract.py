@@ -48,9 +48,9 @@ class Kernel:
   Attributes:
     fits: (q, k) -> bool, whether shapes and dtype suit; arrays or their shapes.
     forward: (q f[B, N, L, H], k f[B, K, S, H], v f[B, K, S, H], Visibility) -> out f[B, N, L, H],
-      zeros where a query sees nothing, and f32[B, N, L], the logarithm of the softmax sum.
-    backward: (q, k, v, Visibility, out, log_total, gradient f[B, N, L, H]) -> gradients by q, k
-      and v, in their dtypes; what flows into a query that sees nothing goes nowhere.
+      zeros where a query sees nothing, and the logsumexp f32[B, N, L] of its scores.
+    backward: (q, k, v, Visibility, out, logsumexp, gradient f[B, N, L, H]) -> gradients with
+      respect to q, k and v, in their dtypes; the gradient of a query that sees nothing is dropped.
   """
 
   fits: Callable[[jax.Array, jax.Array], bool]

@@ -1,4 +1,4 @@
-"""Attention as plain products on CPUs: heads in turn, their scores in pieces.
+"""Attention as plain matmuls on CPUs: one head at a time, its scores in pieces.
 
 A CPU is quick while what it works on stays in its caches. Scores that fit there are computed for
 all heads at once, as everywhere; above that every core works on the same head. Where tokens are in
@@ -30,23 +30,23 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility) ->
   if len(q) > 1:
     return _row_by_row(forward, q, k, v, visibility)
   mask = _mask_of_row(visibility)
-  out, log_total = _head_by_head(_head_forward, _is_ordered(visibility, mask), mask, (k, v), q)
-  return out, log_total[..., 0]
+  out, logsumexp = _head_by_head(_head_forward, _is_ordered(visibility, mask), mask, (k, v), q)
+  return out, logsumexp[..., 0]
 
 
 def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, out: jax.Array,
-             log_total: jax.Array, gradient: jax.Array) -> Arrays:
+             logsumexp: jax.Array, gradient: jax.Array) -> Arrays:
   """``Kernel.backward``."""
   if _is_cached(q, k):
-    return xla.backward(q, k, v, visibility, out, log_total, gradient)
+    return xla.backward(q, k, v, visibility, out, logsumexp, gradient)
   if len(q) > 1:
-    return _row_by_row(backward, q, k, v, visibility, out, log_total, gradient)
+    return _row_by_row(backward, q, k, v, visibility, out, logsumexp, gradient)
   along = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1)
   mask = _mask_of_row(visibility)
   turned = None if mask is None else mask.T  # once, as reading it by columns is slow
   by_q, by_k, by_v = _head_by_head(
       _head_backward, _is_ordered(visibility, mask), turned, (k, v),
-      q, log_total, along, gradient.astype(q.dtype))
+      q, logsumexp, along, gradient.astype(q.dtype))
   by_k, by_v = (xla.of_each_group(gradient, k.shape) for gradient in (by_k, by_v))
   return by_q, by_k, by_v
 
@@ -110,14 +110,14 @@ def _pieces(length, most, least):
 
 
 def _head_forward(ordered, mask, k, v, q):
-  """One head: (out f[L, H], logarithm of the softmax sum f32[L, 1])."""
+  """One head: (out f[L, H], logsumexp f32[L, 1])."""
   if not ordered:
     return xla.head_forward(mask, q, k, v, _over_row)
-  outs, log_totals = zip(*(
+  outs, logsumexps = zip(*(
       xla.head_forward(
           mask[piece, :piece.stop], q[piece], k[:piece.stop], v[:piece.stop], _over_row)
       for piece in _pieces(len(q), *QUERIES_APART)))
-  return jnp.concatenate(outs), jnp.concatenate(log_totals)
+  return jnp.concatenate(outs), jnp.concatenate(logsumexps)
 
 
 def _over_row(combine, x):
@@ -132,26 +132,26 @@ def _over_row(combine, x):
   return xla.over_row(combine, jnp.concatenate(parts + rest, axis=-1))
 
 
-def _head_backward(ordered, mask, k, v, q, log_total, along, gradient):
-  """One head: gradients by q, k and v; ``mask`` bool[S, L].
+def _head_backward(ordered, mask, k, v, q, logsumexp, along, gradient):
+  """One head: gradients with respect to q, k and v; ``mask`` bool[S, L].
 
-  No product reads the weights by columns, which is slow: keys stand in their rows, and the
-  gradient by q comes out turned, f32[H, L].
+  No matmul reads the weights by columns, which is slow: keys are their rows, and the gradient with
+  respect to q comes out transposed, f32[H, L].
   """
   by_q, by_k, by_v = jnp.zeros(q.shape[::-1], jnp.float32), [], []
   for piece in _pieces(len(k), *(KEYS_APART if ordered else LONG_KEYS_APART)):
     seers = slice(piece.start if ordered else 0, len(q))
     grads = _piece_backward(
         None if mask is None else mask[piece, seers], q[seers], k[piece], v[piece],
-        log_total[seers], along[seers], gradient[seers])
+        logsumexp[seers], along[seers], gradient[seers])
     by_q = by_q.at[:, seers].add(grads[0])
     by_k.append(grads[1])
     by_v.append(grads[2])
   return _kept(by_q).T.astype(q.dtype), jnp.concatenate(by_k), jnp.concatenate(by_v)
 
 
-def _piece_backward(mask, q, k, v, log_total, along, gradient):
-  weights = jnp.exp(xla.scores(mask, k, q) - log_total)
+def _piece_backward(mask, q, k, v, logsumexp, along, gradient):
+  weights = jnp.exp(xla.scores(mask, k, q) - logsumexp)
   by_scores = (weights * (xla.product(v, gradient.T) - along)).astype(q.dtype)
   by_k = xla.product(by_scores, q)
   by_v = xla.product(weights.astype(q.dtype), gradient)

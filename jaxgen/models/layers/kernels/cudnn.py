@@ -1,9 +1,9 @@
 """Flash attention of cuDNN on NVIDIA GPUs, for half precision; segments become a bias.
 
 The call itself is the one behind ``jax.nn.dot_product_attention(implementation='cudnn')``. It is
-bound here directly for three reasons: the backward pass can start from the logarithm of the
-softmax sum that was kept, it need not compute a gradient by the bias, and a program for a GPU can
-be lowered on a machine that has neither the GPU nor cuDNN.
+bound here directly for three reasons: the backward pass can start from the logsumexp that was kept,
+it need not compute a gradient with respect to the bias, and a program for a GPU can be lowered on a
+machine that has neither the GPU nor cuDNN.
 """
 
 import jax
@@ -14,7 +14,7 @@ from jaxgen.models.layers.kernels.contract import Arrays
 from jaxgen.models.layers.kernels.contract import Kernel
 from jaxgen.models.layers.kernels.contract import Visibility
 
-SHORTEST = 64  # below, plain products take no longer
+SHORTEST = 64  # below, plain matmuls take no longer
 WIDEST = 128  # head dimension of every generation of GPU; wider ones are for Hopper only
 ALIGNMENT = 8  # halfs in the 16 bytes that a row of the bias must start at
 
@@ -30,16 +30,16 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility) ->
   """``Kernel.forward``."""
   length, sees = q.shape[2], visibility.sees()
   q, k, v, bias, options = _prepare(q, k, v, visibility)
-  out, log_total = cudnn._dot_product_attention_fwd_impl(
+  out, logsumexp = cudnn._dot_product_attention_fwd_impl(
       q, k, v, bias, *_unused(q, 6), **options, is_training=True)
-  out, log_total = out[:, :, :length], log_total[:, :, :length]
+  out, logsumexp = out[:, :, :length], logsumexp[:, :, :length]
   if sees is not None:
     out = jnp.where(sees[:, None, :, None], out, 0)
-  return out, log_total
+  return out, logsumexp
 
 
 def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, out: jax.Array,
-             log_total: jax.Array, gradient: jax.Array) -> Arrays:
+             logsumexp: jax.Array, gradient: jax.Array) -> Arrays:
   """``Kernel.backward``."""
   lengths, sees = (q.shape[2], k.shape[2]), visibility.sees()
   if sees is not None:
@@ -48,9 +48,9 @@ def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, o
   q, k, v, bias, options = _prepare(q, k, v, visibility)
   if bias.size:
     out, gradient = (_pad(x) for x in (out, gradient))
-    log_total = jnp.pad(log_total, ((0, 0), (0, 0), (0, -lengths[0] % ALIGNMENT)))
+    logsumexp = jnp.pad(logsumexp, ((0, 0), (0, 0), (0, -lengths[0] % ALIGNMENT)))
   by_q, by_k, by_v = cudnn._dot_product_attention_bwd_impl(
-      q, k, v, bias, *_unused(q, 6), log_total, out, gradient.astype(q.dtype), **options)
+      q, k, v, bias, *_unused(q, 6), logsumexp, out, gradient.astype(q.dtype), **options)
   return by_q[:, :, :lengths[0]], by_k[:, :, :lengths[1]], by_v[:, :, :lengths[1]]
 
 

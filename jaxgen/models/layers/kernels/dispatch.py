@@ -40,7 +40,7 @@ KERNELS = {
 class Split(NamedTuple):
   """How the devices share the work; each entry but ``mesh`` holds names of its axes.
 
-  ``keys`` is ``tokens``, and keys go round the devices in a ring; or it is empty, and every device
+  ``keys`` is ``tokens``, and keys rotate around a ring of devices; or it is empty, and every device
   gathers all keys of its rows and heads.
   """
 
@@ -74,9 +74,9 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility,
 
 
 def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, out: jax.Array,
-             log_total: jax.Array, gradient: jax.Array, split: Split | None) -> Arrays:
+             logsumexp: jax.Array, gradient: jax.Array, split: Split | None) -> Arrays:
   """``Kernel.backward`` of the platform that the program is lowered for."""
-  return tuple(_bind(BACKWARD, (q, k, v, out, log_total, gradient), visibility, split))
+  return tuple(_bind(BACKWARD, (q, k, v, out, logsumexp, gradient), visibility, split))
 
 
 FORWARD = core.Primitive('attention_forward')
@@ -95,14 +95,14 @@ def run_forward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[bool
 
 def run_backward(kernels: Sequence[Kernel], *arrays: jax.Array, given: tuple[bool, ...],
                  split: Split | None) -> Arrays:
-  """What ``BACKWARD`` becomes; gradients by keys that every device holds are summed over them,
+  """What ``BACKWARD`` becomes; gradients of keys that every device holds are summed over them,
   each keeping its part of the sum where the keys divide."""
   parts = _divides(arrays[1].shape[2], split)
 
-  def local(q, k, v, out, log_total, gradient, *visible):
+  def local(q, k, v, out, logsumexp, gradient, *visible):
     kernel = _kernel_for(q, k, kernels, split)
     by_q, by_k, by_v = kernel.backward(
-        q, k, v, _visibility(visible, given), out, log_total, gradient)
+        q, k, v, _visibility(visible, given), out, logsumexp, gradient)
     if parts:
       by_k, by_v = (jax.lax.psum_scatter(x, split.tokens, scatter_dimension=2, tiled=True)
                     for x in (by_k, by_v))

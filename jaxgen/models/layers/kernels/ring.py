@@ -1,9 +1,9 @@
-"""Attention whose keys stay split over devices: they go round, and queries meet all of them.
+"""Attention whose keys stay split over devices: they rotate around a ring (arXiv 2310.01889).
 
-A kernel knows the sum of its softmax, so results over parts of the keys can be joined, and its
-backward pass, given the joined sum, gives the part of the gradients that its keys have in them
-(Ring Attention, arXiv 2310.01889). No device ever holds more keys than its own and those on their
-way; the next ones travel while attention to the present ones is computed.
+A kernel returns its logsumexp, so outputs over parts of the keys can be joined, and its backward
+pass, given the joined logsumexp, returns the gradients with respect to its own part of the keys. No
+device ever holds more keys than its own and those in flight; the next ones are sent while attention
+to the present ones is computed.
 """
 
 import functools
@@ -36,33 +36,33 @@ def _forward(kernel: Kernel, axes: Sequence[str], q: jax.Array, k: jax.Array, v:
   def part(keys):
     k, v, *of_keys = keys
     here = _of(visibility, of_keys)
-    out, log_total = kernel.forward(q, k, v, here)
+    out, logsumexp = kernel.forward(q, k, v, here)
     sees = here.sees()
     if sees is not None:
-      log_total = jnp.where(sees[:, None], log_total, UNSEEN)
-    return out.astype(jnp.float32), log_total
+      logsumexp = jnp.where(sees[:, None], logsumexp, UNSEEN)
+    return out.astype(jnp.float32), logsumexp
 
-  def turn(carry, _):
+  def step(carry, _):
     keys, joined = carry
     return (_passed_on(keys, axes), _join(joined, part(keys))), None
 
   keys = k, v, visibility.kv_segments, visibility.kv_positions
   carry = _passed_on(keys, axes), part(keys)
-  (_, (out, log_total)), _ = jax.lax.scan(turn, carry, length=jax.lax.axis_size(axes) - 1)
-  return out.astype(q.dtype), jnp.where(log_total > UNSEEN / 2, log_total, 0)
+  (_, (out, logsumexp)), _ = jax.lax.scan(step, carry, length=jax.lax.axis_size(axes) - 1)
+  return out.astype(q.dtype), jnp.where(logsumexp > UNSEEN / 2, logsumexp, 0)
 
 
 def _backward(kernel: Kernel, axes: Sequence[str], q: jax.Array, k: jax.Array, v: jax.Array,
-              visibility: Visibility, out: jax.Array, log_total: jax.Array, gradient: jax.Array
+              visibility: Visibility, out: jax.Array, logsumexp: jax.Array, gradient: jax.Array
               ) -> Arrays:
-  """The gradients of keys travel one turn behind them, and end where the keys are at home."""
+  """The gradients of keys follow them one step behind, and end on the device that owns the keys."""
   def part(keys):
     k, v, *of_keys = keys
     by_q, *by_keys = kernel.backward(
-        q, k, v, _of(visibility, of_keys), out, log_total, gradient)
+        q, k, v, _of(visibility, of_keys), out, logsumexp, gradient)
     return jax.tree.map(lambda x: x.astype(jnp.float32), (by_q, by_keys))
 
-  def turn(carry, _):
+  def step(carry, _):
     keys, by_q, by_keys = carry
     more_by_q, more_by_keys = part(keys)
     by_keys = jax.tree.map(jnp.add, _passed_on(by_keys, axes), more_by_keys)
@@ -70,7 +70,7 @@ def _backward(kernel: Kernel, axes: Sequence[str], q: jax.Array, k: jax.Array, v
 
   keys = k, v, visibility.kv_segments, visibility.kv_positions
   carry = _passed_on(keys, axes), *part(keys)
-  (_, by_q, by_keys), _ = jax.lax.scan(turn, carry, length=jax.lax.axis_size(axes) - 1)
+  (_, by_q, by_keys), _ = jax.lax.scan(step, carry, length=jax.lax.axis_size(axes) - 1)
   by_k, by_v = _passed_on(by_keys, axes)
   return by_q.astype(q.dtype), by_k.astype(k.dtype), by_v.astype(v.dtype)
 
@@ -81,7 +81,7 @@ def _of(visibility, of_keys):
 
 
 def _passed_on(tree: Any, axes: Sequence[str]) -> Any:
-  """What the device before had, on each."""
+  """Sends every array to the next device of the ring."""
   ways = jax.lax.axis_size(axes)
   pairs = [(source, (source + 1) % ways) for source in range(ways)]
   return jax.tree.map(lambda x: jax.lax.ppermute(x, axes, pairs), tree)
@@ -89,6 +89,6 @@ def _passed_on(tree: Any, axes: Sequence[str]) -> Any:
 
 def _join(one: Arrays, other: Arrays) -> Arrays:
   """Attention to both parts of the keys, from (out f32[B, N, L, H], f32[B, N, L]) of each."""
-  log_total = jnp.logaddexp(one[1], other[1])
-  out = sum(out * jnp.exp(log - log_total)[..., None] for out, log in (one, other))
-  return out, log_total
+  logsumexp = jnp.logaddexp(one[1], other[1])
+  out = sum(out * jnp.exp(log - logsumexp)[..., None] for out, log in (one, other))
+  return out, logsumexp

@@ -31,23 +31,23 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, *,
   (q_block, kv_block), (order, _), last, segments = _plan(q, k, visibility)
 
   def row(q, k, v, segments, last):
-    out, (log_total,) = splash._splash_attention_forward(
+    out, (logsumexp,) = splash._splash_attention_forward(
         _mask_info(last), q, k, v, segments, save_residuals=True,
         block_sizes=_block_sizes(q_block, kv_block), interpret=interpret, **_options(last),
         sinks=None)
-    return out, log_total
+    return out, logsumexp
 
-  out, log_total = jax.vmap(row)(
+  out, logsumexp = jax.vmap(row)(
       _pad(q, q_block), *(_pad(_take(x, order), kv_block) for x in (k, v)), segments, last)
-  out, log_total = out[:, :, :q.shape[2], :q.shape[3]], log_total[:, :, :q.shape[2]]
+  out, logsumexp = out[:, :, :q.shape[2], :q.shape[3]], logsumexp[:, :, :q.shape[2]]
   sees = visibility.sees()
   if sees is not None:
     out = jnp.where(sees[:, None, :, None], out, 0)
-  return out, log_total
+  return out, logsumexp
 
 
 def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, out: jax.Array,
-             log_total: jax.Array, gradient: jax.Array, *, interpret: bool = False) -> Arrays:
+             logsumexp: jax.Array, gradient: jax.Array, *, interpret: bool = False) -> Arrays:
   """``Kernel.backward``."""
   (q_block, kv_block), (order, places), last, segments = _plan(q, k, visibility)
   sees = visibility.sees()
@@ -55,9 +55,9 @@ def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, o
     # The kernel lets a query that sees nothing look at everything: what comes back ends here.
     gradient = jnp.where(sees[:, None, :, None], gradient, 0)
 
-  def row(q, k, v, segments, last, out, log_total, gradient):
+  def row(q, k, v, segments, last, out, logsumexp, gradient):
     info = _mask_info(last)
-    residuals = q, k, v, segments, None, out, log_total, info, info
+    residuals = q, k, v, segments, None, out, logsumexp, info, info
     options = _options(last)
     *_, by_q, by_k, by_v, _, _ = splash._splash_attention_bwd(
         False, block_sizes=_block_sizes(q_block, kv_block), interpret=interpret, **options,
@@ -66,7 +66,7 @@ def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, o
 
   by_q, by_k, by_v = jax.vmap(row)(
       _pad(q, q_block), *(_pad(_take(x, order), kv_block) for x in (k, v)), segments, last,
-      _pad(out, q_block), _pad_length(log_total, q_block),
+      _pad(out, q_block), _pad_length(logsumexp, q_block),
       _pad(gradient.astype(q.dtype), q_block))
   by_k, by_v = (_take(x[:, :, :k.shape[2], :k.shape[3]], places) for x in (by_k, by_v))
   return by_q[:, :, :q.shape[2], :q.shape[3]], by_k, by_v

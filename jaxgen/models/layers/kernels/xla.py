@@ -1,4 +1,4 @@
-"""Attention as plain products, for every platform, shape and dtype."""
+"""Attention as plain matmuls, for every platform, shape and dtype."""
 
 import functools
 from collections.abc import Callable
@@ -23,17 +23,17 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility,
   """``Kernel.forward``; ``over_row`` takes maxima and sums."""
   k, v = (for_each_query_head(x, q.shape[1]) for x in (k, v))
   head = functools.partial(head_forward, over_row=over_row)
-  out, log_total = _each_head(head, visibility.mask(), q, k, v)
-  return out, log_total[..., 0]
+  out, logsumexp = _each_head(head, visibility.mask(), q, k, v)
+  return out, logsumexp[..., 0]
 
 
 def backward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, out: jax.Array,
-             log_total: jax.Array, gradient: jax.Array) -> Arrays:
-  """``Kernel.backward``; the L x S weights are computed again."""
+             logsumexp: jax.Array, gradient: jax.Array) -> Arrays:
+  """``Kernel.backward``; the L x S weights are recomputed."""
   shape = k.shape
   k, v = (for_each_query_head(x, q.shape[1]) for x in (k, v))
   by_q, by_k, by_v = _each_head(
-      _head_backward, visibility.mask(), q, k, v, out, log_total[..., None], gradient)
+      _head_backward, visibility.mask(), q, k, v, out, logsumexp[..., None], gradient)
   return by_q, of_each_group(by_k, shape), of_each_group(by_v, shape)
 
 
@@ -63,24 +63,24 @@ def of_each_group(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def head_forward(mask: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array,
                  over_row: Callable[..., jax.Array]) -> Arrays:
-  """One head: (out f[L, H], logarithm of the softmax sum f32[L, 1])."""
+  """One head: (out f[L, H], logsumexp f32[L, 1])."""
   weights = scores(mask, q, k)
   largest = over_row(jnp.maximum, weights)
   weights = jnp.exp(weights - largest)
   total = over_row(jnp.add, weights)
   out = product(weights.astype(v.dtype), v) / total
-  log_total = largest + jnp.log(total)
+  logsumexp = largest + jnp.log(total)
   if mask is not None:
     # A query that sees nothing: zeros here, and weights of exp(NEGATIVE) = 0 in the gradient.
     sees = mask.any(axis=-1, keepdims=True)
-    out, log_total = jnp.where(sees, out, 0), jnp.where(sees, log_total, 0)
-  return out.astype(q.dtype), log_total
+    out, logsumexp = jnp.where(sees, out, 0), jnp.where(sees, logsumexp, 0)
+  return out.astype(q.dtype), logsumexp
 
 
-def _head_backward(mask, q, k, v, out, log_total, gradient):
-  """One head: gradients by q, k and v."""
+def _head_backward(mask, q, k, v, out, logsumexp, gradient):
+  """One head: gradients with respect to q, k and v."""
   gradient = gradient.astype(q.dtype)
-  weights = jnp.exp(scores(mask, q, k) - log_total)
+  weights = jnp.exp(scores(mask, q, k) - logsumexp)
   along = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1, keepdims=True)
   by_scores = (weights * (product(gradient, v.T) - along)).astype(q.dtype)
   by_q = product(by_scores, k)
