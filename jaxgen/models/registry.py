@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
-from jaxgen.core.types import Prompt
 from jaxgen.models.autoencoders.dc import DCAE
 from jaxgen.models.autoencoders.dc import DCAEConfig
 from jaxgen.models.autoencoders.hunyuan_video import HunyuanVideoVAE
@@ -90,8 +89,7 @@ def make_config(values: Mapping[str, Any]) -> Any:
 
 def init(module: nn.Module, rng: jax.Array) -> Params:
   """Random boxed Flax variables of a module that ``build`` made."""
-  return next(family for family in FAMILIES.values()
-              if isinstance(module, family.module)).init(module, rng)
+  return module.init(rng, *module.example())
 
 
 def param_shapes(module: nn.Module) -> Params:
@@ -146,88 +144,38 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
   return value
 
 
-def _init_internvl(module: InternVL, rng: jax.Array) -> Params:
-  vision = module.config.vision
-  tokens = jnp.zeros((1, 2), jnp.int32)
-  patches = jnp.zeros((1, vision.grid**2, vision.patch_dim))
-  return module.init(rng, tokens, tokens, tokens, tokens, patches)
-
-
-def _init_qwen2_5_vl(module: Qwen2_5VL, rng: jax.Array) -> Params:
-  vision = module.config.vision
-  tokens, patches = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, vision.merge**2), jnp.int32)
-  places = [jnp.zeros((*x.shape, axes), jnp.int32) for x, axes in ((tokens, 3), (patches, 2))]
-  return module.init(rng, Prompt(
-      tokens, places[0], tokens, tokens, tokens,
-      jnp.zeros((*patches.shape, vision.patch_dim)), places[1], patches, patches))
-
-
-def _init_text(module: nn.Module, rng: jax.Array) -> Params:
-  tokens = jnp.zeros((1, 2), jnp.int32)
-  return module.init(rng, tokens, tokens, tokens)
-
-
-def _init_clip_text(module: ClipText, rng: jax.Array) -> Params:
-  return module.init(rng, jnp.zeros((1, 2), jnp.int32))
-
-
-def _init_queries(module: nn.Module, rng: jax.Array) -> Params:
-  states, segments = jnp.zeros((1, 2, module.config.width)), jnp.ones((1, 2), jnp.int32)
-  return module.init(rng, states, segments, 1)
-
-
-def _init_connector(module: nn.Module, rng: jax.Array) -> Params:
-  return module.init(rng, jnp.zeros((1, 2, module.config.width)), jnp.ones((1, 2), jnp.int32))
-
-
-def _init_layers_connector(module: LayersConnector, rng: jax.Array) -> Params:
-  c = module.config
-  return module.init(rng, jnp.zeros((c.layers + 1, 1, 1, c.width)), jnp.ones((1, 1), jnp.int32))
-
-
-def _init_example(module: nn.Module, rng: jax.Array) -> Params:
-  return module.init(rng, *module.example())
-
-
-def _init_autoencoder(module: nn.Module, rng: jax.Array) -> Params:
-  side = 2 * module.config.factor
-  return module.init(rng, jnp.zeros((1, side, side, 3)))
-
-
 class Family(typing.NamedTuple):
-  """A family: its config, its module, the parameter group that it fills, its initialiser."""
+  """A family: its config, its module, the parameter group that it fills.
+
+  ``module(config, dtype)`` has ``example()``: the smallest arguments of its ``__call__``.
+  """
 
   config: type
   module: type[nn.Module]
   group: str
-  init: Callable[[Any, jax.Array], Params]
 
 
 FAMILIES: dict[str, Family] = {
-    'internvl': Family(InternVLConfig, InternVL, 'mllm', _init_internvl),
-    'qwen2_5_vl': Family(Qwen2_5VLConfig, Qwen2_5VL, 'mllm', _init_qwen2_5_vl),
-    'llama': Family(CausalLMConfig, CausalLM, 'text_encoder', _init_text),
-    'qwen3': Family(CausalLMConfig, CausalLM, 'text_encoder', _init_text),
-    'clip_text': Family(ClipTextConfig, ClipText, 'text_encoder_2', _init_clip_text),
-    'residual_queries': Family(ResidualQueriesConfig, ResidualQueries, 'bridge', _init_queries),
-    'learnable_queries': Family(LearnableQueriesConfig, LearnableQueries, 'bridge',
-                                _init_queries),
-    'mlp_connector': Family(MLPConnectorConfig, MLPConnector, 'connector', _init_connector),
-    'encoder_connector': Family(EncoderConnectorConfig, EncoderConnector, 'connector',
-                                _init_connector),
-    'layers_connector': Family(LayersConnectorConfig, LayersConnector, 'connector',
-                               _init_layers_connector),
-    'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser', _init_example),
-    'hunyuan_video': Family(HunyuanVideoConfig, HunyuanVideo, 'denoiser', _init_example),
-    'qwen_image': Family(DualStreamConfig, DualStream, 'denoiser', _init_example),
-    'sd3': Family(DualStreamConfig, DualStream, 'denoiser', _init_example),
-    'cosmos': Family(CosmosConfig, Cosmos, 'denoiser', _init_example),
-    'sana': Family(SanaConfig, Sana, 'denoiser', _init_example),
-    'z_image': Family(ZImageConfig, ZImage, 'denoiser', _init_example),
-    'kl': Family(KLConfig, KLAutoencoder, 'autoencoder', _init_autoencoder),
-    'hunyuan_video_vae': Family(HunyuanVideoVAEConfig, HunyuanVideoVAE, 'autoencoder',
-                                _init_autoencoder),
-    'wan_vae': Family(WanVAEConfig, WanVAE, 'autoencoder', _init_autoencoder),
-    'dc_ae': Family(DCAEConfig, DCAE, 'autoencoder', _init_autoencoder),
-    'pixel': Family(PixelConfig, PixelAutoencoder, 'autoencoder', _init_autoencoder),
+    'internvl': Family(InternVLConfig, InternVL, 'mllm'),
+    'qwen2_5_vl': Family(Qwen2_5VLConfig, Qwen2_5VL, 'mllm'),
+    'llama': Family(CausalLMConfig, CausalLM, 'text_encoder'),
+    'qwen3': Family(CausalLMConfig, CausalLM, 'text_encoder'),
+    'clip_text': Family(ClipTextConfig, ClipText, 'text_encoder_2'),
+    'residual_queries': Family(ResidualQueriesConfig, ResidualQueries, 'bridge'),
+    'learnable_queries': Family(LearnableQueriesConfig, LearnableQueries, 'bridge'),
+    'mlp_connector': Family(MLPConnectorConfig, MLPConnector, 'connector'),
+    'encoder_connector': Family(EncoderConnectorConfig, EncoderConnector, 'connector'),
+    'layers_connector': Family(LayersConnectorConfig, LayersConnector, 'connector'),
+    'mmdit': Family(MMDiTConfig, MMDiT, 'denoiser'),
+    'hunyuan_video': Family(HunyuanVideoConfig, HunyuanVideo, 'denoiser'),
+    'qwen_image': Family(DualStreamConfig, DualStream, 'denoiser'),
+    'sd3': Family(DualStreamConfig, DualStream, 'denoiser'),
+    'cosmos': Family(CosmosConfig, Cosmos, 'denoiser'),
+    'sana': Family(SanaConfig, Sana, 'denoiser'),
+    'z_image': Family(ZImageConfig, ZImage, 'denoiser'),
+    'kl': Family(KLConfig, KLAutoencoder, 'autoencoder'),
+    'hunyuan_video_vae': Family(HunyuanVideoVAEConfig, HunyuanVideoVAE, 'autoencoder'),
+    'wan_vae': Family(WanVAEConfig, WanVAE, 'autoencoder'),
+    'dc_ae': Family(DCAEConfig, DCAE, 'autoencoder'),
+    'pixel': Family(PixelConfig, PixelAutoencoder, 'autoencoder'),
 }

@@ -16,10 +16,14 @@ from jaxgen.conversion.folders import load_folder
 from jaxgen.conversion.tables.internvl import FAMILY
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
-from jaxgen.core.types import Prompt
 from jaxgen.models import registry
 from jaxgen.models.encoders.generate import generate
 from jaxgen.models.encoders.internvl import INTERNVL3_2B
+from tests.models.prompts import greedy_without_cache
+from tests.models.prompts import logits_of
+from tests.models.prompts import packed
+from tests.models.prompts import padded
+from tests.models.prompts import prompt_of
 
 IMAGE_TOKEN = 5
 VOCAB = 61
@@ -91,17 +95,15 @@ def example(seed: int = 0, length: int = 14, images: int = 1):
   return tokens, rng.normal(size=(images, 3, 28, 28)).astype(np.float32)
 
 
-def image_index(tokens: np.ndarray) -> np.ndarray:
-  hit = tokens == IMAGE_TOKEN
-  return np.where(hit, np.cumsum(hit, axis=1) - 1, -1).astype(np.int32)
-
-
 def row(tokens: np.ndarray, pixels: np.ndarray):
-  """Our arguments for one sample: tokens, positions, segments, image index, patches."""
-  positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
+  """One sample as a row of our own."""
+  hit = tokens == IMAGE_TOKEN
   patches = patches_of(pixels, 7)
-  return (tokens.astype(np.int32), positions, np.ones_like(positions), image_index(tokens),
-          patches.reshape(1, -1, patches.shape[-1]))
+  images, count, dim = patches.shape
+  return prompt_of(
+      tokens, np.arange(tokens.shape[1])[None], patches.reshape(1, -1, dim),
+      image_index=np.where(hit, np.cumsum(hit, axis=1) - 1, -1),
+      patch_images=np.repeat(np.arange(1, images + 1), count)[None])
 
 
 def run_theirs(model, tokens, pixels):
@@ -114,18 +116,20 @@ def test_logits_and_every_hidden_state_equal_transformers(pair):
   theirs, _, module, params, _ = pair
   tokens, pixels = example(images=2)
   expected = run_theirs(theirs, tokens, pixels)
-  ids, positions, segments, index, patches = row(tokens, pixels)
-  images = call(module, params, 'image_tokens', patches)
-  embeddings = call(module, params, 'embed', ids, images, index)
-  states = call(module, params, 'decode', embeddings, positions, segments, extra=(True,))
+  prompt = row(tokens, pixels)
+  embeddings = call(module, params, 'embed_prompt', prompt)
+  states = call(module, params, 'decode', embeddings, prompt.positions, prompt.segments,
+                extra=(True,))
   logits = call(module, params, 'logits', states[-1])
   assert len(states) == len(expected.hidden_states) == 4
   for ours, reference in zip(states, expected.hidden_states, strict=True):
     assert np.abs(ours - reference.numpy()).max() < 1e-4
   assert np.abs(logits - expected.logits.numpy()).max() < 1e-4
   assert np.abs(expected.logits).max() > 0.1
-  last = call(module, params, 'decode', embeddings, positions, segments)
+  last = call(module, params, 'decode', embeddings, prompt.positions[..., 0], prompt.segments)
   assert np.array_equal(last, states[-1])
+  whole = logits_of(module, params, prompt)
+  assert np.array_equal(whole, logits)
 
 
 def test_image_tokens_stand_where_image_index_says(pair):
@@ -133,12 +137,12 @@ def test_image_tokens_stand_where_image_index_says(pair):
   tokens, pixels = example(images=2)
   expected = theirs.get_image_features(pixel_values=torch.tensor(pixels)).pooler_output
   expected = expected.detach().numpy().reshape(8, -1)
-  ids, _, _, index, patches = row(tokens, pixels)
-  images = call(module, params, 'image_tokens', patches)
+  prompt = row(tokens, pixels)
+  images = call(module, params, 'image_tokens', prompt)
   assert np.abs(images[0] - expected).max() < 1e-4
-  embeddings = call(module, params, 'embed', ids, images, index)
+  embeddings = call(module, params, 'embed', prompt.tokens, images, prompt.image_index)
   text = theirs.get_input_embeddings()(torch.tensor(tokens)).detach().numpy()
-  hit = index >= 0
+  hit = prompt.image_index >= 0
   assert np.array_equal(embeddings[hit], images[0])
   assert np.array_equal(embeddings[~hit], text[~hit])
 
@@ -146,27 +150,11 @@ def test_image_tokens_stand_where_image_index_says(pair):
 def test_packed_samples_equal_separate_rows(pair):
   _, _, module, params, _ = pair
   samples = [row(*example(seed, length)) for seed, length in ((1, 9), (2, 12))]
-  alone = [np.asarray(call(module, params, None, *sample)) for sample in samples]
-  tokens, positions, segments, index, patches = (
-      np.concatenate(parts, axis=1) for parts in zip(*samples, strict=True))
-  segments[:, 9:] = 2
-  index[:, 9:] += 4 * (index[:, 9:] >= 0)
-  padded = [np.pad(x, ((0, 0), (0, 3))) for x in (tokens, positions, segments, index)]
-  packed = np.asarray(call(module, params, None, *padded, patches))
-  assert np.abs(packed[:, :9] - alone[0]).max() < 1e-5
-  assert np.abs(packed[:, 9:21] - alone[1]).max() < 1e-5
-  assert np.isfinite(packed).all()
-
-
-def test_tokens_at_the_end_of_the_row_act_by_their_positions(pair):
-  """Appended tokens belong to the text wherever they stand in the row."""
-  _, _, module, params, _ = pair
-  tokens, positions, segments, index, patches = row(*example())
-  order = np.r_[0:8, 10:14, 8:10]
-  straight = np.asarray(call(module, params, None, tokens, positions, segments, index, patches))
-  moved = call(module, params, None, tokens[:, order], positions[:, order], segments,
-               index[:, order], patches)
-  assert np.abs(moved - straight[:, order]).max() < 1e-5
+  alone = [np.asarray(logits_of(module, params, sample)) for sample in samples]
+  together = np.asarray(logits_of(module, params, packed(samples, 4, padding=3)))
+  assert np.abs(together[:, :9] - alone[0]).max() < 1e-5
+  assert np.abs(together[:, 9:21] - alone[1]).max() < 1e-5
+  assert np.isfinite(together).all()
 
 
 def test_round_trip_is_byte_equal(pair):
@@ -184,39 +172,24 @@ def test_round_trip_is_byte_equal(pair):
 
 
 def test_greedy_text_with_the_cache_equals_text_without(pair):
-  theirs, _, module, params, _ = pair
+  _, _, module, params, _ = pair
   rows = [row(*example(3, 14)), row(*example(4, 9))]
-  width = max(sample[0].shape[1] for sample in rows)
-  pad = [[np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in sample[:4]] for sample in rows]
-  tokens, positions, segments, index = (np.concatenate(x) for x in zip(*pad, strict=True))
-  patches = np.concatenate([sample[4] for sample in rows])
-  empty = np.zeros(1)
-  prompt = Prompt(tokens, np.repeat(positions[..., None], 3, -1), segments, empty, index, patches,
-                  empty, empty, empty)
-  text = np.asarray(generate(module, params, prompt, max_new=32, eos_id=-1))
+  prompt = jax.tree.map(lambda *leaves: np.concatenate(leaves), rows[0], padded(rows[1], 5))
+  text, _, lengths = generate(module, params, prompt, max_new=32, stop_ids=())
+  text = np.asarray(text)
+  assert lengths.tolist() == [32, 32]
   for number, sample in enumerate(rows):
     assert text[number].tolist() == greedy_without_cache(module, params, sample, 32)
   stop = int(text[0, 3])
   first = text[0].tolist().index(stop)
-  stopped = np.asarray(generate(module, params, prompt, max_new=32, eos_id=stop))
+  stopped, _, lengths = generate(module, params, prompt, max_new=32, stop_ids=(VOCAB + 1, stop))
   assert stopped[0].tolist() == text[0, :first].tolist() + [stop] * (32 - first)
-
-
-def greedy_without_cache(module, params, sample, count: int) -> list[int]:
-  """Runs the whole text anew for every token, in a row of one static length."""
-  tokens, positions, segments, index, patches = sample
-  start = tokens.shape[1]
-  tokens, segments, index = (np.pad(x, ((0, 0), (0, count))) for x in (tokens, segments, index))
-  positions, index[:, start:] = np.arange(start + count, dtype=np.int32)[None], -1
-  for end in range(start, start + count):
-    logits = np.asarray(call(module, params, None, tokens, positions, segments, index, patches))
-    tokens[0, end], segments[0, end] = logits[0, end - 1].argmax(), 1
-  return tokens[0, start:].tolist()
+  assert lengths[0] == first + 1
 
 
 @functools.partial(jax.jit, static_argnames='module')
-def gradient(module, params, inputs):
-  return jax.grad(lambda p: jnp.sum(jnp.square(module.apply({'params': p}, *inputs))))(params)
+def gradient(module, params, prompt):
+  return jax.grad(lambda p: jnp.sum(jnp.square(module.apply({'params': p}, prompt))))(params)
 
 
 @pytest.mark.parametrize('remat', ['dots', 'attention', 'full'])
@@ -225,14 +198,14 @@ def test_recomputation_changes_no_gradient(remat):
   vision = dict(image_size=4, patch_size=2, width=8, layers=1, heads=2, mlp=8)
   ids = np.arange(6, dtype=np.int32)[None]
   index, patches = np.where(ids == 0, 0, -1), np.arange(48, dtype=np.float32).reshape(1, 4, 12)
-  inputs = ids, ids, np.ones_like(ids), index, patches / 48
+  prompt = prompt_of(ids, ids, patches / 48, image_index=index)
   gradients = []
   for policy in ('none', remat):
     module = registry.build(registry.section(
         'internvl', text=text | dict(remat=policy), vision=vision | dict(remat=policy)),
         jnp.float32)
     params = nn.unbox(jax.jit(lambda rng: registry.init(module, rng))(jax.random.key(0)))['params']
-    gradients.append(gradient(module, params, inputs))
+    gradients.append(gradient(module, params, prompt))
   plain, recomputed = (trees.flatten(tree) for tree in gradients)
   for path, leaf in plain.items():
     np.testing.assert_allclose(recomputed[path], leaf, atol=1e-6, err_msg=path)

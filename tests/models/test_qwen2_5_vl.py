@@ -17,11 +17,13 @@ from jaxgen.conversion.tables.qwen2_5_vl import FAMILY
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.core.types import Prompt
-from jaxgen.data.native_images import native_positions
-from jaxgen.data.native_images import rotary_positions
 from jaxgen.models import registry
 from jaxgen.models.encoders.generate import generate
 from jaxgen.models.encoders.qwen2_5_vl import QWEN2_5_VL_7B
+from tests.models.prompts import greedy_without_cache
+from tests.models.prompts import logits_of
+from tests.models.prompts import packed
+from tests.models.prompts import prompt_of
 
 IMAGE, VOCAB, PATCH = 5, 61, 14
 # Rows and columns of patches. With windows of 4 x 4 patches the first image has windows of four
@@ -69,7 +71,7 @@ def run(module, params, prompt, all_layers=False):
   def call(method, *args):
     return module.apply({'params': params}, *args, method=method)
 
-  images = call('image_tokens', prompt.patches, prompt.patch_positions, prompt.patch_segments)
+  images = call('image_tokens', prompt)
   embeddings = call('embed', prompt.tokens, images, prompt.image_index)
   states = call('decode', embeddings, prompt.positions, prompt.segments, all_layers)
   return images, states, call('logits', states[-1] if all_layers else states)
@@ -89,16 +91,23 @@ def example(seed: int, grids=GRIDS, tail: int = 4):
   return np.concatenate(parts)[None], patches.astype(np.float32)
 
 
-def row(tokens, patches, grids=GRIDS) -> Prompt:
-  """One sample as a row of our own."""
+def patch_places(rows, columns):
+  """i[rows * columns, 2]: (h, w) of patches, four of a token side by side."""
+  h, w = np.mgrid[:rows, :columns].reshape(2, rows // 2, 2, columns // 2, 2).swapaxes(2, 3)
+  return np.stack([h.ravel(), w.ravel()], axis=-1)
+
+
+def row(theirs, tokens, patches, grids=GRIDS) -> Prompt:
+  """One sample as a row of our own; its positions are those that transformers gives it."""
   is_image = tokens[0] == IMAGE
-  index = np.where(is_image, np.cumsum(is_image) - 1, -1)
-  places = np.concatenate([native_positions(*grid) for grid in grids])
-  ones = np.ones((1, len(patches)), np.int32)
-  return Prompt(
-      tokens.astype(np.int32), rotary_positions(is_image, grids)[None],
-      np.ones(tokens.shape, np.int32), np.zeros(tokens.shape, np.float32),
-      index[None].astype(np.int32), patches[None], places[None], ones, ones > 0)
+  positions, _ = theirs.model.get_rope_index(
+      torch.tensor(tokens), torch.tensor(is_image[None]).int(),
+      image_grid_thw=torch.tensor([(1, *grid) for grid in grids]))
+  return prompt_of(
+      tokens, np.moveaxis(positions.numpy(), 0, -1), patches[None],
+      image_index=np.where(is_image, np.cumsum(is_image) - 1, -1)[None],
+      patch_positions=np.concatenate([patch_places(*grid) for grid in grids])[None],
+      patch_images=np.repeat(np.arange(1, len(grids) + 1), [math.prod(g) for g in grids])[None])
 
 
 def run_theirs(model, tokens, patches, grids=GRIDS):
@@ -113,7 +122,7 @@ def test_logits_and_every_hidden_state_equal_transformers(pair):
   theirs, _, module, params, _ = pair
   tokens, patches = example(0)
   expected = run_theirs(theirs, tokens, patches)
-  images, states, logits = run(module, params, row(tokens, patches), all_layers=True)
+  images, states, logits = run(module, params, row(theirs, tokens, patches), all_layers=True)
   assert len(states) == len(expected.hidden_states) == 4
   for ours, reference in zip(states, expected.hidden_states, strict=True):
     assert np.abs(ours - reference.numpy()).max() < 1e-4
@@ -125,12 +134,8 @@ def test_logits_and_every_hidden_state_equal_transformers(pair):
 def test_text_without_images_equals_transformers(pair):
   theirs, _, module, params, _ = pair
   tokens = np.random.default_rng(4).integers(9, VOCAB, (1, 8))
-  empty = np.zeros((1, 0), np.int32)
-  prompt = Prompt(
-      tokens.astype(np.int32), rotary_positions(tokens[0] < 0, ())[None],
-      np.ones(tokens.shape, np.int32), np.zeros(tokens.shape), np.full(tokens.shape, -1),
-      np.zeros((1, 0, 6 * PATCH**2), np.float32), empty[..., None], empty, empty)
-  ours = jax.jit(module.apply)({'params': params}, prompt)
+  prompt = prompt_of(tokens, np.arange(8)[None], patch_dim=6 * PATCH**2)
+  ours = logits_of(module, params, prompt)
   with torch.no_grad():
     expected = theirs(input_ids=torch.tensor(tokens)).logits.numpy()
   assert np.abs(ours - expected).max() < 1e-4
@@ -142,7 +147,7 @@ def test_gradients_equal_transformers_and_half_precision_is_near(pair):
   section = {**section, **{part: {**section[part], 'remat': 'full'} for part in ('vision', 'text')}}
   module = registry.build(section, jnp.float32)
   tokens, patches = example(0, grids=GRIDS[:1])
-  prompt = row(tokens, patches, GRIDS[:1])
+  prompt = row(theirs, tokens, patches, GRIDS[:1])
   target = np.random.default_rng(5).normal(size=(*tokens.shape, VOCAB)).astype(np.float32)
 
   def loss(params):
@@ -167,54 +172,37 @@ def test_gradients_equal_transformers_and_half_precision_is_near(pair):
 
 
 def test_windows_matter_and_images_do_not_see_each_other(pair):
-  _, _, module, params, _ = pair
+  theirs, _, module, params, _ = pair
   tokens, patches = example(0)
-  images = np.asarray(run(module, params, row(tokens, patches))[0][0])
+  images = np.asarray(run(module, params, row(theirs, tokens, patches))[0][0])
   changed = patches.copy()
   changed[60:] += 1
-  other = np.asarray(run(module, params, row(tokens, changed))[0][0])
+  other = np.asarray(run(module, params, row(theirs, tokens, changed))[0][0])
   assert np.array_equal(images[:15], other[:15])
   assert np.abs(images[15:] - other[15:]).max() > 1e-2
   widened = registry.build(registry.section(**{
       **pair[4], 'vision': {**pair[4]['vision'], 'full_attention': (0, 1, 2)}}), jnp.float32)
-  whole = np.asarray(run(widened, params, row(tokens, patches))[0][0])
+  whole = np.asarray(run(widened, params, row(theirs, tokens, patches))[0][0])
   assert np.abs(images - whole).max() > 1e-2
 
 
-def packed_row(samples) -> Prompt:
-  """Samples one after the other in one row, with padding behind tokens and patches."""
-  count, parts = 0, []
-  for number, sample in enumerate(samples, 1):
-    index = sample.image_index + count * (sample.image_index >= 0)
-    count += sample.patches.shape[1] // 4
-    parts.append(sample.replace(image_index=index, segments=sample.segments * number,
-                                patch_segments=sample.patch_segments * number))
-
-  def join(*leaves):
-    pad = [(0, 0)] * leaves[0].ndim
-    pad[1] = (0, 4)
-    return np.pad(np.concatenate(leaves, axis=1), pad)
-
-  return jax.tree.map(join, *parts)
-
-
 def test_packed_samples_equal_separate_rows(pair):
-  _, _, module, params, _ = pair
+  theirs, _, module, params, _ = pair
   grids = (GRIDS, GRIDS[:1])
-  samples = [row(*example(seed, own), own) for seed, own in enumerate(grids, 1)]
+  samples = [row(theirs, *example(seed, own), own) for seed, own in enumerate(grids, 1)]
   alone = [np.asarray(run(module, params, sample)[2][0]) for sample in samples]
-  packed = np.asarray(run(module, params, packed_row(samples))[2][0])
+  together = np.asarray(run(module, params, packed(samples, 4, padding=4))[2][0])
   ends = np.cumsum([len(logits) for logits in alone])
-  assert np.abs(packed[:ends[0]] - alone[0]).max() < 1e-5
-  assert np.abs(packed[ends[0]:ends[1]] - alone[1]).max() < 1e-5
-  assert np.isfinite(packed).all()
+  assert np.abs(together[:ends[0]] - alone[0]).max() < 1e-5
+  assert np.abs(together[ends[0]:ends[1]] - alone[1]).max() < 1e-5
+  assert np.isfinite(together).all()
 
 
 def test_greedy_text_with_the_cache_equals_text_without_and_transformers(pair):
   theirs, _, module, params, _ = pair
   tokens, patches = example(3)
-  prompt = row(tokens, patches)
-  text = np.asarray(generate(module, params, prompt, max_new=32, eos_id=-1))[0]
+  prompt = row(theirs, tokens, patches)
+  text = np.asarray(generate(module, params, prompt, max_new=32, stop_ids=())[0])[0]
   assert text.tolist() == greedy_without_cache(module, params, prompt, 32)
   with torch.no_grad():
     expected = theirs.generate(
@@ -225,23 +213,6 @@ def test_greedy_text_with_the_cache_equals_text_without_and_transformers(pair):
         max_new_tokens=32, min_new_tokens=32, eos_token_id=None, pad_token_id=0)
   assert text.tolist() == expected[0, tokens.shape[1]:].tolist()
   assert len(set(text.tolist())) > 3
-
-
-def greedy_without_cache(module, params, prompt, count: int) -> list[int]:
-  """Runs the whole text anew for every token, in a row of one static length."""
-  start = prompt.tokens.shape[1]
-  grown = {name: np.pad(leaf, ((0, 0), (0, count))) for name, leaf in (
-      ('tokens', prompt.tokens), ('segments', prompt.segments), ('loss_mask', prompt.loss_mask))}
-  index = np.pad(prompt.image_index, ((0, 0), (0, count)), constant_values=-1)
-  behind = prompt.positions.max() + 1 + np.arange(count)
-  positions = np.concatenate(
-      [prompt.positions, np.tile(behind[None, :, None], (1, 1, 3))], axis=1).astype(np.int32)
-  for end in range(start, start + count):
-    logits = run(module, params, prompt.replace(
-        **grown, image_index=index, positions=positions))[2]
-    grown['tokens'][0, end] = np.asarray(logits)[0, end - 1].argmax()
-    grown['segments'][0, end] = 1
-  return grown['tokens'][0, start:].tolist()
 
 
 @pytest.mark.parametrize('tie', [False, True])

@@ -31,6 +31,12 @@ class Autoencoder(nn.Module):
     """Encodes and decodes."""
     return self.decode(self.encode(images))
 
+  @nn.nowrap
+  def example(self) -> tuple[jax.Array]:
+    """The smallest arguments of ``__call__``: an image of 2 x 2 latent pixels."""
+    side = 2 * self.config.factor
+    return (jnp.zeros((1, side, side, 3)),)
+
   def encode(self, images: jax.Array) -> jax.Array:
     """What denoisers see: shifted and scaled latents, of a posterior the mean.
 

@@ -37,6 +37,11 @@ class PixelAutoencoder(nn.Module):
     """Encodes and decodes; f32[n, H, W, 3] to the same."""
     return self.decode(self.encode(images))
 
+  @nn.nowrap
+  def example(self) -> tuple[jax.Array]:
+    """The smallest arguments of ``__call__``: an image of one latent pixel."""
+    return (jnp.zeros((1, self.config.factor, self.config.factor, 3)),)
+
   def encode(self, images: jax.Array) -> jax.Array:
     """Maps f32[n, H, W, 3] in [-1, 1] to latents f32[n, H / factor, W / factor, channels]."""
     factor = self.config.factor

@@ -1,6 +1,7 @@
 """Connectors: from the states of a language model to the channels that a denoiser reads."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,25 +15,34 @@ from jaxgen.models.layers.mlp import gelu_tanh
 from jaxgen.models.layers.remat import check_scan
 from jaxgen.models.layers.remat import scanned
 
-SELECTIONS = ('text', 'queries', 'both')
 
+class Connector(nn.Module):
+  """Reads packed states of a language model.
 
-def select(selection: str, states: jax.Array, segments: jax.Array, text: int
-           ) -> tuple[jax.Array, jax.Array]:
-  """The states that condition the denoiser (L056, L081).
-
-  Args:
-    selection: ``text``, ``queries`` or ``both``.
-    states: f[B, S + G Q, D], the queries behind the text.
-    segments: i32[B, S + G Q].
-    text: S.
-
-  Returns:
-    The same two, of the tokens that were asked for.
+  Attributes:
+    config: sizes; has ``width`` D and ``out_width``.
+    dtype: of the computation.
   """
-  assert selection in SELECTIONS, selection
-  part = {'text': slice(text), 'queries': slice(text, None), 'both': slice(None)}[selection]
-  return states[:, part], segments[:, part]
+
+  config: Any
+  dtype: jnp.dtype = jnp.float32
+
+  def __call__(self, states: jax.Array, segments: jax.Array) -> jax.Array:
+    """Maps states token by token, or within their segments.
+
+    Args:
+      states: f[B, S, D], or f[layers + 1, B, S, D] where the family reads every layer.
+      segments: i32[B, S], 0 = not seen.
+
+    Returns:
+      f[B, S, out_width].
+    """
+    raise NotImplementedError
+
+  @nn.nowrap
+  def example(self) -> tuple[jax.Array, jax.Array]:
+    """The smallest arguments of ``__call__``: one token."""
+    return jnp.zeros((1, 1, self.config.width)), jnp.ones((1, 1), jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +60,16 @@ class MLPConnectorConfig:
   out_width: int = 2560
 
 
-class MLPConnector(nn.Module):
+class MLPConnector(Connector):
   """Linear, GELU, linear on every token."""
 
   config: MLPConnectorConfig
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, states: jax.Array, segments: jax.Array) -> jax.Array:
     """f[B, S, D] -> f[B, S, out_width]; the segments i32[B, S] make no difference."""
     c = self.config
-    up = Linear((c.hidden,), ('cond', 'mlp'), dtype=self.dtype, name='up')(states)
+    up = Linear((c.hidden,), ('cond', 'mlp'), dtype=self.dtype, name='up')(states)  # [B, S, F]
     return Linear((c.out_width,), ('mlp', 'embed'), activation=gelu_exact, dtype=self.dtype,
                   name='down')(up)
 
@@ -94,11 +103,10 @@ class EncoderConnectorConfig:
     check_scan(f'{where}.', self)
 
 
-class EncoderConnector(nn.Module):
+class EncoderConnector(Connector):
   """Blocks in which the tokens of a segment see each other in both directions, then a linear."""
 
   config: EncoderConnectorConfig
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, states: jax.Array, segments: jax.Array) -> jax.Array:
@@ -106,7 +114,7 @@ class EncoderConnector(nn.Module):
     c = self.config
     x, _ = scanned(EncoderBlock, c, c.layers)(
         c.heads, c.mlp, gelu_tanh, dtype=self.dtype, name='layers')(
-            states.astype(self.dtype), segments)
+            states.astype(self.dtype), segments)  # [B, S, D]
     return Linear((c.out_width,), ('embed', 'cond'), dtype=self.dtype, name='projector')(x)
 
 
@@ -125,18 +133,23 @@ class LayersConnectorConfig:
   out_width: int = 1024
 
 
-class LayersConnector(nn.Module):
+class LayersConnector(Connector):
   """Every layer's states, normalised and side by side, through a linear and GELU."""
 
   config: LayersConnectorConfig
-  dtype: jnp.dtype = jnp.float32
+
+  @nn.nowrap
+  def example(self) -> tuple[jax.Array, jax.Array]:
+    """The smallest arguments of ``__call__``: one token, of every layer."""
+    states, segments = super().example()
+    return jnp.repeat(states[None], self.config.layers + 1, axis=0), segments
 
   @nn.compact
   def __call__(self, states: jax.Array, segments: jax.Array) -> jax.Array:
     """f[layers + 1, B, S, D], embeddings first -> f[B, S, out_width]; see ``joined_layers``."""
     c = self.config
     assert states.shape[0] == c.layers + 1 and states.shape[-1] == c.width, (states.shape, c)
-    x = joined_layers(states).astype(self.dtype)
+    x = joined_layers(states).astype(self.dtype)  # [B, S, layers D]
     return gelu_exact(Linear((c.out_width,), ('cond', 'embed'), dtype=self.dtype,
                              name='projector')(x))
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
+from jaxgen.models.bridges.queries import Queries
 from jaxgen.models.layers.linear import normal
 
 
@@ -30,26 +31,17 @@ class LearnableQueriesConfig:
       raise user_error('config.model.bridge.queries', self.queries, 'must be at least 1')
 
 
-class LearnableQueries(nn.Module):
-  """Queries that do not read the prompt; called as ``ResidualQueries`` is."""
+class LearnableQueries(Queries):
+  """Queries that do not read the prompt: the same for every segment."""
 
   config: LearnableQueriesConfig
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, states: jax.Array, segments: jax.Array, groups: int) -> jax.Array:
-    """Gives every segment of a row its queries.
-
-    Args:
-      states: f[B, S, D], embedded prompt; only B is read.
-      segments: i32[B, S]; not read.
-      groups: G, segments of a row.
-
-    Returns:
-      f[B, G * Q, D], the Q queries of segment 1 first.
-    """
+    """f[B, G, Q, D]; of the states f[B, S, D] only B is read. See ``Queries``."""
     c = self.config
     queries = self.param(
         'queries', nn.with_logical_partitioning(normal(c.width**-0.5), ('queries', 'embed')),
         (c.queries, c.width), jnp.float32)
-    return jnp.tile(queries.astype(self.dtype), (states.shape[0], groups, 1))
+    return jnp.broadcast_to(queries.astype(self.dtype),
+                            (states.shape[0], groups, c.queries, c.width))

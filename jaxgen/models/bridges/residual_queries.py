@@ -1,7 +1,7 @@
 """Residual query adapter of IOMM: learned queries that read the prompt before the MLLM does.
 
 Source: paper section 3.3, ledger L088 and A17. One pre-norm block: cross-attention of the queries
-to the states, then an MLP; the result is appended to the MLLM's input sequence.
+to the states, then an MLP; the result enters the MLLM's input behind the prompt.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
+from jaxgen.models.bridges.queries import Queries
 from jaxgen.models.layers.attention import attend
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import normal
@@ -43,50 +44,39 @@ class ResidualQueriesConfig:
       raise user_error(f'{where}.queries', self.queries, 'must be at least 1')
 
 
-class ResidualQueries(nn.Module):
-  """Learned queries enriched by the states of their own segment.
-
-  Attributes:
-    config: sizes.
-    dtype: of the computation.
-  """
+class ResidualQueries(Queries):
+  """Learned queries enriched by the states of their own segment."""
 
   config: ResidualQueriesConfig
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, states: jax.Array, segments: jax.Array, groups: int) -> jax.Array:
-    """Gives every segment of a row its queries.
+    """f[B, G, Q, D] of the states f[B, S, D] and their segments i32[B, S]; see ``Queries``.
 
-    Args:
-      states: f[B, S, D], embedded prompt.
-      segments: i32[B, S], 0 = padding.
-      groups: G, segments of a row; every row gets G x Q queries, also for absent segments.
-
-    Returns:
-      f[B, G * Q, D], the Q queries of segment 1 first. The MLP of a fresh adapter adds exactly
-      nothing, because its last linear starts at zero.
+    The MLP of a fresh adapter adds exactly nothing, because its last linear starts at zero.
     """
-    config, dtype = self.config, self.dtype
+    c, rows = self.config, states.shape[0]
     queries = self.param(
         'queries', nn.with_logical_partitioning(normal(0.02), ('queries', 'embed')),
-        (config.queries, config.width), jnp.float32)
-    x = jnp.tile(queries.astype(dtype), (states.shape[0], groups, 1))
-    query_segments = query_segment_ids(states.shape[0], groups, config.queries)
+        (c.queries, c.width), jnp.float32)
+    # The queries of all segments lie side by side, those of segment 1 first.
+    x = jnp.tile(queries.astype(self.dtype), (rows, groups, 1))  # [B, G Q, D]
+    own = query_segment_ids(rows, groups, c.queries)  # [B, G Q]
 
-    heads = (config.heads, config.width // config.heads)
-    names = ('embed', 'heads', 'head_dim')
-    normed_queries = LayerNorm(axis='embed', dtype=dtype, name='query_norm')(x)
-    normed_states = LayerNorm(axis='embed', dtype=dtype, name='state_norm')(states)
-    q = Linear(heads, names, dtype=dtype, name='q')(normed_queries)
-    k = Linear(heads, names, dtype=dtype, name='k')(normed_states)
-    v = Linear(heads, names, dtype=dtype, name='v')(normed_states)
-    attended = attend(q, k, v, q_segments=query_segments, kv_segments=segments)
-    x = x + Linear((config.width,), ('heads', 'head_dim', 'embed'), inputs=2, dtype=dtype,
+    def project(name, tokens):
+      return Linear((c.heads, c.width // c.heads), ('embed', 'heads', 'head_dim'),
+                    dtype=self.dtype, name=name)(tokens)
+
+    normed_queries = LayerNorm(axis='embed', dtype=self.dtype, name='query_norm')(x)
+    normed_states = LayerNorm(axis='embed', dtype=self.dtype, name='state_norm')(states)
+    q = project('q', normed_queries)  # [B, G Q, N, H]
+    k, v = (project(name, normed_states) for name in 'kv')  # [B, S, N, H]
+    attended = attend(q, k, v, q_segments=own, kv_segments=segments)  # [B, G Q, N, H]
+    x = x + Linear((c.width,), ('heads', 'head_dim', 'embed'), inputs=2, dtype=self.dtype,
                    name='attention_out')(attended)
-    normed = LayerNorm(axis='embed', dtype=dtype, name='mlp_norm')(x)
-    hidden = int(config.width * config.mlp_ratio)
-    return x + MLP(hidden, down_init=zeros, dtype=dtype, name='mlp')(normed)
+    normed = LayerNorm(axis='embed', dtype=self.dtype, name='mlp_norm')(x)
+    x = x + MLP(int(c.width * c.mlp_ratio), down_init=zeros, dtype=self.dtype, name='mlp')(normed)
+    return x.reshape(rows, groups, c.queries, c.width)
 
 
 def query_segment_ids(rows: int, groups: int, queries: int) -> jax.Array:

@@ -88,33 +88,32 @@ class CausalLMConfig:
 
 @flax.struct.dataclass
 class KVCache:
-  """Keys and values of the tokens seen so far, with the slots' places in the text.
+  """Keys and values of the tokens read so far, in their order.
 
   Attributes:
-    keys: f[layers, B, S, K, H], rotated.
+    keys: f[layers, B, S, K, H], rotated; S slots.
     values: f[layers, B, S, K, H].
-    order: i32[B, S], what causality goes by.
-    segments: i32[B, S], 0 = slot not filled.
+    segments: i32[B, S], 0 = padding, or a slot that is not filled.
   """
 
   keys: jax.Array
   values: jax.Array
-  order: jax.Array
   segments: jax.Array
 
   @classmethod
   def empty(cls, config: CausalLMConfig, rows: int, slots: int, dtype: jnp.dtype) -> 'KVCache':
     """A cache without tokens."""
     shape = (config.layers, rows, slots, config.kv_heads, config.head_dim)
-    blank = jnp.zeros((rows, slots), jnp.int32)
-    return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), blank, blank)
+    return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype),
+               jnp.zeros((rows, slots), jnp.int32))
 
 
 class CausalLM(nn.Module):
-  """The decoder; a token sees the tokens of its segment that do not come after it.
+  """The decoder; a token sees itself and the tokens of its segment that stand before it in the row.
 
-  What comes after goes by position, so that tokens may stand anywhere in the row. Where positions
-  have three axes, which do not order the tokens of an image, it goes by the place in the row.
+  Positions matter to RoPE alone. Everywhere they are i32[B, S] or i32[B, S, 3], for (t, h, w): a
+  model without ``rope_sections`` reads the first of three axes, and one with them takes a single
+  axis for all three, as text has it (``_rotation``).
   """
 
   config: CausalLMConfig
@@ -135,6 +134,12 @@ class CausalLM(nn.Module):
     """Logits f32[B, S, V] of i32[B, S]; see ``decode``."""
     return self.logits(self.decode(self.embed(tokens), positions, segments))
 
+  @nn.nowrap
+  def example(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The smallest arguments of ``__call__``: one token."""
+    token = jnp.zeros((1, 1), jnp.int32)
+    return token, token, token + 1
+
   def embed(self, tokens: jax.Array) -> jax.Array:
     """i32[B, S] -> f[B, S, D]."""
     return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
@@ -145,8 +150,7 @@ class CausalLM(nn.Module):
 
     Args:
       embeddings: f[B, S, D].
-      positions: i32[B, S], place of each token within its segment; i32[B, S, 3] with
-        ``rope_sections``.
+      positions: i32[B, S] or i32[B, S, 3], position of each token within its segment.
       segments: i32[B, S], 0 = padding.
       all_layers: return every layer.
       skip: leave out the last blocks, and with them the final norm.
@@ -162,6 +166,11 @@ class CausalLM(nn.Module):
   def extend(self, embeddings: jax.Array, positions: jax.Array, segments: jax.Array,
              cache: KVCache, slot: jax.Array | int) -> tuple[jax.Array, KVCache]:
     """Runs the blocks on new tokens that see the cached ones, and caches them from ``slot`` on.
+
+    Args:
+      embeddings, positions, segments: of the new tokens, as in ``decode``.
+      cache: with room for them.
+      slot: number of slots that are taken.
 
     Returns:
       ``(f[B, S, D] after the final norm, the cache with the new tokens)``.
@@ -195,19 +204,11 @@ class Decoder(nn.Module):
                all_layers: bool = False, skip: int = 0) -> tuple[jax.Array, KVCache | None]:
     """See ``CausalLM.decode`` and ``CausalLM.extend``."""
     c = self.config
-    if not c.rope_sections:
-      rotation = sectioned_angles(positions[..., None], (c.head_dim // 2,), c.rope_theta,
-                                  c.rope_scaling)
-      order = positions
-    else:
-      rotation = sectioned_angles(positions, c.rope_sections, c.rope_theta, c.rope_scaling)
-      order = jnp.broadcast_to(slot + jnp.arange(x.shape[1], dtype=jnp.int32), segments.shape)
-    place = (order, segments)
+    rotation = _rotation(positions, c)  # twice [B, S, H / 2]
+    place = kv_place = (_order(segments, slot), segments)
     if cache is not None:
-      kv_place = tuple(jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1)
-                       for old, new in zip((cache.order, cache.segments), place, strict=True))
-    else:
-      kv_place = place
+      kv_segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, slot, axis=1)
+      kv_place = (_order(kv_segments, 0), kv_segments)
     stack = scanned(DecoderBlock, c, c.layers, in_axes=(0, 0) + (nn.broadcast,) * 4)
     kv = None if cache is None else (cache.keys, cache.values)
     runs = jnp.arange(c.layers) < c.layers - skip if skip else None
@@ -215,8 +216,23 @@ class Decoder(nn.Module):
         x, kv, runs, slot, rotation, place, kv_place)
     if not skip:
       last = RMSNorm(epsilon=c.norm_eps, dtype=self.dtype, name='norm')(last)
-    cache = None if cache is None else KVCache(*kv, *kv_place)
+    cache = None if cache is None else KVCache(*kv, kv_place[1])
     return (jnp.concatenate([inputs, last[None]]) if all_layers else last), cache
+
+
+def _rotation(positions: jax.Array, config: CausalLMConfig) -> tuple[jax.Array, jax.Array]:
+  """cos, sin: f32[B, S, H / 2] of positions with one axis or three; see ``CausalLM``."""
+  sections = config.rope_sections or (config.head_dim // 2,)
+  if positions.ndim == 2:
+    positions = jnp.repeat(positions[..., None], len(sections), axis=-1)
+  elif not config.rope_sections:
+    positions = positions[..., :1]
+  return sectioned_angles(positions, sections, config.rope_theta, config.rope_scaling)
+
+
+def _order(segments: jax.Array, slot: jax.Array | int) -> jax.Array:
+  """i32[B, S]: place of each token in its row, the first at ``slot``."""
+  return jnp.broadcast_to(slot + jnp.arange(segments.shape[1], dtype=jnp.int32), segments.shape)
 
 
 class DecoderBlock(nn.Module):
@@ -259,8 +275,9 @@ class CausalAttention(nn.Module):
       return Linear((heads, c.head_dim), ('embed', axis, 'head_dim'), use_bias=c.qkv_bias,
                     dtype=self.dtype, name=name)(x)
 
-    q, k = project('q', c.heads, 'heads'), project('k', c.kv_heads, 'kv_heads')
-    v = project('v', c.kv_heads, 'kv_heads')
+    q = project('q', c.heads, 'heads')  # [B, S, N, H]
+    k = project('k', c.kv_heads, 'kv_heads')  # [B, S, K, H]
+    v = project('v', c.kv_heads, 'kv_heads')  # [B, S, K, H]
     if c.qk_norm:
       q = RMSNorm(c.norm_eps, 'head_dim', self.dtype, name='q_norm')(q)
       k = RMSNorm(c.norm_eps, 'head_dim', self.dtype, name='k_norm')(k)
@@ -269,7 +286,7 @@ class CausalAttention(nn.Module):
       k, v = kv = tuple(jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1)
                         for old, new in zip(kv, (k, v), strict=True))
     out = attend(q, k, v, q_positions=place[0], kv_positions=kv_place[0],
-                 q_segments=place[1], kv_segments=kv_place[1])
+                 q_segments=place[1], kv_segments=kv_place[1])  # [B, S, N, H]
     out = Linear((c.width,), ('heads', 'head_dim', 'embed'), inputs=2, use_bias=False,
                  dtype=self.dtype, name='out')(out)
     return out, kv

@@ -70,6 +70,11 @@ class ClipText(nn.Module):
   config: ClipTextConfig
   dtype: jnp.dtype = jnp.float32
 
+  @nn.nowrap
+  def example(self) -> tuple[jax.Array]:
+    """The smallest arguments of ``__call__``: one token."""
+    return (jnp.zeros((1, 1), jnp.int32),)
+
   @nn.compact
   def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Encodes texts; what stands behind the end token changes neither it nor what is before.
@@ -89,6 +94,7 @@ class ClipText(nn.Module):
     positions = self.param(
         'positions', nn.with_logical_partitioning(normal(0.01), ('positions', 'embed')),
         (c.positions, c.width), jnp.float32)
+    # [B, S, D]
     x = (jnp.take(embedding, tokens, axis=0) + positions[:length]).astype(self.dtype)
     places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
     stack = scanned(EncoderBlock, c, c.layers)

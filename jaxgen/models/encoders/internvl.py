@@ -13,10 +13,9 @@ import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Prompt
+from jaxgen.models.encoders.base import MultimodalLM
 from jaxgen.models.encoders.causal_lm import CausalLM
 from jaxgen.models.encoders.causal_lm import CausalLMConfig
-from jaxgen.models.encoders.causal_lm import KVCache
-from jaxgen.models.encoders.causal_lm import place_images
 from jaxgen.models.encoders.vision import VisionConfig
 from jaxgen.models.encoders.vision import VisionTower
 from jaxgen.models.layers.linear import Linear
@@ -69,11 +68,10 @@ class InternVLConfig:
     return (self.vision.grid // self.shuffle)**2
 
 
-class InternVL(nn.Module):
-  """The whole model; its methods are the stages, ``__call__`` runs them all."""
+class InternVL(MultimodalLM):
+  """The whole model; reads patches as whole square images in raster order, one after another."""
 
   config: InternVLConfig
-  dtype: jnp.dtype = jnp.float32
 
   def setup(self):
     c = self.config
@@ -81,66 +79,19 @@ class InternVL(nn.Module):
     self.projector = Projector(c.text.width, self.dtype)
     self.text = CausalLM(c.text, self.dtype)
 
-  def __call__(self, tokens, positions, segments, image_index, patches) -> jax.Array:
-    """Logits f32[B, S, V] of a packed prompt; arguments as in ``Prompt``, positions i32[B, S]."""
-    embeddings = self.embed(tokens, self.image_tokens(patches), image_index)
-    return self.logits(self.decode(embeddings, positions, segments))
-
-  def image_tokens(self, patches: jax.Array) -> jax.Array:
-    """Image tokens of every image of a row.
-
-    Args:
-      patches: f[B, P, Dp], whole images in raster order one after the other.
-
-    Returns:
-      f[B, T, D], ``tokens_per_image`` for each image.
-    """
+  def image_tokens(self, prompt: Prompt) -> jax.Array:
+    """f[B, P / shuffle^2, D] of the images of every row, ``tokens_per_image`` for each."""
     c = self.config
-    rows, count, dim = patches.shape
+    rows, count, dim = prompt.patches.shape
     grid, r = c.vision.grid, c.shuffle
-    assert count % grid**2 == 0, (patches.shape, grid)
-    features = self.vision(patches.reshape(-1, grid**2, dim))[:, 1:]
+    assert count % grid**2 == 0, (prompt.patches.shape, grid)
+    images = prompt.patches.reshape(-1, grid**2, dim)  # [M, grid^2, Dp]
+    features = self.vision(images)[:, 1:]  # [M, grid^2, D'], without the class token
     side = grid // r
     # Pixel shuffle: the r x r patches under one token are laid side by side as channels.
     features = features.reshape(-1, side, r, side, r, c.vision.width).swapaxes(2, 3)
     features = features.reshape(-1, side**2, r * r * c.vision.width)
-    return self.projector(features).reshape(rows, -1, c.text.width)
-
-  def embed_prompt(self, prompt: Prompt) -> jax.Array:
-    """f[B, S, D]: the embedded tokens and images of a prompt, which may have none."""
-    if prompt.patches.shape[1] == 0:
-      return self.embed_text(prompt.tokens)
-    return self.embed(prompt.tokens, self.image_tokens(prompt.patches), prompt.image_index)
-
-  def embed(self, tokens: jax.Array, image_tokens: jax.Array, image_index: jax.Array) -> jax.Array:
-    """Token embeddings with image tokens in their places.
-
-    Args:
-      tokens: i32[B, S].
-      image_tokens: f[B, T, D].
-      image_index: i32[B, S], which image token of the row stands here, -1 for text.
-
-    Returns:
-      f[B, S, D].
-    """
-    return place_images(self.text.embed(tokens), image_tokens, image_index)
-
-  def decode(self, embeddings: jax.Array, positions: jax.Array, segments: jax.Array,
-             all_layers: bool = False) -> jax.Array:
-    """f[B, S, D] -> f[B, S, D], or f[layers + 1, B, S, D]; see ``CausalLM.decode``."""
-    return self.text.decode(embeddings, positions, segments, all_layers)
-
-  def extend(self, embeddings, positions, segments, cache, slot) -> tuple[jax.Array, KVCache]:
-    """``decode`` of new tokens behind a cache; see ``CausalLM.extend``."""
-    return self.text.extend(embeddings, positions, segments, cache, slot)
-
-  def embed_text(self, tokens: jax.Array) -> jax.Array:
-    """i32[B, S] -> f[B, S, D], without images."""
-    return self.text.embed(tokens)
-
-  def logits(self, hidden: jax.Array) -> jax.Array:
-    """f[B, S, D] -> f32[B, S, V]."""
-    return self.text.logits(hidden)
+    return self.projector(features).reshape(rows, -1, c.text.width)  # [B, T, D]
 
 
 class Projector(nn.Module):

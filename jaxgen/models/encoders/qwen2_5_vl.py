@@ -8,16 +8,13 @@ tokens are placed by ``image_index``.
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Prompt
+from jaxgen.models.encoders.base import MultimodalLM
 from jaxgen.models.encoders.causal_lm import CausalLM
 from jaxgen.models.encoders.causal_lm import CausalLMConfig
-from jaxgen.models.encoders.causal_lm import KVCache
-from jaxgen.models.encoders.causal_lm import place_images
 from jaxgen.models.encoders.qwen_vision import QwenVision
 from jaxgen.models.encoders.qwen_vision import QwenVisionConfig
 
@@ -56,50 +53,16 @@ class Qwen2_5VLConfig:
                        'must have three numbers, for (t, h, w)')
 
 
-class Qwen2_5VL(nn.Module):
-  """The whole model; its methods are the stages, ``__call__`` runs them all."""
+class Qwen2_5VL(MultimodalLM):
+  """The whole model; reads images of any size by ``patch_positions`` and ``patch_images``."""
 
   config: Qwen2_5VLConfig
-  dtype: jnp.dtype = jnp.float32
 
   def setup(self):
     c = self.config
     self.vision = QwenVision(c.vision, c.text.width, self.dtype)
     self.text = CausalLM(c.text, self.dtype)
 
-  def __call__(self, prompt: Prompt) -> jax.Array:
-    """Logits f32[B, S, V] of a packed prompt."""
-    return self.logits(self.decode(self.embed_prompt(prompt), prompt.positions, prompt.segments))
-
-  def embed_prompt(self, prompt: Prompt) -> jax.Array:
-    """f[B, S, D]: the embedded tokens and images of a prompt, which may have none."""
-    if prompt.patches.shape[1] == 0:
-      return self.embed_text(prompt.tokens)
-    images = self.image_tokens(prompt.patches, prompt.patch_positions, prompt.patch_segments)
-    return self.embed(prompt.tokens, images, prompt.image_index)
-
-  def image_tokens(self, patches: jax.Array, positions: jax.Array, segments: jax.Array
-                   ) -> jax.Array:
-    """f[B, P, Dp] -> f[B, P / merge^2, D]; see ``QwenVision``."""
-    return self.vision(patches, positions, segments)
-
-  def embed(self, tokens: jax.Array, image_tokens: jax.Array, image_index: jax.Array) -> jax.Array:
-    """Token embeddings f[B, S, D] with image tokens in their places; see ``place_images``."""
-    return place_images(self.text.embed(tokens), image_tokens, image_index)
-
-  def decode(self, embeddings: jax.Array, positions: jax.Array, segments: jax.Array,
-             all_layers: bool = False) -> jax.Array:
-    """f[B, S, D] -> f[B, S, D], or f[layers + 1, B, S, D]; see ``CausalLM.decode``."""
-    return self.text.decode(embeddings, positions, segments, all_layers)
-
-  def extend(self, embeddings, positions, segments, cache, slot) -> tuple[jax.Array, KVCache]:
-    """``decode`` of new tokens behind a cache; see ``CausalLM.extend``."""
-    return self.text.extend(embeddings, positions, segments, cache, slot)
-
-  def embed_text(self, tokens: jax.Array) -> jax.Array:
-    """i32[B, S] -> f[B, S, D], without images."""
-    return self.text.embed(tokens)
-
-  def logits(self, hidden: jax.Array) -> jax.Array:
-    """f[B, S, D] -> f32[B, S, V]."""
-    return self.text.logits(hidden)
+  def image_tokens(self, prompt: Prompt) -> jax.Array:
+    """f[B, P / merge^2, D] of the images of every row; see ``QwenVision``."""
+    return self.vision(prompt.patches, prompt.patch_positions, prompt.patch_images)

@@ -76,6 +76,11 @@ class QwenVisionConfig:
     return 3 * self.frames * self.patch_size**2
 
   @property
+  def patches_per_image(self) -> int:
+    """Patches of the smallest image, of one token."""
+    return self.merge**2
+
+  @property
   def window_side(self) -> int:
     """Patches along one side of a window."""
     return self.window // self.patch_size
@@ -95,14 +100,14 @@ class QwenVision(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, patches: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
+  def __call__(self, patches: jax.Array, positions: jax.Array, images: jax.Array) -> jax.Array:
     """Encodes the images of every row.
 
     Args:
       patches: f[B, P, Dp], images one after the other. The merge^2 patches of an image token
         stand side by side, and the tokens of an image in reading order.
       positions: i32[B, P, 2], (h, w) of each patch within its image, in patches.
-      segments: i32[B, P], 0 = padding.
+      images: i32[B, P], number of the image within the row from 1 on, 0 = padding.
 
     Returns:
       f[B, P / merge^2, out_width] in the same order.
@@ -110,10 +115,9 @@ class QwenVision(nn.Module):
     c = self.config
     group = c.merge**2
     assert patches.shape[1] % group == 0, (patches.shape, c)
-    images = image_numbers(positions, segments)
     windows = window_numbers(positions, images, c.window_side)
     # A stable sort by window; the patches of a token lie in one window and stay together.
-    first = windows[:, ::group]
+    first = windows[:, ::group]  # [B, T]
     order = jnp.argsort(jnp.where(first == 0, np.iinfo(np.int32).max, first), axis=1)
 
     def sort(x):
@@ -122,25 +126,19 @@ class QwenVision(nn.Module):
       return jnp.take_along_axis(grouped, index, axis=1).reshape(x.shape)
 
     x = Linear((c.width,), ('patch', 'embed'), use_bias=False, kernel_init=normal(0.02),
-               dtype=self.dtype, name='patch_embed')(sort(patches))
+               dtype=self.dtype, name='patch_embed')(sort(patches))  # [B, P, D]
     axis = c.width // c.heads // 2
     rotation = angles(sort(positions), (axis, axis), THETA)
     full = jnp.isin(jnp.arange(c.layers), np.array(c.full_attention, np.int32))
     stack = scanned(QwenVisionBlock, c, c.layers, in_axes=(0,) + (nn.broadcast,) * 3)
     x, _ = stack(c, self.dtype, name='layers')(x, full, rotation, sort(images), sort(windows))
 
-    x = RMSNorm(NORM_EPS, dtype=self.dtype, name='norm')(x).reshape(*order.shape, -1)
+    x = RMSNorm(NORM_EPS, dtype=self.dtype, name='norm')(x)
+    x = x.reshape(*order.shape, -1)  # [B, T, merge^2 D]
     x = Linear((x.shape[-1],), ('cond', 'mlp'), dtype=self.dtype, name='merger_up')(x)
     x = Linear((self.out_width,), ('mlp', 'embed'), activation=gelu_exact, dtype=self.dtype,
-               name='merger_down')(x)
+               name='merger_down')(x)  # [B, T, out_width]
     return jnp.take_along_axis(x, jnp.argsort(order, axis=1)[..., None], axis=1)
-
-
-def image_numbers(positions: jax.Array, segments: jax.Array) -> jax.Array:
-  """i32[B, P]: 1 for the first image of the row, 2 for the next; each starts with patch (0, 0)."""
-  valid = segments != 0
-  starts = valid & jnp.all(positions == 0, axis=-1)
-  return jnp.where(valid, jnp.cumsum(starts.astype(jnp.int32), axis=1), 0)
 
 
 def window_numbers(positions: jax.Array, images: jax.Array, side: int) -> jax.Array:

@@ -65,6 +65,11 @@ class VisionConfig:
     """Dp: values of one patch, colour slowest."""
     return 3 * self.patch_size**2
 
+  @property
+  def patches_per_image(self) -> int:
+    """Patches of an image; all images have the same size."""
+    return self.grid**2
+
 
 class VisionTower(nn.Module):
   """Patches to features; every image is encoded on its own."""
@@ -84,15 +89,16 @@ class VisionTower(nn.Module):
     """
     c = self.config
     images, count, _ = patches.shape
-    assert count == c.grid**2, (patches.shape, c)
+    assert count == c.patches_per_image, (patches.shape, c)
     x = Linear((c.width,), ('patch', 'embed'), kernel_init=normal(0.02), dtype=self.dtype,
-               name='patch_embed')(patches)
+               name='patch_embed')(patches)  # [M, grid^2, D]
     cls = self.param('cls', nn.with_logical_partitioning(normal(0.02), ('embed',)),
                      (c.width,), jnp.float32)
     positions = self.param(
         'positions', nn.with_logical_partitioning(normal(0.02), ('patch', 'embed')),
         (1 + count, c.width), jnp.float32)
     cls = jnp.broadcast_to(cls.astype(self.dtype), (images, 1, c.width))
+    # [M, 1 + grid^2, D]
     x = jnp.concatenate([cls, x], axis=1) + positions.astype(self.dtype)
     return scanned(EncoderBlock, c, c.layers)(
         c.heads, c.mlp, qkv_bias=c.qkv_bias, qk_norm=c.qk_norm, norm_eps=c.norm_eps,
