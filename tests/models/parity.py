@@ -88,24 +88,27 @@ def assert_near(ours: Any, expected: Theirs, where: str = '', together: bool = F
 
 
 def assert_same_with_gradients(apply: Callable, params: Any, batch: dict, model: torch.nn.Module,
-                               run: Callable, rules, inputs: tuple[str, ...]):
+                               run: Callable, rules: engine.Rules, inputs: tuple[str, ...]):
   """Outputs and gradients of a mean square, with respect to some inputs and every parameter.
 
   Args:
-    apply: ``apply(params, **batch)``; compiled once if it is the same object again.
+    apply: ``apply({'params': params}, batch)``; compiled once if it is the same object again.
     params: ours; ``model`` holds the same under the names of ``rules``.
     batch: inputs of ours.
+    model: in fp32; parameters that need no gradient are left out.
     run: ``run(model, **tensors)`` of the named inputs -> a tensor shaped as our output.
     inputs: names of the arrays in ``batch`` to differentiate with respect to.
   """
   chosen = {name: batch[name] for name in inputs}
-  shape = jax.eval_shape(apply, params, **batch).shape
+  shape = jax.eval_shape(apply, {'params': params}, batch).shape
   target = np.random.default_rng(2).normal(size=shape).astype(np.float32)
   expected = _twice(model, functools.partial(_differentiate, run, chosen, target))
   (by_params, by_inputs), output = _differentiated(apply)(
       params, chosen, {name: x for name, x in batch.items() if name not in inputs}, target)
   assert np.abs(expected.exact['output']).mean() > 0.1
-  ours = dict(output=output, inputs=by_inputs, parameters=engine.to_torch(rules, by_params))
+  by_params = engine.to_torch(rules, by_params)
+  ours = dict(output=output, inputs=by_inputs, parameters={
+      name: by_params[name] for name in expected.exact['parameters']})
   for part, arrays in ours.items():
     own = Theirs(expected.exact[part], expected.rounded[part])
     assert_near(arrays, own, where=part, together=part != 'output')
@@ -114,7 +117,8 @@ def assert_same_with_gradients(apply: Callable, params: Any, batch: dict, model:
 def _differentiate(run, inputs, target, model, tensor) -> dict:
   """Output of a class and its gradients, zeros where a parameter reaches nothing."""
   inputs = {name: tensor(array).requires_grad_() for name, array in inputs.items()}
-  parameters = dict(model.requires_grad_(True).named_parameters())
+  parameters = {name: parameter for name, parameter in model.named_parameters()
+                if parameter.requires_grad}
   output = run(model, **inputs)
   loss = torch.mean((output - tensor(target)) ** 2)
   leaves = [*inputs.values(), *parameters.values()]
@@ -127,7 +131,7 @@ def _differentiate(run, inputs, target, model, tensor) -> dict:
 def _differentiated(apply):
   """Gradients with respect to parameters and inputs, and the output, in one program."""
   def loss(params, inputs, others, target):
-    output = apply(params, **inputs, **others)
+    output = apply({'params': params}, inputs | others)
     return jnp.mean(jnp.square(output - target)), output
 
   return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))

@@ -52,10 +52,11 @@ def forward(params, x, epsilon=1e-5, width=64.0):
   return linear('down', jnp.tanh(linear('up', weights @ x)))
 
 
-def compare(apply):
+def compare(function):
   model = Net()
-  parity.assert_same_with_gradients(apply, params_of(model), BATCH, model,
-                                    lambda model, x: model(x), RULES, ('x',))
+  parity.assert_same_with_gradients(
+      lambda variables, batch: function(variables['params'], **batch), params_of(model), BATCH,
+      model, lambda model, x: model(x), RULES, ('x',))
 
 
 def test_other_roundings_pass():
