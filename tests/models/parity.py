@@ -53,11 +53,8 @@ def theirs(model: torch.nn.Module, run: Callable, *args, **kwargs) -> Theirs:
     *args: arrays, which become tensors; those of fp32 become float64 ones in the second run.
     **kwargs: likewise.
   """
-  def outputs(model, tensor):
-    with torch.no_grad():
-      return run(model, *jax.tree.map(tensor, args), **jax.tree.map(tensor, kwargs))
-
-  return _twice(model, outputs)
+  return _twice(model, lambda model, tensor: run(
+      model, *jax.tree.map(tensor, args), **jax.tree.map(tensor, kwargs)))
 
 
 def assert_near(ours: Any, expected: Theirs, where: str = '', together: bool = False):
