@@ -38,12 +38,13 @@ def doubled(model: torch.nn.Module) -> torch.nn.Module:
 @contextlib.contextmanager
 def throughout():
   """Within it, torch makes float64 of whatever is asked to be fp32."""
+  before = torch.get_default_dtype()
   torch.set_default_dtype(torch.float64)
   try:
     with _Wider():
       yield
   finally:
-    torch.set_default_dtype(torch.float32)
+    torch.set_default_dtype(before)
 
 
 class _Wider(TorchFunctionMode):
