@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import transformers
 from bench_step import alternate
+from bench_step import denoiser_inputs
 from bench_step import set_malloc
 
 from jaxgen.conversion import engine
@@ -41,8 +42,6 @@ from jaxgen.conversion.tables import qwen_image
 from jaxgen.conversion.tables import sana
 from jaxgen.conversion.tables import z_image
 from jaxgen.core import trees
-from jaxgen.core.types import Conditioning
-from jaxgen.core.types import Visual
 from jaxgen.data.native_images import native_positions
 from jaxgen.data.native_images import rotary_positions
 from jaxgen.models import registry
@@ -153,17 +152,9 @@ def denoiser(table, kind, call, flags, extra=None, **fields) -> Pair:
   params, inputs = jax.tree.map(jnp.asarray, (params, batch))
 
   def forward(params, batch):
-    return module.apply({'params': params}, *our_inputs(**batch))
+    return module.apply({'params': params}, *denoiser_inputs(**batch))
 
   return Pair(params, inputs, forward, model, lambda model: call(model, tensors, flags))
-
-
-def our_inputs(latents, t, positions, segments, states, state_positions, state_segments,
-               pooled=None, guidance=None):
-  """``(x_t, t, visual, conditioning)`` of one target image, from the arrays of a batch."""
-  visual = Visual(latents, positions, segments, images=segments, is_target=segments > 0)
-  return latents, t, visual, Conditioning(states, state_positions, state_segments, pooled=pooled,
-                                          guidance=guidance)
 
 
 def token_batch(config, flags) -> dict[str, np.ndarray]:

@@ -20,7 +20,6 @@ import statistics
 import sys
 import time
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +28,9 @@ import optax
 from jaxgen.conversion import engine
 from jaxgen.conversion.tables import flux
 from jaxgen.core import trees
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Visual
+from jaxgen.models import registry
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
 
@@ -48,7 +50,7 @@ def main():
       double_blocks=flags.double, single_blocks=flags.single, remat=flags.remat,
       unroll=flags.unroll)
   batch = make_batch(config, flags)
-  params = make_params(config, batch)
+  params = make_params(config)
   device = jax.devices()[0]
   dtype = jnp.float32 if device.platform == 'cpu' else jnp.bfloat16
   sides = {'jaxgen': jaxgen_step(config, params, batch, dtype)}
@@ -107,11 +109,17 @@ def make_batch(config: MMDiTConfig, flags: argparse.Namespace) -> dict[str, np.n
       target=normal(flags.image, config.in_channels))
 
 
-def make_params(config: MMDiTConfig, batch: dict[str, np.ndarray]) -> dict:
+def denoiser_inputs(latents, t, positions, segments, states, state_positions, state_segments,
+                    pooled=None, guidance=None):
+  """``(x_t, t, visual, conditioning)`` of one target image in each row, from arrays of a batch."""
+  visual = Visual(latents, positions, segments, images=segments, is_target=segments > 0)
+  return latents, t, visual, Conditioning(states, state_positions, state_segments, pooled=pooled,
+                                          guidance=guidance)
+
+
+def make_params(config: MMDiTConfig) -> dict:
   """Random weights without the zeros of the initialisation; host arrays."""
-  inputs = {name: array[:1] for name, array in batch.items() if name != 'target'}
-  shapes = nn.unbox(jax.eval_shape(
-      lambda key: MMDiT(config).init(key, **inputs), jax.random.key(0)))['params']
+  shapes = registry.param_shapes(MMDiT(config))
   rng = np.random.default_rng(1)
   return trees.map_named(
       lambda _, leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), shapes)
@@ -129,7 +137,7 @@ def jaxgen_step(config, params, batch, dtype):
     target = inputs.pop('target')
 
     def loss_of(params):
-      velocity = MMDiT(config, dtype).apply({'params': params}, **inputs)
+      velocity = MMDiT(config, dtype).apply({'params': params}, *denoiser_inputs(**inputs))
       return jnp.mean(jnp.square(velocity - target))
 
     loss, gradient = jax.value_and_grad(loss_of)(params)

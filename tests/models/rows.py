@@ -1,7 +1,5 @@
 """Inputs of a denoiser from plain arrays, as the tests of models hold them."""
 
-import jax.numpy as jnp
-
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Visual
 
@@ -24,9 +22,8 @@ def denoiser_inputs(latents, t, positions, segments, states, state_positions, st
     pooled: see ``Conditioning``.
     guidance: see ``Conditioning``.
   """
-  clean, pads = (jnp.zeros(segments.shape, bool) if x is None else x for x in (clean, pads))
-  visual = Visual(latents=latents, positions=positions, segments=segments,
-                  images=jnp.where(pads, 0, segments),
-                  is_target=(segments > 0) & ~pads & ~clean)
+  images = segments if pads is None else segments * ~pads
+  is_target = images > 0 if clean is None else (images > 0) & ~clean
+  visual = Visual(latents, positions, segments, images, is_target)
   return latents, t, visual, Conditioning(states, state_positions, state_segments, pooled=pooled,
                                           guidance=guidance, pads=state_pads)

@@ -26,6 +26,7 @@ from jaxgen.training.flops import step_tally
 from jaxgen.training.flops import tally_flops
 from jaxgen.training.latents import Encoder
 from jaxgen.training.state import init_state
+from tests.models.rows import denoiser_inputs
 
 
 @pytest.fixture(scope='module')
@@ -113,9 +114,10 @@ def test_flops_are_those_of_xla(gradient):
   def shape(*sizes, dtype=np.float32):
     return jax.ShapeDtypeStruct((rows, *sizes), dtype)
 
-  inputs = (shape(tokens, 64), shape(1), shape(tokens, 3, dtype=np.int32),
-            shape(tokens, dtype=np.int32), shape(words, 384), shape(words, 3, dtype=np.int32),
-            shape(words, dtype=np.int32))
+  inputs = jax.eval_shape(
+      denoiser_inputs, shape(tokens, 64), shape(1), shape(tokens, 3, dtype=np.int32),
+      shape(tokens, dtype=np.int32), shape(words, 384), shape(words, 3, dtype=np.int32),
+      shape(words, dtype=np.int32))
 
   def loss(params, *inputs):
     return module.apply({'params': params}, *inputs).sum()
