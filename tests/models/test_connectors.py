@@ -1,4 +1,4 @@
-"""Connectors and learnable queries against torch, and which states reach the denoiser."""
+"""Connectors against torch; learnable queries, and their places in the prompt."""
 
 import math
 
@@ -17,7 +17,7 @@ from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.models import registry
 from jaxgen.models.bridges.connectors import joined_layers
-from jaxgen.models.bridges.connectors import select
+from jaxgen.models.bridges.queries import place_queries
 from tests.models import parity
 
 TINY = {
@@ -103,18 +103,21 @@ def test_layers_connector_equals_torch():
 def test_queries_are_the_same_for_every_segment():
   module, params = build('learnable_queries')
   queries = module.apply({'params': params}, example(2, 3, 12), np.ones((2, 3), np.int32), 2)
-  assert queries.shape == (2, 10, 12)
+  assert queries.shape == (2, 2, 5, 12)
+  np.testing.assert_array_equal(queries, np.broadcast_to(params['queries'], queries.shape))
+
+
+def test_queries_stand_where_query_index_says():
+  embeddings, queries = example(2, 6, 3).astype(jnp.bfloat16), example(2, 2, 4, 3)
+  segments = np.array([[1, 1, 1, 2, 2, 0], [1, 2, 2, 2, 2, 2]], np.int32)
+  index = np.array([[-1, 0, 3, 2, -1, -1], [-1, -1, 0, 1, 2, 3]], np.int32)
+  placed = np.asarray(place_queries(embeddings, queries, segments, index))
+  assert placed.dtype == embeddings.dtype
   for row in range(2):
-    for part in (slice(0, 5), slice(5, 10)):
-      np.testing.assert_array_equal(queries[row, part], params['queries'])
-
-
-def test_text_queries_or_both():
-  states, segments = example(1, 7, 2), np.array([[1, 1, 2, 0, 1, 1, 2]], np.int32)
-  for selection, part in (('text', slice(0, 4)), ('queries', slice(4, 7)), ('both', slice(0, 7))):
-    chosen, own = select(selection, states, segments, text=4)
-    np.testing.assert_array_equal(chosen, states[:, part])
-    np.testing.assert_array_equal(own, segments[:, part])
+    for token in range(6):
+      expected = embeddings[row, token] if index[row, token] < 0 else queries[
+          row, segments[row, token] - 1, index[row, token]].astype(jnp.bfloat16)
+      np.testing.assert_array_equal(placed[row, token], expected)
 
 
 @pytest.mark.parametrize('family', TINY)

@@ -68,12 +68,12 @@ def pair(tmp_path_factory):
 
 @functools.partial(jax.jit, static_argnames=('module', 'all_layers'))
 def run(module, params, prompt, all_layers=False):
-  """Image tokens, states and logits of a prompt."""
+  """Image tokens (None without patches), states and logits of a prompt."""
   def call(method, *args):
     return module.apply({'params': params}, *args, method=method)
 
-  images = call('image_tokens', prompt)
-  embeddings = call('embed', prompt.tokens, images, prompt.image_index)
+  images = call('image_tokens', prompt) if prompt.patches.size else None
+  embeddings = call('embed_prompt', prompt)
   states = call('decode', embeddings, prompt.positions, prompt.segments, all_layers)
   return images, states, call('logits', states[-1] if all_layers else states)
 
@@ -151,6 +151,9 @@ def test_text_without_images_equals_transformers(pair):
   ours = logits_of(module, params, prompt)
   parity.assert_near(ours, parity.theirs(
       theirs, lambda model, tokens: model(input_ids=tokens).logits, tokens))
+  # Text may have one axis of positions.
+  one_axis = run(module, params, prompt.replace(positions=prompt.positions[..., 0]))[2]
+  assert np.abs(ours - one_axis).max() < 1e-5
 
 
 def test_gradients_equal_transformers_and_half_precision_is_near(pair):

@@ -20,8 +20,7 @@ CONFIG = ResidualQueriesConfig(width=16, queries=3, heads=2)
 
 def init_shapes(config):
   return nn.unbox(jax.eval_shape(
-      lambda key: ResidualQueries(config).init(
-          key, jnp.zeros((1, 2, config.width)), jnp.ones((1, 2), jnp.int32), 1),
+      lambda key: ResidualQueries(config).init(key, *ResidualQueries(config).example()),
       jax.random.key(0)))['params']
 
 
@@ -50,24 +49,30 @@ def test_queries_read_their_own_segment_only():
   rng = np.random.default_rng(1)
   states = rng.normal(size=(1, 6, 16)).astype(np.float32)
   packed = apply(random_params(), states, np.array([[1, 1, 2, 2, 2, 0]], np.int32), 2)
-  assert packed.shape == (1, 2 * CONFIG.queries, 16)
+  assert packed.shape == (1, 2, CONFIG.queries, 16)
   for group, span in enumerate((slice(0, 2), slice(2, 5))):
     alone = apply(random_params(), states[:, span], np.ones_like(states[:, span, 0], np.int32), 1)
-    ours = packed[:, group * CONFIG.queries:(group + 1) * CONFIG.queries]
-    np.testing.assert_allclose(ours, alone, atol=1e-5)
-  first, second = np.split(np.asarray(packed), 2, axis=1)
-  assert np.abs(first - second).max() > 1e-2
+    np.testing.assert_allclose(packed[:, group], alone[:, 0], atol=1e-5)
+  assert np.abs(packed[:, 0] - packed[:, 1]).max() > 1e-2
+
+
+def test_tokens_without_a_segment_are_not_seen():
+  """The places where the queries themselves are to stand."""
+  states = np.random.default_rng(3).normal(size=(1, 6, 16)).astype(np.float32)
+  segments = np.array([[1, 1, 0, 2, 2, 0]], np.int32)
+  changed = np.where(segments[..., None] == 0, 9, states).astype(np.float32)
+  np.testing.assert_array_equal(apply(random_params(), states, segments, 2),
+                                apply(random_params(), changed, segments, 2))
 
 
 def test_absent_segments_are_finite_and_free_of_others():
   states = np.random.default_rng(2).normal(size=(1, 4, 16)).astype(np.float32)
   segments = np.array([[1, 1, 1, 0]], np.int32)
-  queries = CONFIG.queries
   one = np.asarray(apply(random_params(), states, segments, 2))
   two = np.asarray(apply(random_params(), states[..., ::-1], segments, 2))
   assert np.isfinite(one).all()
-  assert np.abs(one[:, :queries] - two[:, :queries]).max() > 1e-2
-  np.testing.assert_array_equal(one[:, queries:], two[:, queries:])
+  assert np.abs(one[:, 0] - two[:, 0]).max() > 1e-2
+  np.testing.assert_array_equal(one[:, 1], two[:, 1])
 
 
 def test_fresh_adapter_starts_with_a_silent_mlp():
