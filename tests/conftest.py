@@ -1,19 +1,25 @@
-"""Eight fake CPU devices, no network and a shared compilation cache, before jax is imported."""
+"""Eight fake CPU devices, no network and a shared compilation cache; fixtures of all tests."""
 
 import os
 import pathlib
+import sys
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['EPATH_USE_TF'] = '0'  # TensorFlow knows no S3
 # Programs here are tiny and many: compiling them fast matters more than running them fast.
-os.environ['XLA_FLAGS'] = (
-    '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0')
+# Flags of the environment come last, and win: tests of another instruction set need them.
+os.environ['XLA_FLAGS'] = ' '.join([
+    '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0',
+    os.environ.get('XLA_FLAGS', '')])
 os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path('~/.cache/jaxgen').expanduser()))
 
 import copy
+import ctypes
+import gc
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -24,6 +30,19 @@ from jaxgen.data.commands import tokenizer_texts
 from jaxgen.data.tokenizer import train_tokenizer
 from jaxgen.models.registry import section
 from jaxgen.systems.registry import make_system
+
+
+@pytest.fixture(scope='module', autouse=True)
+def memory_returned():
+  """Compiled programs of a file go with it: a process of the whole suite would hold gigabytes.
+
+  What a later file needs of them comes from the compilation cache on disk.
+  """
+  yield
+  jax.clear_caches()
+  gc.collect()
+  if sys.platform == 'linux':
+    ctypes.CDLL('libc.so.6').malloc_trim(0)
 
 
 @pytest.fixture(scope='session')

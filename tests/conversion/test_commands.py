@@ -20,6 +20,10 @@ from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.checkpoints.weights import load_weights
 from jaxgen.models import registry
+from tests.models import parity
+from tests.models.clips import channels_first
+from tests.models.clips import channels_last
+from tests.models.prompts import prompt_of
 from tests.models.rows import denoiser_inputs
 
 SECTIONS = {
@@ -94,17 +98,20 @@ def test_the_denoiser_gives_the_same_velocity_in_diffusers(exported):
   rng = np.random.default_rng(0)
   latents, states = (rng.normal(size=shape).astype(np.float32) for shape in ((1, 6, 8), (1, 5, 16)))
   places = np.stack([np.zeros(6), *np.indices((2, 3)).reshape(2, -1)], axis=-1)
-  pooled = torch.ones(1, model.config.pooled_projection_dim)
-  with torch.no_grad():
-    theirs = model(
-        hidden_states=torch.tensor(latents), encoder_hidden_states=torch.tensor(states),
-        pooled_projections=pooled, timestep=torch.tensor([0.3]), txt_ids=torch.zeros(5, 3),
-        img_ids=torch.tensor(places, dtype=torch.float32)).sample.numpy()
+
+  def velocity(model, latents, states):
+    return model(
+        hidden_states=latents, encoder_hidden_states=states,
+        pooled_projections=torch.ones(1, model.config.pooled_projection_dim),
+        timestep=torch.tensor([0.3]), txt_ids=torch.zeros(5, 3),
+        img_ids=torch.tensor(places, dtype=torch.float32)).sample
+
   inputs = denoiser_inputs(
       latents, np.float32([[0.3]]), places[None].astype(np.int32), np.ones((1, 6), np.int32),
       states, np.zeros((1, 5, 3), np.int32), np.ones((1, 5), np.int32))
-  ours = apply('denoiser', random_params(3), *inputs)
-  assert np.abs(ours - theirs).max() < 1e-4 < np.abs(theirs).max()
+  theirs = parity.theirs(model, velocity, latents, states)
+  parity.assert_near(apply('denoiser', random_params(3), *inputs), theirs)
+  assert np.abs(theirs.exact).max() > 1e-4
 
 
 def test_the_mllm_gives_the_same_logits_in_transformers(exported):
@@ -112,21 +119,21 @@ def test_the_mllm_gives_the_same_logits_in_transformers(exported):
       f'{exported[0]}/mllm', dtype=torch.float32).eval()
   tokens = np.array([[5, 3, 3, 3, 3, 7, 9]])
   pixels = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
-  with torch.no_grad():
-    theirs = model(input_ids=torch.tensor(tokens), pixel_values=torch.tensor(pixels)).logits
   patches = pixels.reshape(3, 4, 2, 4, 2).transpose(1, 3, 0, 2, 4).reshape(1, 16, 12)
-  ours = apply('mllm', random_params(9), tokens, np.arange(7)[None], np.ones((1, 7), np.int32),
-               np.array([[-1, 0, 1, 2, 3, -1, -1]]), patches)
-  assert np.abs(ours - theirs.numpy()).max() < 1e-4 < np.abs(ours).max()
+  prompt = prompt_of(tokens, np.arange(7)[None], patches,
+                     image_index=np.array([[-1, 0, 1, 2, 3, -1, -1]]))
+  ours = apply('mllm', random_params(9), prompt)
+  parity.assert_near(ours, parity.theirs(
+      model, lambda model, *args: model(input_ids=args[0], pixel_values=args[1]).logits, tokens,
+      pixels))
+  assert np.abs(ours).max() > 1e-4
 
 
 def test_the_autoencoder_loads_in_diffusers(exported):
   model = diffusers.AutoencoderKL.from_pretrained(f'{exported[0]}/autoencoder').eval()
   images = np.random.default_rng(0).uniform(-1, 1, (1, 8, 8, 3)).astype(np.float32)
-  with torch.no_grad():
-    theirs = model(torch.tensor(images.transpose(0, 3, 1, 2))).sample.numpy()
-  ours = apply('autoencoder', random_params(9), images)
-  assert np.abs(ours - theirs.transpose(0, 2, 3, 1)).max() < 1e-4
+  parity.assert_near(apply('autoencoder', random_params(9), images), parity.theirs(
+      model, lambda model, images: channels_last(model(channels_first(images)).sample), images))
 
 
 @pytest.mark.parametrize('weights, seed', [('ema', 3), ('params', 2)])

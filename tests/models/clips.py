@@ -1,11 +1,10 @@
-"""What the tests of autoencoders share: pixels, torch's order of axes, one program per shape."""
+"""What the tests of autoencoders share: pixels, diffusers' order of axes, one program per shape."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
 
 def pixels(*shape, seed=1):
@@ -28,14 +27,25 @@ def run(module, params, method, *args):
   return jax.tree.map(np.asarray, _compiled(module, method)({'params': params}, *args))
 
 
-def to_torch(array):
-  """f[n, *space, c] as torch's f[n, c, *space]."""
-  return torch.tensor(np.moveaxis(array, -1, 1))
+def channels_first(tensor):
+  """f[n, *space, c] as torch has it, f[n, c, *space]."""
+  return tensor.movedim(-1, 1)
 
 
-def from_torch(tensor):
-  """The inverse of ``to_torch``."""
-  return np.moveaxis(tensor.detach().numpy(), 1, -1)
+def channels_last(tensor):
+  """The inverse of ``channels_first``."""
+  return tensor.movedim(1, -1)
+
+
+def posterior(model, images):
+  """``(mean, logarithm of the variance)`` of a class of diffusers, channels last."""
+  found = model.encode(channels_first(images)).latent_dist
+  return channels_last(found.mean), channels_last(found.logvar)
+
+
+def decoded(model, z):
+  """Images that a class of diffusers makes of z f[n, *space, c], channels last."""
+  return channels_last(model.decode(channels_first(z)).sample)
 
 
 def assert_bf16_near_fp32(module, params, images):

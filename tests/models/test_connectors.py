@@ -18,6 +18,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.models import registry
 from jaxgen.models.bridges.connectors import joined_layers
 from jaxgen.models.bridges.queries import place_queries
+from tests.models import parity
 
 TINY = {
     'mlp_connector': dict(width=12, hidden=20, out_width=8),
@@ -39,9 +40,12 @@ def build(family):
 
 def load(model, family, params):
   """Gives a torch module our weights; every one must have its place."""
-  tensors = to_torch(FAMILIES[family].rules, params)
-  model.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
-  return model
+  return parity.load(model, FAMILIES[family].rules, params)
+
+
+def assert_equal_torch(module, params, model, states):
+  ours = module.apply({'params': params}, states, np.ones(states.shape[-3:-1], np.int32))
+  parity.assert_near(ours, parity.theirs(model, lambda model, states: model(states), states))
 
 
 def example(*shape):
@@ -52,9 +56,7 @@ def test_mlp_connector_equals_torch():
   module, params = build('mlp_connector')
   theirs = load(torch.nn.Sequential(torch.nn.Linear(12, 20), torch.nn.GELU(),
                                     torch.nn.Linear(20, 8)), 'mlp_connector', params)
-  states = example(2, 5, 12)
-  ours = module.apply({'params': params}, states, np.ones((2, 5), np.int32))
-  np.testing.assert_allclose(ours, theirs(torch.tensor(states)).detach(), atol=1e-5)
+  assert_equal_torch(module, params, theirs, example(2, 5, 12))
 
 
 class OpenUniConnector(torch.nn.Module):
@@ -76,24 +78,26 @@ def test_encoder_connector_equals_siglip_and_keeps_segments_apart():
   states, segments = example(1, 9, 16), np.array([[1] * 4 + [2] * 3 + [0] * 2], np.int32)
   ours = np.asarray(jax.jit(module.apply)({'params': params}, states, segments))
   for part in (slice(0, 4), slice(4, 7)):
-    expected = theirs(torch.tensor(states[:, part])).detach().numpy()
-    assert np.abs(ours[:, part] - expected).max() < 1e-4
-    assert np.abs(expected).max() > 0.1
+    expected = parity.theirs(theirs, lambda model, states: model(states), states[:, part])
+    parity.assert_near(ours[:, part], expected)
+    assert np.abs(expected.exact).max() > 0.1
   assert np.isfinite(ours).all()
 
 
 def test_layers_connector_equals_torch():
   module, params = build('layers_connector')
-  states = example(4, 2, 5, 12)
-  layers = [torch.tensor(layer) for layer in states[1:]]
-  normed = torch.cat([(layer - layer.mean(dim=-1, keepdim=True))
-                      / (layer.std(dim=-1, keepdim=True) + 1e-8) for layer in layers], dim=-1)
-  np.testing.assert_allclose(joined_layers(states), normed, atol=1e-5)
   theirs = torch.nn.ModuleDict({'crossattn_proj': torch.nn.Sequential(
       torch.nn.Linear(36, 8), torch.nn.GELU())})
   load(theirs, 'layers_connector', params)
+
+  def run(model, states):
+    normed = torch.cat([(layer - layer.mean(dim=-1, keepdim=True))
+                        / (layer.std(dim=-1, keepdim=True) + 1e-8) for layer in states[1:]], dim=-1)
+    return normed, model['crossattn_proj'](normed)
+
+  states = example(4, 2, 5, 12)
   ours = module.apply({'params': params}, states, np.ones((2, 5), np.int32))
-  np.testing.assert_allclose(ours, theirs['crossattn_proj'](normed).detach(), atol=1e-5)
+  parity.assert_near((joined_layers(states), ours), parity.theirs(theirs, run, states))
 
 
 def test_queries_are_the_same_for_every_segment():

@@ -58,7 +58,7 @@ def torch_model(config, params):
   return parity.load(CosmosTransformer3DModel.from_config(theirs), cosmos.RULES, params)
 
 
-def torch_velocity(model, config, latents, states, times, clean=None):
+def torch_velocity(model, latents, states, times, config, clean=None):
   """Velocity of tokens f[B, L, C]; times are [B] or one for each frame, [B, T]."""
   rows = len(latents)
   grid = (rows, FRAMES, ROWS, COLUMNS)
@@ -97,33 +97,16 @@ CASES = {  # fields, and how many frames are clean
 def test_equals_diffusers_outputs_and_gradients(fields, frames):
   config = CosmosConfig(**(TINY | fields))
   params, batch = parity.random_params(Cosmos(config)), example(config, rows=2)
-  target = np.random.default_rng(2).normal(size=batch['latents'].shape).astype(np.float32)
   batch['clean'] = clean_frames(2, frames)
   times = torch.tensor(batch['t'][:, 0])
   if config.clean_time >= 0:
     times = times[:, None].repeat(1, FRAMES)
     times[:, :frames] = config.clean_time
 
-  model = torch_model(config, params)
-  inputs = [torch.tensor(batch[name], requires_grad=True) for name in ('latents', 'states')]
-  theirs = torch_velocity(model, config, *inputs, times, batch['clean'])
-  ((theirs - torch.tensor(target)) ** 2).mean().backward()
-
-  @jax.jit
-  def loss(params, latents, states):
-    velocity = Cosmos(config).apply(
-        {'params': params}, *denoiser_inputs(**dict(batch, latents=latents, states=states)))
-    return jnp.mean(jnp.square(velocity - target)), velocity
-
-  gradients, ours = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(
-      params, batch['latents'], batch['states'])
-  theirs = theirs.detach().numpy()
-  assert np.abs(theirs).mean() > 0.1
-  np.testing.assert_allclose(ours, theirs, atol=1e-4)
-  parity.assert_same_gradients(cosmos.RULES, gradients[0], model)
-  for mine, tensor in zip(gradients[1:], inputs):
-    expected = tensor.grad.numpy()
-    assert np.linalg.norm(mine - expected) < 1e-3 * np.linalg.norm(expected)
+  parity.assert_same_with_gradients(
+      jitted(config), params, batch, torch_model(config, params),
+      functools.partial(torch_velocity, config=config, times=times, clean=batch['clean']),
+      cosmos.RULES, ('latents', 'states'))
 
 
 def test_the_epsilon_of_queries_and_keys_is_a_field():
@@ -135,11 +118,10 @@ def test_the_epsilon_of_queries_and_keys_is_a_field():
   for name, part in model.named_modules():
     if name.endswith(('norm_q', 'norm_k')):
       part.eps = 0.5
-  inputs = [torch.tensor(batch[name]) for name in ('latents', 'states', 't')]
-  with torch.no_grad():
-    theirs = torch_velocity(model, config, *inputs[:2], inputs[2][:, 0])
-  np.testing.assert_allclose(jitted(other)({'params': params}, batch), theirs, atol=1e-4)
-  assert np.abs(jitted(config)({'params': params}, batch) - theirs.numpy()).max() > 1e-3
+  theirs = parity.theirs(model, functools.partial(torch_velocity, config=config),
+                         batch['latents'], batch['states'], batch['t'][:, 0])
+  parity.assert_near(jitted(other)({'params': params}, batch), theirs)
+  assert np.abs(jitted(config)({'params': params}, batch) - theirs.exact).max() > 1e-3
   with pytest.raises(UserError, match='qk_epsilon = 0.5: CosmosTransformer3DModel knows 1e-05'):
     cosmos.FAMILY.write_config(dataclasses.asdict(other))
 

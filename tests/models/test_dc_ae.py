@@ -15,11 +15,12 @@ from jaxgen.models.autoencoders.dc import DCAEConfig
 from jaxgen.models.autoencoders.tiling import Tiling
 from tests.models import parity
 from tests.models.clips import assert_bf16_near_fp32
-from tests.models.clips import from_torch
+from tests.models.clips import channels_first
+from tests.models.clips import channels_last
+from tests.models.clips import decoded
 from tests.models.clips import latents
 from tests.models.clips import pixels
 from tests.models.clips import run
-from tests.models.clips import to_torch
 
 # Channels that grow and that stay, blocks that attend and that do not, several heads.
 CONFIG = DCAEConfig(channels=4, block_channels=(4, 8, 8), encoder_layers=(1, 2, 1),
@@ -41,29 +42,36 @@ def theirs(tiled=False):
   return parity.load(model, table.RULES, params()).requires_grad_(False)
 
 
+# SanaPipeline scales once each way.
+def their_latents(model, images):
+  return channels_last(model.encode(channels_first(images)).latent) * CONFIG.scaling
+
+
+def their_images(model, z):
+  return decoded(model, z / CONFIG.scaling)
+
+
 # Few pixels make diffusers attend quadratically, many linearly; both are the same sum.
 @pytest.mark.parametrize('size', [(4, 8), (16, 24)])
 def test_images_equal_diffusers(size):
   images = pixels(2, *size)
-  z = theirs().encode(to_torch(images)).latent
   ours = run(MODEL, params(), 'encode', images)
   assert ours.shape == (2, size[0] // 4, size[1] // 4, 4) and np.abs(ours).mean() > 0.1
-  # SanaPipeline scales once each way.
-  np.testing.assert_allclose(ours, from_torch(z) * CONFIG.scaling, atol=1e-4)
-  np.testing.assert_allclose(run(MODEL, params(), 'decode', ours),
-                             from_torch(theirs().decode(z).sample), atol=1e-4)
+  parity.assert_near(ours, parity.theirs(theirs(), their_latents, images))
+  parity.assert_near(run(MODEL, params(), 'decode', ours),
+                     parity.theirs(theirs(), their_images, ours))
 
 
 def test_tiles_equal_diffusers():
   """Two rows of three tiles; decoding, two of one."""
   images = pixels(1, 20, 28)
-  z = theirs(tiled=True).encode(to_torch(images)).latent
-  assert (theirs().encode(to_torch(images)).latent - z).abs().max() > 1e-3  # the tiles matter
-  np.testing.assert_allclose(run(TILED, params(), 'encode', images),
-                             from_torch(z) * CONFIG.scaling, atol=1e-4)
+  expected = parity.theirs(theirs(tiled=True), their_latents, images)
+  whole = parity.theirs(theirs(), their_latents, images)
+  assert np.abs(whole.exact - expected.exact).max() > 1e-3  # the tiles matter
+  parity.assert_near(run(TILED, params(), 'encode', images), expected)
   z = latents(1, 5, 3, 4)
-  expected = theirs(tiled=True).decode(to_torch(z / CONFIG.scaling)).sample
-  np.testing.assert_allclose(run(TILED, params(), 'decode', z), from_torch(expected), atol=1e-4)
+  parity.assert_near(run(TILED, params(), 'decode', z),
+                     parity.theirs(theirs(tiled=True), their_images, z))
 
 
 def test_bf16_stays_near_fp32():

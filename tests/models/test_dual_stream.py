@@ -59,7 +59,7 @@ def torch_model(config, params, kind=QwenImageTransformer2DModel, table=qwen_ima
   return parity.load(kind.from_config(theirs), table.RULES, params)
 
 
-def qwen_velocity(model, batch, latents, states):
+def qwen_velocity(model, latents, states, batch):
   return model(
       hidden_states=latents, encoder_hidden_states=states,
       encoder_hidden_states_mask=torch.tensor(batch['state_segments']),
@@ -72,17 +72,16 @@ class PlacedRope(torch.nn.Module):
 
   def __init__(self, positions, state_positions, config):
     super().__init__()
-    self.rotations = tuple(self._rotation(places, config)
-                           for places in (positions, state_positions))
+    self.places, self.config = (positions, state_positions), config
 
-  def _rotation(self, places, config):
-    angles = [np.outer(places[:, axis], config.theta ** -(np.arange(0, dim, 2) / dim))
-              for axis, dim in enumerate(config.axes_dims)]
+  def _rotation(self, places):
+    angles = [np.outer(places[:, axis], self.config.theta ** -(np.arange(0, dim, 2) / dim))
+              for axis, dim in enumerate(self.config.axes_dims)]
     angles = torch.tensor(np.concatenate(angles, axis=1), dtype=torch.float32)
     return torch.polar(torch.ones_like(angles), angles)
 
   def forward(self, shapes, max_txt_seq_len, device):
-    return self.rotations
+    return tuple(map(self._rotation, self.places))
 
 
 @functools.cache
@@ -91,41 +90,10 @@ def jitted(config, dtype=jnp.float32):
   return jax.jit(lambda params, batch: module.apply(params, *denoiser_inputs(**batch)))
 
 
-@functools.cache
-def value_and_gradients(config):
-  """Velocity, and gradients of its square distance to a target by parameters and inputs."""
-
-  def loss(params, inputs, batch, target):
-    velocity = DualStream(config).apply({'params': params}, *denoiser_inputs(**(batch | inputs)))
-    return jnp.mean(jnp.square(velocity - target)), velocity
-
-  return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
-
-
-def assert_equals_diffusers(config, batch, params, model, velocity, rules, inputs):
-  """Outputs < 1e-4, gradients by every parameter and input < 1e-3 relative."""
-  shape = (*batch['latents'].shape[:2], config.out_channels)
-  target = np.random.default_rng(2).normal(size=shape).astype(np.float32)
-  tensors = {name: torch.tensor(batch[name], requires_grad=True) for name in inputs}
-  theirs = velocity(model, batch, **tensors)
-  ((theirs - torch.tensor(target)) ** 2).mean().backward()
-  gradients, ours = value_and_gradients(config)(
-      params, {name: batch[name] for name in inputs}, batch, target)
-
-  theirs = theirs.detach().numpy()
-  assert np.abs(theirs).mean() > 0.1
-  np.testing.assert_allclose(ours, theirs, atol=1e-4)
-  for parameter in model.parameters():  # those of Qwen-Image's last text output reach nothing
-    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-  parity.assert_same_gradients(rules, gradients[0], model)
-  for name, tensor in tensors.items():
-    expected = tensor.grad.numpy()
-    assert np.linalg.norm(gradients[1][name] - expected) < 1e-3 * np.linalg.norm(expected), name
-
-
 def assert_equals_qwen_image(config, batch, params, model):
-  assert_equals_diffusers(config, batch, params, model, qwen_velocity, qwen_image.RULES,
-                          ('latents', 'states'))
+  parity.assert_same_with_gradients(
+      jitted(config), params, batch, model, functools.partial(qwen_velocity, batch=batch),
+      qwen_image.RULES, ('latents', 'states'))
 
 
 @pytest.mark.parametrize('fields', [dict(), dict(clean_time='zero', remat='dots')])
@@ -163,7 +131,7 @@ def test_equals_sd3_outputs_and_gradients(qk_norm):
       0, (7 - rows) // 2, (7 - columns) // 2)
   batch['state_segments'][:] = 1
 
-  def velocity(model, batch, latents, states, pooled):
+  def velocity(model, latents, states, pooled):
     image = latents.reshape(2, rows, columns, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
     out = model(
         hidden_states=image.reshape(2, -1, 2 * rows, 2 * columns), encoder_hidden_states=states,
@@ -173,8 +141,8 @@ def test_equals_sd3_outputs_and_gradients(qk_norm):
     return out.reshape(2, LENGTH, -1)
 
   model = torch_model(config, params, SD3Transformer2DModel, sd3)
-  assert_equals_diffusers(config, batch, params, model, velocity, sd3.RULES,
-                          ('latents', 'states', 'pooled'))
+  parity.assert_same_with_gradients(jitted(config), params, batch, model, velocity, sd3.RULES,
+                                    ('latents', 'states', 'pooled'))
 
 
 def test_packed_row_equals_separate_rows():

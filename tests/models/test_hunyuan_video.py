@@ -60,7 +60,7 @@ def torch_model(config, params):
   return parity.load(model, table.RULES, params)
 
 
-def torch_velocity(model, batch, latents, states, pooled):
+def torch_velocity(model, latents, states, pooled, batch):
   """Velocity of tokens f[B, L, C], each of them 2 x 2 latent pixels."""
   video = latents.reshape(len(latents), FRAMES, ROWS, COLUMNS, -1, 2, 2)
   video = video.permute(0, 4, 1, 2, 5, 3, 6).reshape(len(latents), -1, FRAMES, 2 * ROWS,
@@ -81,13 +81,13 @@ class PlacedRope(torch.nn.Module):
 
   def __init__(self, positions, config):
     super().__init__()
-    parts = [get_1d_rotary_pos_embed(dim, torch.tensor(positions[:, axis]).float(), config.theta,
-                                     use_real=True)
-             for axis, dim in enumerate(config.axes_dims)]
-    self.angles = tuple(torch.cat(part, dim=1) for part in zip(*parts))
+    self.positions, self.config = positions, config
 
   def forward(self, hidden_states):
-    return self.angles
+    parts = [get_1d_rotary_pos_embed(dim, torch.tensor(self.positions[:, axis]).float(),
+                                     self.config.theta, use_real=True)
+             for axis, dim in enumerate(self.config.axes_dims)]
+    return tuple(torch.cat(part, dim=1) for part in zip(*parts))
 
 
 @functools.cache
@@ -96,37 +96,10 @@ def jitted(config, dtype=jnp.float32):
   return jax.jit(lambda params, batch: module.apply(params, *denoiser_inputs(**batch)))
 
 
-INPUTS = ('latents', 'states', 'pooled')
-
-
-@functools.cache
-def value_and_gradients(config):
-  """Velocity, and gradients of its square distance to a target by parameters and inputs."""
-
-  def loss(params, inputs, batch, target):
-    velocity = HunyuanVideo(config).apply({'params': params}, *denoiser_inputs(**(batch | inputs)))
-    return jnp.mean(jnp.square(velocity - target)), velocity
-
-  return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
-
-
 def assert_equals_diffusers(config, batch, model, params):
-  """Outputs < 1e-4, gradients by every parameter and input < 1e-3 relative."""
-  shape = (*batch['latents'].shape[:2], config.out_channels)
-  target = np.random.default_rng(2).normal(size=shape).astype(np.float32)
-  inputs = {name: torch.tensor(batch[name], requires_grad=True) for name in INPUTS}
-  theirs = torch_velocity(model, batch, **inputs)
-  ((theirs - torch.tensor(target)) ** 2).mean().backward()
-  gradients, ours = value_and_gradients(config)(
-      params, {name: batch[name] for name in INPUTS}, batch, target)
-
-  theirs = theirs.detach().numpy()
-  assert np.abs(theirs).mean() > 0.1
-  np.testing.assert_allclose(ours, theirs, atol=1e-4)
-  parity.assert_same_gradients(table.RULES, gradients[0], model)
-  for name, tensor in inputs.items():
-    expected = tensor.grad.numpy()
-    assert np.linalg.norm(gradients[1][name] - expected) < 1e-3 * np.linalg.norm(expected), name
+  parity.assert_same_with_gradients(
+      jitted(config), params, batch, model, functools.partial(torch_velocity, batch=batch),
+      table.RULES, ('latents', 'states', 'pooled'))
 
 
 MODES = {

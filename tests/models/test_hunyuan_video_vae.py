@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
 from jaxgen.conversion.tables import hunyuan_video_vae as table
@@ -16,11 +17,11 @@ from jaxgen.models.autoencoders.hunyuan_video import HunyuanVideoVAEConfig
 from jaxgen.models.autoencoders.tiling import Tiling
 from tests.models import parity
 from tests.models.clips import assert_bf16_near_fp32
-from tests.models.clips import from_torch
+from tests.models.clips import decoded
 from tests.models.clips import latents
 from tests.models.clips import pixels
+from tests.models.clips import posterior
 from tests.models.clips import run
-from tests.models.clips import to_torch
 
 # Four resolutions, so that the first step leaves the frames alone; sides that differ.
 CONFIG = HunyuanVideoVAEConfig(channels=4, block_channels=(4, 4, 8, 8), layers_per_block=1,
@@ -48,61 +49,70 @@ def theirs_tiled():
   return parity.load(model, table.RULES, params()).requires_grad_(False)
 
 
+def their_latents(model, clip):
+  return posterior(model, clip)[0] * CONFIG.scaling
+
+
+def their_images(model, z):
+  return decoded(model, z / CONFIG.scaling)
+
+
+def of_images(run):
+  """``run`` of clips of one frame, which is put there and taken off again."""
+  return lambda model, images: run(model, images[:, None])[:, 0]
+
+
 def test_moments_and_latents_of_a_clip_equal_diffusers():
   clip = pixels(2, 9, 16, 24)
-  posterior = theirs().encode(to_torch(clip)).latent_dist
-  mean, log_variance = run(MODEL, params(), 'moments', clip)
-  assert mean.shape == (2, 3, 2, 3, 4) and np.abs(mean).mean() > 0.1
-  np.testing.assert_allclose(mean, from_torch(posterior.mean), atol=1e-4)
-  np.testing.assert_allclose(log_variance, from_torch(posterior.logvar), atol=1e-4)
+  moments = run(MODEL, params(), 'moments', clip)
+  assert moments[0].shape == (2, 3, 2, 3, 4) and np.abs(moments[0]).mean() > 0.1
+  parity.assert_near(moments, parity.theirs(theirs(), posterior, clip))
 
 
 def test_an_image_is_one_latent_frame_scaled_once_each_way():
   images = pixels(2, 16, 24)
-  posterior = theirs().encode(to_torch(images[:, None])).latent_dist
-  ours = run(MODEL, params(), 'encode', images)
-  np.testing.assert_allclose(ours, from_torch(posterior.mean)[:, 0] * CONFIG.scaling, atol=1e-4)
-  decoded = theirs().decode(posterior.mean).sample
-  np.testing.assert_allclose(run(MODEL, params(), 'decode', ours), from_torch(decoded)[:, 0],
-                             atol=1e-4)
+  z = run(MODEL, params(), 'encode', images)
+  parity.assert_near(z, parity.theirs(theirs(), of_images(their_latents), images))
+  parity.assert_near(run(MODEL, params(), 'decode', z),
+                     parity.theirs(theirs(), of_images(their_images), z))
 
 
 def test_clips_and_frames_decode_as_in_diffusers():
   z = latents(2, 3, 2, 3, 4)
-  expected = from_torch(theirs().decode(to_torch(z / CONFIG.scaling)).sample)
   ours = run(MODEL, params(), 'decode', z)
   assert ours.shape == (2, 9, 16, 24, 3)
-  np.testing.assert_allclose(ours, expected, atol=1e-4)
+  parity.assert_near(ours, parity.theirs(theirs(), their_images, z))
 
 
 def test_samples_have_the_posterior_of_diffusers():
   images, rng = pixels(2, 16, 24), jax.random.key(3)
-  posterior = theirs().encode(to_torch(images[:, None])).latent_dist
   noise = np.asarray(jax.random.normal(rng, (2, 2, 3, 4)))
-  expected = from_torch(posterior.mean)[:, 0] + from_torch(posterior.std)[:, 0] * noise
-  np.testing.assert_allclose(run(MODEL, params(), 'sample', images, rng),
-                             expected * CONFIG.scaling, atol=1e-4)
+
+  def samples(model, images, noise):
+    mean, log_variance = (part[:, 0] for part in posterior(model, images[:, None]))
+    return (mean + torch.exp(log_variance / 2) * noise) * CONFIG.scaling
+
+  parity.assert_near(run(MODEL, params(), 'sample', images, rng),
+                     parity.theirs(theirs(), samples, images, noise))
 
 
 def test_tiles_of_a_clip_equal_diffusers():
   """Three tiles in time, the last cut short, and each of them two in height."""
   clip = pixels(1, 13, 40, 24)
-  expected = theirs_tiled().encode(to_torch(clip)).latent_dist.mean
-  np.testing.assert_allclose(run(TILED, params(), 'encode', clip),
-                             from_torch(expected) * CONFIG.scaling, atol=1e-4)
+  parity.assert_near(run(TILED, params(), 'encode', clip),
+                     parity.theirs(theirs_tiled(), their_latents, clip))
   z = latents(1, 4, 5, 3, 4)
-  expected = theirs_tiled().decode(to_torch(z / CONFIG.scaling)).sample
-  np.testing.assert_allclose(run(TILED, params(), 'decode', z), from_torch(expected), atol=1e-4)
+  parity.assert_near(run(TILED, params(), 'decode', z),
+                     parity.theirs(theirs_tiled(), their_images, z))
 
 
 def test_tiles_of_an_image_equal_diffusers():
   """Two rows of three tiles."""
   images = pixels(1, 40, 56)
-  expected = from_torch(theirs_tiled().encode(to_torch(images[:, None])).latent_dist.mean)[:, 0]
-  np.testing.assert_allclose(run(TILED, params(), 'encode', images), expected * CONFIG.scaling,
-                             atol=1e-4)
+  expected = parity.theirs(theirs_tiled(), of_images(their_latents), images)
+  parity.assert_near(run(TILED, params(), 'encode', images), expected)
   whole = run(MODEL, params(), 'encode', images)
-  assert np.abs(whole - expected * CONFIG.scaling).max() > 1e-3  # the tiles were there
+  assert np.abs(whole - expected.exact).max() > 1e-3  # the tiles were there
 
 
 def test_bf16_stays_near_fp32():

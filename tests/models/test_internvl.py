@@ -19,6 +19,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.models import registry
 from jaxgen.models.encoders.generate import generate
 from jaxgen.models.encoders.internvl import INTERNVL3_2B
+from tests.models import parity
 from tests.models.prompts import greedy_without_cache
 from tests.models.prompts import logits_of
 from tests.models.prompts import packed
@@ -106,26 +107,23 @@ def row(tokens: np.ndarray, pixels: np.ndarray):
       patch_images=np.repeat(np.arange(1, images + 1), count)[None])
 
 
-def run_theirs(model, tokens, pixels):
-  with torch.no_grad():
-    return model(input_ids=torch.tensor(tokens), pixel_values=torch.tensor(pixels),
-                 output_hidden_states=True)
+def their_states(model, tokens, pixels):
+  """Every hidden state, and logits."""
+  found = model(input_ids=tokens, pixel_values=pixels, output_hidden_states=True)
+  return list(found.hidden_states), found.logits
 
 
 def test_logits_and_every_hidden_state_equal_transformers(pair):
   theirs, _, module, params, _ = pair
   tokens, pixels = example(images=2)
-  expected = run_theirs(theirs, tokens, pixels)
+  expected = parity.theirs(theirs, their_states, tokens, pixels)
   prompt = row(tokens, pixels)
   embeddings = call(module, params, 'embed_prompt', prompt)
   states = call(module, params, 'decode', embeddings, prompt.positions, prompt.segments,
                 extra=(True,))
   logits = call(module, params, 'logits', states[-1])
-  assert len(states) == len(expected.hidden_states) == 4
-  for ours, reference in zip(states, expected.hidden_states, strict=True):
-    assert np.abs(ours - reference.numpy()).max() < 1e-4
-  assert np.abs(logits - expected.logits.numpy()).max() < 1e-4
-  assert np.abs(expected.logits).max() > 0.1
+  assert len(states) == 4 and np.abs(logits).max() > 0.1
+  parity.assert_near((list(states), logits), expected)
   last = call(module, params, 'decode', embeddings, prompt.positions[..., 0], prompt.segments)
   assert np.array_equal(last, states[-1])
   whole = logits_of(module, params, prompt)
@@ -135,11 +133,11 @@ def test_logits_and_every_hidden_state_equal_transformers(pair):
 def test_image_tokens_stand_where_image_index_says(pair):
   theirs, _, module, params, _ = pair
   tokens, pixels = example(images=2)
-  expected = theirs.get_image_features(pixel_values=torch.tensor(pixels)).pooler_output
-  expected = expected.detach().numpy().reshape(8, -1)
+  expected = parity.theirs(theirs, lambda model, pixels: model.get_image_features(
+      pixel_values=pixels).pooler_output.reshape(8, -1), pixels)
   prompt = row(tokens, pixels)
   images = call(module, params, 'image_tokens', prompt)
-  assert np.abs(images[0] - expected).max() < 1e-4
+  parity.assert_near(images[0], expected)
   embeddings = call(module, params, 'embed', prompt.tokens, images, prompt.image_index)
   text = theirs.get_input_embeddings()(torch.tensor(tokens)).detach().numpy()
   hit = prompt.image_index >= 0

@@ -11,7 +11,6 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers import FluxPipeline
 
-from jaxgen.conversion import engine
 from jaxgen.conversion.tables import kl
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
@@ -22,6 +21,10 @@ from jaxgen.models.autoencoders.patchify import unpatchify
 from jaxgen.models.autoencoders.pixel import PixelAutoencoder
 from jaxgen.models.autoencoders.pixel import PixelConfig
 from jaxgen.models.autoencoders.tiling import Tiling
+from tests.models import parity
+from tests.models.clips import channels_first
+from tests.models.clips import decoded
+from tests.models.clips import posterior
 
 CONFIG = KLConfig(channels=16, block_channels=(8, 16, 16), layers_per_block=1, norm_groups=4)
 SIZE = (16, 24)  # not square, so that swapped sides show
@@ -42,10 +45,7 @@ def torch_model():
   model = AutoencoderKL.from_config(
       kl.FAMILY.write_config(CONFIG.__dict__)
       | dict(down_block_types=['DownEncoderBlock2D'] * 3, up_block_types=['UpDecoderBlock2D'] * 3))
-  tensors = engine.to_torch(kl.RULES, random_params())
-  model.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()},
-                        strict=True)
-  return model
+  return parity.load(model, kl.RULES, random_params())
 
 
 def images():
@@ -61,32 +61,26 @@ def run(method, *args, config=CONFIG):
   return jax.tree.map(np.asarray, compiled(config, method)({'params': random_params()}, *args))
 
 
-def to_torch(array):
-  return torch.tensor(array.transpose(0, 3, 1, 2))
+def their_latents(model, images):
+  """FluxPipeline shifts, then scales."""
+  return (posterior(model, images)[0] - CONFIG.shift) * CONFIG.scaling
 
 
-def from_torch(tensor):
-  return tensor.numpy().transpose(0, 2, 3, 1)
+def their_images(model, latents):
+  return decoded(model, latents / CONFIG.scaling + CONFIG.shift)
 
 
-@torch.no_grad()
 def test_moments_and_latents_equal_diffusers():
-  posterior = torch_model().encode(to_torch(images())).latent_dist
-  mean, log_variance = run('moments', images())
-  np.testing.assert_allclose(mean, from_torch(posterior.mean), atol=1e-4)
-  np.testing.assert_allclose(log_variance, from_torch(posterior.logvar), atol=1e-4)
-  # FluxPipeline shifts, then scales.
-  latents = (posterior.mean - CONFIG.shift) * CONFIG.scaling
-  np.testing.assert_allclose(run('encode', images()), from_torch(latents), atol=1e-4)
-  assert mean.shape == (2, SIZE[0] // CONFIG.factor, SIZE[1] // CONFIG.factor, 16)
+  moments = run('moments', images())
+  parity.assert_near(moments, parity.theirs(torch_model(), posterior, images()))
+  parity.assert_near(run('encode', images()),
+                     parity.theirs(torch_model(), their_latents, images()))
+  assert moments[0].shape == (2, SIZE[0] // CONFIG.factor, SIZE[1] // CONFIG.factor, 16)
 
 
-@torch.no_grad()
 def test_images_equal_diffusers():
   latents = np.random.default_rng(2).normal(size=(2, 4, 6, 16)).astype(np.float32)
-  unscaled = to_torch(latents) / CONFIG.scaling + CONFIG.shift
-  theirs = from_torch(torch_model().decode(unscaled).sample)
-  np.testing.assert_allclose(run('decode', latents), theirs, atol=1e-4)
+  parity.assert_near(run('decode', latents), parity.theirs(torch_model(), their_images, latents))
 
 
 def test_shift_and_scaling_are_applied_once_each_way():
@@ -96,37 +90,39 @@ def test_shift_and_scaling_are_applied_once_each_way():
                              run('decode', mean, config=plain), atol=1e-4)
 
 
-@torch.no_grad()
 def test_samples_have_the_posterior_of_diffusers():
-  posterior, rng = torch_model().encode(to_torch(images())).latent_dist, jax.random.key(3)
+  rng = jax.random.key(3)
   noise = np.asarray(jax.random.normal(rng, (2, 4, 6, 16)))
-  expected = from_torch(posterior.mean) + from_torch(posterior.std) * noise
-  np.testing.assert_allclose(run('sample', images(), rng),
-                             (expected - CONFIG.shift) * CONFIG.scaling, atol=1e-4)
+
+  def samples(model, images, noise):
+    mean, log_variance = posterior(model, images)
+    return (mean + torch.exp(log_variance / 2) * noise - CONFIG.shift) * CONFIG.scaling
+
+  parity.assert_near(run('sample', images(), rng),
+                     parity.theirs(torch_model(), samples, images(), noise))
 
 
-@torch.no_grad()
 def test_tiles_equal_diffusers():
-  model = torch_model()
-  model.enable_tiling()
-  model.tile_sample_min_size, model.tile_latent_min_size, model.tile_overlap_factor = 16, 4, 0.25
-  try:
-    large = np.random.default_rng(4).uniform(-1, 1, (1, 28, 36, 3)).astype(np.float32)
-    mean = model.encode(to_torch(large)).latent_dist.mean
-    decoded = from_torch(model.decode(mean).sample)
-  finally:
-    model.disable_tiling()
+  def tiled(run):
+    def call(model, *args):
+      model.enable_tiling()
+      model.tile_sample_min_size, model.tile_latent_min_size = 16, 4
+      return run(model, *args)
+    return call
+
+  large = np.random.default_rng(4).uniform(-1, 1, (1, 28, 36, 3)).astype(np.float32)
   config = dataclasses.replace(CONFIG, tiling=Tiling(size=16, stride=12))
   latents = run('encode', large, config=config)
-  expected = (from_torch(mean) - CONFIG.shift) * CONFIG.scaling
-  np.testing.assert_allclose(latents, expected, atol=1e-4)
-  assert np.abs(run('encode', large) - expected).max() > 1e-3  # the tiles were there
-  np.testing.assert_allclose(run('decode', latents, config=config), decoded, atol=1e-4)
+  expected = parity.theirs(torch_model(), tiled(their_latents), large)
+  parity.assert_near(latents, expected)
+  assert np.abs(run('encode', large) - expected.exact).max() > 1e-3  # the tiles were there
+  parity.assert_near(run('decode', latents, config=config),
+                     parity.theirs(torch_model(), tiled(their_images), latents))
 
 
 def test_patchify_has_the_channel_order_of_flux():
   latents = np.random.default_rng(0).normal(size=(2, 4, 6, 5)).astype(np.float32)
-  theirs = FluxPipeline._pack_latents(to_torch(latents), 2, 5, 4, 6).numpy()
+  theirs = FluxPipeline._pack_latents(channels_first(torch.tensor(latents)), 2, 5, 4, 6).numpy()
   tokens = patchify(latents, 2)
   np.testing.assert_array_equal(tokens, theirs)
   np.testing.assert_array_equal(unpatchify(tokens, (2, 3), 2), latents)

@@ -19,6 +19,7 @@ from jaxgen.models.layers import norms
 from jaxgen.models.layers import rope
 from jaxgen.models.layers.attention import attend
 from jaxgen.models.layers.kernels.cpu import CACHED_SCORES
+from tests.models import parity
 
 Q_SEGMENTS = np.array([[1, 1, 2, 0, 3], [1, 2, 2, 2, 2]], np.int32)
 KV_SEGMENTS = np.array([[1, 2, 2, 1, 0, 0], [2, 2, 1, 2, 2, 2]], np.int32)
@@ -147,13 +148,15 @@ def test_linear_in_half_precision_gives_fp32_gradients_to_its_parameters():
 def test_rope_of_flux_equals_diffusers():
   axes, x = (4, 6, 6), normal(1, 5, 2, 16)
   positions = np.random.default_rng(0).integers(-50, 50, (1, 5, 3)).astype(np.int32)
-  parts = [diffusers_embeddings.get_1d_rotary_pos_embed(
-      dim, torch.tensor(positions[0, :, axis]).float(), use_real=True,
-      freqs_dtype=torch.float64) for axis, dim in enumerate(axes)]
-  cos, sin = (torch.cat(part, dim=-1) for part in zip(*parts))
-  theirs = diffusers_embeddings.apply_rotary_emb(torch.tensor(x), (cos, sin), sequence_dim=1)
+
+  def theirs(_, x, positions):
+    parts = [diffusers_embeddings.get_1d_rotary_pos_embed(
+        dim, positions[0, :, axis].float(), use_real=True) for axis, dim in enumerate(axes)]
+    cos, sin = (torch.cat(part, dim=-1) for part in zip(*parts))
+    return diffusers_embeddings.apply_rotary_emb(x, (cos, sin), sequence_dim=1)
+
   ours = rope.apply_rope(x, *rope.angles(positions, axes, 10_000.0), interleaved=True)
-  np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+  parity.assert_near(ours, parity.theirs(torch.nn.Identity(), theirs, x, positions))
 
 
 @pytest.mark.parametrize('interleaved', [True, False])
@@ -175,28 +178,21 @@ def test_rope_sees_distances_only(interleaved):
     (norms.RMSNorm(1e-6), torch.nn.RMSNorm(8, 1e-6)),
     (norms.LayerNorm(1e-5), torch.nn.LayerNorm(8, 1e-5)),
 ])
-@torch.no_grad()
 def test_norms_equal_torch(ours, theirs):
   x = 3 + 5 * normal(2, 3, 8)
-  np.testing.assert_allclose(
-      ours.apply(nn.unbox(ours.init(jax.random.key(0), x)), x), theirs(torch.tensor(x)), atol=1e-5)
+  parity.assert_near(ours.apply(nn.unbox(ours.init(jax.random.key(0), x)), x),
+                     parity.theirs(theirs, lambda model, x: model(x), x))
 
 
-def test_gelus_equal_torch():
+@pytest.mark.parametrize('ours, kind', [(mlp.gelu_tanh, 'tanh'), (mlp.gelu_exact, 'none')])
+def test_gelus_equal_torch(ours, kind):
   x = 3 * normal(50)
-  gelu = torch.nn.functional.gelu
-  np.testing.assert_allclose(mlp.gelu_tanh(x), gelu(torch.tensor(x), approximate='tanh'),
-                             atol=1e-6)
-  np.testing.assert_allclose(mlp.gelu_exact(x), gelu(torch.tensor(x)), atol=1e-6)
+  parity.assert_near(ours(x), parity.theirs(torch.nn.GELU(kind), lambda model, x: model(x), x))
 
 
-def test_time_features_equal_diffusers_and_refuse_half_precision():
-  t = np.random.default_rng(0).uniform(size=20).astype(np.float32)
-  theirs = diffusers_embeddings.get_timestep_embedding(
-      torch.tensor(t) * 1000, 256, flip_sin_to_cos=True, downscale_freq_shift=0)
-  np.testing.assert_allclose(embeddings.timestep_embedding(t), theirs.numpy(), atol=1e-4)
+def test_time_features_refuse_half_precision():
   with pytest.raises(AssertionError):
-    embeddings.timestep_embedding(jnp.asarray(t, jnp.bfloat16))
+    embeddings.timestep_embedding(jnp.asarray([0.5], jnp.bfloat16))
 
 
 def test_modulation_gives_each_token_the_vector_of_its_segment():

@@ -20,6 +20,7 @@ from jaxgen.core.types import Prompt
 from jaxgen.models import registry
 from jaxgen.models.encoders.generate import generate
 from jaxgen.models.encoders.qwen2_5_vl import QWEN2_5_VL_7B
+from tests.models import parity
 from tests.models.prompts import greedy_without_cache
 from tests.models.prompts import logits_of
 from tests.models.prompts import packed
@@ -110,24 +111,36 @@ def row(theirs, tokens, patches, grids=GRIDS) -> Prompt:
       patch_images=np.repeat(np.arange(1, len(grids) + 1), [math.prod(g) for g in grids])[None])
 
 
-def run_theirs(model, tokens, patches, grids=GRIDS):
-  with torch.no_grad():
-    return model(
-        input_ids=torch.tensor(tokens), pixel_values=torch.tensor(patches),
-        image_grid_thw=torch.tensor([(1, *grid) for grid in grids]),
-        mm_token_type_ids=torch.tensor(tokens == IMAGE).int(), output_hidden_states=True)
+def call_theirs(model, tokens, patches, grids=GRIDS):
+  return model(
+      input_ids=tokens, pixel_values=patches,
+      image_grid_thw=torch.tensor([(1, *grid) for grid in grids]),
+      mm_token_type_ids=(tokens == IMAGE).int(), output_hidden_states=True)
+
+
+def their_states(model, tokens, patches):
+  """Every hidden state, and logits."""
+  found = call_theirs(model, tokens, patches)
+  return list(found.hidden_states), found.logits
+
+
+def their_gradients(model, tokens, patches, target):
+  """Logits, and gradients of their product with the target, under the names of the folder."""
+  logits = call_theirs(model, tokens, patches, GRIDS[:1]).logits
+  named = dict(model.named_parameters())
+  gradients = torch.autograd.grad(torch.sum(logits * target), list(named.values()))
+  return logits, {
+      name.replace('model.visual', 'visual').replace('model.language_model', 'model'): gradient
+      for name, gradient in zip(named, gradients, strict=True)}
 
 
 def test_logits_and_every_hidden_state_equal_transformers(pair):
   theirs, _, module, params, _ = pair
   tokens, patches = example(0)
-  expected = run_theirs(theirs, tokens, patches)
   images, states, logits = run(module, params, row(theirs, tokens, patches), all_layers=True)
-  assert len(states) == len(expected.hidden_states) == 4
-  for ours, reference in zip(states, expected.hidden_states, strict=True):
-    assert np.abs(ours - reference.numpy()).max() < 1e-4
-  assert np.abs(logits - expected.logits.numpy()).max() < 1e-4
-  assert np.abs(expected.logits).max() > 0.1
+  assert len(states) == 4 and np.abs(logits).max() > 0.1
+  parity.assert_near((list(states), logits),
+                     parity.theirs(theirs, their_states, tokens, patches))
   assert np.array_equal(images[0], states[0][tokens == IMAGE])
 
 
@@ -136,9 +149,8 @@ def test_text_without_images_equals_transformers(pair):
   tokens = np.random.default_rng(4).integers(9, VOCAB, (1, 8))
   prompt = prompt_of(tokens, np.arange(8)[None], patch_dim=6 * PATCH**2)
   ours = logits_of(module, params, prompt)
-  with torch.no_grad():
-    expected = theirs(input_ids=torch.tensor(tokens)).logits.numpy()
-  assert np.abs(ours - expected).max() < 1e-4
+  parity.assert_near(ours, parity.theirs(
+      theirs, lambda model, tokens: model(input_ids=tokens).logits, tokens))
   # Text may have one axis of positions.
   one_axis = run(module, params, prompt.replace(positions=prompt.positions[..., 0]))[2]
   assert np.abs(ours - one_axis).max() < 1e-5
@@ -154,24 +166,16 @@ def test_gradients_equal_transformers_and_half_precision_is_near(pair):
   target = np.random.default_rng(5).normal(size=(*tokens.shape, VOCAB)).astype(np.float32)
 
   def loss(params):
-    return jnp.sum(module.apply({'params': params}, prompt) * target)
+    logits = module.apply({'params': params}, prompt)
+    return jnp.sum(logits * target), logits
 
-  ours = to_torch(FAMILY.rules, jax.jit(jax.grad(loss))(params))
-  theirs.zero_grad()
-  logits = theirs(
-      input_ids=torch.tensor(tokens), pixel_values=torch.tensor(patches),
-      image_grid_thw=torch.tensor([(1, *GRIDS[0])]),
-      mm_token_type_ids=torch.tensor(tokens == IMAGE).int()).logits
-  torch.sum(logits * torch.tensor(target)).backward()
-  for name, parameter in theirs.named_parameters():
-    name = name.replace('model.visual', 'visual').replace('model.language_model', 'model')
-    expected = parameter.grad.numpy()
-    error = np.linalg.norm(ours[name] - expected)
-    assert error < 1e-3 * np.linalg.norm(expected) + 1e-6, (name, error)
+  gradients, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+  expected = parity.theirs(theirs, their_gradients, tokens, patches, target)
+  parity.assert_near((logits, to_torch(FAMILY.rules, gradients)), expected, together=True)
   half = jax.jit(registry.build(section, jnp.bfloat16).apply)({'params': params}, prompt)
   assert half.dtype == jnp.float32
-  expected = logits.detach().numpy()
-  assert np.linalg.norm(half - expected) < 0.05 * np.linalg.norm(expected)
+  exact = expected.exact[0]
+  assert np.linalg.norm(half - exact) < 0.05 * np.linalg.norm(exact)
 
 
 def test_windows_matter_and_images_do_not_see_each_other(pair):

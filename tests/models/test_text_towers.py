@@ -20,6 +20,7 @@ from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.models import registry
 from jaxgen.models.encoders.clip_text import CLIP_L
+from tests.models import parity
 
 VOCAB = 61
 SIZES = dict(vocab_size=VOCAB, hidden_size=48, intermediate_size=32, num_attention_heads=4,
@@ -88,16 +89,18 @@ def padded_batch():
 def test_states_of_a_right_padded_batch_equal_transformers(tower):
   name, theirs, module, params, _ = tower
   tokens, segments = padded_batch()
-  with torch.no_grad():
-    expected = theirs(input_ids=torch.tensor(tokens), attention_mask=torch.tensor(segments),
-                      output_hidden_states=True).hidden_states
   valid = segments == 1
+
+  def their_states(model, tokens, segments):
+    states = model(input_ids=tokens, attention_mask=segments, output_hidden_states=True)
+    return [layer[segments == 1] for layer in states.hidden_states]
+
+  expected = parity.theirs(theirs, their_states, tokens, segments)
   every = np.asarray(states_of(module, params, tokens, segments, all_layers=True))
-  assert len(every) == len(expected) == 6
-  for ours, reference in zip(every, expected, strict=True):
-    assert np.abs(ours - reference.numpy())[valid].max() < 1e-4
+  assert len(every) == 6
+  parity.assert_near([layer[valid] for layer in every], expected)
   early = np.asarray(states_of(module, params, tokens, segments, skip=SKIP[name]))
-  assert np.abs(early - expected[-1 - SKIP[name]].numpy())[valid].max() < 1e-4
+  np.testing.assert_allclose(early[valid], every[-1 - SKIP[name]][valid], rtol=1e-5, atol=1e-5)
   assert np.abs(early - every[-1])[valid].max() > 0.1
   assert np.isfinite(early).all()
 
@@ -134,11 +137,13 @@ def test_clip_states_and_pooled_vector_equal_transformers(clip):
   for row, end in enumerate(ends):
     # Padding repeats the end token; the first one counts.
     tokens[row, end:] = VOCAB - 1 if eos == 2 else eos
-  with torch.no_grad():
-    expected = theirs(torch.tensor(tokens))
+
+  def their_states(model, tokens):
+    found = model(tokens)
+    return found.last_hidden_state, found.pooler_output
+
   states, pooled = jax.jit(module.apply)({'params': params}, tokens)
-  assert np.abs(states - expected.last_hidden_state.numpy()).max() < 1e-4
-  assert np.abs(pooled - expected.pooler_output.numpy()).max() < 1e-4
+  parity.assert_near((states, pooled), parity.theirs(theirs, their_states, tokens))
   np.testing.assert_array_equal(pooled, states[np.arange(3), np.array(ends)])
 
 

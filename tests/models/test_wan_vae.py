@@ -21,11 +21,11 @@ from jaxgen.models.autoencoders.wan import WanVAE
 from jaxgen.models.autoencoders.wan import WanVAEConfig
 from tests.models import parity
 from tests.models.clips import assert_bf16_near_fp32
-from tests.models.clips import from_torch
+from tests.models.clips import decoded
 from tests.models.clips import latents
 from tests.models.clips import pixels
+from tests.models.clips import posterior
 from tests.models.clips import run
-from tests.models.clips import to_torch
 
 CONFIG = WanVAEConfig(block_channels=(4, 8, 16, 16), mean=(0.1, -0.2, 0.3, 0.4),
                       std=(1.5, 0.7, 2.0, 1.1))
@@ -51,41 +51,52 @@ def theirs(kind=AutoencoderKLWan, module=MODEL):
 
 
 def normalised(mean):
-  """As Wan's pipelines do it."""
-  return (mean - np.array(CONFIG.mean)) * (1 / np.array(CONFIG.std))
+  """As Wan's pipelines do it; arrays or tensors."""
+  kind = torch.tensor if isinstance(mean, torch.Tensor) else np.float32
+  return (mean - kind(CONFIG.mean)) * (1 / kind(CONFIG.std))
+
+
+def their_latents(model, images):
+  """Of images f[n, H, W, 3]."""
+  return normalised(posterior(model, images[:, None])[0][:, 0])
+
+
+def their_images(model, z):
+  """Of normalised latents f[n, T, h, w, c]."""
+  return decoded(model, z * torch.tensor(CONFIG.std) + torch.tensor(CONFIG.mean))
 
 
 @pytest.mark.parametrize('kind', [AutoencoderKLWan, AutoencoderKLQwenImage])
 def test_clips_equal_diffusers(kind):
   clip = pixels(2, 9, 16, 24)
-  posterior = theirs(kind).encode(to_torch(clip)).latent_dist
   mean, log_variance = run(MODEL, params(), 'moments', clip)
   assert mean.shape == (2, 3, 2, 3, 4)
   assert np.abs(mean[:, 1:] - mean[:, :-1]).mean() > 0.01  # every frame has its own latents
-  np.testing.assert_allclose(mean, from_torch(posterior.mean), atol=1e-4)
-  np.testing.assert_allclose(log_variance, from_torch(posterior.logvar), atol=1e-4)
-  images = run(MODEL, params(), 'decode', normalised(mean).astype(np.float32))
+  parity.assert_near((mean, log_variance), parity.theirs(theirs(kind), posterior, clip))
+  z = normalised(mean)
+  images = run(MODEL, params(), 'decode', z)
   assert images.shape == clip.shape and 0 < (np.abs(images) == 1).mean() < 0.5  # clipped
-  np.testing.assert_allclose(images, from_torch(theirs(kind).decode(posterior.mean).sample),
-                             atol=1e-4)
+  parity.assert_near(images, parity.theirs(theirs(kind), their_images, z))
 
 
 def test_an_image_is_one_latent_frame_normalised_once_each_way():
   images = pixels(2, 16, 24)
-  posterior = theirs().encode(to_torch(images[:, None])).latent_dist
   z = run(MODEL, params(), 'encode', images)
-  np.testing.assert_allclose(z, normalised(from_torch(posterior.mean)[:, 0]), atol=1e-4)
-  decoded = from_torch(theirs().decode(posterior.mean).sample)[:, 0]
-  np.testing.assert_allclose(run(MODEL, params(), 'decode', z), decoded, atol=1e-4)
+  parity.assert_near(z, parity.theirs(theirs(), their_latents, images))
+  expected = parity.theirs(theirs(), lambda model, z: their_images(model, z[:, None])[:, 0], z)
+  parity.assert_near(run(MODEL, params(), 'decode', z), expected)
 
 
 def test_samples_have_the_posterior_of_diffusers():
   images, rng = pixels(2, 16, 24), jax.random.key(3)
-  posterior = theirs().encode(to_torch(images[:, None])).latent_dist
   noise = np.asarray(jax.random.normal(rng, (2, 2, 3, 4)))
-  expected = from_torch(posterior.mean)[:, 0] + from_torch(posterior.std)[:, 0] * noise
-  np.testing.assert_allclose(run(MODEL, params(), 'sample', images, rng), normalised(expected),
-                             atol=1e-4)
+
+  def samples(model, images, noise):
+    mean, log_variance = (part[:, 0] for part in posterior(model, images[:, None]))
+    return normalised(mean + torch.exp(log_variance / 2) * noise)
+
+  parity.assert_near(run(MODEL, params(), 'sample', images, rng),
+                     parity.theirs(theirs(), samples, images, noise))
 
 
 def test_later_frames_leave_no_trace():
@@ -101,16 +112,13 @@ def test_later_frames_leave_no_trace():
 def test_tiles_equal_diffusers():
   """Two rows of three tiles of an image; when decoding, a clip in two."""
   images = pixels(1, 10, 14)
-  mean = theirs(module=TILED).encode(to_torch(images[:, None])).latent_dist.mean
-  ours = run(TILED, params(TILED), 'encode', images)
-  np.testing.assert_allclose(ours, normalised(from_torch(mean)[:, 0]), atol=1e-4)
-  whole = theirs(module=WHOLE).encode(to_torch(images[:, None])).latent_dist.mean
-  assert (whole - mean).abs().max() > 1e-3  # the tiles matter
+  tiled, whole = (parity.theirs(theirs(module=module), their_latents, images)
+                  for module in (TILED, WHOLE))
+  assert np.abs(whole.exact - tiled.exact).max() > 1e-3  # the tiles matter
+  parity.assert_near(run(TILED, params(TILED), 'encode', images), tiled)
   z = latents(1, 2, 5, 3, 4)
-  network = z * np.array(CONFIG.std) + np.array(CONFIG.mean)
-  expected = theirs(module=TILED).decode(to_torch(network.astype(np.float32))).sample
-  np.testing.assert_allclose(run(TILED, params(TILED), 'decode', z), from_torch(expected),
-                             atol=1e-4)
+  parity.assert_near(run(TILED, params(TILED), 'decode', z),
+                     parity.theirs(theirs(module=TILED), their_images, z))
 
 
 def test_original_names_are_those_that_diffusers_renames():

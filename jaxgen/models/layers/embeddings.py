@@ -28,13 +28,18 @@ def timestep_embedding(value: jax.Array, dim: int = 256, max_period: float = 10_
     f32[..., dim].
   """
   assert value.dtype == jnp.float32, value.dtype
-  half = dim // 2
-  # Exponents in fp32 as FLUX has them, the exponential rounded once: a guidance scale of 5 is an
-  # angle of 5000, where an ulp of the frequency shows in the fourth decimal.
-  exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32)
-  frequencies = np.exp((exponents / np.float32(half)).astype(np.float64)).astype(np.float32)
-  angle = factor * value[..., None] * frequencies
+  angle = factor * value[..., None] * time_frequencies(dim // 2, max_period)
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def time_frequencies(count: int, max_period: float = 10_000.0) -> np.ndarray:
+  """f32[count], the frequencies of ``timestep_embedding``; the same bits on every processor.
+
+  Exponents are in fp32 as FLUX has them, the exponential is rounded once: a guidance scale of 5 is
+  an angle of 5000, where an ulp of the frequency shows in the fourth decimal.
+  """
+  exponents = np.float32(-math.log(max_period)) * np.arange(count, dtype=np.float32)
+  return np.exp((exponents / np.float32(count)).astype(np.float64)).astype(np.float32)
 
 
 class VectorEmbedder(nn.Module):

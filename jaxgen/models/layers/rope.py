@@ -43,12 +43,9 @@ def angles(positions: jax.Array, axes_dims: tuple[int, ...], theta: float | tupl
     cos, sin: f32[B, L, H / 2], the pairs of the first axis first.
   """
   assert positions.shape[-1] == len(axes_dims), (positions.shape, axes_dims)
-  # Frequencies are constants, rounded once from float64 as FLUX does.
   thetas = theta if isinstance(theta, tuple) else (theta,) * len(axes_dims)
-  frequencies = [1.0 / base ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
-                 for dim, base in zip(axes_dims, thetas, strict=True)]
-  parts = [positions[..., axis, None].astype(jnp.float32) * frequency.astype(np.float32)
-           for axis, frequency in enumerate(frequencies)]
+  parts = [positions[..., axis, None].astype(jnp.float32) * frequencies(dim // 2, base)
+           for axis, (dim, base) in enumerate(zip(axes_dims, thetas, strict=True))]
   angle = jnp.concatenate(parts, axis=-1)
   return jnp.cos(angle), jnp.sin(angle)
 
@@ -68,10 +65,14 @@ def sectioned_angles(positions: jax.Array, sections: tuple[int, ...], theta: flo
   """
   assert positions.shape[-1] == len(sections), (positions.shape, sections)
   half = sum(sections)
-  frequencies = scaling(1.0 / theta ** (np.arange(half, dtype=np.float64) / half))
   axis = np.repeat(np.arange(len(sections)), sections)
-  angle = positions[..., axis].astype(jnp.float32) * frequencies.astype(np.float32)
+  angle = positions[..., axis].astype(jnp.float32) * frequencies(half, theta, scaling)
   return jnp.cos(angle), jnp.sin(angle)
+
+
+def frequencies(count: int, theta: float, scaling: RopeScaling = RopeScaling()) -> np.ndarray:
+  """f32[count], rounded once from float64 as FLUX does; the same bits on every processor."""
+  return scaling(1.0 / theta ** (np.arange(count, dtype=np.float64) / count)).astype(np.float32)
 
 
 def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool) -> jax.Array:
