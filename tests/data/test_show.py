@@ -157,7 +157,7 @@ def test_the_page_has_every_image_and_no_markup_of_the_user(config_of, tmp_path)
 
 
 def test_the_view_of_the_language_model_is_what_it_was_made_of(make_config, tmp_path):
-  """Put together from the patches, the pixels are those of the file, in square and native vision."""
+  """Put together from the patches, the pixels are those of the file."""
   pixels = np.random.default_rng(0).integers(0, 255, (56, 56, 3), np.uint8)
   Image.fromarray(pixels).save(tmp_path / 'a.png')
   for vision, size in ((Vision('square', patch=14, merge=2, size=56), 56),
