@@ -4,6 +4,7 @@ One maker serves training and requests: a request is a sample whose targets have
 pixels, and gets the same tokens, positions and order.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,6 +88,11 @@ class ExampleMaker:
     return self._tokenizer
 
   @property
+  def towers(self) -> Mapping[str, TowerTokenizer]:
+    """Group -> tokenizer of each text tower."""
+    return self._towers
+
+  @property
   def pad(self) -> int:
     """Token id that fills rows."""
     return self._tokenizer.pad if self._tokenizer else 0
@@ -108,7 +114,7 @@ class ExampleMaker:
       gets, in the order of its sequence.
     """
     generate = sample.task not in LANGUAGE_TASKS
-    return (templates.shown_images(sample.parts, generate) if self._vision else [],
+    return (templates.shown_images(self._read(sample), generate),
             self._drawn(sample.parts) if generate else [])
 
   def __call__(self, sample: Sample, source: int = 0, kept: Fitted | None = None) -> Example:
@@ -148,6 +154,12 @@ class ExampleMaker:
                             _scatter(tower.shown, placed.states))
          for group, tower in towers.items()})
 
+  def _read(self, sample: Sample) -> Sequence[Part]:
+    """The parts as the language model gets them: one without a vision tower sees no image."""
+    if self._vision:
+      return sample.parts
+    return [dataclasses.replace(part, seen=False) for part in sample.parts]
+
   def _drawn(self, parts: Sequence[Part]) -> list[int]:
     found = [index for index, part in enumerate(parts) if part.is_target
              or (part.is_image and part.clean and _grid_role(part) in self._data.clean_roles)]
@@ -167,7 +179,7 @@ class ExampleMaker:
       none = np.zeros(0, np.int32)
       return templates.Tokens(none, none.astype(np.float32), none, none, 0)
     return templates.tokenize(
-        sample.parts, self._dialect, self._tokenizer,
+        self._read(sample), self._dialect, self._tokenizer,
         [self._vision.tokens(view) for view in views], queries, generate,
         placeholders=self._data.placeholders, bov_weight=self._data.bov_weight,
         where=sample.origin or sample.id)

@@ -110,9 +110,11 @@ def describe(shown: Shown, maker: ExampleMaker) -> list[str]:
         (str(index + 1), _px(image.size), _by(image.size, factor), _use(image),
          _range(image.positions)) for index, image in zip(given, example.images, strict=True)])
   for group, prompt in example.towers.items():
-    lines.append(f'  tower {group}: {int(prompt.mask.sum())} tokens and '
-                 f'{int((~prompt.mask).sum())} of padding, {int(prompt.shown.sum())} shown at '
-                 f'{_range(prompt.state_positions[prompt.shown])}')
+    read = maker.towers[group].tokenizer.backend.decode(
+        prompt.tokens[prompt.mask].tolist(), skip_special_tokens=False)
+    lines += [f'  tower {group}: {int(prompt.mask.sum())} of {len(prompt.mask)} tokens, '
+              f'{int(prompt.shown.sum())} shown at '
+              f'{_range(prompt.state_positions[prompt.shown])}', f'    {_quoted(read)}']
   return lines
 
 

@@ -92,7 +92,8 @@ def test_inspect_counts_by_role_and_says_which_layout(tmp_path, capsys):
     (layouts.diffsynth_csv, 'csv, columns as in DiffSynth-Studio'),
     (layouts.bagel, 'parquet, columns as in BAGEL, edits')])
 def test_layouts_by_name(write, layout, tmp_path):
-  assert commands.inspect(Opening(path=str(write(tmp_path, layouts.EDITS[1:3]))))['layout'] == layout
+  path = str(write(tmp_path, layouts.EDITS[1:3]))
+  assert commands.inspect(Opening(path=path))['layout'] == layout
 
 
 def test_inspect_names_what_is_enlarged_and_what_does_not_match(tmp_path):

@@ -14,6 +14,7 @@ from jaxgen.config import source
 from jaxgen.core.errors import UserError
 from jaxgen.core.types import Latent
 from jaxgen.core.types import Layout
+from jaxgen.core.types import Text
 from jaxgen.core.types import Vision
 from jaxgen.data.loader import make_loader
 from jaxgen.data.show import show
@@ -144,6 +145,17 @@ def test_captions_carry_loss_and_draw_nothing(config_of):
   assert carriers == ['" a red circle" (3)', '<|im_end|>']
 
 
+def test_text_towers_and_a_model_that_sees_nothing(config_of, tokenizer_folder):
+  config = config_of('edit', prompt_tokens=24)
+  config.data.tower_tokenizers.words = tokenizer_folder
+  layout = Layout(latent=Latent(4, 48), towers={'words': Text('clip', 20)})
+  text = '\n'.join(show(config, layout))
+  assert re.search(r'tower words: 15 of 20 tokens, 15 shown at \(0 0 0\)\n +'
+                   r'"turn <img> \\"blue\\""', text)
+  assert 'language model sees' not in text and '<image' not in text
+  assert 'source     16x20 px image, denoiser gets 16x16 px as clean latents' in text
+
+
 def test_the_page_has_every_image_and_no_markup_of_the_user(config_of, tmp_path):
   show(config_of('edit'), SEEING, page=str(tmp_path / 'new/page.html'))
   page = (tmp_path / 'new/page.html').read_text()
@@ -157,7 +169,7 @@ def test_the_page_has_every_image_and_no_markup_of_the_user(config_of, tmp_path)
 
 
 def test_the_view_of_the_language_model_is_what_it_was_made_of(make_config, tmp_path):
-  """Put together from the patches, the pixels are those of the file, in square and native vision."""
+  """Put together from the patches, the pixels are those of the file."""
   pixels = np.random.default_rng(0).integers(0, 255, (56, 56, 3), np.uint8)
   Image.fromarray(pixels).save(tmp_path / 'a.png')
   for vision, size in ((Vision('square', patch=14, merge=2, size=56), 56),
