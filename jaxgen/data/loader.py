@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Layout
 from jaxgen.data.example import Example
-from jaxgen.data.example import Example
 from jaxgen.data.example import Size
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.mixture import Mixture
