@@ -119,6 +119,7 @@ def base_config() -> ConfigDict:
           empty_prompt='Generate an image.',
           caption_prompt='Describe the image:',
           max_bad_share=0.01,  # stop when more of the records than this cannot be decoded
+          cache='',  # folder of `jaxgen data cache`: latents are read, not encoded; '' = none
           threads=4,  # decoding threads of each process
           prefetch=2,  # batches made ahead
       ),

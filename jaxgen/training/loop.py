@@ -23,6 +23,7 @@ from jaxgen.sharding.processes import start_processes
 from jaxgen.systems.registry import make_system
 from jaxgen.operations import elastic
 from jaxgen.operations import fingerprint
+from jaxgen.training import caching
 from jaxgen.training import overview
 from jaxgen.training import workdir as workdirs
 from jaxgen.checkpoints.checkpoint import Checkpoints
@@ -111,8 +112,12 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
       state, frozen = init_state(config, system, blueprint, loaded)
       checkpoints.save_frozen(frozen)
     elastic.save(topology, path, hosts)
+    if config.data.cache:
+      caching.check_cache(config, system, frozen)
     overview.report(path, blueprint, system.models, system.axes(blueprint.groups), sources)
     frozen = blueprint.quantize(frozen)
+    if config.data.cache:
+      blueprint, frozen = caching.without_autoencoder(blueprint, frozen)
 
     # --- Compile: all the programs of the run, which from here on refuse any other shape.
     stop = stack.enter_context(StopRequest())
