@@ -50,6 +50,7 @@ from jaxgen.training.state import make_blueprint
 
 EVERY = 1024  # entries of a file
 AHEAD = 64  # records that are decoded while others are encoded
+WAITING = 2.0  # batches of images that wait, where many sizes come by turns
 PATIENCE = 7 * 24 * 3600.0  # seconds that hosts wait for the slowest one at the end
 
 
@@ -207,11 +208,12 @@ class _Filling:
     if pixels is None:
       self._write(key, np.zeros((0, 0), np.float32))
       return
-    size = pixels.shape[:2]
-    waiting = self._waiting.setdefault(size, [])
-    waiting.append((key, pixels))
-    if len(waiting) == self._encoder.room(size):
-      self._encode(size)
+    self._waiting.setdefault(pixels.shape[:2], []).append((key, pixels))
+    filled = {size: len(waiting) / self._encoder.room(size)
+              for size, waiting in self._waiting.items()}
+    fullest = max(filled, key=filled.get)
+    if filled[fullest] == 1 or sum(filled.values()) > WAITING:
+      self._encode(fullest)
 
   def _encode(self, size: Size) -> None:
     waiting = self._waiting.pop(size)

@@ -125,6 +125,10 @@ class Encoder:
     return jax.make_array_from_single_device_arrays(
         self._shape, self._sharding, [shards[device] for device in devices])
 
+  def program(self, size: Size) -> tuple[int, jax.stages.Compiled]:
+    """Images of a size that a device encodes in a call, and the program that does it."""
+    return self._programs[size]
+
   def room(self, size: Size) -> int:
     """Images of a size that the rows of this process hold."""
     return self._local_rows * (self._shape[1] // self._tokens(size))
@@ -157,7 +161,7 @@ class Encoder:
                            f'{", ".join(map(str, self._programs))}; use buckets, or raise '
                            'config.data.image_sizes')
         self._add(size)
-      count, program = self._programs[size]
+      count, program = self.program(size)
       for part, places in self._calls(count, pixels, slots):
         latents = program(self._params, latents, part, places)
     return latents

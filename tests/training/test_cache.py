@@ -67,7 +67,7 @@ def config(tiny_config, photos):
   tiny_config.data.sources = {
       'all': source('jsonl', 'reference', path=str(photos / 'samples.jsonl')),
       'alone': source('folder', 'image', path=str(photos))}
-  tiny_config.data.update(clean_roles=('reference',), visual_tokens=48)
+  tiny_config.data.update(clean_roles=('reference',), visual_tokens=48, patches=8)
   tiny_config.data.dropout.update(all=0.2, text=0.2, last_text=0.2, vision=0.2, latents=0.2)
   tiny_config.train.update(steps=4, log_every=1, checkpoint_every=4)
   return tiny_config
@@ -97,7 +97,6 @@ def first_batches(config, count=3):
 def test_a_run_with_the_cache_equals_the_run_without(config, tmp_path, family, capsys):
   if family == 'kl':
     config.model.autoencoder = KL
-  config.init_from.autoencoder = ''
   faster = cached(config, tmp_path / 'cache', every=7)
   assert '36 entries written, 0 were there' in capsys.readouterr().out
   assert len(list((tmp_path / 'cache').glob('*.arrayrecord'))) == 6
@@ -106,15 +105,11 @@ def test_a_run_with_the_cache_equals_the_run_without(config, tmp_path, family, c
   lines = [metrics_of(tmp_path / name, 'step', 'loss', 'sample_ids', 'grad_norm')
            for name in ('without', 'with')]
   assert len(lines[0]) == 4 and lines[0] == lines[1]
-  # The run can be drawn from and goes on without its cache, or with it.
+  # The run can be drawn from.
   first, second = (load_weights(str(tmp_path / name), ['autoencoder'])[0]
                    for name in ('without', 'with'))
   jax.tree.map(np.testing.assert_array_equal, first, second)
   assert bool(trees.flatten(first)) == (family == 'kl')
-  config.train.steps = faster.train.steps = 5
-  train(faster, str(tmp_path / 'without'))
-  train(config, str(tmp_path / 'with'))
-  assert metrics_of(tmp_path / 'with', 'loss') == metrics_of(tmp_path / 'without', 'loss')
 
 
 def test_nothing_is_decoded_for_the_denoiser_nor_compiled(config, tmp_path):
