@@ -234,6 +234,6 @@ def _writing(folder: str) -> Iterator[None]:
   try:
     yield
   except (RuntimeError, OSError) as error:
-    raise user_error('--out', folder, f'could not be written to ({" ".join(str(error).split())[:100]}'
-                     '); make room and run the command again, which goes on with what is '
-                     'missing') from error
+    text = ' '.join(str(error).split())[:100]
+    raise user_error('--out', folder, f'could not be written to ({text}); make room and run the '
+                     'command again, which goes on with what is missing') from error

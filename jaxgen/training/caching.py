@@ -108,15 +108,28 @@ def write_cache(config: ConfigDict, out: str, start: dict[str, Any] | None = Non
     print(f'  skipped {name}: {reason}')
 
 
-def check_cache(config: ConfigDict, system: System, stored: Params) -> None:
-  """Raises a ``UserError`` where the entries of ``config.data.cache`` are of another autoencoder
-  than the one in ``stored``, the frozen parameters of the run; names what differs."""
+def for_steps(config: ConfigDict, system: System, blueprint: Blueprint, stored: Params
+              ) -> tuple[Blueprint, Params]:
+  """What the steps of a run read of its frozen parameters: quantised, and with a cache without the
+  autoencoder, which was only read to be compared with the cache and saved.
+
+  Args:
+    config: of the run.
+    system: of it.
+    blueprint: of it.
+    stored: frozen parameters as ``blueprint.stored``.
+
+  Returns:
+    ``(blueprint, frozen)``, which agree.
+
+  Raises:
+    UserError: the cache was written with another autoencoder; names what differs.
+  """
+  frozen = blueprint.quantize(stored)
+  if not config.data.cache:
+    return blueprint, frozen
   cache.check(config.data.cache, fingerprint(config, system, stored))
 
-
-def without_autoencoder(blueprint: Blueprint, frozen: Params) -> tuple[Blueprint, Params]:
-  """Blueprint and frozen parameters of the steps of a run that has a cache: the autoencoder, which
-  was read to be compared and saved, leaves the devices."""
   def without(params: Params) -> Params:
     return {group: tree for group, tree in params.items() if group != AUTOENCODER}
 

@@ -112,12 +112,8 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
       state, frozen = init_state(config, system, blueprint, loaded)
       checkpoints.save_frozen(frozen)
     elastic.save(topology, path, hosts)
-    if config.data.cache:
-      caching.check_cache(config, system, frozen)
     overview.report(path, blueprint, system.models, system.axes(blueprint.groups), sources)
-    frozen = blueprint.quantize(frozen)
-    if config.data.cache:
-      blueprint, frozen = caching.without_autoencoder(blueprint, frozen)
+    blueprint, frozen = caching.for_steps(config, system, blueprint, frozen)
 
     # --- Compile: all the programs of the run, which from here on refuse any other shape.
     stop = stack.enter_context(StopRequest())

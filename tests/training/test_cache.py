@@ -15,21 +15,29 @@ from PIL import Image
 from jaxgen.checkpoints.weights import load_weights
 from jaxgen.config import source
 from jaxgen.config import to_json
-from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.data.cache import Cache
+from jaxgen.data.cache import check
 from jaxgen.data.cache import image_key
 from jaxgen.data.loader import make_loader
 from jaxgen.data.sample import FileImage
 from jaxgen.models.registry import section
+from jaxgen.objectives.registry import make_objectives
+from jaxgen.objectives.registry import needed_groups
 from jaxgen.operations.programs import Programs
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
-from jaxgen.training.caching import check_cache
+from jaxgen.training.caching import fingerprint
 from jaxgen.training.caching import write_cache
+from jaxgen.training.latents import Feed
 from jaxgen.training.latents import make_encoder
 from jaxgen.training.loop import train
+from jaxgen.training.state import init_state
+from jaxgen.training.state import make_blueprint
+from jaxgen.training.state import shardings
+from jaxgen.training.step import compile_step
+from jaxgen.training.step import make_train_step
 from tests.training.launched import CONFIG_FILE
 from tests.training.launched import PATIENCE
 from tests.training.launched import REPO
@@ -61,18 +69,6 @@ def photos(tmp_path_factory):
   return root
 
 
-@pytest.fixture
-def config(tiny_config, photos):
-  """Four steps on those samples and on each of them as an image alone, with every dropping."""
-  tiny_config.data.sources = {
-      'all': source('jsonl', 'reference', path=str(photos / 'samples.jsonl')),
-      'alone': source('folder', 'image', path=str(photos))}
-  tiny_config.data.update(clean_roles=('reference',), visual_tokens=48, patches=8)
-  tiny_config.data.dropout.update(all=0.2, text=0.2, last_text=0.2, vision=0.2, latents=0.2)
-  tiny_config.train.update(steps=4, log_every=1, checkpoint_every=4)
-  return tiny_config
-
-
 def cached(config, folder, **options):
   """The config with a cache, which is written first."""
   write_cache(config, str(folder), **options)
@@ -93,23 +89,70 @@ def first_batches(config, count=3):
     loader.close()
 
 
-@pytest.mark.parametrize('family', ['pixel', 'kl'])
-def test_a_run_with_the_cache_equals_the_run_without(config, tmp_path, family, capsys):
-  if family == 'kl':
-    config.model.autoencoder = KL
+class Steps:
+  """The train step of the tiny config, compiled once, and losses that it gives."""
+
+  def __init__(self, config):
+    self.system, objectives = make_system(config), make_objectives(config)
+    mesh = make_mesh(config.mesh)
+    self.rows = partition.row_sharding(mesh, config.train.rows)
+    blueprint = make_blueprint(config, self.system, needed_groups(self.system, objectives), mesh)
+    state, self.frozen = init_state(config, self.system, blueprint, {})
+    self.state, self.shardings = jax.device_get(state), shardings(blueprint.state)
+    step = make_train_step(config, self.system, objectives, blueprint.optimizer)
+    self.step = compile_step(step, blueprint, self.rows)
+
+  def losses(self, config, params):
+    """The sample ids and the bits of the loss of each of four steps."""
+    system = make_system(config)
+    loader = make_loader(config, system.layout)
+    feed = Feed(loader, make_encoder(config, system, params, loader, self.rows), self.rows, 8)
+    state, found = jax.device_put(self.state, self.shardings), []
+    for _ in range(4):
+      fed = next(feed)
+      state, metrics = self.step(state, self.frozen, fed.batch)
+      found.append((fed.ids, float(metrics['loss'])))
+    feed.close()
+    return found
+
+
+def configure(config, photos):
+  """Four steps on the photos and on each of them as an image alone, with every dropping."""
+  config.data.sources = {
+      'all': source('jsonl', 'reference', path=str(photos / 'samples.jsonl')),
+      'alone': source('folder', 'image', path=str(photos))}
+  config.data.update(clean_roles=('reference',), visual_tokens=48, patches=8)
+  config.data.dropout.update(all=0.2, text=0.2, last_text=0.2, vision=0.2, latents=0.2)
+  config.train.update(steps=4, log_every=1, checkpoint_every=4)
+  return config
+
+
+@pytest.fixture
+def config(tiny_config, photos):
+  return configure(tiny_config, photos)
+
+
+@pytest.fixture(scope='module')
+def steps(tiny_base, photos):
+  return Steps(configure(copy.deepcopy(tiny_base), photos))
+
+
+def test_losses_with_the_cache_equal_those_without(config, steps, tmp_path, capsys):
   faster = cached(config, tmp_path / 'cache', every=7)
   assert '36 entries written, 0 were there' in capsys.readouterr().out
   assert len(list((tmp_path / 'cache').glob('*.arrayrecord'))) == 6
-  train(config, str(tmp_path / 'without'))
-  train(faster, str(tmp_path / 'with'))
-  lines = [metrics_of(tmp_path / name, 'step', 'loss', 'sample_ids', 'grad_norm')
-           for name in ('without', 'with')]
-  assert len(lines[0]) == 4 and lines[0] == lines[1]
-  # The run can be drawn from.
-  first, second = (load_weights(str(tmp_path / name), ['autoencoder'])[0]
-                   for name in ('without', 'with'))
-  jax.tree.map(np.testing.assert_array_equal, first, second)
-  assert bool(trees.flatten(first)) == (family == 'kl')
+  assert steps.losses(faster, {}) == steps.losses(config, {})
+
+
+def test_a_run_with_the_cache_equals_the_run_without(config, steps, tmp_path):
+  """With an autoencoder that has weights, and through the loop."""
+  config.model.autoencoder = KL
+  faster = cached(config, tmp_path / 'cache')
+  train(faster, str(tmp_path / 'run'))
+  params, _ = load_weights(str(tmp_path / 'run'), ['autoencoder'])  # as for drawing from it
+  losses = [loss for _, loss in steps.losses(config, params)]
+  assert len(set(losses)) == 4
+  assert [line['loss'] for line in metrics_of(tmp_path / 'run', 'loss')] == losses
 
 
 def test_nothing_is_decoded_for_the_denoiser_nor_compiled(config, tmp_path):
@@ -172,14 +215,14 @@ def test_a_stale_cache_is_refused_with_the_reason(config, tmp_path):
   target = {'autoencoder': system.init(jax.random.PRNGKey(7), ('autoencoder',))['autoencoder']}
   with pytest.raises(UserError, match=r'data.cache = .*cache.*written with weights of the '
                                       r"autoencoder = '\w{32}', and now it is '\w{32}'"):
-    check_cache(faster, system, target)
+    check(faster.data.cache, fingerprint(config, system, target))
   changed = copy.deepcopy(config)
   changed.seed = 1  # and so other random weights
   with pytest.raises(UserError, match='--out.*weights of the autoencoder'):
     write_cache(changed, str(tmp_path / 'cache'))
   faster.model.autoencoder.scaling = 0.5
   with pytest.raises(UserError, match='autoencoder.scaling = 0.3611, and now it is 0.5'):
-    check_cache(faster, make_system(faster), target)
+    check(faster.data.cache, fingerprint(faster, make_system(faster), target))
   with pytest.raises(UserError, match='no cache there; write one with'):
     first_batches(with_cache(config, tmp_path / 'nothing'))
 
