@@ -144,7 +144,7 @@ def test_losses_with_the_cache_equal_those_without(config, steps, tmp_path, caps
   assert steps.losses(faster, {}) == steps.losses(config, {})
 
 
-def test_a_run_with_the_cache_equals_the_run_without(config, steps, tmp_path):
+def test_a_run_with_the_cache_equals_the_run_without(config, steps, tmp_path, capsys):
   """With an autoencoder that has weights, and through the loop."""
   config.model.autoencoder = KL
   faster = cached(config, tmp_path / 'cache')
@@ -153,6 +153,9 @@ def test_a_run_with_the_cache_equals_the_run_without(config, steps, tmp_path):
   losses = [loss for _, loss in steps.losses(config, params)]
   assert len(set(losses)) == 4
   assert [line['loss'] for line in metrics_of(tmp_path / 'run', 'loss')] == losses
+  config.seed, config.init_from.autoencoder = 1, str(tmp_path / 'run')  # of the same weights
+  write_cache(config, str(tmp_path / 'cache'))
+  assert '0 entries written, 36 were there' in capsys.readouterr().out
 
 
 def test_nothing_is_decoded_for_the_denoiser_nor_compiled(config, tmp_path):
