@@ -62,14 +62,23 @@ def _add_train(commands) -> None:
   parser.add_argument('--config', required=True, metavar='FILE',
                       help='config file, or FILE:argument for its get_config(argument)')
   parser.add_argument('--workdir', required=True, metavar='DIR')
-  parser.add_argument('--coordinator', default='', metavar='HOST:PORT',
-                      help='of process 0; or auto (the default), none, or the name of a launcher')
-  parser.add_argument('--num-processes', type=int, default=0, metavar='N')
-  parser.add_argument('--process-id', type=int, default=-1, metavar='I', help='0 to N - 1')
+  _add_processes(parser)
   parser.add_argument('--stopped-code', type=int, default=0, metavar='CODE',
                       help='exit code after SIGTERM, for launchers that start such runs again')
   parser.add_argument('--profile', default='', metavar='FROM:TO',
                       help='trace these steps for xprof, into plugins/profile of the workdir')
+
+
+def _add_processes(parser) -> None:
+  parser.add_argument('--coordinator', default='', metavar='HOST:PORT',
+                      help='of process 0; or auto (the default), none, or the name of a launcher')
+  parser.add_argument('--num-processes', type=int, default=0, metavar='N')
+  parser.add_argument('--process-id', type=int, default=-1, metavar='I', help='0 to N - 1')
+
+
+def _processes(args) -> dict[str, str | int]:
+  return dict(coordinator=args.coordinator, num_processes=args.num_processes,
+              process_id=args.process_id)
 
 
 def _train(args) -> None:
@@ -83,9 +92,7 @@ def _train(args) -> None:
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   from jaxgen.conversion.pretrained import read_external
   from jaxgen.training.loop import train
-  start = dict(coordinator=args.coordinator, num_processes=args.num_processes,
-               process_id=args.process_id)
-  if not train(config, args.workdir, start, read_external, profile):
+  if not train(config, args.workdir, _processes(args), read_external, profile):
     sys.exit(args.stopped_code)
 
 
@@ -245,7 +252,7 @@ def _inspect_model(args) -> None:
 def _add_data(commands) -> None:
   parser = commands.add_parser('data', help='look into data, pack it, train tokenizers',
                                allow_abbrev=False)
-  ways = parser.add_subparsers(metavar='inspect|show|pack|tokenizer', required=True)
+  ways = parser.add_subparsers(metavar='inspect|show|pack|tokenizer|cache', required=True)
   inspect = _command(ways, 'inspect', _inspect_data,
                      'count tasks, sizes and captions; name files that are broken')
   show = _command(ways, 'show', _show, 'print rows exactly as the models of a config get them')
@@ -276,6 +283,27 @@ def _add_data(commands) -> None:
   show.add_argument('--html', default='', metavar='FILE', help='the same with thumbnails')
   pack.add_argument('--shards', type=int, default=1, help='number of files')
   tokenizer.add_argument('--vocab', type=int, default=512, help='tokens at the most')
+  _add_cache(ways)
+
+
+def _add_cache(ways) -> None:
+  parser = _command(ways, 'cache', _cache, 'encode all images of a config once, for data.cache; '
+                    'run again, it adds what is missing')
+  parser.add_argument('--config', required=True, metavar='FILE',
+                      help='config file, or FILE:argument for its get_config(argument)')
+  parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('--every', type=int, default=1024, metavar='N',
+                      help='entries of a file: a killed process loses no more than those')
+  _add_processes(parser)
+
+
+def _cache(args) -> None:
+  from jaxgen.config import load_config
+  config = load_config(args.config, args.overrides)
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  from jaxgen.conversion.pretrained import read_external
+  from jaxgen.training.caching import write_cache
+  write_cache(config, args.out, _processes(args), read_external, every=args.every)
 
 
 def _opening(args):

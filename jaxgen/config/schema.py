@@ -173,7 +173,8 @@ def _data() -> dict[str, object]:
       edit_prompt='{caption}',
       empty_prompt='Generate an image.',
       caption_prompt='Describe the image:',
-      max_bad_share=0.01,  # stop when more of the records than this cannot be decoded
+      cache='',  # folder of `jaxgen data cache`: latents are read, not encoded; '' = none
+    max_bad_share=0.01,  # stop when more of the records than this cannot be decoded
       threads=4,  # decoding threads of each process
       prefetch=2,  # batches made ahead
   )

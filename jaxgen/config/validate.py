@@ -100,6 +100,9 @@ def _check_objective(config: ConfigDict) -> None:
   if config.objective.flow_matching == 0 and config.objective.next_token == 0:
     raise user_error('config.objective.flow_matching', 0.0,
                      'nothing to learn: give flow_matching or next_token a weight above 0')
+  if config.data.cache and not config.objective.flow_matching:
+    raise user_error('config.data.cache', config.data.cache, 'holds latents, which only '
+                     'objective.flow_matching reads; leave it empty')
   tasks = {source.task for source in config.data.sources.values()}
   if config.objective.flow_matching and tasks and tasks <= set(LANGUAGE_TASKS):
     raise user_error('config.objective.flow_matching', config.objective.flow_matching,

@@ -88,6 +88,27 @@ def image_size(image: bytes | np.ndarray | FileImage) -> Size:
       return opened.size if _is_sideways(opened) else opened.size[::-1]
 
 
+def decoded_size(image: bytes | np.ndarray | FileImage, at_least: Size | None = None) -> Size:
+  """Size that ``decode`` reads the image at, as its file has it, before any rotation; no pixel is
+  decoded. Equal sizes mean equal pixels.
+
+  Args:
+    image, at_least: as for ``decode``.
+
+  Raises:
+    DecodeError: the file is missing, no image or too large.
+  """
+  if isinstance(image, np.ndarray):
+    return _checked(image).shape[:2]
+  with _errors(), contextlib.ExitStack() as stack:
+    file = (stack.enter_context(epath.Path(image.path).open('rb'))
+            if isinstance(image, FileImage) else io.BytesIO(image))
+    opened = stack.enter_context(_opened(file))
+    if at_least:
+      _reduce(opened, at_least)
+    return opened.size[::-1]
+
+
 def _checked(image: np.ndarray) -> np.ndarray:
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
     raise DecodeError(f'array is {image.dtype}{list(image.shape)}, not uint8[H, W, 3]')

@@ -18,7 +18,11 @@ from jaxgen.data import images
 from jaxgen.data import positions
 from jaxgen.data import templates
 from jaxgen.data.buckets import bucket_set
+from jaxgen.data.cache import COMMAND
+from jaxgen.data.cache import Cache
+from jaxgen.data.cache import image_key
 from jaxgen.data.decode import decode
+from jaxgen.data.decode import decoded_size
 from jaxgen.data.decode import image_size
 from jaxgen.data.example import Example
 from jaxgen.data.example import LatentImage
@@ -35,7 +39,7 @@ from jaxgen.data.towers import TowerTokenizer
 from jaxgen.data.towers import load_tower_tokenizer
 from jaxgen.data.vision import make_vision
 
-# (identity of the image, size or plan, use) -> fitted copy.
+# (identity of the image, size or plan, use) -> fitted copy, or latents.
 Fitted = dict[tuple[int, Any, str], np.ndarray]
 
 
@@ -47,11 +51,12 @@ class ExampleMaker:
     layout: what the models need.
     tokenizer: of the language model; None for systems without one.
     towers: group -> tokenizer of each text tower.
+    cache: gives the latents of all images; None = pixels are prepared to be encoded.
   """
 
   def __init__(self, data: ConfigDict, layout: Layout, tokenizer: Tokenizer | None,
-               towers: Mapping[str, TowerTokenizer]):
-    self._data, self._layout = data, layout
+               towers: Mapping[str, TowerTokenizer], cache: Cache | None = None):
+    self._data, self._layout, self._cache = data, layout, cache
     self._tokenizer, self._towers = tokenizer, towers
     self._dialect = templates.DIALECTS[layout.dialect] if layout.dialect else None
     buckets = bucket_set(data.buckets or f'square:{data.image_size}')
@@ -62,7 +67,8 @@ class ExampleMaker:
         layout.vision, min_pixels=least, max_pixels=most, max_side=data.vision_side)
 
   @classmethod
-  def of(cls, config: ConfigDict, layout: Layout) -> 'ExampleMaker':
+  def of(cls, config: ConfigDict, layout: Layout, cache: Cache | None = None
+         ) -> 'ExampleMaker':
     """Loads the tokenizers of a config.
 
     Raises:
@@ -75,7 +81,8 @@ class ExampleMaker:
       if group not in data.tower_tokenizers:
         raise user_error(field, None, 'give the folder of its tokenizer')
       towers[group] = load_tower_tokenizer(data.tower_tokenizers[group], text, field=field)
-    return cls(data, layout, load_tokenizer(data.tokenizer) if layout.dialect else None, towers)
+    tokenizer = load_tokenizer(data.tokenizer) if layout.dialect else None
+    return cls(data, layout, tokenizer, towers, cache)
 
   @property
   def layout(self) -> Layout:
@@ -134,8 +141,7 @@ class ExampleMaker:
     shown, drawn = ([sample.parts[index] for index in indices] for indices in (seen, given))
     plans = self._plans(drawn)
     views = [self._vision.fit(image_size(part.image)) for part in shown]
-    pixels = _Pixels({} if kept is None else kept, [
-        *zip(shown, views), *((part, plan.size) for part, plan in zip(drawn, plans))])
+    pixels = _Pixels({} if kept is None else kept)
     patches = self._patches(shown, views, pixels)
     grids = [positions.Grid(_grid_role(part), *self._grid(plan.size))
              for part, plan in zip(drawn, plans)]
@@ -147,12 +153,40 @@ class ExampleMaker:
     placed = positions.place(self._layout.scheme, grids, states)
     return Example(
         sample.id, source, self._prompt(tokens, visible, placed.states, views), patches,
-        tuple(LatentImage(plan.size, where, part.is_target, None if part.image is None else
-                          pixels.cover(part, plan, self._data.fit))
+        tuple(self._latent_image(sample, part, plan, where, pixels)
               for part, plan, where in zip(drawn, plans, placed.images)),
         {group: TowerPrompt(tower.tokens, tower.mask, tower.shown,
                             _scatter(tower.shown, placed.states))
          for group, tower in towers.items()})
+
+  def to_encode(self, sample: Sample) -> list[tuple[Part, images.Planned]]:
+    """The images of a worded sample that are encoded for the denoiser, with their plans."""
+    drawn = [sample.parts[index] for index in self.uses(sample)[1]]
+    return [(part, plan) for part, plan in zip(drawn, self._plans(drawn)) if part.image is not None]
+
+  def key(self, part: Part, plan: images.Planned) -> bytes:
+    """The key of an image's latents in a cache; raises ``DecodeError`` as ``pixels``."""
+    return image_key(part.image, plan.size, plan.like, self._data.fit)
+
+  def pixels(self, part: Part, plan: images.Planned) -> np.ndarray:
+    """uint8[h, w, 3] as the autoencoder gets an image."""
+    return _Pixels({}).cover(part, plan, self._data.fit)
+
+  def _latent_image(self, sample: Sample, part: Part, plan: images.Planned, where: np.ndarray,
+                    pixels: '_Pixels') -> LatentImage:
+    image = LatentImage(plan.size, where, part.is_target)
+    if part.image is None:
+      return image
+    if self._cache is None:
+      return dataclasses.replace(image, pixels=pixels.cover(part, plan, self._data.fit))
+    shape = (len(where), self._layout.latent.channels)
+    found = pixels.latents(part, plan, lambda: self._cache.get(self.key(part, plan), shape))
+    if found is None:
+      raise user_error(f'config.data.cache = {self._cache.folder!r}: sample '
+                       f'{sample.origin or sample.id}', None, f'the latents of its {part.role} '
+                       f'image at {plan.size[0]} x {plan.size[1]} are missing; run {COMMAND} with '
+                       'this config again, which adds what is missing')
+    return dataclasses.replace(image, latents=found)
 
   def _read(self, sample: Sample) -> Sequence[Part]:
     """The parts as the language model gets them: one without a vision tower sees no image."""
@@ -223,39 +257,40 @@ class ExampleMaker:
 
 
 class _Pixels:
-  """The pixels of one sample's images, each file decoded once, at the scale that its uses need.
+  """The pixels of one sample's images. They depend on their own use only, never on other uses of
+  the same image, which droppings may take away; uses of one scale share what is decoded.
 
   Args:
     kept: fitted copies that are known already.
-    uses: parts with the sizes that they will be fitted to.
   """
 
-  def __init__(self, kept: Fitted, uses: Sequence[tuple[Part, Size]]):
-    self._kept, self._decoded = kept, {}
-    self._least: dict[int, Size] = {}
-    for part, size in uses:
-      known = self._least.get(id(part.image), (0, 0))
-      self._least[id(part.image)] = (max(known[0], size[0]), max(known[1], size[1]))
+  def __init__(self, kept: Fitted):
+    self._kept = kept
+    self._decoded: dict[tuple[int, Size], np.ndarray] = {}
 
   def view(self, part: Part, size: Size, vision) -> np.ndarray:
     """uint8[h, w, 3] as the language model sees the image."""
-    return self._fitted(part, size, 'view', lambda image: vision.resize(image, size))
+    return self._once(part, size, 'view', lambda: vision.resize(self._decode(part, size), size))
 
   def cover(self, part: Part, plan: images.Planned, mode: str) -> np.ndarray:
     """uint8[h, w, 3] as the denoiser gets it."""
-    return self._fitted(part, plan, mode, lambda image: images.fit_image(
-        image, plan.size, mode, plan.like))
+    return self._once(part, plan, 'cover', lambda: images.fit_image(
+        self._decode(part, plan.size), plan.size, mode, plan.like))
 
-  def _fitted(self, part: Part, plan, use: str, fit) -> np.ndarray:
+  def latents(self, part: Part, plan: images.Planned, read) -> np.ndarray | None:
+    """What ``read()`` gives for the denoiser in place of pixels."""
+    return self._once(part, plan, 'latents', read)
+
+  def _once(self, part: Part, plan, use: str, make) -> np.ndarray | None:
     key = (id(part.image), plan, use)
     if key not in self._kept:
-      self._kept[key] = fit(self._decode(part))
+      self._kept[key] = make()
     return self._kept[key]
 
-  def _decode(self, part: Part) -> np.ndarray:
-    key = id(part.image)
+  def _decode(self, part: Part, size: Size) -> np.ndarray:
+    key = (id(part.image), decoded_size(part.image, size))
     if key not in self._decoded:
-      self._decoded[key] = decode(part.image, self._least[key])
+      self._decoded[key] = decode(part.image, size)
     return self._decoded[key]
 
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Layout
+from jaxgen.data.cache import Cache
 from jaxgen.data.example import Example
 from jaxgen.data.example import Size
 from jaxgen.data.examples import ExampleMaker
@@ -133,7 +134,7 @@ class _Rows(grain.IterDataset):
     assert 0 <= self.low < self.high <= config.train.rows, (rows, config.train.rows)
     mixture = Mixture({name: source.share for name, source in data.sources.items()}, config.seed,
                       data.interpolation)
-    maker = ExampleMaker.of(config, layout)
+    maker = ExampleMaker.of(config, layout, Cache(data.cache) if data.cache else None)
     if sequences is None:
       sequences = open_sequences(config, mixture.names, maker)
     self.shape, self.pad = maker.row_shape(), maker.pad

@@ -46,22 +46,38 @@ def load_groups(config: ConfigDict, blueprint: Blueprint,
     if group not in source:
       raise user_error('config.init_from', group, 'this system has such a group of parameters; '
                        "add the field, '' for a random start")
-    folder = source[group]
-    if folder and group in shapes:
-      if read_external and not is_weights(folder):
-        tree, sources[group] = {group: read_external(folder)}, f'from {folder}'
-      else:
-        tree = open_weights(folder, [group], source.weights)
-        sources[group] = f'from {folder} ({source.weights})'
-      found += trees.flatten(tree)
-      tree, merged = merge_on_load(tree, source.changes, folder)
-      tree, report = adopt.adopt(tree, {group: shapes[group]}, source.changes, folder)
-      loaded[group] = tree.get(group, {})
-      text = adopt.describe(report | {'merged': merged})
-      if text and jax.process_index() == 0:
-        print(f'{group}: {text}', file=sys.stderr, flush=True)
+    if source[group] and group in shapes:
+      loaded[group], sources[group], paths = load_group(config, group, shapes, read_external)
+      found += paths
   _check_used(source.changes, found, list(trees.flatten(shapes)))
   return loaded, sources
+
+
+def load_group(config: ConfigDict, group: str, shapes: Params,
+               read_external: Callable[[str], Params] | None = None
+               ) -> tuple[Any, str, list[str]]:
+  """Opens one group that ``config.init_from`` names.
+
+  Args:
+    config, read_external: see ``load_groups``.
+    group: its name.
+    shapes: tree with ``.shape`` at the leaves, of all groups.
+
+  Returns:
+    ``(tree of Stored, where it comes from in words, paths that were found there)``.
+  """
+  source, folder = config.init_from, config.init_from[group]
+  if read_external and not is_weights(folder):
+    tree, words = {group: read_external(folder)}, f'from {folder}'
+  else:
+    tree, words = open_weights(folder, [group], source.weights), f'from {folder} ({source.weights})'
+  found = list(trees.flatten(tree))
+  tree, merged = merge_on_load(tree, source.changes, folder)
+  tree, report = adopt.adopt(tree, {group: shapes[group]}, source.changes, folder)
+  text = adopt.describe(report | {'merged': merged})
+  if text and jax.process_index() == 0:
+    print(f'{group}: {text}', file=sys.stderr, flush=True)
+  return tree.get(group, {}), words, found
 
 
 def _check_used(changes: adopt.Changes, found: Sequence[str], wanted: Sequence[str]) -> None:

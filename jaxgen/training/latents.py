@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -53,11 +53,26 @@ class StepInput:
 
 def make_encoder(config: ConfigDict, system: System, frozen: Params, loader: Loader,
                  rows: NamedSharding) -> 'Encoder':
-  """The encoder of a run; every program that it will need is compiled where sizes are known."""
-  shape = (config.train.rows, config.data.visual_tokens, system.layout.latent.channels)
-  own_sizes = config.data.clean_roles and config.data.references == 'native'
+  """The encoder of a run; every program that it will need is compiled where sizes are known.
+
+  With ``config.data.cache`` the loader hands out latents only, and there is nothing to compile.
+  """
+  shape = latent_shape(config, system)
+  if config.data.cache:
+    return Encoder(system, {}, (), rows, shape)
   return Encoder(system, frozen, loader.image_sizes, rows, shape,
-                 config.data.image_sizes if own_sizes else 0)
+                 size_limit(config, loader.image_sizes))
+
+
+def latent_shape(config: ConfigDict, system: System) -> tuple[int, int, int]:
+  """(R, L, C) of a run's latents."""
+  return config.train.rows, config.data.visual_tokens, system.layout.latent.channels
+
+
+def size_limit(config: ConfigDict, sizes: Iterable[Size]) -> int:
+  """How many sizes a run may encode, of which ``sizes`` are known."""
+  own_sizes = config.data.clean_roles and config.data.references == 'native'
+  return max(config.data.image_sizes if own_sizes else 0, len(set(sizes)))
 
 
 class Encoder:
@@ -104,21 +119,52 @@ class Encoder:
     """
     known = loaded.batch.visual.latents
     latents = jax.device_put(known, self._split) if known.any() else self._zeros()
-    for size, (images, slots) in loaded.images.items():
-      if size not in self._programs:
-        if len(self._programs) >= self._most:
-          raise user_error(f'sample {_owner(loaded, slots[0])}', size, 'no program was compiled '
-                           f'for images of this size; known are {len(self._programs)}: '
-                           f'{", ".join(map(str, self._programs))}; use buckets, or raise '
-                           'config.data.image_sizes')
-        self._add(size)
-      count, program = self._programs[size]
-      for pixels, places in self._calls(count, images, slots):
-        latents = program(self._params, latents, pixels, places)
+    latents = self._write(latents, loaded.images, lambda slot: f'sample {_owner(loaded, slot)}')
     shards = {shard.device: shard.data for shard in latents.addressable_shards}
     devices = self._sharding.addressable_devices
     return jax.make_array_from_single_device_arrays(
         self._shape, self._sharding, [shards[device] for device in devices])
+
+  def program(self, size: Size) -> tuple[int, jax.stages.Compiled]:
+    """Images of a size that a device encodes in a call, and the program that does it."""
+    return self._programs[size]
+
+  def room(self, size: Size) -> int:
+    """Images of a size that the rows of this process hold."""
+    return self._local_rows * (self._shape[1] // self._tokens(size))
+
+  def encode(self, images: np.ndarray) -> np.ndarray:
+    """Latent tokens f32[n, h w, C] of images uint8[n, H, W, 3] on the host, by the very program
+    that encodes batches; n is at most ``room``. The images are spread over all devices."""
+    size, length = images.shape[1:3], self._shape[1]
+    tokens = self._tokens(size)
+    each = self._local_rows // self._blocks
+    # Row by row of every block, so that the first images go to different devices.
+    order = np.arange(self._local_rows).reshape(self._blocks, each).T.ravel()
+    places = np.arange(length // tokens) * tokens
+    slots = (places[:, None] + order * length).ravel()[:len(images)].astype(np.int32)
+    latents = self._write(self._zeros(), {size: (images, slots)}, lambda _: 'image')
+    flat = np.asarray(latents).reshape(-1, self._shape[2])
+    return flat[slots[:, None] + np.arange(tokens)]
+
+  def _tokens(self, size: Size) -> int:
+    return size[0] * size[1] // self._system.layout.latent.factor**2
+
+  def _write(self, latents: jax.Array, images: Mapping[Size, tuple[np.ndarray, np.ndarray]],
+             name: Callable[[int], str]) -> jax.Array:
+    """Encodes images into their slots of the local rows; ``name`` tells whose a slot is."""
+    for size, (pixels, slots) in images.items():
+      if size not in self._programs:
+        if len(self._programs) >= self._most:
+          raise user_error(name(slots[0]), size, 'no program was compiled '
+                           f'for images of this size; known are {len(self._programs)}: '
+                           f'{", ".join(map(str, self._programs))}; use buckets, or raise '
+                           'config.data.image_sizes')
+        self._add(size)
+      count, program = self.program(size)
+      for part, places in self._calls(count, pixels, slots):
+        latents = program(self._params, latents, part, places)
+    return latents
 
   def _calls(self, count: int, images: np.ndarray, slots: np.ndarray
              ) -> Iterator[tuple[jax.Array, jax.Array]]:

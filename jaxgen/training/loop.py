@@ -27,6 +27,7 @@ from jaxgen.systems.base import System
 from jaxgen.systems.registry import make_system
 from jaxgen.operations import elastic
 from jaxgen.operations import fingerprint
+from jaxgen.training import caching
 from jaxgen.training import overview
 from jaxgen.training import workdir as workdirs
 from jaxgen.checkpoints.checkpoint import Checkpoints
@@ -116,7 +117,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
       checkpoints.save_frozen(frozen)
     elastic.save(topology, path, hosts)
     overview.report(path, blueprint, system.models, system.axes(blueprint.groups), sources)
-    frozen = blueprint.quantize(frozen)
+    blueprint, frozen = caching.for_steps(config, system, blueprint, frozen)
 
     # --- Compile: all the programs of the run, which from here on refuse any other shape.
     stop = stack.enter_context(StopRequest())

@@ -173,15 +173,9 @@ def init_state(config: ConfigDict, system: System, blueprint: Blueprint,
   Returns:
     ``(state, stored)``; see ``Blueprint``.
   """
-  rng, init_rng = jax.random.split(jax.random.PRNGKey(config.seed))
-  target = trees.merge(blueprint.state.params, blueprint.stored)
-  found = trees.flatten({group: loaded[group] for group in target if group in loaded})
-  fits = {path: path in found and found[path].shape == leaf.shape
-          for path, leaf in trees.flatten(target).items()}
-  placed, random = trees.partition(target, fits)
-  params = _place(found, placed)
-  if random:
-    params = trees.merge(params, _extend(_init_random(system, init_rng, random), found))
+  rng, _ = jax.random.split(jax.random.PRNGKey(config.seed))
+  params = init_params(config, system, trees.merge(blueprint.state.params, blueprint.stored),
+                       loaded)
   trainable, stored = trees.partition(params, blueprint.trains)
   with_ema = config.optimizer.ema_decay > 0
 
@@ -193,6 +187,20 @@ def init_state(config: ConfigDict, system: System, blueprint: Blueprint,
 
   begin = jax.jit(begin, out_shardings=shardings(blueprint.state), donate_argnums=0)
   return begin(trainable, np.asarray(rng)), stored
+
+
+def init_params(config: ConfigDict, system: System, target: Params,
+                loaded: Mapping[str, Any]) -> Params:
+  """The parameters of ``target``, a tree of ``ShapeDtypeStruct``, at step 0; see ``init_state``."""
+  _, rng = jax.random.split(jax.random.PRNGKey(config.seed))
+  found = trees.flatten({group: loaded[group] for group in target if group in loaded})
+  fits = {path: path in found and found[path].shape == leaf.shape
+          for path, leaf in trees.flatten(target).items()}
+  placed, random = trees.partition(target, fits)
+  params = _place(found, placed)
+  if random:
+    params = trees.merge(params, _extend(_init_random(system, rng, random), found))
+  return params
 
 
 def shardings(abstract: Any) -> Any:

@@ -17,7 +17,8 @@ from jaxgen.training.optimizer import make_schedule
 # Fields that say how a run is carried out, not what it computes.
 MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
               'train/halt_after', 'train/accumulate', 'train/zero', 'train/host_timeout',
-              'optimizer/memory', 'mesh/', 'data/threads', 'data/prefetch', 'sampling/')
+              'optimizer/memory', 'mesh/', 'data/threads', 'data/prefetch', 'data/cache',
+              'sampling/')
 
 
 def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> tuple[epath.Path, ConfigDict | None]:
