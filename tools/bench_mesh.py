@@ -19,9 +19,10 @@ os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
 
 import jax
 import numpy as np
-from bench_step import alternate
-from bench_step import report_times
 from ml_collections import ConfigDict
+from timing import alternate
+from timing import machine
+from timing import report_times
 
 from configs.iomm import shapes
 from jaxgen.planning.program import make_program
@@ -37,8 +38,8 @@ def main():
   sides = {'one device': make_step(flags, one), 'mesh': make_step(flags, sizes)}
   losses, times = alternate(sides, flags.steps)
   print(f'{flags.rows} rows of {flags.side**2} latent tokens, width {flags.width}, {flags.double}+'
-        f'{flags.single} blocks, mesh {" ".join(f"{axis}={sizes[axis]}" for axis in AXES)}, '
-        f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}')
+        f'{flags.single} blocks, mesh {" ".join(f"{axis}={sizes[axis]}" for axis in AXES)}; '
+        f'{machine()}')
   report_times(losses, times)
   ratio = statistics.median(times['mesh']) / statistics.median(times['one device'])
   best = min(times['mesh']) / min(times['one device'])

@@ -7,7 +7,9 @@ both alike, and the medians are compared:
   python tools/bench_models.py
   python tools/bench_models.py --models=cosmos,llama --width=256 --layers=2 --side=8 --text=32
 
-Prints a table of ratios; 1.0 or more means that jaxgen is at least as fast.
+Prints a table of ratios; 1.0 or more means that jaxgen is at least as fast. Above it stand the rates
+of bare matrix products in XLA and in torch on this machine; its last column is the share of XLA's
+that our side reaches, by the products and convolutions that PyTorch counts in its own side.
 """
 
 import argparse
@@ -21,12 +23,17 @@ from typing import Any
 import diffusers
 import jax
 import jax.numpy as jnp
+import matmul_rate
 import numpy as np
 import torch
 import transformers
-from bench_step import alternate
 from bench_step import denoiser_inputs
-from bench_step import set_malloc
+from timing import alternate
+from timing import machine
+from timing import set_malloc
+from torch.nn.attention import SDPBackend
+from torch.nn.attention import sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from jaxgen.conversion import engine
 from jaxgen.conversion.folders import load_folder
@@ -72,14 +79,17 @@ class Pair:
 def main():
   flags = parse_flags()
   set_malloc()
-  print(f'{jax.devices()[0].device_kind}, fp32, width {flags.width}, {flags.layers} layers, '
-        f'{flags.side**2} image and {flags.text} text tokens, {flags.steps} steps\n')
-  print('| model | pass | torch s | jaxgen s | torch / jaxgen (medians) | (best) |')
-  print('|---|---|---|---|---|---|')
+  rates = matmul_rate.measure(flags.side**2 + flags.text, flags.width, jnp.float32)
+  print(f'{machine()}, fp32, width {flags.width}, {flags.layers} layers, '
+        f'{flags.side**2} image and {flags.text} text tokens, {flags.steps} steps')
+  print(*rates, matmul_rate.GOAL, sep='\n', end='\n\n')
+  print("| model | pass | torch s | jaxgen s | torch / jaxgen (medians) | (best) | of XLA's rate |")
+  print('|---|---|---|---|---|---|---|')
   for name in flags.models.split(',') if flags.models else MODELS:
     pair = MODELS[name](flags)
     for kind, sides in (('forward', forward_sides(pair)), ('with gradients', both_sides(pair))):
-      report(name, kind, *alternate(sides, flags.steps))
+      flops = count_flops(sides['torch'])
+      report(name, kind, *alternate(sides, flags.steps), flops / rates[0].xla)
 
 
 def parse_flags() -> argparse.Namespace:
@@ -94,15 +104,26 @@ def parse_flags() -> argparse.Namespace:
   return flags
 
 
-def report(name, kind, losses, times):
-  """One row; a difference between the sides is an error, not a time."""
+def count_flops(step: Callable[[], float]) -> int:
+  """FLOPs of the products and convolutions of a step of PyTorch, with full attention."""
+  # The counter knows the products of plain attention, but not the fused kernel of the CPU.
+  with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    step()
+  return counter.get_total_flops()
+
+
+def report(name, kind, losses, times, least):
+  """One row; a difference between the sides is an error, not a time.
+
+  ``least``: seconds that XLA's bare products would need for the same FLOPs.
+  """
   ours, theirs = losses['jaxgen'][0], losses['torch'][0]
   assert abs(ours - theirs) <= 1e-3 * abs(theirs), (name, kind, ours, theirs)
   medians = {side: statistics.median(seconds) for side, seconds in times.items()}
   best = {side: min(seconds) for side, seconds in times.items()}
   print(f'| {name} | {kind} | {medians["torch"]:.3f} | {medians["jaxgen"]:.3f} '
-        f'| {medians["torch"] / medians["jaxgen"]:.2f} | {best["torch"] / best["jaxgen"]:.2f} |',
-        flush=True)
+        f'| {medians["torch"] / medians["jaxgen"]:.2f} | {best["torch"] / best["jaxgen"]:.2f} '
+        f'| {100 * least / medians["jaxgen"]:.0f} % |', flush=True)
 
 
 def forward_sides(pair: Pair) -> dict[str, Callable[[], float]]:

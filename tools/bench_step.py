@@ -10,20 +10,25 @@ The process restarts itself once with settings of malloc that both sides profit 
 and memory that was used once is kept. On a GPU, both run in bf16 and the MFU is printed too:
 matrix-product FLOPs with full bidirectional attention, three times the forward pass, against the
 bf16 peak of the chip.
+
+Beside the ratio stand the rates of bare matrix products in XLA and in torch on this machine, and the
+share of XLA's that the step reaches (``matmul_rate.py``).
 """
 
 import argparse
 import functools
 import math
-import os
 import statistics
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
+import matmul_rate
 import numpy as np
 import optax
+from timing import alternate
+from timing import machine
+from timing import report_times
+from timing import set_malloc
 
 from jaxgen.conversion import engine
 from jaxgen.conversion.tables import flux
@@ -34,12 +39,9 @@ from jaxgen.models import registry
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
 
-MALLOC = {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:'
-                            'glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368'}
 PEAKS = {'H100': 989e12, 'H200': 989e12, 'H800': 989e12}  # dense bf16 FLOP/s
 ADAMW = dict(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0)
 RATE = 1e-4
-REST = 0.03  # seconds before each step
 
 
 def main():
@@ -58,16 +60,19 @@ def main():
     sides['torch'] = torch_step(config, params, batch, device.platform)
 
   losses, times = alternate(sides, flags.steps)
+  print(machine())
   print(f'device {device.device_kind}, {jnp.dtype(dtype).name}, {flags.batch} x '
         f'({flags.image} image + {flags.text} text tokens), hidden {flags.hidden}, '
         f'{flags.double}+{flags.single} blocks, {flags.steps} steps')
   report_times(losses, times)
-  report_flops(config, flags, device, statistics.median(times['jaxgen']))
   if 'torch' in times:
     ratio = statistics.median(times['torch']) / statistics.median(times['jaxgen'])
     best = min(times['torch']) / min(times['jaxgen'])
     print(f'ratio torch/jaxgen: {ratio:.2f} (medians), {best:.2f} (best); >= 1 means that jaxgen '
           'is at least as fast')
+  del sides  # the products need its memory
+  rates = matmul_rate.measure(flags.image + flags.text, flags.hidden, dtype, not flags.no_torch)
+  report_flops(step_flops(config, flags), device, statistics.median(times['jaxgen']), rates)
 
 
 def parse_flags() -> argparse.Namespace:
@@ -78,12 +83,6 @@ def parse_flags() -> argparse.Namespace:
   parser.add_argument('--remat', choices=('none', 'dots', 'full'), default='none')
   parser.add_argument('--no-torch', action='store_true', help='time jaxgen alone')
   return parser.parse_args()
-
-
-def set_malloc():
-  """Starts this program again with the settings; malloc reads them at start-up only."""
-  if not MALLOC.keys() <= os.environ.keys():  # a setting of one's own stays
-    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
 
 
 def make_batch(config: MMDiTConfig, flags: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -187,43 +186,27 @@ def torch_step(config, params, batch, platform):
   return step
 
 
-def alternate(sides, steps):
-  """Losses and seconds of every side; the first step compiles and is not timed.
-
-  Before each step the threads of the other side come to rest: PyTorch's spin for 9 ms after their
-  last work, on a core that the next step needs.
-  """
-  losses = {name: [step()] for name, step in sides.items()}
-  times = {name: [] for name in sides}
-  for _ in range(steps):
-    for name, step in sides.items():
-      time.sleep(REST)
-      start = time.perf_counter()
-      losses[name].append(step())
-      times[name].append(time.perf_counter() - start)
-  return losses, times
-
-
-def report_times(losses, times):
-  """A line for each side."""
-  for name, seconds in times.items():
-    print(f'{name:10s} median {statistics.median(seconds):.3f} s  best {min(seconds):.3f} s  '
-          f'loss {losses[name][0]:.6f} -> {losses[name][-1]:.6f}')
-
-
-def report_flops(config, flags, device, seconds):
-  """Model FLOP/s, and their share of the peak where the chip's is known."""
+def step_flops(config, flags) -> int:
+  """Matrix-product FLOPs of a step with full attention."""
   tokens, width = flags.image + flags.text, config.width
   block = 2 * 4 * width**2 + 2 * 2 * width * config.blocks.hidden  # per token
   attention = 2 * 2 * tokens * width  # per token, both directions
   ends = flags.image * 2 * 2 * config.in_channels * width + flags.text * 2 * config.cond_dim * width
   blocks = config.double_blocks + config.single_blocks
-  total = 3 * flags.batch * (blocks * tokens * (block + attention) + ends)
-  line = f'jaxgen   {total / seconds / 1e12:.3f} TFLOP/s'
+  return 3 * flags.batch * (blocks * tokens * (block + attention) + ends)
+
+
+def report_flops(flops, device, seconds, rates):
+  """Model FLOP/s beside the bare products, and the MFU where the chip's peak is known."""
+  for rate in rates:
+    print(rate)
+  line = (f'jaxgen   {flops / seconds / 1e12:.3f} TFLOP/s, '
+          f"{100 * flops / seconds / rates[0].xla:.0f} % of XLA's rate of the first product")
   for chip, peak in PEAKS.items():
     if chip in device.device_kind:
-      line += f', MFU {100 * total / seconds / peak:.1f} % of {peak / 1e12:.0f} TFLOP/s'
+      line += f', MFU {100 * flops / seconds / peak:.1f} % of {peak / 1e12:.0f} TFLOP/s'
   print(line)
+  print(matmul_rate.GOAL)
 
 
 if __name__ == '__main__':

@@ -74,7 +74,7 @@ def read_job(file: str, config: ConfigDict, **defaults: Any) -> list[Request]:
     raise user_error('--job', file, 'no such file')
   try:
     job = json.loads(path.read_text())
-  except json.JSONDecodeError as error:
+  except ValueError as error:  # of the JSON or of its encoding
     raise user_error('--job', file, f'is not JSON: {error}') from None
   if not isinstance(job, list | dict) or not job:
     raise user_error('--job', file, 'must be a JSON list of one or more requests')

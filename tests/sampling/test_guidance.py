@@ -1,4 +1,4 @@
-"""The branches of guidance: which samples they rewrite, and that their weights make the formulas."""
+"""The branches of guidance: which samples they rewrite, and what their weights add up to."""
 
 import copy
 

@@ -67,7 +67,7 @@ def test_a_workdir_draws_what_its_parameters_drew_in_memory(workdir, tiny_system
 
 
 def test_images_from_flags_and_from_a_job(workdir, tmp_path, capsys):
-  """The same request in both ways: two sources in the prompt, two outputs of another size."""
+  """The same request in both ways: two images in the prompt, two outputs of another size."""
   for name in ('a', 'b'):
     pixels = np.full((9, 12, 3), 200 if name == 'a' else 30, np.uint8)
     Image.fromarray(pixels).save(tmp_path / f'{name}.png')
@@ -75,14 +75,18 @@ def test_images_from_flags_and_from_a_job(workdir, tmp_path, capsys):
   job.write_text(json.dumps([{'prompt': 'make it red', 'source': ['a.png'], 'context': 'b.png',
                               'size': '8x16', 'outputs': 2}]))
   sample = ['sample', f'--workdir={workdir}', '--seed=3', '--guidance=1']
-  assert cli.main([*sample, f'--out={tmp_path / "one"}', '--prompt=make it red', '--size=8x16',
-                   f'--source={tmp_path / "a.png"}', f'--context={tmp_path / "b.png"}',
-                   '--outputs=2']) == 0
-  assert cli.main([*sample, f'--out={tmp_path / "two"}', f'--job={job}']) == 0
+  flags = [*sample, '--prompt=make it red', '--size=8x16', '--outputs=2',
+           f'--context={tmp_path / "b.png"}']
+  for words in ([*flags, f'--out={tmp_path / "one"}', f'--source={tmp_path / "a.png"}'],
+                [*sample, f'--out={tmp_path / "two"}', f'--job={job}'],
+                [*flags, f'--out={tmp_path / "other"}', f'--source={tmp_path / "b.png"}']):
+    assert cli.main(words) == 0
   for name in ('0000_0.png', '0000_1.png'):
-    one, two = (np.asarray(Image.open(tmp_path / out / name)) for out in ('one', 'two'))
+    one, two, other = (np.asarray(Image.open(tmp_path / out / name))
+                       for out in ('one', 'two', 'other'))
     assert one.shape == (8, 16, 3)
     np.testing.assert_array_equal(one, two)
+    assert (one != other).any()  # the language model sees the source
 
 
 def test_nothing_is_written_where_a_job_is_wrong(workdir, tmp_path, capsys):
