@@ -174,7 +174,7 @@ def _data() -> dict[str, object]:
       empty_prompt='Generate an image.',
       caption_prompt='Describe the image:',
       cache='',  # folder of `jaxgen data cache`: latents are read, not encoded; '' = none
-    max_bad_share=0.01,  # stop when more of the records than this cannot be decoded
+      max_bad_share=0.01,  # stop when more of the records than this cannot be decoded
       threads=4,  # decoding threads of each process
       prefetch=2,  # batches made ahead
   )
