@@ -1,4 +1,4 @@
-# All the set-up that a fresh machine with Python >= 3.11 needs: each target makes .venv by itself.
+# Every target creates .venv first; a fresh machine needs only Python >= 3.11 and make.
 
 PYTHON ?= python3
 WORKDIR ?= runs/quickstart
@@ -11,7 +11,7 @@ HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux);
 quickstart: .venv/installed
 	bash launch/quickstart.sh $(WORKDIR)
 
-# Every recipe of IOMM in a few steps: train, save, resume, sample.
+# Trains, saves, resumes and samples every IOMM recipe for a few steps.
 smoke: .venv/installed
 	bash launch/smoke.sh
 
@@ -21,19 +21,19 @@ test: .venv/installed-test
 test-slow: .venv/installed-test
 	$(PY) -m pytest -q -m slow
 
-# Trains under a real Slurm of this one machine; installs it where that needs doing.
+# Trains under a real single-node Slurm; installs Slurm if it is missing.
 test-slurm: .venv/installed-test
 	bash tools/test_slurm.sh
 
-# Every full-size stage on TPU slices; fills docs/plans and the table of docs/scaling.md.
+# Plans every full-size stage on TPU slices; writes docs/plans and the table in docs/scaling.md.
 plan-tpu: .venv/installed-test
 	$(PY) tools/plans.py tpu
 
-# The same on GPU nodes, in an environment of its own: the CUDA plug-in takes 4.6 GB.
+# The same on GPU nodes, in a separate environment because the CUDA plugin takes 4.6 GB.
 plan-gpu: .venv-plan-gpu/installed
 	.venv-plan-gpu/bin/python tools/plans.py gpu
 
-# Rewrites constraints.txt with what is installed now.
+# Rewrites constraints.txt with the installed versions.
 constraints: .venv/installed-test
 	echo '$(HEADER)' > constraints.txt
 	$(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//' | sort -f >> constraints.txt
@@ -46,7 +46,7 @@ $(PY):
 	$(INSTALL) .
 	touch $@
 
-# One resolution of everything at once, so that nothing moves the pinned torch.
+# Resolves all dependencies at once, so that none of them changes the pinned torch.
 .venv/installed-test: setup.cfg pyproject.toml constraints.txt | $(PY)
 	$(INSTALL) '.[test]'
 	touch $@ .venv/installed

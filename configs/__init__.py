@@ -1,1 +1,1 @@
-"""Configs: one Python file per stage, derived by mutation from its system's base."""
+"""Configs: one Python file per stage, derived from its system's base config."""

@@ -1,15 +1,16 @@
 # shellcheck shell=bash
-# What the launchers share; they source it in the repository's root, with dry_run=1 to print only.
+# Functions shared by the launchers, which source it in the repository root. With dry_run=1,
+# commands are only printed.
 
-PATH="$PWD/.venv/bin:$PATH" # python and jaxgen, where `make` has installed them
+PATH="$PWD/.venv/bin:$PATH" # python and jaxgen as installed by `make`
 
-# Ends with one line on what is wrong.
+# Prints a one-line error and exits with 2.
 die() {
   echo "$(basename "$0"): $*" >&2
   exit 2
 }
 
-# Prints a command as it could be typed, and runs it unless this is a dry run.
+# Prints a command with shell quoting, and runs it unless this is a dry run.
 run() {
   local word line=
   for word in "$@"; do
@@ -20,12 +21,12 @@ run() {
   [[ -n ${dry_run:-} ]] || "$@"
 }
 
-# A step on CPUs allocates the same large buffers again and again: huge pages for malloc.
+# Lets malloc use huge pages, because a step on CPUs keeps allocating the same large buffers.
 use_huge_pages() {
   export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 }
 
-# load_flags FILE: exports the compiler's flags of launch/flags/; they are made for one version.
+# load_flags FILE: exports compiler flags from launch/flags/; a file is for one version of jax.
 load_flags() {
   [[ -f $1 ]] || die "$1: no such file of flags; see launch/flags"
   set -a

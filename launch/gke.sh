@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A run on a Kubernetes cluster with JobSet: fills in launch/gke_jobset.yaml and applies it.
+# Starts a run on a Kubernetes cluster with JobSet: fills in launch/gke_jobset.yaml and applies it.
 #
 #   launch/gke.sh --name=NAME --image=IMAGE --on=v5p:4x4x8[*SLICES] [--dry-run] \
 #     -- jaxgen train --config=... --workdir=gs://...
 #
-# --on   what to run on: v5p:4x4x8 or v6e:16x16 (a slice; *2 for two of them), h100:8 or h800:24
-#        (nodes of eight GPUs)
+# --on   hardware: v5p:4x4x8 or v6e:16x16 (a slice; *2 for two slices), h100:8 or h800:24 (nodes of
+#        eight GPUs)
 #
-# Needs kubectl with a cluster of its own choice; --dry-run prints the manifest instead.
+# Uses kubectl's current cluster; --dry-run prints the manifest instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
@@ -27,7 +27,7 @@ done
 [[ -n $name && -n $image && $# -gt 0 ]] || die 'needs --name, --image, --on and a command after --'
 [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || die "--name=$name: use a-z, 0-9 and -"
 
-# chips_of TOPOLOGY: the product of its sides.
+# chips_of TOPOLOGY: the number of chips, the product of its dimensions.
 chips_of() {
   echo $((${1//x/*}))
 }
@@ -57,8 +57,8 @@ case $kind in
 esac
 printf -v command '%q ' "$@"
 
-# manifest: the document of the variant with its names filled in.
-# shellcheck disable=SC2016 # names of the manifest, not of the shell
+# manifest: prints the document of the variant with its variables filled in.
+# shellcheck disable=SC2016 # variables of the manifest, not of the shell
 manifest() {
   local text
   text=$(awk -v RS='---\n' "/variant: $variant/" launch/gke_jobset.yaml)

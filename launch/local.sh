@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# A run of several processes on this machine.
+# Starts a run of several processes on this machine.
 #
 #   launch/local.sh [-n PROCESSES] [-d DEVICES] [--dry-run] -- jaxgen train --config=... --workdir=...
 #
-# -n  processes (2); the GPUs of the machine are shared out among them
-# -d  no GPUs: each process makes so many devices of the CPU
+# -n  number of processes (default 2); the machine's GPUs are divided among them
+# -d  use no GPUs; each process gets this many CPU devices
 #
-# SIGTERM and Ctrl-C reach all of them, so that they save and exit. When one fails, the others are
-# ended. PORT is where process 0 listens (a random one), GRACE the seconds before a kill (60).
+# SIGTERM and Ctrl-C are forwarded to all processes, so that they save and exit. When one fails, the
+# others are ended. PORT is the port of process 0 (default: random), GRACE the seconds before the
+# others are killed (default 60).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
@@ -32,7 +33,7 @@ if [[ -z $devices ]] && command -v nvidia-smi > /dev/null; then
   ((gpus % processes == 0)) || die "-n $processes: does not divide the $gpus GPUs of this machine"
 fi
 
-# environment PROCESS: sets the array of that name.
+# environment PROCESS: sets the array ``environment`` for that process.
 environment() {
   environment=("JAXGEN_COORDINATOR=localhost:$port" "JAXGEN_NUM_PROCESSES=$processes"
     "JAXGEN_PROCESS_ID=$1")
@@ -66,7 +67,7 @@ status=0
 while ((${#number[@]} > 0)); do
   ended='' code=0
   wait -n -p ended "${!number[@]}" || code=$?
-  [[ -n ${ended:-} ]] || continue # a signal, which end_all has passed on
+  [[ -n ${ended:-} ]] || continue # interrupted by a signal, which end_all has forwarded
   if ((code != 0 && status == 0)); then
     status=$code
     echo "local.sh: process ${number[$ended]} ended with code $code; ending the others" >&2

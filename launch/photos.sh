@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The main job on one's own images: look, pack, tokenizer, three stages, fit, report.
+# Trains on your own images: inspects and packs them, trains a tokenizer and three stages, measures
+# the fit and writes a report.
 #
 #   launch/photos.sh IMAGES [WORKDIR] [--config.section.key=value ...]
 #
-# IMAGES is whatever `jaxgen data inspect --path=IMAGES` recognises: a folder of captioned images,
-# folders of targets and controls, or a table; see README.md. Run it again to go on where it
-# stopped.
+# IMAGES is anything that `jaxgen data inspect --path=IMAGES` recognises: a folder of captioned
+# images, folders of targets and controls, or a table; see README.md. Run it again to resume.
 set -euo pipefail
 images=$(realpath "${1:?usage: launch/photos.sh IMAGES [WORKDIR]}")
 cd "$(dirname "$0")/.."
@@ -14,13 +14,13 @@ use_huge_pages
 root=${2:-runs/photos}
 overrides=("${@:3}")
 
-# What is there, and whether any sample has images to edit or to refer to.
+# Inspects the data, and selects the edits config if any sample has source or reference images.
 mkdir -p "$root"
 jaxgen data inspect --headers --buckets=square:64 --path="$images" | tee "$root/data.txt"
 config=photos
 if grep -Eq '^tasks .*(edit|reference)' "$root/data.txt"; then config=edits; fi
 
-# train STAGE [--config...]: a stage of the config on the packed images.
+# train STAGE [--config...]: trains a stage of the config on the packed images.
 train() {
   jaxgen train --config="configs/iomm/$config.py:$1" --workdir="$root/$1" --stopped-code=75 \
     --config.data.tokenizer="$root/tokenizer" "${@:2}" "${overrides[@]}"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The whole of jaxgen on the data set `shapes`: tokenizer, language model, pre-training,
-# fine-tuning, samples, score, PyTorch export, report.
+# Runs all of jaxgen on the data set `shapes`: tokenizer, language model, pre-training, fine-tuning,
+# evaluation, PyTorch export, report.
 #
 #   launch/quickstart.sh [WORKDIR] [--config.section.key=value ...]
 #
 # CONFIG=configs/iomm/long.py trains the same model for longer.
-# Run it again after an interruption: finished stages are left as they are, the one that was
-# under way resumes. Remove WORKDIR to begin anew.
+# Run it again after an interruption: finished stages are kept, and the interrupted one resumes.
+# Remove WORKDIR to start over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
@@ -17,7 +17,7 @@ config=${CONFIG:-configs/iomm/quickstart.py}
 overrides=("${@:2}")
 mkdir -p "$root"
 
-# Runs a stage unless it is done, and notes the seconds that it took; the report adds them up.
+# Runs a stage unless it is done, and records its time in seconds; the report adds them up.
 stage() {
   local name=$1 started=$SECONDS
   shift
@@ -30,7 +30,7 @@ stage() {
   echo "{\"stage\": \"$name\", \"seconds\": $((SECONDS - started))}" >> "$root/timings.jsonl"
 }
 
-# train NAME [--config...]: a stage of the config in its own folder; one that is stopped stops all.
+# train NAME [--config...]: trains a stage in its own folder; if it is stopped, the script stops.
 train() {
   stage "$1" jaxgen train --config="$config:$1" --workdir="$root/$1" --stopped-code=75 \
     --config.data.tokenizer="$root/tokenizer" "${@:2}" "${overrides[@]}"

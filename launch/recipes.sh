@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The six recipes of the paper's Table 9 on the data set `shapes`, and their scores.
+# Trains and scores the six recipes of the paper's Table 9 on the data set `shapes`.
 #
 #   launch/recipes.sh [WORKDIR] [--config.section.key=value ...]
 #
-# Run it again to go on where it stopped.
+# Run it again to resume.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Every recipe of IOMM in a few steps on drawn shapes: train, save, resume, sample. No network.
+# Trains, saves, resumes and samples every IOMM recipe for a few steps on drawn shapes, without a
+# network.
 #
 #   launch/smoke.sh [WORKDIR]
 #
-# It begins anew each time: WORKDIR is removed first.
+# It starts over each time: WORKDIR is removed first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh

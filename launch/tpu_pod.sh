@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# A run on a Cloud TPU slice: gets the slice, copies this checkout, installs, runs on all hosts,
-# shows the log of the first, and starts again after a preemption.
+# Starts a run on a Cloud TPU slice: creates the slice, copies and installs this checkout, runs the
+# command on all hosts, shows the log of the first host, and restarts after a preemption.
 #
 #   launch/tpu_pod.sh --name=NAME --zone=ZONE --type=v5p-256 [--spot] [--existing] [--dry-run] \
 #     -- jaxgen train --config=... --workdir=gs://...
 #
-# --existing    the slice NAME is there; else a queued resource of that name is asked for
-# --runtime     the image of the hosts (v2-alpha-tpuv5, v2-alpha-tpuv6e by the type)
-# --project     of Google Cloud, if not the one of gcloud's configuration
+# --existing    use the existing slice NAME; otherwise a queued resource of that name is requested
+# --runtime     runtime image of the hosts (default by type: v2-alpha-tpuv5, v2-alpha-tpuv6e)
+# --project     Google Cloud project, if not gcloud's default
 #
-# The workdir must be a bucket, as it outlives the slice. Needs gcloud, logged in.
+# The workdir must be in a bucket, because the slice's disks are deleted with it. Needs gcloud,
+# logged in.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
@@ -44,7 +45,7 @@ on_all() {
   run "${tpus[@]}" tpu-vm ssh "$name" "${place[@]}" --worker=all --command="$1"
 }
 
-# state: of the queued resource; empty where there is none.
+# state: prints the state of the queued resource; nothing if there is none.
 state() {
   "${tpus[@]}" queued-resources describe "$name" "${place[@]}" --format='value(state.state)' \
     2> /dev/null || true
@@ -78,8 +79,8 @@ install() {
     on_all "$setup"
 }
 
-# Every host runs the same command and logs into ~/jaxgen.log; of all but the first only the end is
-# shown. What a lost connection has left behind is ended first.
+# Every host runs the same command and logs to ~/jaxgen.log. All output is shown for the first host,
+# and only the end for the others. Processes left over from a lost connection are ended first.
 # shellcheck disable=SC2016 # the hosts expand it
 train() {
   local words setup show

@@ -1,1 +1,1 @@
-"""IOMM: every stage of the paper, and the small runs on shapes and photographs."""
+"""IOMM: every stage of the paper, and small runs on shapes and photographs."""

@@ -1,4 +1,4 @@
-"""IOMM-B as published: what every config of this folder is derived from; not a stage itself."""
+"""IOMM-B as published; every config of this folder is derived from it. Not a stage itself."""
 
 from ml_collections import ConfigDict
 
@@ -7,7 +7,7 @@ from jaxgen.config import lora
 from jaxgen.models.encoders.internvl import INTERNVL3_2B
 from jaxgen.models.registry import section
 
-MLLM_WIDTH = 1536  # of InternVL3-2B
+MLLM_WIDTH = 1536  # hidden size of InternVL3-2B
 
 FREEZE_ENCODERS = (
     (r'bridge/.*|denoiser/.*', True),
@@ -16,14 +16,14 @@ FREEZE_ENCODERS = (
 
 
 def flux_denoiser(width: int) -> ConfigDict:
-  """10 double and 20 single blocks (A16): width 1536 is IOMM-B, width 2048 is IOMM-L."""
+  """MMDiT with 10 double and 20 single blocks (A16); width 1536 is IOMM-B, width 2048 is IOMM-L."""
   return ConfigDict(section(
       'mmdit', in_channels=64, cond_dim=MLLM_WIDTH, width=width, heads=width // 128,
       double_blocks=10, single_blocks=20, remat='dots'))
 
 
 def extra_large(config: ConfigDict) -> ConfigDict:
-  """A stage of IOMM-B as one of IOMM-XL: Z-Image, Muon, no EMA, fewer masked tokens (L091)."""
+  """Turns a stage of IOMM-B into one of IOMM-XL: Z-Image, Muon, no EMA, lower mask ratio (L091)."""
   config.model.denoiser = ConfigDict(section('z_image', cond_dim=MLLM_WIDTH, remat='dots'))
   config.data.scheme = 'z_image'
   config.model.mask_ratio = 0.45
@@ -33,9 +33,9 @@ def extra_large(config: ConfigDict) -> ConfigDict:
 
 
 def low_rank(config: ConfigDict, start: str) -> ConfigDict:
-  """A stage as one that trains adapters of the denoiser alone; all else is that of run ``start``.
+  """Turns a stage into one that trains only denoiser adapters, starting from the run ``start``.
 
-  The paper has no such stage: ranks and modules are those that FLUX is usually adapted with.
+  The paper has no such stage; ranks and modules follow common practice for FLUX.
   """
   config.model.lora.attention = lora(
       r'denoiser/.*attention/(q|k|v)|denoiser/.*attention_out|denoiser/single_blocks/out',

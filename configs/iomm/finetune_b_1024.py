@@ -1,8 +1,8 @@
-"""IOMM-B, stage 2 at 1024 (paper Table 5): as finetune_b_512.py with four times the tokens.
+"""IOMM-B, stage 2 at 1024 (paper Table 5): like finetune_b_512.py with four times the tokens.
 
   jaxgen train --config=configs/iomm/finetune_b_1024.py --workdir=runs/iomm_b/finetune_1024
 
-Hardware: as finetune_b_512.py. Expect: GenEval 0.87, DPG 80.71, WISE 0.50 (Table 1).
+Hardware: see finetune_b_512.py. Expect: GenEval 0.87, DPG 80.71, WISE 0.50 (Table 1).
 """
 
 from configs.iomm import finetune_b_512

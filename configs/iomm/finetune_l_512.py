@@ -14,7 +14,7 @@ def get_config():
 
 
 def large(config):
-  """IOMM-B's stage 2 with the denoiser, the start and the missing EMA of IOMM-L."""
+  """Turns stage 2 of IOMM-B into that of IOMM-L: denoiser, initial weights, no EMA."""
   config.model.denoiser = base.flux_denoiser(2048)
   config.optimizer.ema_decay = 0.0  # L092
   config.init_from.bridge = 'runs/iomm_l/pretrain'

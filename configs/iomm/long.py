@@ -1,8 +1,8 @@
-"""The quickstart with six times the steps: what the same small model reaches in about an hour.
+"""The quickstart with six times the fine-tuning steps: the same small model, about an hour.
 
   CONFIG=configs/iomm/long.py launch/quickstart.sh runs/long
 
-Hardware: two CPU cores. Measured: docs/quickstart.md.
+Hardware: two CPU cores. Results: docs/quickstart.md.
 """
 
 from configs.iomm import quickstart

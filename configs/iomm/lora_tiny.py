@@ -1,4 +1,4 @@
-"""Smoke test of low-rank adapters: 20 steps of those of runs/tiny, under 2 minutes.
+"""Smoke test of low-rank adapters: 20 steps starting from runs/tiny, under 2 minutes.
 
   jaxgen train --config=configs/iomm/lora_tiny.py --workdir=runs/lora_tiny
   jaxgen convert export --workdir=runs/lora_tiny --out=out --lora=peft

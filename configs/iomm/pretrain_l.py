@@ -1,8 +1,8 @@
-"""IOMM-L, stage 1: as pretrain_b.py with 2.79 B parameters, rows 512 and no EMA (Table 4).
+"""IOMM-L, stage 1: like pretrain_b.py with 2.79 B parameters, 512 rows and no EMA (Table 4).
 
   jaxgen train --config=configs/iomm/pretrain_l.py --workdir=runs/iomm_l/pretrain
 
-Hardware: as pretrain_b.py. Expect: with stage 2, GenEval 0.87, DPG 76.09, WISE 0.53 after half
+Hardware: see pretrain_b.py. Expect: with stage 2, GenEval 0.87, DPG 76.09, WISE 0.53 after half
 the epochs of B (L101).
 """
 

@@ -1,9 +1,9 @@
-"""The quickstart: IOMM from nothing on drawn shapes, in three short stages on two CPU cores.
+"""The quickstart: IOMM from scratch on drawn shapes, in three short stages on two CPU cores.
 
   make quickstart
 
-runs launch/quickstart.sh, which trains quickstart.py:mllm, :pretrain and :finetune one after the
-other, then samples, scores, exports and reports. Measured scores: docs/quickstart.md.
+runs launch/quickstart.sh, which trains quickstart.py:mllm, :pretrain and :finetune in turn, then
+samples, scores, exports and writes a report. Scores: docs/quickstart.md.
 """
 
 from configs.iomm import shapes

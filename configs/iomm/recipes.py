@@ -1,17 +1,17 @@
-"""The paper's recipe study (Table 9, L096, L107) in small, on drawn shapes.
+"""The paper's recipe study (Table 9, L096, L107) at small scale, on drawn shapes.
 
   launch/recipes.sh runs/recipes
 
-pre-trains on images only or on pairs, fine-tunes each on images, pairs or the mix, scores all six
-and prints the table. ``recipes.py:pretrain_image`` is a stage and its data. Measured:
-docs/recipes.md.
+pre-trains on images or on pairs, fine-tunes each model on images, pairs or a mix, scores all six
+and prints the table. The argument names a stage and its data, as in ``recipes.py:pretrain_image``.
+Results: docs/recipes.md.
 """
 
 from configs.iomm import shapes
 from jaxgen.core.errors import user_error
 
 STEPS = dict(pretrain=300, finetune=300)  # all six in half an hour
-IMAGE_SHARE = dict(image=1.0, pair=0.0, mix=0.5)  # the mix as L092
+IMAGE_SHARE = dict(image=1.0, pair=0.0, mix=0.5)  # mix ratio from L092
 
 
 def get_config(recipe: str = 'finetune_mix'):

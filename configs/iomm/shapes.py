@@ -1,7 +1,7 @@
-"""IOMM on drawn shapes, small enough for two CPU cores: what the small configs are derived from.
+"""IOMM on drawn shapes, small enough for two CPU cores; the small configs are derived from it.
 
-Every part of the full system is here in small: InternVL, residual queries, FLUX-shaped MMDiT,
-parameter-free pixel autoencoder. The folder ``tokenizer`` comes from
+It has every part of the full system at small size: InternVL, residual queries, a FLUX-shaped MMDiT
+and a parameter-free pixel autoencoder. The tokenizer folder is created by
 
   jaxgen data tokenizer --kind=shapes --out=FOLDER
 """
@@ -12,8 +12,8 @@ from configs.iomm import base
 from jaxgen.config import source
 from jaxgen.models.registry import section
 
-VOCAB = 512  # at least the size of the tokenizer
-WIDTH = 128  # of the language model
+VOCAB = 512  # at least the tokenizer's vocabulary
+WIDTH = 128  # hidden size of the language model
 
 
 def get_config() -> ConfigDict:
@@ -36,10 +36,10 @@ def get_config() -> ConfigDict:
   config.data.image_size = 16
   config.data.vision_size = 16
   config.data.visual_tokens = 16
-  config.data.prompt_tokens = 25  # 17 and the 8 queries
+  config.data.prompt_tokens = 25  # 17 prompt tokens and 8 queries
   config.data.threads = 1
 
-  # Shapes are large: they show through much noise, and that is where the layout is decided.
+  # Large shapes stay visible at high noise levels, where the layout is decided.
   config.objective.timestep_shift = 3.0
   config.sampling.timestep_shift = 3.0
 
@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
 
 
 def captions() -> ConfigDict:
-  """The stage before the paper's: the MLLM learns to describe images, so that it knows words."""
+  """A captioning stage before the paper's stages, which pre-trains the MLLM from scratch."""
   config = get_config()
   config.data.sources.captions = source('shapes', 'caption')
   config.data.visual_tokens = 0
@@ -73,7 +73,7 @@ def captions() -> ConfigDict:
 
 
 def generation(image_share: float) -> ConfigDict:
-  """Training of the generator on image-only samples (share ``image_share``) and pairs."""
+  """Trains the generator on image-only samples (share ``image_share``) and pairs."""
   config = get_config()
   if image_share > 0:
     config.data.sources.images = source('shapes', 'image', share=(image_share,))

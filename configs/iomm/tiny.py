@@ -1,4 +1,4 @@
-"""Smoke test: 20 steps of image-only pre-training on shapes from nothing, under 2 minutes.
+"""Smoke test: 20 steps from scratch on images and pairs of shapes, under 2 minutes.
 
   jaxgen data tokenizer --kind=shapes --out=runs/shapes/tokenizer
   jaxgen train --config=configs/iomm/tiny.py --workdir=runs/tiny

@@ -1,1 +1,1 @@
-"""Shapes to plan for hardware that nobody holds yet; `jaxgen plan`, docs/scaling.md."""
+"""Configs for `jaxgen plan` on hardware that is not at hand; see docs/scaling.md."""

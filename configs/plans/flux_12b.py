@@ -1,4 +1,4 @@
-"""A full fine-tune of a denoiser of FLUX's size at 1024, two rows for each of 64 devices.
+"""A full fine-tune of a FLUX-sized denoiser at 1024, with two rows on each of 64 devices.
 
   jaxgen plan --config=configs/plans/flux_12b.py --topology=tpu:v5p:4x4x4
   jaxgen plan --config=configs/plans/flux_12b.py --topology=gpu:h800:8x8
@@ -20,7 +20,7 @@ def get_config():
 
 
 def at_1024(denoiser):
-  """Pairs at 1024, a global batch of 128, every parameter of the denoiser trained."""
+  """Pairs at 1024 with a global batch of 128; all denoiser parameters train."""
   config = base.get_config()
   config.model.denoiser = ConfigDict(denoiser)
   config.data.sources.pairs = source('arrayrecord', 'pair', path='data/finetune/*.arrayrecord')

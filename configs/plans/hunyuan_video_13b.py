@@ -1,4 +1,4 @@
-"""A full fine-tune of a denoiser of HunyuanVideo's size on images of 1024, as flux_12b.py.
+"""A full fine-tune of a HunyuanVideo-sized denoiser on 1024 px images, like flux_12b.py.
 
   jaxgen plan --config=configs/plans/hunyuan_video_13b.py --topology=tpu:v5p:4x4x4
   jaxgen plan --config=configs/plans/hunyuan_video_13b.py --topology=gpu:h800:8x8

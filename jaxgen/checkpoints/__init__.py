@@ -1,1 +1,1 @@
-"""Parameters on disk: checkpoints of runs, weights folders, and adoption of other shapes."""
+"""Parameters on disk: checkpoints, weights folders, and fitting weights to another model."""

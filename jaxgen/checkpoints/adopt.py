@@ -1,7 +1,8 @@
-"""Fits weights to a model of other shapes: which are loaded, extended, reinitialised or dropped.
+"""Fits weights to a model with other shapes: parameters are loaded, extended, reinitialised or
+dropped.
 
-Nothing is left out silently. A parameter that does not fit needs a rule that says what to do with
-it; the rest is one error that lists them all.
+Nothing is dropped silently. A parameter that does not fit needs a rule that says what to do with
+it; one error lists all parameters without a rule.
 """
 
 import re
@@ -13,31 +14,33 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import mismatch
 from jaxgen.core.mismatch import shorten
 
-# (regex over group/path, way), of ``config.init_from.changes``. reinit: a missing or misshapen
-# parameter starts as in a new model. extend: a smaller one fills the first entries of each
-# dimension, and the others start as in a new model (token rows, queries). drop: one that the model
-# does not have is left out. merge: an adapter that was found is added to its kernel before the rest
-# is fitted (``training.adapters``); one that the model has starts as in a new model.
+# (regex over group/path, change) pairs of ``config.init_from.changes``:
+#   reinit: a missing or misshapen parameter is initialised at random.
+#   extend: a smaller array fills the first entries of each dimension and the rest is initialised at
+#     random (token rows, queries).
+#   drop: a parameter that the model does not have is ignored.
+#   merge: an adapter in the weights is added to its kernel before everything else is fitted
+#     (``training.adapters``); an adapter that the model has is initialised at random.
 Changes = Sequence[tuple[str, str]]
 
 
 def adopt(found: trees.Tree, wanted: trees.Tree, changes: Changes, where: str
           ) -> tuple[dict[str, Any], dict[str, list[str]]]:
-  """Takes from the weights at hand what the model can hold.
+  """Selects the weights that the model takes over.
 
   Args:
     found: tree of arrays, ``{group: ...}``.
-    wanted: the same groups, leaves with ``.shape``.
-    changes: what may differ; the first regex that matches a path counts.
-    where: the weights, named in errors.
+    wanted: the model's parameters for the same groups, leaves with ``.shape``.
+    changes: allowed differences; the first regex that matches a path applies.
+    where: where the weights come from, named in errors.
 
   Returns:
-    ``(tree, report)``. The tree lacks what is reinitialised; an array that is extended is smaller
-    than the parameter. The report lists the paths of ``loaded``, ``extended``, ``reinitialised``
-    and ``dropped``.
+    ``(tree, report)``. The tree has no reinitialised parameters, and extended arrays keep their
+    smaller shape. The report lists the paths that were ``loaded``, ``extended``,
+    ``reinitialised`` and ``dropped``.
 
   Raises:
-    UserError: a parameter that does not fit and is not named in ``changes``.
+    UserError: a parameter does not fit and no entry of ``changes`` covers it.
   """
   found, wanted = trees.flatten(found), trees.flatten(wanted)
   report: dict[str, list[str]] = {
@@ -60,26 +63,26 @@ def adopt(found: trees.Tree, wanted: trees.Tree, changes: Changes, where: str
 
 
 def way(path: str, changes: Changes) -> str:
-  """What the first rule that matches a path says to do with it; '' where none does."""
+  """The change named by the first rule that matches a path; '' if no rule does."""
   return next((found for pattern, found in changes if re.fullmatch(pattern, path)), '')
 
 
 def check_used(paths: Sequence[str], changes: Changes) -> None:
-  """Raises a ``UserError`` for a regex that matches no path: it is most likely misspelt."""
+  """Raises a ``UserError`` for a regex that matches no path, which is probably a typo."""
   for pattern, _ in changes:
     if not any(re.fullmatch(pattern, path) for path in paths):
       raise user_error('config.init_from.changes', pattern, 'this regex matches no parameter')
 
 
 def describe(report: Mapping[str, Sequence[str]]) -> str:
-  """The report in words; empty where everything was loaded."""
+  """The report as text; an empty string if everything was loaded."""
   rest = [f'{len(paths)} {kind}: {shorten(paths)}' for kind, paths in report.items()
           if paths and kind != 'loaded']
   return '; '.join([f'{len(report["loaded"])} loaded', *rest]) if rest else ''
 
 
 def _kind(found: Any, wanted: Any, way: str) -> str:
-  """The report's word for a parameter; '' where it is an error."""
+  """The report entry that a parameter belongs to; '' if it does not fit."""
   if wanted is None:
     return 'dropped' if way == 'drop' else ''
   if found is None:

@@ -1,9 +1,10 @@
-"""Checkpoints of a run, asynchronous and independent of hosts and devices.
+"""Asynchronous checkpoints of a run, independent of the number of hosts and devices.
 
-``checkpoints/<step>/`` holds four items: ``params`` (what trains), ``ema`` (where the run keeps
-one), ``train`` (optimizer state, step, rng, counters) and ``data`` (cursors of all global rows).
-``frozen/`` holds the frozen parameters, once for the whole run. A step's folder gets its name
-only when it is complete, so a run that dies while saving finds the step before.
+``checkpoints/<step>/`` holds four items: ``params`` (trainable parameters), ``ema`` (if the run
+keeps one), ``train`` (optimizer state, step, rng, counters) and ``data`` (cursors of all global
+rows). ``frozen/`` holds the frozen parameters, written once per run. A step's folder is renamed to
+its final name only when it is complete, so a run that dies while saving resumes from the previous
+checkpoint.
 """
 
 import contextlib
@@ -26,11 +27,11 @@ class Checkpoints:
   """The checkpoints of one workdir."""
 
   def __init__(self, workdir: epath.Path, keep: int):
-    """Opens the folder and clears away what an interrupted save has left.
+    """Opens the folder and removes the remains of interrupted saves.
 
     Args:
-      workdir: of the run.
-      keep: newest checkpoints kept.
+      workdir: the run's workdir.
+      keep: number of newest checkpoints to keep.
     """
     self._workdir = epath.Path(workdir).resolve()
     self._manager = ocp.CheckpointManager(
@@ -38,19 +39,19 @@ class Checkpoints:
         options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True))
 
   def latest(self) -> int | None:
-    """The newest complete step, None before the first."""
+    """The newest complete step; None if there is none yet."""
     return self._manager.latest_step()
 
   def save(self, step: int, items: Mapping[str, Any], cursors: np.ndarray) -> None:
-    """Starts to save a step; returns once the arrays are copied, waits for the save before.
+    """Starts an asynchronous save; waits for the previous one, returns once arrays are copied.
 
     Args:
       step: optimizer steps done.
       items: name -> tree of arrays; may be donated to the next step as soon as this returns.
-      cursors: int64[R, K] of all global rows.
+      cursors: int64[R, K], data cursors of all global rows.
 
     Raises:
-      UserError: the disk is full, now or during the save before.
+      UserError: the disk is full, now or during the previous save.
     """
     saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     saved['data'] = ocp.args.JsonSave({'cursors': cursors.tolist()})
@@ -60,14 +61,14 @@ class Checkpoints:
       self._manager.save(step, args=ocp.args.Composite(**saved), force=True)
 
   def restore(self, step: int, items: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-    """The items of a step on the devices of the present run, and its cursors int64[R, K].
+    """Restores the items of a step onto the current devices, and its cursors int64[R, K].
 
     Args:
-      step: a complete one.
+      step: a complete step.
       items: name -> tree of ``ShapeDtypeStruct`` with shardings.
 
     Raises:
-      UserError: a checkpoint of other shapes, or a damaged one.
+      UserError: the checkpoint has other shapes or is damaged.
     """
     wanted = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
     wanted['data'] = ocp.args.JsonRestore()
@@ -77,20 +78,20 @@ class Checkpoints:
             np.asarray(restored.data['cursors'], np.int64))
 
   def save_frozen(self, frozen: Params) -> None:
-    """Writes the frozen parameters; once per run, before the first checkpoint."""
+    """Writes the frozen parameters, once per run, before the first checkpoint."""
     if frozen:
       with disk_errors(self._workdir), ocp.StandardCheckpointer() as checkpointer:
         reserve(self._workdir, _bytes_here(frozen))
         checkpointer.save(self._workdir / 'frozen', frozen, force=True)
 
   def restore_frozen(self, stored: Params) -> Params:
-    """The frozen parameters on the devices of the present run.
+    """Restores the frozen parameters onto the current devices.
 
     Args:
       stored: tree of ``ShapeDtypeStruct`` with shardings.
 
     Raises:
-      UserError: they are damaged.
+      UserError: the files are damaged.
     """
     if not stored:
       return {}
@@ -110,10 +111,10 @@ class Checkpoints:
 
 
 def gather_cursors(local: np.ndarray, lo: int, rows: int) -> np.ndarray:
-  """int64[R_local, K] of each process, which feeds rows from ``lo``, to int64[R, K] on all."""
+  """Gathers each process's cursors int64[R_local, K], of rows from ``lo``, to int64[R, K]."""
   if jax.process_count() == 1:
     return local
-  # Arrays on devices have no int64 here, so each cursor travels as two int32.
+  # Device arrays are limited to 32 bits (x64 is off), so each cursor is sent as two int32.
   halves = np.ascontiguousarray(local).view(np.int32)
   starts, parts = multihost_utils.process_allgather((np.asarray(lo, np.int32), halves))
   cursors = np.zeros((rows, halves.shape[1]), np.int32)
@@ -133,6 +134,6 @@ def _restoring(folder: epath.Path, aim: str) -> Iterator[None]:
 
 
 def _bytes_here(tree: Any) -> int:
-  """What this process writes of a tree: the first replica of each shard that it holds."""
+  """Bytes that this process writes of a tree: the first replica of each of its shards."""
   return sum(shard.data.nbytes for leaf in jax.tree.leaves(tree)
              for shard in leaf.addressable_shards if shard.replica_id == 0)

@@ -1,4 +1,4 @@
-"""Room on the disk: reserved before a save, and named in one line when it runs out."""
+"""Disk space: checked before a save, and a one-line error when it runs out."""
 
 import contextlib
 import errno
@@ -10,16 +10,16 @@ from etils import epath
 
 from jaxgen.core.errors import user_error
 
-MARGIN = 4 << 20  # bytes of metadata that come with a checkpoint
+MARGIN = 4 << 20  # bytes, for a checkpoint's metadata
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-FULL_TEXTS = tuple(os.strerror(code) for code in FULL)  # storage libraries pass on the text only
+FULL_TEXTS = tuple(os.strerror(code) for code in FULL)  # some libraries keep the text alone
 
 
 def reserve(folder: epath.Path, size: int) -> None:
-  """Raises ``OSError`` now if ``size`` bytes more do not fit on the disk of a folder.
+  """Raises ``OSError`` if another ``size`` bytes do not fit on a folder's disk.
 
-  A checkpoint is written by many threads; one that runs out of room in the middle buries the
-  reason under their tracebacks and leaves a part of itself behind. Buckets are not checked.
+  Many threads write a checkpoint. Running out of space in the middle would bury the reason under
+  their tracebacks and leave a partial checkpoint behind. Buckets are not checked.
   """
   if not os.path.isdir(folder):
     return
@@ -29,7 +29,7 @@ def reserve(folder: epath.Path, size: int) -> None:
 
 @contextlib.contextmanager
 def disk_errors(workdir: str) -> Iterator[None]:
-  """Turns an error of a full disk, however deep it arose, into one line for the user."""
+  """Turns a disk-full error, however deeply nested, into a one-line ``UserError``."""
   try:
     yield
   except Exception as error:

@@ -1,8 +1,8 @@
-"""Parameters on disk: reads them from a run's workdir or a weights folder, writes the latter.
+"""Reads parameters from a workdir or a weights folder, and writes weights folders.
 
-A workdir holds ``config.json``, ``checkpoints/<step>/{params,ema,...}`` (what trains) and
-``frozen/`` (what does not, once). A weights folder holds ``config.json`` and ``weights/``. Both
-are Orbax; values come back as numpy arrays, whatever devices wrote them.
+A workdir holds ``config.json``, ``checkpoints/<step>/{params,ema,...}`` (trainable parameters) and
+``frozen/`` (frozen parameters). A weights folder holds ``config.json`` and ``weights/``. Both use
+Orbax; values are read as numpy arrays, whatever devices wrote them.
 """
 
 import abc
@@ -22,17 +22,17 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import mismatch
 from jaxgen.core.types import Params
 
-_CHUNK = 1 << 20  # bytes that are read at once, so that a part of a parameter costs little more
+_CHUNK = 1 << 20  # bytes per chunk, so reading a slice of a parameter reads little else
 
 
 class Stored(abc.ABC):
-  """A parameter that lies in files, read where it is wanted and no further.
+  """A parameter in files that is read lazily, and only the slices that are needed.
 
   ``np.asarray`` reads all of it.
 
   Attributes:
-    shape: sizes, known without reading.
-    dtype: of the values in the files.
+    shape: the full shape, known without reading the values.
+    dtype: dtype of the values in the files.
   """
 
   shape: tuple[int, ...]
@@ -40,11 +40,11 @@ class Stored(abc.ABC):
 
   @abc.abstractmethod
   def onto(self, sharding: jax.sharding.NamedSharding, dtype: np.dtype) -> jax.Array:
-    """The parameter on the devices; each process reads the shards that it holds."""
+    """Loads the parameter onto the devices; each process reads only its own shards."""
 
   @abc.abstractmethod
   def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-    """All values."""
+    """Reads all values."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,8 @@ class InStore(Stored):
 
   Attributes:
     store: folder of the store.
-    path: of the parameter, its group first.
-    entry: what the store says of it.
+    path: path of the parameter, starting with its group.
+    entry: Orbax metadata of the parameter.
   """
 
   store: epath.Path
@@ -81,16 +81,16 @@ class InStore(Stored):
 
 
 def open_weights(folder: str, groups: Sequence[str], weights: str = 'ema') -> Params:
-  """Finds parameter groups, none of them read yet.
+  """Opens parameter groups without reading their values.
 
   Args:
-    folder, groups, weights: as ``load_weights`` takes them.
+    folder, groups, weights: see ``load_weights``.
 
   Returns:
     ``{group: tree of Stored}``.
 
   Raises:
-    UserError: not such a folder, nothing saved in it yet, or damaged files.
+    UserError: not a workdir or weights folder, nothing saved yet, or damaged files.
   """
   found: dict[str, InStore] = {}
   for store in _stores(folder, weights):
@@ -105,17 +105,17 @@ def load_weights(folder: str, groups: Sequence[str], weights: str = 'ema', *,
   """Reads parameter groups.
 
   Args:
-    folder: a workdir, of which the newest complete checkpoint is taken, or a weights folder.
-    groups: names of the groups; one without parameters comes back empty.
-    weights: ``ema`` (the plain parameters where the run keeps none) or ``params``.
-    shapes: tree with the groups and ``.shape`` at the leaves; when given, the weights must fit.
+    folder: a workdir, whose newest complete checkpoint is read, or a weights folder.
+    groups: names of the groups; a group without parameters is returned empty.
+    weights: ``ema`` (the plain parameters if the run keeps no EMA) or ``params``.
+    shapes: tree with the groups and ``.shape`` at the leaves; if given, the weights must match it.
 
   Returns:
     ``({group: tree of numpy arrays}, text of config.json)``.
 
   Raises:
-    UserError: not such a folder, nothing saved in it yet, damaged files, or weights that do
-      not fit ``shapes``.
+    UserError: not a workdir or weights folder, nothing saved yet, damaged files, or weights that
+      do not match ``shapes``.
   """
   config = read_config(folder)
   params = trees.merge(*(_restore(store, groups) for store in _stores(folder, weights)))
@@ -126,15 +126,15 @@ def load_weights(folder: str, groups: Sequence[str], weights: str = 'ema', *,
 
 
 def save_weights(folder: str, params: Params, config_json: str) -> None:
-  """Writes a weights folder in one piece: a temporary sibling is filled, then renamed.
+  """Writes a weights folder atomically: fills a temporary sibling, then renames it.
 
   Args:
-    folder: must not exist, or be empty.
+    folder: the folder to write; must be empty or not exist.
     params: ``{group: tree}``.
     config_json: text of config.json.
 
   Raises:
-    UserError: the folder holds something, or the disk is full.
+    UserError: the folder is not empty, or it cannot be written.
   """
   target = epath.Path(folder)
   if target.exists() and any(target.iterdir()):
@@ -160,7 +160,7 @@ def save_weights(folder: str, params: Params, config_json: str) -> None:
 
 
 def is_weights(folder: str) -> bool:
-  """Whether this is a workdir or a weights folder, rather than a model of another library."""
+  """Whether ``folder`` is a workdir or weights folder rather than another library's model."""
   return any((epath.Path(folder) / name).exists() for name in ('weights', 'checkpoints', 'frozen'))
 
 
@@ -182,11 +182,11 @@ def check_fit(params: Params, shapes: Params, where: str) -> None:
 
 
 def _stores(folder: str, weights: str) -> list[epath.Path]:
-  """The Orbax folders that together hold the parameters of a folder."""
-  read_config(folder)  # without one it is none of ours
+  """The Orbax folders that together hold the parameters of a workdir or weights folder."""
+  read_config(folder)  # raises if the folder is not one of ours
   if weights not in ('ema', 'params'):
     raise user_error('weights', weights, "must be 'ema' or 'params'")
-  root = epath.Path(folder).resolve()  # Orbax wants an absolute path
+  root = epath.Path(folder).resolve()  # Orbax requires an absolute path
   if (root / 'weights').exists():
     return [root / 'weights']
   checkpoints = root / 'checkpoints'
@@ -201,20 +201,20 @@ def _stores(folder: str, weights: str) -> list[epath.Path]:
 
 
 def _restore(store: epath.Path, groups: Sequence[str]) -> Params:
-  """The groups of a store that it has, as numpy arrays; nothing else is read."""
+  """Reads those of the groups that a store has, as numpy arrays, and nothing else."""
   entries = _entries(store, groups)
   return _read(store, entries, ocp.RestoreArgs(restore_type=np.ndarray)) if entries else {}
 
 
 def _entries(store: epath.Path, groups: Sequence[str]) -> dict[str, Any]:
-  """What a store says of the parameters of these groups, by path."""
+  """Orbax metadata of the parameters of these groups, by path."""
   with _reading(store):
     tree = ocp.PyTreeCheckpointHandler().metadata(store).tree
   return trees.flatten({group: tree[group] for group in groups if group in tree})
 
 
 def _read(store: epath.Path, entries: Mapping[str, Any], how: ocp.RestoreArgs) -> Params:
-  """Some parameters of a store; nothing else is read."""
+  """Reads the given parameters of a store and nothing else."""
   tree = trees.unflatten(entries)
   with _reading(store):
     return ocp.PyTreeCheckpointHandler().restore(store, args=ocp.args.PyTreeRestore(

@@ -1,4 +1,4 @@
-"""Typed, locked configuration; reads no device, environment or network."""
+"""Typed, locked configuration; does not touch devices, the environment or the network."""
 
 from jaxgen.config.schema import base_config
 from jaxgen.config.schema import lora

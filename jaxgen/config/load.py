@@ -1,4 +1,4 @@
-"""Config files, command-line overrides and the JSON kept in a workdir."""
+"""Loads config files, applies command-line overrides, and reads and writes a workdir's JSON."""
 
 import ast
 import importlib.util
@@ -22,7 +22,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     overrides: ``section.key=value`` strings.
 
   Raises:
-    UserError: a missing file, a broken config, an unknown key or a value of another type.
+    UserError: a missing file, a broken config, an unknown key or a value of the wrong type.
   """
   file, _, argument = path.partition(':')
   if not epath.Path(file).exists():
@@ -62,7 +62,7 @@ def _override(config: ConfigDict, text: str) -> None:
 
 
 def _parse(where: str, text: str, old: Any) -> Any:
-  """Reads ``text`` as a value of the type that the field has now."""
+  """Parses ``text`` as a value of the field's type."""
   if isinstance(old, str):
     return text
   try:
@@ -86,11 +86,11 @@ def to_json(config: ConfigDict) -> str:
 def from_json(text: str) -> ConfigDict:
   """Reads the JSON of a workdir; lists become tuples again, and the result is locked.
 
-  A field that did not exist yet when the JSON was written has its default, which means what was
-  done then.
+  A field that was added after the JSON was written gets its default, which keeps the behaviour
+  that the run had.
 
   Raises:
-    UserError: the JSON of something else.
+    UserError: the JSON is not a jaxgen config.
   """
   def restore(value):
     if isinstance(value, dict):
@@ -107,7 +107,7 @@ def from_json(text: str) -> ConfigDict:
 
 
 def _filled(values: Any, defaults: Any) -> Any:
-  """The values, and the defaults of fields that they lack."""
+  """The values, with defaults for missing fields."""
   if not isinstance(values, dict) or not isinstance(defaults, dict):
     return values
   return defaults | {name: _filled(value, defaults.get(name)) for name, value in values.items()}

@@ -1,15 +1,15 @@
-"""Every field that a config may have, with its default: the schema of the project.
+"""The config schema: every field that a config may have, with its default.
 
 A config file is a Python module with ``get_config()``: it takes ``base_config()``, assigns what
-differs and returns it. ``ConfigDict`` refuses an unknown name and a value of another type at the
-assignment; ``validate`` checks what fields must satisfy together.
+differs and returns it. ``ConfigDict`` rejects an unknown name or a value of the wrong type on
+assignment; ``validate`` checks constraints between fields.
 """
 
 from ml_collections import ConfigDict
 
 
-# What a source may be, and what its records may be used for; the data floor has a reader for each
-# kind and public set, and a function for each task (tests/config/test_validate.py).
+# Kinds and tasks of data sources. ``jaxgen.data`` has a reader for each kind and public data set,
+# and a function for each task (tests/config/test_validate.py).
 SOURCE_KINDS = ('auto', 'shapes', 'folder', 'controls', 'json', 'jsonl', 'csv', 'parquet', 'tar',
                 'arrayrecord', 'tfds')
 PUBLIC_SETS = (
@@ -23,7 +23,7 @@ PUBLIC_SETS = (
 SOURCE_TASKS = ('auto', 'image', 'pair', 'caption', 'reconstruction', 'edit', 'transformation',
                 'reference', 'many_to_many', 'dialogue', 'conversation')
 LANGUAGE_TASKS = ('caption', 'conversation')  # whose samples have no target image
-# What may become of weights that do not fit as they are (checkpoints/adopt.py).
+# What to do with weights that do not fit the model (checkpoints/adopt.py).
 WEIGHT_CHANGES = ('reinit', 'extend', 'drop', 'merge')
 
 
@@ -33,55 +33,56 @@ def source(kind: str, task: str = 'auto', *, path: str = '', share: tuple = (1.0
   """One data source of the mixture.
 
   Args:
-    kind: how records are stored, one of ``SOURCE_KINDS``, where ``auto`` looks at the path; or the
-      name of a public data set, one of ``PUBLIC_SETS``.
-    task: what a record becomes, one of ``SOURCE_TASKS``; ``auto`` reads it from the roles of its
-      images and texts. ``image``: the image conditions itself; ``pair``: caption to image;
-      ``caption``: image to caption, for the next-token objective; the others as in data/tasks.py.
+    kind: storage format of the records, one of ``SOURCE_KINDS``; ``auto`` detects it from the path.
+      Or the name of a public data set, one of ``PUBLIC_SETS``.
+    task: the task that a record is turned into, one of ``SOURCE_TASKS``; ``auto`` infers it from
+      the roles of the record's images and texts. ``image``: the image is its own condition;
+      ``pair``: caption to image; ``caption``: image to caption, for the next-token objective; for
+      the others see data/tasks.py.
     path: folder, file, glob or TFDS name; empty for ``shapes``.
-    share: share of the samples drawn from this source, as knots spread evenly over the run, or as
-      pairs (progress, share); one knot is a constant. Shares are normalised over the sources.
-    split: ``train`` or ``test``, where the kind knows splits.
+    share: sampling share of this source, as knots spread evenly over the run or as pairs
+      (progress, share); one knot is a constant. Shares are normalised over the sources.
+    split: ``train`` or ``test``, for kinds that have splits.
     limit: use the first ``limit`` records only; 0 = all.
     fields: pairs (our name, name of the column or key) where they differ.
-    root: folder that relative image paths start from; '' = that of the file.
+    root: folder that relative image paths are resolved against; '' = the folder of the file.
   """
   return ConfigDict(dict(kind=kind, task=task, path=path, share=share, split=split, limit=limit,
                          fields=fields, root=root))
 
 
 def lora(modules: str, *, rank: int, alpha: float) -> ConfigDict:
-  """Low-rank adapters of one set of modules.
+  """Low-rank adapters (LoRA) for one set of modules.
 
   Args:
     modules: regex over group/path of linear modules (``denoiser/.*attention/(q|k|v)``).
     rank: r of ``a[inputs, r] @ b[r, features]``.
-    alpha: the product is multiplied by alpha / rank.
+    alpha: scale; the product is multiplied by alpha / rank.
   """
   return ConfigDict(dict(modules=modules, rank=rank, alpha=alpha))
 
 
 def base_config() -> ConfigDict:
-  """The full schema with its defaults; ``model`` and ``data.sources`` are filled by the system."""
+  """The full schema with defaults; the config file fills ``model`` and ``data.sources``."""
   return ConfigDict(dict(
       seed=0,
       system='iomm',
       model=dict(
           mllm=ConfigDict(), bridge=ConfigDict(),  # family and sizes: see jaxgen.models.registry
           denoiser=ConfigDict(), autoencoder=ConfigDict(),
-          lora=ConfigDict(),  # name -> lora(...), adapters; where several match, the first name
-          compute_dtype='bfloat16',  # activations; parameters that train are fp32 masters
-          frozen_dtype='bfloat16',  # parameters that do not train
-          quantized=(),  # (regex over group/path, 'int8' | 'fp8'): their kernels in eight bits
+          lora=ConfigDict(),  # name -> lora(...); where several match a module, the first name wins
+          compute_dtype='bfloat16',  # activations; trainable parameters are fp32 masters
+          frozen_dtype='bfloat16',  # frozen parameters
+          quantized=(),  # (regex over group/path, 'int8' | 'fp8'): quantises these frozen kernels
           fp8=False,  # fp8 matmuls in the denoiser during training
           mask_ratio=0.85,  # probability that an image token is masked (L089, L091, A18)
       ),
       data=_data(),
       objective=dict(
-          flow_matching=1.0,  # weight of the term; 0 leaves it out
+          flow_matching=1.0,  # weight of the loss term; 0 disables it
           next_token=0.0,
           timesteps='logit_normal',  # or 'uniform'
-          timestep_mean=0.0,  # of the logit-normal
+          timestep_mean=0.0,  # mean and std of the logit-normal
           timestep_std=1.0,
           timestep_shift=1.0,  # s t / (1 + (s - 1) t)
       ),
@@ -93,39 +94,39 @@ def base_config() -> ConfigDict:
           b1=0.9,
           b2=0.95,
           eps=1e-8,
-          moments_dtype='float32',  # what moments are stored in; 'bfloat16' halves them
-          memory='device',  # where moments and EMA lie between steps; 'host' frees devices of them
+          moments_dtype='float32',  # storage dtype of the moments; 'bfloat16' halves their memory
+          memory='device',  # where moments and EMA stay between steps: 'device' or 'host' memory
           weight_decay=0.0,
           clip_norm=1.0,
           ema_decay=0.0,  # 0 = no EMA
       ),
       train=dict(
           steps=1000,
-          rows=8,  # B: rows of the global batch, all accumulation steps together
-          accumulate=1,  # micro-batches that a step is split into
-          zero=3,  # parameters gathered layer by layer (3, FSDP), or once for each step (2)
+          rows=8,  # B: rows of the global batch, summed over accumulation steps
+          accumulate=1,  # micro-batches per step (gradient accumulation)
+          zero=3,  # ZeRO stage: parameters gathered layer by layer (3, FSDP) or once per step (2)
           log_every=10,
           checkpoint_every=500,
-          keep=2,  # newest checkpoints kept
+          keep=2,  # number of newest checkpoints kept
           halt_after=10,  # consecutive non-finite steps after which the run stops
           host_timeout=90.0,  # seconds of silence after which a host counts as lost
       ),
-      mesh=dict(data=-1, fsdp=1, context=1, tensor=1, rules=()),  # -1 = all left; docs/scaling.md
+      mesh=dict(data=-1, fsdp=1, context=1, tensor=1, rules=()),  # -1 = the rest; docs/scaling.md
       trainable=(('.*', True),),  # (regex over group/path, trains?) in order; all must match
       init_from=dict(  # group -> workdir, weights or another library's model; '' = random
           mllm='', bridge='', denoiser='', autoencoder='',
-          weights='ema',  # of a workdir take 'ema' where it has one, or always 'params'
+          weights='ema',  # from a workdir: 'ema' if it has one, or always 'params'
           changes=(),  # (regex over group/path, 'reinit' | 'extend' | 'drop' | 'merge'), in order
       ),
       sampling=dict(
           steps=50,
           solver='euler',  # or 'unipc'
-          guidance=4.0,  # of the text: u + s (c - u); 1 = no guidance
-          image_guidance=1.0,  # of the references, where a system tells them apart
-          negative_prompt='',  # words of the branch without condition; '' = data.empty_prompt
+          guidance=4.0,  # text guidance scale s: u + s (c - u); 1 = no guidance
+          image_guidance=1.0,  # guidance scale of the references, for systems that support it
+          negative_prompt='',  # prompt of the unconditional branch; '' = data.empty_prompt
           timestep_shift=1.0,
-          size=0,  # side of the images; 0 = data.image_size
-          rows=16,  # rows of requests drawn at once
+          size=0,  # side of the images in pixels; 0 = data.image_size
+          rows=16,  # rows sampled at once
       ),
   ))
 
@@ -134,36 +135,36 @@ def _data() -> dict[str, object]:
   return dict(
       sources=ConfigDict(),  # name -> source(...)
       tokenizer='',  # folder of a Hugging Face tokenizer, or a hub id
-      tower_tokenizers=ConfigDict(),  # group of a text tower -> the same of its tokenizer
-      # What images become, by role.
+      tower_tokenizers=ConfigDict(),  # group of a text tower -> folder or hub id of its tokenizer
+      # Image sizes, by role.
       image_size=512,  # square side in pixels: short edge resized, then centre crop (L097)
-      buckets='',  # targets: '' = that square, or a set of sizes: data/buckets.py
-      fit='crop',  # how an image fills its size: 'crop', or 'pad' with white (L020)
-      references='bucket',  # sizes of references: 'bucket' as targets, or 'native' up to a cap
+      buckets='',  # sizes of targets: '' = that square, or a set of sizes from data/buckets.py
+      fit='crop',  # how an image is fitted to its size: 'crop', or 'pad' with white (L020)
+      references='bucket',  # sizes of references: 'bucket' like targets, or 'native' up to a cap
       reference_pixels=(1_048_576, 1_048_576, 589_824, 262_144),  # cap by their number (L145)
-      reference_side=0,  # longest side of a native reference; 0 = any
-      image_sizes=64,  # different sizes that a run encodes at the most, a program for each
+      reference_side=0,  # longest side of a native reference; 0 = no limit
+      image_sizes=64,  # most distinct sizes a run may encode; each compiles its own program
       clean_roles=(),  # roles whose images the denoiser gets as clean latents
-      vision_size=448,  # square side that a square vision tower sees
-      vision_pixels=(3_136, 1_003_520),  # least and most pixels that a native tower sees
-      vision_side=0,  # longest side that it sees; 0 = any (L113)
-      # What a row holds.
-      segments_per_row=1,  # samples packed into a row at the most
-      visual_tokens=1024,  # L: latent tokens of a row
-      prompt_tokens=512,  # S: prompt tokens of a row, learned queries included
-      patches=0,  # P: vision patches of a row; 0 = one square image for each segment
-      look_ahead=0,  # samples that a row may keep waiting until they fit
+      vision_size=448,  # input side of a square vision tower
+      vision_pixels=(3_136, 1_003_520),  # smallest and largest input of a native vision tower
+      vision_side=0,  # longest input side of a native vision tower; 0 = no limit (L113)
+      # Row capacity.
+      segments_per_row=1,  # most samples packed into a row
+      visual_tokens=1024,  # L: latent tokens per row
+      prompt_tokens=512,  # S: prompt tokens per row, learned queries included
+      patches=0,  # P: vision patches per row; 0 = one square image per segment
+      look_ahead=0,  # samples that may be held back until they fit a row
       oversize='refuse',  # a sample that no row can hold: 'refuse', or 'skip' and count it
       interpolation='linear',  # of shares between their knots, or 'step'
-      # What the models are told.
-      dialect='plain',  # template around the language model's prompts (data/templates.py)
-      scheme='flux',  # positions of latent tokens and states (data/positions.py)
-      shown='all',  # states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17)
-      placeholders=False,  # <image_n> in a text puts the image there (L008, A03)
-      bov_weight=1.0,  # loss weight of the token that announces an image (A20)
-      dropout=dict(  # shares of samples that train without ...
-          all=0.1,  # anything but the empty prompt
-          text=0.0,  # words; images stay
+      # Prompts and conditioning.
+      dialect='plain',  # prompt template of the language model (data/templates.py)
+      scheme='flux',  # position scheme of latent tokens and hidden states (data/positions.py)
+      shown='all',  # hidden states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17)
+      placeholders=False,  # <image_n> in a text inserts image n there (L008, A03)
+      bov_weight=1.0,  # loss weight of the token that starts an image (A20)
+      dropout=dict(  # condition dropout: probability that a sample trains without ...
+          all=0.1,  # any condition but the empty prompt
+          text=0.0,  # text; images stay
           last_text=0.0,  # the last text before the target (L119)
           vision=0.0,  # images for the language model (L144)
           latents=0.0,  # clean latents for the denoiser
@@ -174,7 +175,7 @@ def _data() -> dict[str, object]:
       empty_prompt='Generate an image.',
       caption_prompt='Describe the image:',
       cache='',  # folder of `jaxgen data cache`: latents are read, not encoded; '' = none
-      max_bad_share=0.01,  # stop when more of the records than this cannot be decoded
-      threads=4,  # decoding threads of each process
-      prefetch=2,  # batches made ahead
+      max_bad_share=0.01,  # stop when a larger share of the records cannot be decoded
+      threads=4,  # decoding threads per process
+      prefetch=2,  # batches prepared ahead
   )

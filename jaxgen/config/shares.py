@@ -1,4 +1,4 @@
-"""Shares of the data sources over the course of training, as knots: checked and interpolated."""
+"""Sampling shares of the data sources as a schedule over training, given by knots."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ Knots = tuple[float, ...] | tuple[tuple[float, float], ...]
 
 
 class Shares:
-  """Shares of sources, normalised at every place of training.
+  """Shares of the sources, normalised to sum 1 at every point of training.
 
   A share is given by knots: pairs ``(progress, share)`` with progress in [0, 1] of training, or
   shares alone, which are spread evenly. Before its first knot and after its last a share is
@@ -20,12 +20,12 @@ class Shares:
 
   Args:
     knots: source name -> knots.
-    interpolation: ``linear`` between knots, or ``step``: a share holds until the next knot. Evenly
-      spread are n knots of ``step`` at 0, 1/n, 2/n, ..., so that they make n equal phases, and
-      of ``linear`` from 0 to 1.
+    interpolation: ``linear`` between knots, or ``step``, where a share holds until the next knot.
+      Knots without progress are spread from 0 to 1 for ``linear``. For ``step`` they are placed
+      at 0, 1/n, 2/n, ..., which gives n equal phases.
 
   Raises:
-    UserError: knots that are no schedule, or at some knot all shares are 0.
+    UserError: knots that do not form a schedule, or a knot at which all shares are 0.
   """
 
   def __init__(self, knots: Mapping[str, Knots], interpolation: str = 'linear'):
@@ -41,7 +41,7 @@ class Shares:
                          f'all shares are 0 at {progress:.0%} of training; raise one')
 
   def at(self, progress: float) -> np.ndarray:
-    """The shares at ``progress`` in [0, 1] of training; f64[sources], of sum 1."""
+    """The shares at ``progress`` in [0, 1] of training; f64[sources], summing to 1."""
     raw = self._raw(progress)
     return raw / raw.sum()
 
@@ -51,7 +51,7 @@ class Shares:
 
 
 def _curve(name: str, knots: Knots, step: bool) -> tuple[np.ndarray, np.ndarray]:
-  """Places in [0, 1] and the shares there, f64[n] each."""
+  """Knot positions in [0, 1] and their shares, f64[n] each."""
   where = f'config.data.sources.{name}.share'
   pairs = [isinstance(knot, (tuple, list)) for knot in knots]
   if not knots or any(pairs) != all(pairs) or (any(pairs) and {len(k) for k in knots} != {2}):

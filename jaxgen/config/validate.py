@@ -1,4 +1,4 @@
-"""What config fields must satisfy together, checked before any device work.
+"""Validation of a config, including constraints between fields, before any device work.
 
 Sizes that depend on the models (grids, head counts) are checked where the models are built.
 """
@@ -54,14 +54,14 @@ NOT_NEGATIVE = (
 PROBABILITIES = ('model.mask_ratio', 'data.dropout.all', 'data.dropout.text',
                  'data.dropout.last_text', 'data.dropout.vision', 'data.dropout.latents',
                  'data.max_bad_share')
-# A bfloat16 knows no change of less than 2^-8 of its value: a second moment that decays more slowly
-# would stand still.
+# bfloat16 has 8 bits of precision: a relative change below 2^-8 is rounded away, so a second moment
+# that decays more slowly than this would never change.
 SLOWEST_IN_HALF = 0.98
 DECAYS = ('optimizer.b1', 'optimizer.b2', 'optimizer.ema_decay')  # in [0, 1)
 
 
 def validate(config: ConfigDict) -> None:
-  """Raises a ``UserError`` that names the field, the value and the fix; otherwise says nothing."""
+  """Raises a ``UserError`` that names the field, the value and the fix; returns None if valid."""
   _each(config, CHOICES, lambda value, field: value in CHOICES[field],
         lambda field: f'use one of {", ".join(map(str, CHOICES[field]))}')
   _each(config, POSITIVE, lambda value, _: value > 0, lambda _: 'use a number above 0')

@@ -1,1 +1,1 @@
-"""The ground floor: types, trees and errors. Imports nothing of jaxgen."""
+"""The lowest layer: types, trees and errors. Imports no other part of jaxgen."""

@@ -1,4 +1,4 @@
-"""Text files that are written whole or not at all, and JSON Lines."""
+"""Atomic writes of text files, and reading of JSON Lines."""
 
 import contextlib
 import json
@@ -8,15 +8,14 @@ from etils import epath
 
 
 def write_text(file: epath.Path, text: str) -> None:
-  """Writes a file whole or not at all."""
+  """Writes a file atomically: into a temporary file that then replaces it."""
   fresh = file.parent / f'.{file.name}.new'
   fresh.write_text(text)
   fresh.replace(file)
 
 
 def read_lines(file: epath.Path) -> list[dict[str, Any]]:
-  """The lines of a JSON Lines file, none where it does not exist; of a line that was not written
-  to its end nothing is kept."""
+  """Reads a JSON Lines file; a missing file gives no lines, and a truncated line is dropped."""
   lines = []
   for line in file.read_text().splitlines() if file.exists() else ():
     with contextlib.suppress(json.JSONDecodeError):

@@ -1,17 +1,17 @@
-"""What does not fit between the named arrays at hand and those wanted, in words."""
+"""Describes how a set of named arrays differs from the set that a model needs."""
 
 from collections.abc import Mapping, Sequence
 
-_SHOWN = 10  # names of each kind before the rest is only counted
+_SHOWN = 10  # names listed per kind; further ones are only counted
 
 Shape = tuple[int, ...]
 
 
 def mismatch(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> str:
-  """Lists missing, unknown and misshapen names; empty where all fit.
+  """Lists missing, unknown and misshapen names; an empty string if everything matches.
 
   Args:
-    found: name -> shape at hand.
+    found: name -> shape of the array that was found.
     wanted: name -> shape that the model needs.
   """
   return '; '.join(f'{len(names)} {kind}: {shorten(names)}'
@@ -19,7 +19,7 @@ def mismatch(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> str:
 
 
 def mismatches(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> dict[str, list[str]]:
-  """The names behind ``mismatch``: kind -> names, the misshapen with their shapes."""
+  """The names behind ``mismatch``: kind -> names; misshapen names come with both shapes."""
   return {
       'missing': sorted(wanted.keys() - found.keys()),
       'unknown': sorted(found.keys() - wanted.keys()),
@@ -30,6 +30,6 @@ def mismatches(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> dict[
 
 
 def shorten(names: Sequence[str]) -> str:
-  """The first names, and how many more there are."""
+  """The first names, and the number of those left out."""
   more = len(names) - _SHOWN
   return ', '.join(names[:_SHOWN]) + (f' and {more} more' if more > 0 else '')

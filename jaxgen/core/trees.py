@@ -10,7 +10,7 @@ Tree = Mapping[str, Any]
 
 
 def flatten(tree: Tree, prefix: str = '') -> dict[str, Any]:
-  """Nested dicts to one dict of ``a/b/c`` paths, in sorted order; other leaves stay whole."""
+  """Flattens nested dicts into one dict keyed by ``a/b/c`` paths, sorted; only dicts are nodes."""
   flat = {}
   for name in sorted(tree):
     path = f'{prefix}/{name}' if prefix else name
@@ -35,7 +35,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def map_named(function: Callable[..., Any], tree: Tree, *rest: Tree) -> dict[str, Any]:
-  """Maps ``function(path, leaf, *other_leaves)`` over trees of one structure."""
+  """Maps ``function(path, leaf, *other_leaves)`` over trees with the same structure."""
   others = [flatten(other) for other in rest]
   return unflatten({
       path: function(path, leaf, *(other[path] for other in others))
@@ -45,12 +45,12 @@ def map_named(function: Callable[..., Any], tree: Tree, *rest: Tree) -> dict[str
 
 def match_rules(paths: Sequence[str], rules: Sequence[tuple[str, Any]], field: str
                 ) -> dict[str, Any]:
-  """Gives each path the value of the first rule whose regex matches all of it.
+  """Gives each path the value of the first rule whose regex matches the full path.
 
   Args:
     paths: parameter paths.
     rules: ``(regex, value)`` in order of precedence.
-    field: the config field that holds the rules, for the error.
+    field: the config field that holds the rules, named in errors.
 
   Returns:
     ``{path: value}``.
@@ -76,7 +76,7 @@ def match_rules(paths: Sequence[str], rules: Sequence[tuple[str, Any]], field: s
 
 
 def partition(tree: Tree, keep: Mapping[str, bool]) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Splits a tree in two by path: ``(leaves where keep is True, the others)``."""
+  """Splits a tree by path into ``(leaves where keep is True, the other leaves)``."""
   flat = flatten(tree)
   chosen = {path: leaf for path, leaf in flat.items() if keep[path]}
   others = {path: leaf for path, leaf in flat.items() if not keep[path]}
@@ -84,7 +84,7 @@ def partition(tree: Tree, keep: Mapping[str, bool]) -> tuple[dict[str, Any], dic
 
 
 def merge(*trees: Tree) -> dict[str, Any]:
-  """Puts partitioned trees together again; no path may occur twice."""
+  """Merges disjoint trees, the inverse of ``partition``; no path may occur twice."""
   merged: dict[str, Any] = {}
   for tree in trees:
     flat = flatten(tree)

@@ -1,15 +1,15 @@
-"""The batch contract: what flows from the data pipeline through every system.
+"""The batch contract: the arrays that the data pipeline hands to every system.
 
-Shape legend of the project: ``B`` rows, ``L`` visual tokens, ``S`` prompt tokens, ``P`` vision
-patches, ``G`` segments of a row, ``T`` tokens of a text tower, ``N`` heads, ``H`` head dim,
+Shape letters of the project: ``B`` rows, ``L`` visual tokens, ``S`` prompt tokens, ``P`` vision
+patches, ``G`` segments per row, ``T`` tokens of a text tower, ``N`` heads, ``H`` head dim,
 ``D`` model dim, ``F`` MLP dim, ``C`` latent channels (after patchify).
 
 A row packs several samples. ``segments`` numbers them 1..G along the row and marks padding
-with 0; everything that belongs to a sample as a whole (timestep, ids, loss weight) is an
-array ``[B, G]`` whose entry ``g`` describes segment ``g + 1``.
+with 0. Per-sample values (timestep, ids, loss weight) are arrays ``[B, G]`` whose entry ``g``
+describes segment ``g + 1``.
 
-Everything that a system needs to know of a sample is decided by the data pipeline: positions,
-which states the denoiser is shown, which tokens are noised. No model and no system computes it.
+The data pipeline decides everything that depends on the sample: positions, which hidden states the
+denoiser sees, which tokens are noised. Models and systems only read it.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ Params = dict[str, Any]
 
 @flax.struct.dataclass
 class Visual:
-  """Packed latent tokens of images, noisy targets and clean conditions alike.
+  """Packed latent tokens of target images and of clean condition images.
 
   Attributes:
     latents: f[B, L, C], clean patchified latents.
     positions: i32[B, L, 3], integer (t, h, w) of each token; may be negative.
     segments: i32[B, L], sample number within the row, 0 = padding.
-    images: i32[B, L], number of the image within the row from 1 on, 0 = padding, or a token of
-      a sample that belongs to no image (Z-Image's learned pads).
+    images: i32[B, L], image number within the row, starting at 1; 0 = padding, or a sample's token
+      that belongs to no image (Z-Image's learned pads).
     is_target: bool[B, L], True where the token is noised and supervised.
   """
 
@@ -46,7 +46,7 @@ class Visual:
 
   @property
   def is_clean(self) -> Array:
-    """bool[B, L], True for the tokens of conditions."""
+    """bool[B, L], True for tokens of condition images."""
     return (self.images > 0) & ~self.is_target
 
 
@@ -58,19 +58,19 @@ class Prompt:
     tokens: i32[B, S].
     positions: i32[B, S, 3], position of the token within its own segment (three axes for
       multimodal RoPE; models with one axis read the first).
-    segments: i32[B, S], 0 = padding.
-    loss_mask: f32[B, S], weight of the token's prediction from those before it, 0 = none.
-    image_index: i32[B, S], which image token of the row stands here, -1 for text.
-    query_index: i32[B, S], which learned query stands here, -1 for none. Queries follow the
-      prompt of their sample.
-    shown: bool[B, S], which states the denoiser is told.
-    state_positions: i32[B, S, 3], where those states stand in the denoiser's RoPE.
-    patches: f32[B, P, Dp], flattened pixel patches in the vision tower's own normalisation. The
-      patches of an image lie side by side.
+    segments: i32[B, S], sample number within the row, 0 = padding.
+    loss_mask: f32[B, S], next-token loss weight of this token as a label, 0 = not supervised.
+    image_index: i32[B, S], index of the row's image token at this place, -1 for text.
+    query_index: i32[B, S], index of the learned query at this place, -1 for none. Queries follow
+      the prompt of their sample.
+    shown: bool[B, S], True where the denoiser sees the token's hidden state.
+    state_positions: i32[B, S, 3], positions of those states in the denoiser's RoPE.
+    patches: f32[B, P, Dp], flattened pixel patches, normalised as the vision tower expects. The
+      patches of an image are contiguous.
     patch_positions: i32[B, P, 2], (h, w) of each patch within its image.
-    patch_images: i32[B, P], number of the image within the row from 1 on, 0 = padding.
-    maskable: bool[B, P], True where the patch shows the very image to be generated
-      (self-conditioning), so that masked image modelling may hide it.
+    patch_images: i32[B, P], image number within the row, starting at 1; 0 = padding.
+    maskable: bool[B, P], True where the patch belongs to an image that is also the target
+      (self-conditioning), so masked image modelling may mask it.
   """
 
   tokens: Array
@@ -89,13 +89,13 @@ class Prompt:
 
 @flax.struct.dataclass
 class Tower:
-  """Prompts of a text tower that reads one sample at a time (Llama, CLIP, T5, Qwen3).
+  """Prompts of a text tower that encodes one sample at a time (Llama, CLIP, T5, Qwen3).
 
   Attributes:
     tokens: i32[B, G, T].
-    mask: bool[B, G, T], False where the tower does not look.
-    shown: bool[B, G, T], which states the denoiser is told (a template may be cropped).
-    state_positions: i32[B, G, T, 3], where they stand in the denoiser's RoPE.
+    mask: bool[B, G, T], attention mask, False for padding.
+    shown: bool[B, G, T], True where the denoiser sees the hidden state (a template may be cropped).
+    state_positions: i32[B, G, T, 3], positions of those states in the denoiser's RoPE.
   """
 
   tokens: Array
@@ -106,13 +106,13 @@ class Tower:
 
 @flax.struct.dataclass
 class Meta:
-  """Who is in the row.
+  """Identity of the samples in each row.
 
   Attributes:
-    sample_ids: i32[B, G], hash of the sample's id, -1 where the row has fewer segments.
-    source_ids: i32[B, G], index into the sorted names of the config's data sources, -1 likewise.
-    rows: i32[B], number of the row within the global batch: noise is keyed by it, so that it
-      does not depend on how the batch is divided over devices, hosts and accumulation steps.
+    sample_ids: i32[B, G], hash of the sample's id, -1 for unused segments.
+    source_ids: i32[B, G], index into the sorted names of the data sources, -1 for unused segments.
+    rows: i32[B], row number within the global batch. Noise is keyed by it, so it does not depend
+      on how the batch is divided over devices, hosts and accumulation steps.
   """
 
   sample_ids: Array
@@ -122,11 +122,11 @@ class Meta:
 
 @flax.struct.dataclass
 class Batch:
-  """One training batch, or one batch of requests; a pytree of static shapes.
+  """One training batch, or one batch of requests: a pytree with static shapes.
 
   Attributes:
-    visual, prompt, meta: see there.
-    towers: group of parameters -> its prompts.
+    visual, prompt, meta: see ``Visual``, ``Prompt`` and ``Meta``.
+    towers: parameter group of a text tower -> its prompts.
   """
 
   visual: Visual
@@ -137,14 +137,16 @@ class Batch:
 
 @flax.struct.dataclass
 class Conditioning:
-  """What the denoiser is told about each segment.
+  """Conditioning inputs of the denoiser.
 
   Attributes:
     states: f[B, S', D], hidden states of the prompt, learned queries included.
     positions: i32[B, S', 3], positions of the states in the denoiser's RoPE.
-    segments: i32[B, S'], 0 = padding, or a state that the denoiser is not shown.
-    pooled: f[B, G, Dp], one vector for each segment; None for denoisers that take none.
-    guidance: f32[B, G], guidance scale that distilled denoisers are told; None likewise.
+    segments: i32[B, S'], sample number within the row; 0 = padding or a hidden state that the
+      denoiser does not see.
+    pooled: f[B, G, Dp], pooled text embedding of each segment; None if the denoiser has no such
+      input.
+    guidance: f32[B, G], guidance scale, an input of distilled denoisers; None for the others.
     pads: bool[B, S'], True where a learned pad token replaces the state; None = nowhere.
   """
 
@@ -158,7 +160,7 @@ class Conditioning:
 
 @dataclasses.dataclass(frozen=True)
 class Latent:
-  """Latent tokens as plain numbers.
+  """Geometry of the denoiser's latent tokens.
 
   Attributes:
     factor: image pixels along one side of a latent token (autoencoder factor x patch).
@@ -171,11 +173,11 @@ class Latent:
 
 @dataclasses.dataclass(frozen=True)
 class Vision:
-  """How a language model sees images, as plain numbers.
+  """Geometry of the language model's vision input.
 
   Attributes:
-    kind: ``square``: every image is resized and cropped to one square, as InternVL has it.
-      ``native``: every image keeps its shape, as Qwen2.5-VL has it.
+    kind: ``square`` resizes and crops every image to one square (InternVL); ``native`` keeps the
+      aspect ratio of every image (Qwen2.5-VL).
     patch: pixels along one side of a vision patch.
     merge: patches along one side of an image token.
     size: side of the square in pixels; 0 for ``native``.
@@ -194,11 +196,11 @@ class Vision:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """What a text tower reads, as plain numbers.
+  """Prompt format of a text tower.
 
   Attributes:
-    dialect: name of the template around every prompt.
-    length: T without the leading tokens that the template crops.
+    dialect: name of the prompt template.
+    length: T, not counting the leading template tokens that are cropped.
   """
 
   dialect: str
@@ -207,15 +209,15 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """What the data pipeline must know of the models.
+  """The model properties that the data pipeline needs.
 
   Attributes:
-    latent: of the denoiser.
-    vision: of the language model; None where it sees no image.
-    queries: Q, learned queries behind every prompt that asks for an image.
+    latent: geometry of the denoiser's latent tokens.
+    vision: geometry of the language model's vision input; None if it takes no images.
+    queries: Q, learned queries appended to every prompt that asks for an image.
     scheme: position scheme of the denoiser, a key of ``positions.SCHEMES``.
-    dialect: of the language model's prompts, a key of ``templates.DIALECTS``; '' without one.
-    towers: group -> what that text tower reads.
+    dialect: prompt template of the language model, a key of ``templates.DIALECTS``; '' without one.
+    towers: parameter group of a text tower -> its prompt format.
   """
 
   latent: Latent

@@ -1,1 +1,1 @@
-"""Scores: what a model makes, judged."""
+"""Evaluation of generated images, and the report of a run."""

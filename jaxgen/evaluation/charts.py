@@ -1,4 +1,4 @@
-"""Charts as inline SVG: loss curves and paired bars, no script and nothing to load."""
+"""Charts as inline SVG without scripts: loss curves and bars with a baseline."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,14 @@ from html import escape
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26
-POINTS = 300  # of a curve at the most; longer ones are averaged
+POINTS = 300  # most points per curve; longer curves are averaged
 
 
 def line_chart(steps: Sequence[float], values: Sequence[float], title: str) -> str:
-  """A curve over steps: every value faint, their running mean on top.
+  """A curve over steps: raw values drawn faintly, with their running mean on top.
 
-  Values that span more than a factor of 20 above zero get a logarithmic axis; values that are
-  not finite (skipped steps) are left out.
+  The axis is logarithmic if all values are positive and span more than a factor of 20. Values that
+  are not finite (skipped steps) are left out.
   """
   pairs = [(x, y) for x, y in zip(steps, values, strict=True) if y is not None and math.isfinite(y)]
   if not pairs:
@@ -70,7 +70,7 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def _ticks(low: float, high: float, target: int = 4) -> list[float]:
-  """Round numbers between low and high."""
+  """Round tick values between low and high."""
   rough = (high - low) / target
   unit = 10 ** math.floor(math.log10(rough))
   step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)

@@ -1,9 +1,9 @@
-"""Scores a run on ``shapes``: draws held-out prompts of the six tasks and reads the images back.
+"""Scores a run on ``shapes``: samples held-out prompts of the six tasks and checks the images.
 
 Writes into the workdir: ``evaluation.json`` (accuracies, settings and a few verdicts),
 ``samples/evaluation/`` (the images of those verdicts, and ``results.json``) and
-``samples/evaluation.png`` (the same as one grid, a row for each task). Random weights get files of
-their own, ``evaluation_untrained``.
+``samples/evaluation.png`` (the same images as a grid, one row per task). The scores of random
+weights go to files named ``evaluation_untrained``.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from jaxgen.sampling.load import Run
 from jaxgen.sampling.load import load_run
 from jaxgen.sampling.request import make_requests
 
-SHOWN = 8  # images of each task that are kept
+SHOWN = 8  # images kept per task
 
 
 def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 0,
@@ -34,15 +34,15 @@ def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 
   """Scores the newest checkpoint of a run.
 
   Args:
-    workdir: the run.
-    prompts: held-out prompts of each task.
-    images_per_prompt: images drawn for each prompt.
-    seed: of the prompts and of the images.
+    workdir: the run's workdir.
+    prompts: number of held-out prompts per task.
+    images_per_prompt: number of images sampled per prompt.
+    seed: seeds the choice of prompts and the sampling.
     weights: ``ema`` or ``params``.
-    untrained: score a random initialisation of the same system too.
+    untrained: whether to score a random initialisation of the same system as well.
 
   Returns:
-    The accuracy of each task and ``overall``, their mean.
+    The accuracy of each task, and ``overall``, their mean.
   """
   for flag, value in (('--prompts', prompts), ('--images-per-prompt', images_per_prompt)):
     if value < 1:
@@ -87,13 +87,13 @@ def _score(run: Run, scenes: Sequence[shapes.Scene], workdir: str, name: str,
 
 
 def _spread(places: Sequence[int]) -> list[int]:
-  """``SHOWN`` of the places, evenly, so that they show different prompts."""
+  """``SHOWN`` of the indices, evenly spaced so that they cover different prompts."""
   count = min(SHOWN, len(places))
   return [places[index * len(places) // count] for index in range(count)]
 
 
 def _progress(name: str, started: float):
-  """Reports how far the drawing is, and how long it will take."""
+  """A callback that prints the sampling progress and the remaining time."""
   def report(done: int, total: int) -> None:
     left = (time.monotonic() - started) * (total - done) / done
     print(f'{name}: image {done}/{total}, {left:.0f} s left', flush=True)

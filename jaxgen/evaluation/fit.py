@@ -1,8 +1,8 @@
-"""How well a run draws the very images it was trained on, from their captions alone.
+"""Measures how well a run reproduces its training images from their captions alone.
 
-A check of the whole path on real photographs: the peak signal-to-noise ratio (PSNR) between the
-image drawn for a caption and the training image of that caption, and between the same drawing
-and another caption's image, which must be far worse or the captions were not read.
+An end-to-end check on real photographs. It computes the peak signal-to-noise ratio (PSNR) between
+the image sampled for a caption and that caption's training image. As a control it compares the same
+sample with another caption's image: without a much lower PSNR, the captions had no effect.
 """
 
 import json
@@ -22,18 +22,19 @@ from jaxgen.sampling.load import load_run
 
 def evaluate_fit(workdir: str, count: int, *, seed: int = 0,
                  weights: str = 'ema') -> dict[str, float]:
-  """Draws the first ``count`` captions of the run's pairs and compares with their images.
+  """Samples the first ``count`` captions of the run's pairs and compares them with their images.
 
-  Writes ``fit.json`` and ``samples/fit.png`` (originals above, drawings below) into the workdir.
+  Writes ``fit.json`` and ``samples/fit.png`` (originals above, samples below) into the workdir.
 
   Args:
     workdir: a run with a source of task ``pair``.
-    count: records to draw.
-    seed: of the drawings.
+    count: number of records to sample.
+    seed: seeds the sampling.
     weights: ``ema`` or ``params``.
 
   Returns:
-    ``psnr`` and ``psnr_shuffled`` in dB, means over the images, and ``psnr_min``.
+    ``psnr`` and ``psnr_shuffled`` (means over the images) and ``psnr_min``, in dB, and ``images``,
+    the number of images.
 
   Raises:
     UserError: the run has no pairs, or fewer than two.
@@ -42,7 +43,7 @@ def evaluate_fit(workdir: str, count: int, *, seed: int = 0,
   originals, captions = _pairs(run, count)
   drawn = run.generate(captions, seed=seed)
   right = np.array([psnr(image, original) for image, original in zip(drawn, originals)])
-  # Every caption against the image of the next one: no caption keeps its own.
+  # Each sample is compared with the image of the next caption.
   wrong = np.array([psnr(image, original)
                     for image, original in zip(drawn, np.roll(originals, -1, axis=0))])
   table = dict(images=len(drawn), psnr=float(right.mean()), psnr_min=float(right.min()),
@@ -58,13 +59,13 @@ def evaluate_fit(workdir: str, count: int, *, seed: int = 0,
 
 
 def psnr(image: np.ndarray, original: np.ndarray) -> float:
-  """Peak signal-to-noise ratio of two uint8 images in dB; infinite where they are equal."""
+  """Peak signal-to-noise ratio of two uint8 images in dB; infinite if they are equal."""
   error = np.mean((image.astype(np.float64) - original) ** 2)
   return float(10 * np.log10(255**2 / error)) if error else float('inf')
 
 
 def _pairs(run: Run, count: int) -> tuple[np.ndarray, list[str]]:
-  """The first images, uint8[n, H, W, 3] as training saw them, and captions of the pairs."""
+  """The first pairs: images uint8[n, H, W, 3], preprocessed as in training, and captions."""
   data = run.config.data
   for name, spec in data.sources.items():
     if spec.task != 'pair':

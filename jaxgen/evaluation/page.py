@@ -1,4 +1,4 @@
-"""The HTML of a report: self-contained, every image and chart inline."""
+"""The report as one self-contained HTML page with inline images and charts."""
 
 import base64
 import json
@@ -44,12 +44,12 @@ pre { overflow: auto; font-size: 12px; line-height: 1.4; }
 
 
 def render_page(title: str, stages: Sequence[Any], summary: dict[str, Any]) -> str:
-  """The page as text.
+  """Renders the page as HTML text.
 
   Args:
     title: name of the run.
-    stages: ``report.Stage`` in the order of training.
-    summary: what ``summary.json`` holds.
+    stages: ``report.Stage`` objects in training order.
+    summary: the contents of ``summary.json``.
   """
   sections = [_header(title, summary), _scores(summary), _curves(stages), _speed(stages, summary),
               *(_samples(stage) for stage in stages if stage.evaluation), _export(summary),

@@ -1,8 +1,8 @@
-"""The report of a run, or of the runs that follow one another: one HTML page and one JSON file.
+"""The report of a run or of consecutive runs: one HTML page and one JSON file.
 
-Reads what the runs left in their workdirs (``config.json``, ``metrics.jsonl``,
-``evaluation*.json`` with its images), ``timings.jsonl`` and ``export/``; computes nothing anew,
-and takes what is not there yet as not done.
+Reads ``config.json``, ``metrics.jsonl`` and ``evaluation*.json`` with its images from each run's
+workdir, plus ``timings.jsonl`` and ``export/``. Nothing is recomputed; missing files count as not
+done.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from jaxgen.evaluation.page import render_page
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One run as its workdir tells it.
+  """One run, read from its workdir.
 
   Attributes:
-    name: folder name.
+    name: name of the folder.
     folder: the workdir.
-    config: as JSON.
-    metrics: lines of metrics.jsonl in the order of their steps.
-    evaluation, untrained: evaluation records, or None.
+    config: the parsed config.json.
+    metrics: lines of metrics.jsonl, sorted by step.
+    evaluation, untrained: the parsed evaluation files, or None.
   """
 
   name: str
@@ -40,7 +40,7 @@ class Stage:
 
   @property
   def goodput(self) -> float | None:
-    """Share of wall time, over all starts, that went into steps; None for a run without any."""
+    """Share of wall time, over all starts, spent on useful steps; None before the first step."""
     return self.metrics[-1].get('goodput') if self.metrics else None
 
 
@@ -48,10 +48,10 @@ def write_report(workdir: str) -> str:
   """Writes ``report.html`` and ``summary.json`` into the workdir; returns the page's path.
 
   Args:
-    workdir: a run, or a folder whose subfolders are runs.
+    workdir: the workdir of a run, or a folder whose subfolders are runs.
 
   Raises:
-    UserError: no run there.
+    UserError: there is no run in it.
   """
   root = epath.Path(workdir)
   stages = read_stages(root)
@@ -63,7 +63,7 @@ def write_report(workdir: str) -> str:
 
 
 def read_stages(root: epath.Path) -> list[Stage]:
-  """The runs in a folder in the order of ``timings.jsonl``, else of the last change of configs."""
+  """The runs in a folder, ordered as in ``timings.jsonl``, else by when config.json was written."""
   turns = {line['stage']: turn for turn, line in enumerate(_lines(root / 'timings.jsonl'))}
 
   def age(folder: epath.Path) -> tuple[int, float]:
@@ -79,12 +79,13 @@ def read_stages(root: epath.Path) -> list[Stage]:
 
 
 def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
-  """What the runs came to; None where something was not done.
+  """Summarises the runs; None for anything that was not done.
 
   Returns:
     ``score`` and ``score_untrained`` (six tasks and ``overall``, of the last run that was
-    evaluated), ``seconds`` (all stages with their start-up, as the launch script timed them),
-    ``steps`` and ``goodput`` (of each run) and ``export`` (what was written for PyTorch).
+    evaluated), ``seconds`` and ``stage_seconds`` (times of the stages including start-up, measured
+    by the launch script), ``steps`` and ``goodput`` (of each run) and ``export`` (the PyTorch
+    models that were written).
   """
   evaluated = [stage for stage in stages if stage.evaluation]
   best = evaluated[-1] if evaluated else None
@@ -109,7 +110,7 @@ def _read_stage(folder: epath.Path) -> Stage:
 
 
 def _read_export(root: epath.Path) -> dict[str, Any] | None:
-  """The models of an export: folder -> class and size; None without any."""
+  """The models of an export: folder -> class and bytes; None if there are none."""
   models = {}
   for file in sorted(root.glob('*/config.json')):
     config = json.loads(file.read_text())

@@ -1,10 +1,11 @@
-"""An exact scorer for ``shapes``: reads the objects of an image back and checks the caption.
+"""An exact scorer for ``shapes``: detects the objects of an image and compares them with a caption.
 
-Detection goes by colour: every pixel takes the nearest of palette and ground, and the connected
-pieces of one colour are the objects. A piece, edges included, is the shape that overlaps it best
-when drawn with the piece's own area and centroid. The verdicts follow GenEval's rules (L148): at
-least the objects asked for, exactly as many where the task is counting, colours where the caption
-names them, and positions by the offset of the centres beyond a margin of a tenth of both sizes.
+Objects are detected by colour: every pixel is assigned to the nearest colour of palette and
+background, and the connected components of a colour are the objects. A component, edges included,
+is classified as the shape that overlaps it best when drawn with the same area and centroid. The
+verdicts follow GenEval's rules (L148). All requested objects must be there, in exactly the
+requested number for the counting task, and with the colours that the caption names. Positions
+compare the offset of the centres beyond a margin of a tenth of both sizes.
 """
 
 import dataclasses
@@ -15,14 +16,14 @@ from scipy import ndimage
 
 from jaxgen.data import shapes
 
-MIN_AREA = 0.04  # of the image; the smallest drawn shape covers 0.09
+MIN_AREA = 0.04  # share of the image; the smallest drawn shape covers 0.09
 MIN_OVERLAP = 0.6  # intersection over union with the best outline
 POSITION_MARGIN = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-  """One object read from an image; ``box`` is (left, top, right, bottom) in pixels."""
+  """One object detected in an image; ``box`` is (left, top, right, bottom) in pixels."""
 
   shape: str
   color: str
@@ -75,7 +76,7 @@ def score(image: np.ndarray, request: shapes.Request) -> bool:
 
 
 def accuracies(verdicts: Sequence[tuple[str, bool]]) -> dict[str, float]:
-  """Accuracy of each task and ``overall``, the mean of the tasks, from (task, verdict) pairs."""
+  """Accuracy per task, and ``overall``, their mean, from (task, verdict) pairs."""
   table = {}
   for task in shapes.TASKS:
     marks = [verdict for name, verdict in verdicts if name == task]
@@ -86,14 +87,14 @@ def accuracies(verdicts: Sequence[tuple[str, bool]]) -> dict[str, float]:
 
 
 def _opacity(image: np.ndarray, color: str) -> np.ndarray:
-  """How far each pixel is on the way from the ground to the colour; f32[H, W] in [0, 1]."""
+  """Opacity of ``color`` over the background at each pixel; f32[H, W] in [0, 1]."""
   ground = np.array(shapes.BACKGROUND, np.float32)
   way = np.array(shapes.COLORS[color], np.float32) - ground
   return np.clip((image - ground) @ way / (way @ way), 0, 1)
 
 
 def _classify(alpha: np.ndarray) -> tuple[str, float]:
-  """The best shape for one soft piece f32[H, W] and its overlap (intersection over union)."""
+  """The best shape for a component with opacity f32[H, W], and its intersection over union."""
   area = alpha.sum()
   x = (alpha.sum(0) @ (np.arange(alpha.shape[1]) + 0.5)) / area
   y = (alpha.sum(1) @ (np.arange(alpha.shape[0]) + 0.5)) / area

@@ -1,1 +1,1 @@
-"""What training minimises: interpolants, timesteps and loss terms, each a pure function."""
+"""Training objectives: interpolants, timesteps and loss terms, all pure functions."""

@@ -1,4 +1,4 @@
-"""The objective contract: a loss summed over a batch, and the weight that it is divided by."""
+"""The objective contract: a loss summed over a batch, and the weight that normalises it."""
 
 import abc
 from typing import Any
@@ -15,8 +15,8 @@ class Objective(abc.ABC):
   """One term of the loss.
 
   Attributes:
-    calls: methods of the system that the term calls; the system says which groups of parameters
-      these read.
+    calls: methods of the system that the term calls; ``system.reads`` maps them to parameter
+      groups.
   """
 
   calls: tuple[str, ...]
@@ -24,13 +24,13 @@ class Objective(abc.ABC):
   @abc.abstractmethod
   def __call__(self, system: Any, params: Params, batch: Batch, rng: jax.Array
                ) -> tuple[jax.Array, Metrics]:
-    """The loss of a batch.
+    """The loss summed over a batch.
 
     Args:
-      system: a ``System``; a floor above, hence not named here.
-      params: the groups that ``calls`` read.
-      batch: whole or a part of one; the sums of the parts are the sum of the whole.
-      rng: key of the step, the same for all parts: what is drawn is keyed by row.
+      system: a ``System``, which is not imported here because it belongs to a higher layer.
+      params: the parameter groups that ``calls`` read.
+      batch: a batch or a micro-batch; sums over micro-batches add up to the sum over the batch.
+      rng: key of the step, the same for all micro-batches: random numbers are keyed by row.
 
     Returns:
       ``(loss_sum, {name: (sum, weight)})``, fp32 scalars.
@@ -38,4 +38,4 @@ class Objective(abc.ABC):
 
   @abc.abstractmethod
   def weight(self, batch: Batch) -> jax.Array:
-    """f32 scalar, what the loss sums of all parts are divided by; read from masks alone."""
+    """Normaliser of the loss sum, an f32 scalar that depends on masks alone."""

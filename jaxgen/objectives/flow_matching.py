@@ -24,12 +24,12 @@ TIME_BINS = 4
 class FlowMatching(Objective):
   """Squared error of the velocity, averaged over target tokens (F21).
 
-  Every target token of the global batch weighs the same; clean condition tokens and padding
-  never enter the mean, so adding references leaves the loss unchanged (A25).
+  Every target token of the global batch has the same weight. Clean condition tokens and padding
+  are excluded from the mean, so adding references does not change the normalisation (A25).
 
   Attributes:
-    density, mean, std, shift: of the timesteps, see ``sample_timesteps``.
-    sources: names of the data sources, for the loss of each.
+    density, mean, std, shift: distribution of the timesteps, see ``sample_timesteps``.
+    sources: sorted names of the data sources, for the per-source losses.
     fp8: fp8 matmuls in the denoiser during training.
   """
 
@@ -64,7 +64,7 @@ class FlowMatching(Objective):
     return _target_weight(batch).sum()
 
   def timesteps(self, rng: jax.Array, batch: Batch) -> jax.Array:
-    """f32[B, G], one for each segment, by the number of its row and its own."""
+    """Draws a timestep per segment, f32[B, G], keyed by the numbers of row and segment."""
     groups = jnp.arange(batch.meta.sample_ids.shape[1])
     keys = noise.fold(noise.fold(rng, batch.meta.rows)[:, None],
                       jnp.broadcast_to(groups, batch.meta.sample_ids.shape))
@@ -72,7 +72,7 @@ class FlowMatching(Objective):
                             shift=self.shift)
 
   def noise(self, rng: jax.Array, batch: Batch) -> jax.Array:
-    """f32[B, L, C], by the numbers of row and image."""
+    """Draws the noise, f32[B, L, C], keyed by the numbers of row and image."""
     images = batch.visual.images
     keys = noise.fold(noise.fold(rng, batch.meta.rows)[:, None], images)
     return noise.image_noise(keys, images, batch.visual.latents.shape[-1])

@@ -1,4 +1,4 @@
-"""Masked image modelling: hide most of what the model is shown of its own target (L089)."""
+"""Masked image modelling: masks most image tokens of a target that is its own condition (L089)."""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,13 @@ def mask_image_tokens(
   """Zeroes each image token with probability ``ratio``; the sequence keeps its length.
 
   Args:
-    keys: key[B], one for each row; the same key gives the same mask.
+    keys: key[B], one per row; the same key gives the same mask.
     tokens: f[B, T, D], image tokens after the projector (A18).
-    may_mask: bool[B, T], True for tokens of images that are their own target.
-    ratio: probability of being masked.
+    may_mask: bool[B, T], True for tokens of images that are also the target.
+    ratio: probability that a token is masked.
 
   Returns:
-    f[B, T, D].
+    f[B, T, D], the tokens with masked ones set to 0.
   """
   draw = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - ratio, may_mask.shape[1:]))
   keep = draw(keys) | ~may_mask  # [B, T]

@@ -13,7 +13,8 @@ from jaxgen.core.types import Prompt
 from jaxgen.objectives.base import Metrics
 from jaxgen.objectives.base import Objective
 
-# Tokens of a row whose logits are held at once: at 152k words 128 of them are 78 MB in fp32.
+# Tokens per row whose logits are in memory at once: 128 with a vocabulary of 152k take 78 MB in
+# fp32.
 CHUNK = 128
 
 
@@ -21,9 +22,9 @@ CHUNK = 128
 class NextToken(Objective):
   """Cross entropy of the tokens whose ``loss_mask`` is set, each predicted from those before it.
 
-  Equals the loss of a Hugging Face causal model with labels -100 elsewhere (F24), where all
-  weights are 1; the first token of a segment is never predicted from the segment before it.
-  Logits are made for ``CHUNK`` tokens of every row at a time, and again in the backward pass.
+  With weights of 1 it equals the loss of a Hugging Face causal model with labels -100 elsewhere
+  (F24). The first token of a segment is never predicted from the previous segment. Logits are
+  computed for ``CHUNK`` tokens of every row at a time, and recomputed in the backward pass.
   """
 
   calls = ('hidden', 'head')
@@ -54,7 +55,7 @@ class NextToken(Objective):
 
 
 def _labels(prompt: Prompt) -> tuple[jax.Array, jax.Array]:
-  """i32[B, S] and f32[B, S]: what the state of each token shall predict, and its weight."""
+  """Labels i32[B, S], the next token at each position, and their weights f32[B, S]."""
   following = jax.tree.map(lambda x: jnp.roll(x, -1, axis=1),
                            (prompt.tokens, prompt.segments, prompt.loss_mask))
   tokens, segments, loss_mask = following
@@ -64,7 +65,7 @@ def _labels(prompt: Prompt) -> tuple[jax.Array, jax.Array]:
 
 
 def _chunks(x: jax.Array) -> jax.Array:
-  """[B, S, ...] -> [n, B, CHUNK, ...], padded with zeros, which weigh nothing."""
+  """[B, S, ...] -> [n, B, CHUNK, ...], padded with zeros, which have weight 0."""
   count = -(-x.shape[1] // CHUNK)
   pad = [(0, 0)] * x.ndim
   pad[1] = (0, count * CHUNK - x.shape[1])

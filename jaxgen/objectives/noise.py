@@ -1,8 +1,8 @@
-"""Random numbers keyed by what they belong to, never by how a batch is divided.
+"""Random numbers keyed by global row and image, independent of how a batch is divided.
 
-The key of a row is that of the step folded with the row's global number; the key of an image is
-that of its row folded with the image's number. So a sample gets the same noise, timestep and
-mask on any number of devices, hosts and accumulation steps.
+A row's key is the step's key folded with the row's global number. An image's key is its row's key
+folded with the image number. A sample therefore gets the same noise, timestep and mask on any
+number of devices, hosts and accumulation steps.
 """
 
 import jax
@@ -13,7 +13,7 @@ def fold(keys: jax.Array, numbers: jax.Array) -> jax.Array:
   """Folds one number into each key.
 
   Args:
-    keys: typed keys, of the shape of ``numbers`` or broadcastable to it.
+    keys: typed keys, broadcastable to the shape of ``numbers``.
     numbers: i32[...].
 
   Returns:
@@ -24,11 +24,11 @@ def fold(keys: jax.Array, numbers: jax.Array) -> jax.Array:
 
 
 def image_noise(image_keys: jax.Array, images: jax.Array, channels: int) -> jax.Array:
-  """Standard normal noise of every token, by its image's key and its place within the image.
+  """Standard normal noise for every token, keyed by its image and its index within the image.
 
   Args:
     image_keys: key[B, L], the key of the image that each token belongs to.
-    images: i32[B, L], number of that image within the row; the tokens of one lie side by side.
+    images: i32[B, L], number of that image within the row; tokens of an image are contiguous.
     channels: C.
 
   Returns:
@@ -40,7 +40,7 @@ def image_noise(image_keys: jax.Array, images: jax.Array, channels: int) -> jax.
 
 
 def places(images: jax.Array) -> jax.Array:
-  """i32[B, L]: 0, 1, 2, ... along the tokens of each image of ``images`` i32[B, L]."""
+  """Index of each token within its image, i32[B, L], from image numbers i32[B, L]."""
   index = jnp.broadcast_to(jnp.arange(images.shape[1], dtype=jnp.int32), images.shape)
   begins = jnp.pad(images[:, 1:] != images[:, :-1], ((0, 0), (1, 0)), constant_values=True)
   return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)

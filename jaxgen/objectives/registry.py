@@ -1,4 +1,4 @@
-"""From the config's weights to the terms that the train step sums."""
+"""Builds the objectives that a config gives a weight."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ Objectives = dict[str, tuple[Objective, float]]
 
 
 def make_objectives(config: ConfigDict) -> Objectives:
-  """``{name: (objective, weight)}`` of the terms with a weight above 0.
+  """Builds ``{name: (objective, weight)}`` of the terms with a weight above 0.
 
   Raises:
-    UserError: all weights are 0, or 8-bit floats are wanted and qwix is not installed.
+    UserError: all weights are 0, or fp8 matmuls are requested and qwix is not installed.
   """
   section = config.objective
   terms: Objectives = {}
@@ -36,7 +36,7 @@ def make_objectives(config: ConfigDict) -> Objectives:
 
 
 def needed_groups(system: Any, objectives: Objectives) -> tuple[str, ...]:
-  """Parameter groups that the terms read, sorted; those that encode images are among them."""
+  """Parameter groups that the terms read, sorted; includes the groups that encode images."""
   calls = {call for objective, _ in objectives.values() for call in objective.calls}
   if 'denoise' in calls:
     calls.add('encode')

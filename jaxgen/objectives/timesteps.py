@@ -1,4 +1,4 @@
-"""Densities that training timesteps are drawn from; fp32 throughout."""
+"""Sampling of training timesteps, in fp32."""
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,13 @@ def sample_timesteps(
   """Draws timesteps in [0, 1].
 
   Args:
-    keys: key[...], one for each timestep, usually [B, G].
-    density: ``uniform`` or ``logit_normal``; ``mean`` and ``std`` are those of logit(t).
-    shift: applied after the draw, once.
+    keys: key[...], one per timestep, usually [B, G].
+    density: ``uniform`` or ``logit_normal``.
+    mean, std: mean and standard deviation of logit(t), for ``logit_normal``.
+    shift: resolution shift, applied once after the draw.
 
   Returns:
-    f32[...] of the shape of ``keys``.
+    f32[...], with the shape of ``keys``.
   """
   if density == 'uniform':
     draw = lambda key: jax.random.uniform(key, (), jnp.float32)

@@ -1,1 +1,1 @@
-"""What keeps a run alive and explains it: lost hosts, preemption, elastic restarts, traces."""
+"""Fault tolerance and diagnostics of a run: lost hosts, preemption, elastic restarts, traces."""

@@ -1,8 +1,9 @@
-"""The same run on other devices: the batch stays, only its division into micro-batches moves.
+"""Elastic restarts: a run resumes on other devices with the same global batch.
 
-``topology.json`` in the workdir says what a run was last started on. Data cursors belong to the
-global rows and checkpoints to no device, so all that must be decided anew is how many rows a
-device takes at once: never more than it did at first, as its memory need not hold more.
+``topology.json`` in the workdir records the devices of the last start. Data cursors belong to
+global rows and checkpoints do not depend on the mesh, so only the number of micro-batches has to
+be recomputed. A device never gets more rows per micro-batch than at the first start, because more
+might not fit its memory.
 """
 
 import copy
@@ -22,15 +23,15 @@ FILE = 'topology.json'
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """What a run is carried out on.
+  """The hardware that a run is started on, and how the batch is divided over it.
 
   Attributes:
-    devices: of the mesh.
-    processes: that feed it.
+    devices: number of devices in the mesh.
+    processes: number of processes.
     mesh: axis -> size.
-    accumulate: micro-batches of a step.
-    device_rows: rows of a micro-batch that a device (or those that share a row) takes at the most.
-    asked: ``config.train.accumulate``, which ``device_rows`` comes from.
+    accumulate: micro-batches per step.
+    device_rows: most rows of a micro-batch per device (or per group of devices that share a row).
+    asked: ``config.train.accumulate``, from which ``device_rows`` was computed.
   """
 
   devices: int
@@ -42,13 +43,14 @@ class Topology:
 
 
 def plan(config: ConfigDict, mesh: Mesh, processes: int, workdir: str) -> Topology:
-  """The topology of this start: of the first one as the config says, later as memory allows.
+  """The topology of this start. The first start follows the config; later ones keep
+  ``device_rows``.
 
   Args:
-    config: of the run.
-    mesh: of the present devices.
-    processes: of the present run.
-    workdir: of the run; need not exist yet.
+    config: the run's config.
+    mesh: the mesh of the current devices.
+    processes: number of processes of this start.
+    workdir: the run's workdir; need not exist yet.
   """
   rows, asked = config.train.rows, config.train.accumulate
   ways = 1
@@ -58,7 +60,7 @@ def plan(config: ConfigDict, mesh: Mesh, processes: int, workdir: str) -> Topolo
   accumulate, device_rows = asked, max(rows // (ways * asked), 1)
   if before and before.asked == asked:
     device_rows = before.device_rows
-    # Where the rows do not divide at all, the check of the batch's sharding says so.
+    # If the rows do not divide at all, partition.row_sharding raises the error.
     accumulate = next((count for count in range(1, rows // ways + 1)
                        if rows % (ways * count) == 0 and rows // (ways * count) <= device_rows),
                       asked)
@@ -66,7 +68,7 @@ def plan(config: ConfigDict, mesh: Mesh, processes: int, workdir: str) -> Topolo
 
 
 def applied(config: ConfigDict, topology: Topology) -> ConfigDict:
-  """The config with the micro-batches of the topology."""
+  """A copy of the config with the topology's number of micro-batches."""
   config = copy.deepcopy(config)
   with config.unlocked():
     config.train.accumulate = topology.accumulate
@@ -74,24 +76,24 @@ def applied(config: ConfigDict, topology: Topology) -> ConfigDict:
 
 
 def last(workdir: epath.Path) -> Topology | None:
-  """What the run was last started on; None for a new one."""
+  """The topology of the last start; None for a new run."""
   file = workdir / FILE
   return Topology(**json.loads(file.read_text())) if file.exists() else None
 
 
 def save(topology: Topology, workdir: epath.Path, hosts: Hosts) -> None:
-  """Notes what the run is now carried out on, once all hosts have read the note before."""
+  """Writes this start's topology, after all hosts have read the previous one."""
   hosts.barrier('topology')
   if hosts.index == 0:
     write_text(workdir / FILE, json.dumps(dataclasses.asdict(topology), indent=2))
 
 
 def changes(before: Topology | None, now: Topology, rows: int) -> str:
-  """What differs from the start before, in words; empty where nothing does.
+  """Describes the differences from the previous start; an empty string if there are none.
 
   Args:
     before, now: topologies.
-    rows: of the global batch.
+    rows: rows of the global batch.
   """
   if before is None:
     return ''

@@ -1,4 +1,4 @@
-"""Do all hosts run the same thing? Compared before the first step, which would hang otherwise."""
+"""Checks before the first step that all hosts run the same program; otherwise it would hang."""
 
 import functools
 import hashlib
@@ -27,7 +27,7 @@ Parts = Mapping[str, str]
 
 
 def describe(config: ConfigDict, workdir: str) -> dict[str, str]:
-  """What decides a run, by name: config fields, workdir, code, versions and flags."""
+  """Everything that determines a run, by name: config fields, workdir, code, versions, flags."""
   fields = trees.flatten(json.loads(to_json(config)))
   parts = {f'config.{path.replace("/", ".")}': json.dumps(value) for path, value in fields.items()}
   parts |= {'--workdir': workdir, 'code of jaxgen': code_hash()}
@@ -37,15 +37,16 @@ def describe(config: ConfigDict, workdir: str) -> dict[str, str]:
 
 
 def check_same(hosts: Hosts, key: str, parts: Parts) -> None:
-  """Compares ``parts`` over all hosts.
+  """Compares ``parts`` across all hosts.
 
   Args:
-    hosts: of the run; all of them must call this.
-    key: a name that the run uses once.
-    parts: of this host.
+    hosts: the hosts of the run; all of them must call this.
+    key: a name that is used once per run.
+    parts: this host's parts, from ``describe``.
 
   Raises:
-    UserError: they differ (on every host, with the same text), or some host did not come.
+    UserError: the parts differ (raised on every host with the same message), or some host did
+      not arrive in time.
   """
   texts = hosts.gather(key, json.dumps(parts))
   found = odd_ones([json.loads(text) for text in texts])
@@ -58,9 +59,11 @@ def check_same(hosts: Hosts, key: str, parts: Parts) -> None:
 
 
 def odd_ones(all_parts: Sequence[Parts]) -> tuple[str, str, str, list[int]] | None:
-  """The first part that differs: its name, the odd value, what most have, and who is odd.
+  """The first part that differs, or None.
 
-  Of two values as frequent as each other, the one of the lowest process counts as what most have.
+  Returns:
+    ``(name, deviating value, majority value, deviating processes)``. In a tie the value of the
+    lowest process counts as the majority.
   """
   names = dict.fromkeys(name for parts in all_parts for name in parts)
   for name in names:
@@ -73,13 +76,13 @@ def odd_ones(all_parts: Sequence[Parts]) -> tuple[str, str, str, list[int]] | No
 
 
 def text_hash(text: str) -> str:
-  """16 hex digits."""
+  """A hash of a text, 16 hex digits."""
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @functools.cache
 def code_hash(root: pathlib.Path = pathlib.Path(jaxgen.__file__).parent) -> str:
-  """16 hex digits of all source files of a package, wherever it is installed."""
+  """A hash of a package's source files, 16 hex digits, independent of where it is installed."""
   digest = hashlib.sha256()
   for file in sorted(root.rglob('*.py')):
     digest.update(str(file.relative_to(root)).encode() + b'\0' + file.read_bytes())

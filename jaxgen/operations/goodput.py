@@ -1,7 +1,7 @@
-"""Goodput: the share of wall time, over all starts of a run, that went into steps that count.
+"""Goodput: the share of wall time, over all starts of a run, that was spent on useful steps.
 
-``starts.jsonl`` in the workdir has a line for each start and one for each time that all steps were
-done. Time that a run waited for a machine counts; time after it was done does not.
+``starts.jsonl`` in the workdir has a line for each start and each completion of all steps. Wall
+time includes waiting for a machine between starts, but not the time after a completion.
 """
 
 import json
@@ -17,18 +17,18 @@ FILE = 'starts.jsonl'
 
 
 class Goodput:
-  """Adds up the steps of a run and divides by its wall time; one process of a run keeps it."""
+  """Divides the time of a run's useful steps by its wall time; only one process keeps it."""
 
   def __init__(self, workdir: epath.Path, began: float, start: int,
                lines: Iterable[Mapping[str, Any]]):
-    """Notes this start.
+    """Records this start.
 
     Args:
-      workdir: of the run.
-      began: when it was asked for, by ``time.time()``.
-      start: steps done.
-      lines: of metrics.jsonl up to that step. Steps that were computed and lost are not there;
-        of those done before starts were noted, nothing is known.
+      workdir: the run's workdir.
+      began: ``time.time()`` when the run was launched.
+      start: steps done so far.
+      lines: lines of metrics.jsonl up to that step. Steps that were computed and then lost are not
+        among them; steps from before ``starts.jsonl`` existed are ignored.
     """
     self._file = workdir / FILE
     self._events = read_lines(self._file)
@@ -39,16 +39,16 @@ class Goodput:
         self.add(line)
 
   def add(self, line: Mapping[str, Any]) -> None:
-    """Adds a step by its line of metrics.jsonl; one that was skipped changed nothing."""
+    """Adds a step from its line of metrics.jsonl; skipped steps do not count."""
     if line['loss'] is not None:
       self._useful += line['seconds']
 
   def share(self, now: float) -> float:
-    """The goodput at ``now``, by ``time.time()``."""
+    """The goodput at ``now`` (``time.time()``), a share in [0, 1]."""
     return self._useful / max(wall_time(self._events, now), 1e-9)
 
   def done(self, now: float, step: int) -> None:
-    """Notes that all steps are done."""
+    """Records that all steps are done."""
     self._note(time=now, step=step, done=True)
 
   def _note(self, **event: Any) -> None:
@@ -57,7 +57,7 @@ class Goodput:
 
 
 def wall_time(events: Iterable[Mapping[str, Any]], now: float) -> float:
-  """Seconds from the first start to ``now``, less those between being done and starting again."""
+  """Seconds from the first start to ``now``, excluding time between a completion and a restart."""
   total, since = 0.0, None
   for event in events:
     if since is None:

@@ -1,17 +1,17 @@
-"""Counts the programs that jax makes, so that a run which compiles all the time can be seen."""
+"""Counts the programs that jax compiles, to make unexpected recompilation visible."""
 
 import jax
 
-MADE = '/jax/core/compile/backend_compile_duration'  # once for each program, cached or not
+MADE = '/jax/core/compile/backend_compile_duration'  # once per program, cached or not
 REUSED = '/jax/compilation_cache/cache_hits'
 
 
 class Programs:
-  """Counts while it is entered, on all threads of this process.
+  """Counts programs while its context is active, on all threads of this process.
 
   Attributes:
-    count: programs so far.
-    reused: those of them that the compilation cache had.
+    count: number of programs so far.
+    reused: number of those that came from the compilation cache.
   """
 
   def __init__(self):
@@ -19,7 +19,7 @@ class Programs:
 
   @property
   def compiled(self) -> int:
-    """Programs that were really compiled."""
+    """Number of programs that were actually compiled."""
     return self.count - self.reused
 
   def __enter__(self) -> 'Programs':

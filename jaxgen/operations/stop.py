@@ -1,4 +1,4 @@
-"""SIGTERM: the scheduler wants the machine back. Every host saves the same step and exits."""
+"""Handles SIGTERM (preemption): all hosts save the same step and exit."""
 
 import signal
 import threading
@@ -9,12 +9,12 @@ from jax.experimental import multihost_utils
 
 
 class StopRequest:
-  """Knows whether a SIGTERM came, on this host or on any other."""
+  """Detects a SIGTERM on this host or any other."""
 
   def __init__(self):
     self._asked, self._before = False, None
-    # With several processes JAX listens for the signal, as they must agree on a step. A thread
-    # that is not the main one cannot listen, and nothing is sent to it either.
+    # With several processes JAX installs the handler, because they must agree on a step. Python
+    # allows signal handlers in the main thread only.
     if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
       self._before = signal.signal(signal.SIGTERM, self._ask)
 
@@ -22,7 +22,7 @@ class StopRequest:
     """Whether to save and stop after this step; the same answer on every host.
 
     Args:
-      step: just started; every host asks at every step.
+      step: the step that was just started; every host must call this at every step.
     """
     return self._asked or multihost_utils.reached_preemption_sync_point(step)
 

@@ -1,4 +1,4 @@
-"""A trace of chosen steps for xprof: where the time of the devices and of the hosts goes."""
+"""Profiles chosen steps for xprof: a timeline of devices and hosts."""
 
 import sys
 from typing import Any
@@ -9,28 +9,28 @@ from etils import epath
 from jaxgen.core.errors import user_error
 from jaxgen.sharding.hosts import Hosts
 
-NAME = 'train'  # of a step in the trace
+NAME = 'train'  # name of the step annotations in the trace
 
 
 class Trace:
-  """Writes one trace into ``plugins/profile`` of the workdir, where TensorBoard looks for it.
+  """Writes one trace into ``plugins/profile`` of the workdir, where TensorBoard finds it.
 
-  Files are named by machine, so the first process of each traces.
+  Trace files are named by host, so only the first process of each host traces.
   """
 
   def __init__(self, steps: tuple[int, int] | None, workdir: epath.Path, hosts: Hosts, done: int,
                last: int):
-    """Checks that the steps will come.
+    """Checks that the steps lie ahead.
 
     Args:
-      steps: the first and the last one to trace; None traces nothing.
-      workdir: of the run.
-      hosts: of the run.
-      done: steps of the run that are done.
-      last: step of the run.
+      steps: first and last step to trace; None traces nothing.
+      workdir: the run's workdir.
+      hosts: the hosts of the run.
+      done: number of steps already done.
+      last: last step of the run.
 
     Raises:
-      UserError: none of the steps will come.
+      UserError: the run will execute none of the steps.
     """
     if steps and not (done < steps[1] and steps[0] <= last):
       raise user_error('--profile', f'{steps[0]}:{steps[1]}',
@@ -40,27 +40,27 @@ class Trace:
     self._workdir, self._runs = workdir, False
 
   def step(self, number: int, state: Any) -> jax.profiler.StepTraceAnnotation:
-    """To be entered around a step, which the trace then names.
+    """Context to run a step in; annotates the step in the trace.
 
     Args:
-      number: of the step.
-      state: of the run; a trace begins when the step before has made it.
+      number: the step's number.
+      state: the train state before the step; the trace starts once it has been computed.
     """
     if self._steps and not self._runs and self._steps[0] <= number <= self._steps[1]:
       jax.block_until_ready(state)
       options = jax.profiler.ProfileOptions()
-      options.python_tracer_level = 0  # every call of Python would slow the hosts down
+      options.python_tracer_level = 0  # tracing every Python call would slow the hosts down
       options.session_id = f'steps_{self._steps[0]}_{self._steps[1]}'  # the same on all hosts
       jax.profiler.start_trace(str(self._workdir), profiler_options=options)
       self._runs = True
     return jax.profiler.StepTraceAnnotation(NAME, step_num=number)
 
   def ends(self, number: int) -> bool:
-    """Whether ``close`` is due after this step; it takes its time."""
+    """Whether ``close`` is due after this step; writing the trace may take a while."""
     return self._runs and number == self._steps[1]
 
   def close(self, state: Any = None) -> None:
-    """Writes the trace, if there is one, when the last step has made ``state``."""
+    """Writes the trace, if one is running, after ``state`` has been computed."""
     if not self._runs:
       return
     jax.block_until_ready(state)

@@ -1,8 +1,8 @@
-"""A thread that notices when a step hangs or a host falls silent, says which, and ends the run.
+"""Heartbeat threads that detect a hanging step or a lost host, name it, and end the run.
 
-A collective waits for ever for a host that died or hangs. So every process tells the others where
-it stands, through the coordinator; whoever is silent for too long is named in every log, and the
-processes end with exit code 1, so that a launcher can start the run again.
+A collective blocks forever if a host has died or hangs. Every process therefore publishes its
+progress through the coordinator. A host that is silent for too long is named in every log, and all
+processes exit with code 1 so that a launcher can restart the run.
 """
 
 import faulthandler
@@ -22,31 +22,31 @@ from jaxgen.core.errors import UserError
 from jaxgen.sharding.hosts import Hosts
 
 STALL_FACTOR = 10  # times the median step
-STALL_LEAST = 5.0  # seconds; less is noise
+STALL_LEAST = 5.0  # seconds; shorter steps are never reported
 MEDIAN_OF = 101  # steps
 MEDIAN_FROM = 3  # steps; the first ones compile
-BEFORE_STEPS = 10  # times the time-out: tracing and compiling can hold up a process's threads
+BEFORE_STEPS = 10  # times the timeout: tracing and compiling can block a process's threads
 
 
 class Watch:
-  """Watches over the steps of this process and over the other hosts."""
+  """Monitors the steps of this process and the heartbeats of the other hosts."""
 
   def __init__(self, hosts: Hosts, timeout: float):
     """Starts the threads.
 
     Args:
-      hosts: of the run.
+      hosts: the hosts of the run.
       timeout: seconds of silence after which a host counts as lost.
     """
     self._hosts, self._timeout = hosts, timeout
     self._place, self._started = 'set-up', 0.0
     self._steps: deque[float] = deque(maxlen=MEDIAN_OF)
     self._told = False
-    # Seconds by a clock that stands still while this process does: stopped and started again, or
-    # on a machine that has no time for it, it must not take the others for silent.
+    # Seconds on a clock that pauses while this process is stopped or starved of CPU time, so that
+    # it does not then mistake the other hosts for silent.
     self._now = 0.0
     self._answer = 0.0  # when the coordinator last answered
-    self._heard: dict[int, tuple[str, float]] = {}  # process -> last text, when it came
+    self._heard: dict[int, tuple[str, float]] = {}  # process -> (last heartbeat, time received)
     self._end = threading.Event()
     self._threads = [threading.Thread(target=self._guard, name='watch', daemon=True)]
     if hosts.count > 1:
@@ -55,15 +55,15 @@ class Watch:
       thread.start()
 
   def step(self, number: int) -> None:
-    """Notes that a step begins, and with it the time of the one before ends."""
+    """Records the start of a step, which also ends the timing of the previous one."""
     self.at(f'step {number}')
     self._started = time.monotonic()
 
   def at(self, place: str) -> None:
-    """Notes that the main thread leaves the steps for something that may take its time.
+    """Records that the main thread does something other than a step, which is not timed.
 
     Args:
-      place: as messages say it.
+      place: name of the activity in messages.
     """
     if self._started:
       self._steps.append(time.monotonic() - self._started)
@@ -77,10 +77,10 @@ class Watch:
     self._stop('done')
 
   def failed(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-    """Tells the others why this process ends, if an exception ends it; for ``ExitStack.push``.
+    """Publishes the exception that ends this process, if there is one; for ``ExitStack.push``.
 
-    Where the reason may be another host that was lost, waits for the verdict on it: then this
-    does not return.
+    A JAX runtime error may be caused by a lost host. In that case this waits until the loss is
+    detected, which ends the process, so the call does not return.
     """
     if error is None or self._end.is_set():
       return
@@ -96,7 +96,7 @@ class Watch:
     self._end.set()
     for thread in self._threads:
       if thread is not threading.current_thread():
-        # A coordinator that hangs must not hold this process.
+        # A hanging coordinator must not block this process.
         thread.join(timeout=self._pause() + 1)
 
   def _me(self) -> str:
@@ -106,7 +106,7 @@ class Watch:
     return min(self._timeout / 5, 2.0)
 
   def _guard(self) -> None:
-    """Looks at the steps here and at what was heard; asks nobody, so nothing can hold it up."""
+    """Checks local steps and received heartbeats; makes no remote call, so it cannot block."""
     last = time.monotonic()
     while not self._end.wait(self._pause()):
       now = time.monotonic()
@@ -117,7 +117,7 @@ class Watch:
         self._give_up(verdict)
 
   def _check_stall(self) -> None:
-    """Dumps all stacks once when a step takes ten times its median."""
+    """Dumps the stacks of all threads once when a step takes ten times the median."""
     started = self._started
     if self._told or not started or len(self._steps) < MEDIAN_FROM:
       return
@@ -130,21 +130,21 @@ class Watch:
     faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
 
   def _behind(self) -> str:
-    """Who is still at an earlier place than this process, if known."""
+    """The processes known to be at another place than this one, as text."""
     others = {index: json.loads(text)['place'] for index, (text, _) in self._heard.items()
               if index != self._hosts.index}
     return ''.join(f'{self._hosts.label(index)} is at {place}; '
                    for index, place in sorted(others.items()) if place != self._place)
 
   def _verdict(self) -> str:
-    """Why the run cannot go on; empty as long as it can."""
+    """The reason why the run cannot continue; an empty string while it can."""
     answer = self._answer
     if self._now - answer > self._timeout:
       return (f'{self._hosts.label(0)}, the coordinator, has not answered for '
               f'{self._now - answer:.0f} s')
     for index, (text, when) in sorted(self._heard.items()):
       beat = json.loads(text)
-      place, silent = beat['place'], answer - when  # not counting the silence of the coordinator
+      place, silent = beat['place'], answer - when  # excludes time without a coordinator's answer
       if place.startswith('error: '):
         return f'{self._hosts.label(index)} ended with {place}'
       patience = self._timeout * (1 if beat['runs'] else BEFORE_STEPS)
@@ -158,12 +158,13 @@ class Watch:
     sys.stdout.flush()
     self._stop(f'error: {verdict}')
     if self._hosts.index == 0:
-      time.sleep(3 * self._pause())  # JAX ends all others with it: first they hear the verdict
-    # The main thread may be stuck in a collective for ever: no clean-up can be waited for.
+      # JAX ends all processes when process 0 exits, so let them receive the verdict first.
+      time.sleep(3 * self._pause())
+    # The main thread may be stuck in a collective, so waiting for clean-up could block forever.
     os._exit(1)
 
   def _talk(self) -> None:
-    """Tells the others where this process is and hears where they are."""
+    """Sends this process's heartbeats and receives those of the others."""
     count, last = 0, False
     while not last:
       last = self._end.wait(self._pause() if count else 0)

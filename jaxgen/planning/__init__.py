@@ -1,1 +1,1 @@
-"""What a training step would take on hardware that is not there: compiled, measured, reported."""
+"""Plans a training step for absent hardware: compiles it and reports memory, FLOPs and traffic."""

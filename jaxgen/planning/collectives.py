@@ -1,4 +1,4 @@
-"""Collectives of a compiled step: how often each runs, how many bytes it sends over which link."""
+"""Collectives of a compiled step: how often each runs, and the bytes it sends over each link."""
 
 import dataclasses
 import re
@@ -21,11 +21,11 @@ class Collective:
 
   Attributes:
     kind: ``all-gather``, ``all-reduce``, ``reduce-scatter``, ...
-    times: how often a step runs it.
-    link_bytes: bytes that a device sends over ICI or NVLink each time.
-    network_bytes: the same over DCN or InfiniBand.
-    dimensions: of the torus that its group spans; their links work side by side.
-    overlaps: it is started and awaited apart, so that other work may go on meanwhile.
+    times: number of runs per step.
+    link_bytes: bytes that a device sends over ICI or NVLink per run.
+    network_bytes: bytes that a device sends over DCN or InfiniBand per run.
+    dimensions: number of torus dimensions that its group spans; their links work in parallel.
+    overlaps: whether it is asynchronous (start and done are separate), so computation can overlap.
   """
 
   kind: str
@@ -36,7 +36,7 @@ class Collective:
   overlaps: bool
 
   def seconds(self, topology: Topology) -> tuple[float, float]:
-    """Least seconds of a step on the links and on the network."""
+    """Lower bounds on seconds per step, ``(on the links, on the network)``."""
     link = self.link_bytes / (topology.chip.link_bandwidth * max(self.dimensions, 1))
     return self.times * link, self.times * self.network_bytes / topology.chip.network_bandwidth
 
@@ -44,12 +44,12 @@ class Collective:
 def collectives_of(text: str, devices: Sequence[Any], topology: Topology) -> list[Collective]:
   """All collectives that one device takes part in during a step.
 
-  Warns of loops around collectives of which the program does not say how often they turn.
+  Warns about loops that contain collectives and have an unknown trip count.
 
   Args:
-    text: of the compiled program.
-    devices: in the order of the mesh.
-    topology: which of them reach each other without the network.
+    text: HLO text of the compiled program.
+    devices: the devices in mesh order.
+    topology: the hardware; tells which devices share links and which need the network.
   """
   module = hlo.Module(text)
   if loops := _uncounted(module):
@@ -59,7 +59,7 @@ def collectives_of(text: str, devices: Sequence[Any], topology: Topology) -> lis
   for computation, line, times in module.walk(module.entry):
     kind = line.opcode.removesuffix('-start')
     if kind in KINDS and not line.opcode.endswith('-done'):
-      # The pieces of a fused asynchronous collective all show it, under one channel.
+      # Every piece of a fused asynchronous collective repeats it, with the same channel id.
       key = (line.attribute('channel_id'), times, kind)
       if _is_piece(computation):
         if key in seen:
@@ -91,18 +91,18 @@ def _collective(kind: str, line: hlo.Instruction, computation: str, times: int,
   group = _group(line, len(devices))
   whole = hlo.size_of(line.type)
   if line.opcode in ('all-gather-start', 'reduce-scatter-start'):
-    whole *= len(group) / (len(group) + 1)  # it shows both inputs and outputs
+    whole *= len(group) / (len(group) + 1)  # the type lists both inputs and outputs
   elif kind == 'reduce-scatter':
     whole *= len(group)
   elif kind == 'all-reduce' and computation.startswith('all-reduce-scatter'):
-    kind = 'reduce-scatter'  # TPU's fusion of an all-reduce with the slice that is kept of it
+    kind = 'reduce-scatter'  # on TPUs, a fusion of an all-reduce with the slice that is kept
   members = [devices[index] for index in group]
   nodes = len({node_of(device, topology) for device in members})
   inside = len(members) // nodes
   factor = 2 if kind == 'all-reduce' else 1
   return Collective(
       kind, times, link_bytes=factor * whole * (inside - 1) / inside,
-      # The devices of a node share what other nodes have; each fetches its part.
+      # The devices of a node divide the traffic with other nodes among themselves.
       network_bytes=factor * whole * (nodes - 1) / nodes / inside,
       dimensions=_dimensions(members, topology), overlaps=overlaps)
 
@@ -118,7 +118,7 @@ def _permute(line: hlo.Instruction, times: int, overlaps: bool, devices: Sequenc
 
 
 def _between_slices(line: hlo.Instruction, times: int, topology: Topology) -> Collective:
-  """TPU slices exchange through their hosts; the program shows what is handed over."""
+  """A transfer between TPU slices, which goes through the hosts as a ``send``."""
   kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', line.attributes)[1]
   kind = kind.lower().replace('_', '-')
   size, share = hlo.arrays_of(line.type)[0], (topology.slices - 1) / topology.slices
@@ -126,7 +126,7 @@ def _between_slices(line: hlo.Instruction, times: int, topology: Topology) -> Co
 
 
 def node_of(device: Any, topology: Topology) -> int:
-  """The slice or the node of a device."""
+  """Index of the slice (TPU) or node (GPU) of a device."""
   if topology.is_tpu:
     return getattr(device, 'slice_index', None) or 0
   return device.process_index
@@ -140,7 +140,7 @@ def _dimensions(members: Sequence[Any], topology: Topology) -> int:
 
 
 def _group(line: hlo.Instruction, count: int) -> Sequence[int]:
-  """The first group of devices; all groups of a collective are of one size."""
+  """The first replica group; all groups of a collective have the same size."""
   text = line.attribute('replica_groups')
   if text.startswith('mesh['):
     return _mesh_group(line.attributes)
@@ -155,7 +155,7 @@ def _group(line: hlo.Instruction, count: int) -> Sequence[int]:
 def _mesh_group(attributes: str) -> Sequence[int]:
   """``mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}``: the devices along ``a`` from the first.
 
-  An axis may be a part of one, ``'a':(1)2``: of the 4 the 2 that follow a factor of 1.
+  A group may use part of an axis: ``'a':(1)2`` is the factor of 2 after a factor of 1.
   """
   mesh, ids, chosen = re.search(
       r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?\)?)\))? \{([^}]*)\}',
@@ -176,14 +176,14 @@ def _mesh_group(attributes: str) -> Sequence[int]:
 
 
 def _iota(shape: str, order: str | None) -> np.ndarray:
-  """All numbers from 0 in a shape, its dimensions then transposed."""
+  """``arange`` reshaped to a shape, then transposed."""
   sizes = [int(size) for size in shape.split(',')]
   ids = np.arange(np.prod(sizes)).reshape(sizes)
   return ids.transpose([int(axis) for axis in order.split(',')]) if order else ids
 
 
 def by_kind(collectives: Sequence[Collective]) -> Iterator[tuple[str, dict[str, float]]]:
-  """``(kind, {runs, link_bytes, network_bytes})`` of a step, the most bytes first."""
+  """``(kind, {runs, link_bytes, network_bytes})`` per step, sorted by bytes, largest first."""
   table: dict[str, dict[str, float]] = {}
   for each in collectives:
     row = table.setdefault(each.kind, dict(runs=0, link_bytes=0.0, network_bytes=0.0))

@@ -14,22 +14,22 @@ from jaxgen.planning.topology import parse
 
 
 def plan(config: ConfigDict, topology: str, *, json_file: str = '', tries: int = 0) -> None:
-  """Prints what the train step of a config takes on hardware that need not be there.
+  """Prints the memory, FLOPs and time of a config's train step on hardware that may be absent.
 
   Args:
-    config: of the run.
-    topology: its name, see ``topology.parse``.
-    json_file: where the numbers go as well; empty for nowhere.
-    tries: look for better settings and compile so many; 0 plans the config as it is.
+    config: the run's config.
+    topology: name of the hardware, see ``topology.parse``.
+    json_file: file that also receives the numbers; '' for none.
+    tries: number of settings to compile in a search for better ones; 0 plans the config as it is.
 
   Raises:
-    UserError: the step does not fit; says by how much and what would help. Or a broken config,
-      an unknown topology, a compiler that is not installed, a file that cannot be written.
+    UserError: the step does not fit; the message gives the excess and a remedy. Also a broken
+      config, an unknown topology, a missing compiler, or a file that cannot be written.
   """
   validate(config)
   hardware, file = parse(topology), epath.Path(json_file)
   if json_file:
-    _make_folder(file)  # before minutes of compiling
+    _make_folder(file)  # fail before minutes of compilation
   if tries:
     found = search.search(config, hardware, tries)
     print(search.to_text(found))

@@ -1,4 +1,4 @@
-"""Reads the text of a compiled program: its computations, its loops and how often they turn."""
+"""Parses the HLO text of a compiled program: computations, loops and their trip counts."""
 
 import dataclasses
 import re
@@ -17,14 +17,14 @@ _CALLED = re.compile(r'(?:calls|to_apply|branch_computations|true_computation|'
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of a program.
+  """One HLO instruction, a line of the program.
 
   Attributes:
-    name: of its result.
-    type: of its result, as text.
-    opcode: what it does.
-    operands: names of its operands; the text between the parentheses for a constant.
-    attributes: everything behind the operands.
+    name: name of its result.
+    type: type of its result, as text.
+    opcode: the operation.
+    operands: names of its operands; for a constant, the text between the parentheses.
+    attributes: everything after the operands.
     is_root: whether it is the result of its computation.
   """
 
@@ -36,12 +36,12 @@ class Instruction:
   is_root: bool
 
   def attribute(self, name: str) -> str:
-    """The value of ``name=value`` as text; empty where there is none."""
+    """The value of the attribute ``name`` as text; an empty string if it is missing."""
     match = re.search(rf'\b{name}=%?("[^"]*"|\{{.*?\}}(?=, |$)|[^,\s]+)', self.attributes)
     return match[1] if match else ''
 
   def called(self) -> tuple[str, ...]:
-    """Computations that run when this instruction does; loops apart."""
+    """Computations that this instruction calls; loop bodies are not among them."""
     if self.opcode not in ('fusion', 'call', 'conditional', 'async-start'):
       return ()
     return tuple(name.strip('% ') for match in _CALLED.finditer(self.attributes)
@@ -49,19 +49,19 @@ class Instruction:
 
 
 class Module:
-  """A program by its computations."""
+  """A parsed program: its computations by name."""
 
   def __init__(self, text: str):
-    """Reads what ``jax.stages.Compiled.as_text`` gives."""
+    """Parses the output of ``jax.stages.Compiled.as_text``."""
     self.entry = ''
     self.computations: dict[str, dict[str, Instruction]] = {}
     self._read(text)
 
   def walk(self, name: str, times: int = 1) -> Iterator[tuple[str, Instruction, int]]:
-    """Every instruction that runs, as ``(computation, instruction, how often)``, from ``name``.
+    """Yields every executed instruction from ``name`` on: ``(computation, instruction, times)``.
 
-    Bodies of loops count as often as they turn (once where that is not known), all branches of a
-    conditional once.
+    Loop bodies count as often as their trip count (once if it is unknown), and every branch of a
+    conditional counts once.
     """
     for instruction in self.computations[name].values():
       yield name, instruction, times
@@ -72,11 +72,11 @@ class Module:
         yield from self.walk(other, times * turns)
 
   def trips(self, computation: str, loop: Instruction) -> int | None:
-    """How often a loop turns; None where the program does not say.
+    """Trip count of a loop; None if it cannot be determined.
 
-    GPU and CPU programs carry the number, but for peeled loops that hold others. Those and the
-    loops of TPUs compare a counter with a constant; the counter's start and stride are looked up,
-    as peeled and unrolled loops do not count 0, 1, 2.
+    GPU and CPU programs record it, except for peeled loops with nested loops. Those, and loops of
+    TPU programs, compare a counter with a constant. The counter's start and stride are read from
+    the program, because peeled and unrolled loops do not count 0, 1, 2.
     """
     known = _KNOWN_TRIPS.search(loop.attributes)
     if known:
@@ -114,7 +114,7 @@ class Module:
 
   def _operation(self, lines: dict[str, Instruction], line: Instruction
                  ) -> tuple[Instruction, list[Instruction | None]]:
-    """What an instruction or a fusion computes last, and from what."""
+    """The final operation of an instruction or fusion, and its operands."""
     if line.opcode != 'fusion':
       return line, [lines.get(name) for name in line.operands]
     inner = self.computations[line.called()[0]]
@@ -150,12 +150,12 @@ def _root(lines: dict[str, Instruction]) -> Instruction:
 
 
 def size_of(text: str) -> float:
-  """Bytes of an array type, or of all arrays of a tuple type."""
+  """Bytes of an array type, or of all arrays in a tuple type."""
   return sum(_array_bytes(*match.groups()) for match in _SHAPE.finditer(text))
 
 
 def arrays_of(text: str) -> list[float]:
-  """Bytes of each array of a type."""
+  """Bytes of each array in a type."""
   return [_array_bytes(*match.groups()) for match in _SHAPE.finditer(text)]
 
 
@@ -167,7 +167,7 @@ def _array_bytes(kind: str, dimensions: str) -> float:
 
 
 def _instruction(is_root: bool, name: str, rest: str) -> Instruction:
-  """``type opcode(operands), attributes``; types and operands may hold brackets themselves."""
+  """Parses ``type opcode(operands), attributes``; types and operands may contain brackets."""
   cut = _closing(rest, 0) + 1 if rest.startswith('(') else rest.index(' ')
   kind, rest = rest[:cut], rest[cut:].lstrip()
   start = rest.index('(')
@@ -178,7 +178,7 @@ def _instruction(is_root: bool, name: str, rest: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-  """Index of the parenthesis that closes the one at ``start``."""
+  """Index of the parenthesis that matches the one at ``start``."""
   depth = 0
   for match in re.finditer(r'[()]', text[start:]):
     depth += 1 if match[0] == '(' else -1

@@ -1,4 +1,4 @@
-"""``jaxgen plan``: the train step of a config on a topology, compiled and summed up."""
+"""``jaxgen plan``: compiles a config's train step for a topology and summarises it."""
 
 import dataclasses
 import functools
@@ -19,28 +19,29 @@ from jaxgen.planning.topology import devices_of
 from jaxgen.training.flops import split_tally
 from jaxgen.training.flops import step_tally
 
-# Of TPUs: what a device holds and sends is settled before machine code is made, which takes most of
-# the time and is not looked at. Of GPUs: autotuning needs the GPU itself.
+# Compiler options by is_tpu. TPU: memory and collectives are fixed before code generation, which
+# takes most of the compile time and does not matter here. GPU: autotuning needs a real GPU.
 OPTIONS = {True: {'exec_time_optimization_effort': -1.0}, False: {'xla_gpu_autotune_level': 0}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """All that is known of a step before it runs; sizes are bytes, times seconds.
+  """Everything known about a step before it runs; sizes in bytes, times in seconds.
 
   Attributes:
     topology: the hardware.
-    config: of the run.
-    mesh: axis -> devices along it.
+    config: the run's config.
+    mesh: axis -> number of devices along it.
     parameters: group -> {'trained', 'frozen'} -> number of parameters.
-    memory: of one device.
-    compile_seconds: that the compiler took; core_seconds adds up the cores it worked on.
-    flops: {'trained', 'frozen'} -> {'dense', 'attention'} -> FLOPs of a step, all devices
-      together. The gradient that passes through a frozen module counts as frozen.
-    executed_flops: the same in one sum, with what rematerialisation repeats.
-    collectives: of one device.
-    bound: the least time of a step; None where the program did not compile as it does not fit.
-    images: of a step.
+    memory: memory use of one device.
+    compile_seconds: wall time of the compilation.
+    core_seconds: CPU time of the compilation, summed over cores.
+    flops: {'trained', 'frozen'} -> {'dense', 'attention'} -> FLOPs per step, summed over devices.
+      Gradients that pass through a frozen module count as frozen.
+    executed_flops: FLOPs per step including rematerialisation, summed over devices.
+    collectives: collectives of one device.
+    bound: lower bound on the step time; None if the program is too large to compile.
+    images: images per step.
   """
 
   topology: Topology
@@ -58,36 +59,36 @@ class Plan:
 
   @property
   def fits(self) -> bool:
-    """Whether the peak stays below the memory of a device."""
+    """Whether the peak fits the memory of a device."""
     return self.memory.peak <= self.topology.chip.hbm_bytes
 
   @property
   def headroom(self) -> float:
-    """Share of a device's memory that stays free; below 0 where it does not fit."""
+    """Share of a device's memory that stays free; negative if the step does not fit."""
     return 1 - self.memory.peak / self.topology.chip.hbm_bytes
 
   @property
   def model_flops(self) -> float:
-    """FLOPs of a step without what rematerialisation repeats."""
+    """FLOPs per step without rematerialisation."""
     return sum(sum(kinds.values()) for kinds in self.flops.values())
 
   @property
   def images_per_second(self) -> float:
-    """Of all devices together, at the bound."""
+    """Throughput of all devices together, at the bound."""
     return self.images / self.bound.seconds
 
   @property
   def device_hours(self) -> float:
-    """Of ``train.steps`` steps at the bound."""
+    """Device-hours of ``train.steps`` steps, at the bound."""
     return self.bound.seconds * self.config.train.steps * self.topology.size / 3600
 
 
 def make_plan(config: ConfigDict, topology: Topology) -> Plan:
-  """Compiles the train step of a config for a topology and reads off what it takes.
+  """Compiles the train step of a config for a topology and summarises the result.
 
   Raises:
-    UserError: a config that does not hold together or does not fit the number of devices, or
-      hardware whose compiler is not installed.
+    UserError: an invalid config, a mesh that does not match the number of devices, or hardware
+      whose compiler is not installed.
   """
   program = make_program(config, devices_of(topology))
   compiled = compile_program(program, OPTIONS[topology.is_tpu])
@@ -116,7 +117,7 @@ def _parameters(program: Program) -> dict[str, dict[str, int]]:
 
 
 def _images(config: ConfigDict, program: Program) -> int:
-  """Images of a step whose rows are full of images of ``data.image_size``."""
+  """Images per step if rows are filled with images of ``data.image_size``."""
   tokens = (config.data.image_size // program.layout.latent.factor)**2
   fit = min(config.data.segments_per_row, config.data.visual_tokens // tokens)
   return config.train.rows * max(fit, 1)

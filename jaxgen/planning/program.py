@@ -1,4 +1,4 @@
-"""The train step of a config, abstract from end to end: built, lowered and compiled for a mesh."""
+"""Builds, lowers and compiles a config's train step for a mesh, from shapes alone."""
 
 import dataclasses
 import re
@@ -31,21 +31,21 @@ from jaxgen.training.step import compile_step
 from jaxgen.training.step import make_train_step
 
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-# How a TPU compiler says what a program needs, arguments and all: that of far too large ones before
-# it looks closer, that of others in the end.
+# The TPU compiler's out-of-memory messages, with the total need including arguments: one form for
+# programs that are rejected early as far too large, one for the others.
 _REFUSED = re.compile(r'(?:Used |required for HLO temporaries \()([\d.]+)([KMGT]?)')
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A run before any of its arrays exists.
+  """A run's train step before any array exists.
 
   Attributes:
-    config: of the run.
-    mesh: of devices that may not be there.
-    blueprint: shapes, dtypes and shardings of state and frozen parameters.
-    batch: the same of the global batch.
-    layout: of the models.
+    config: the run's config.
+    mesh: the mesh; its devices may be absent.
+    blueprint: shapes, dtypes and shardings of the state and the frozen parameters.
+    batch: shapes, dtypes and shardings of the global batch.
+    layout: the model properties that the data pipeline needs.
     lowered: the train step, not yet compiled.
   """
 
@@ -59,16 +59,16 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes of one device while the step runs.
+  """Memory use of one device during the step, in bytes.
 
   Attributes:
-    parameters: fp32 masters of what trains, and its moving average.
-    optimizer: moments.
-    frozen: parameters that do not train; the autoencoder counts whole, as each device encodes.
-    batches: the batch of this step and the one that is made meanwhile.
-    temporary: activations, gradients and whatever else the step makes and drops.
-    peak: all of it at the worst moment.
-    host: moments and moving average where they lie in the memory of the host, for one device.
+    parameters: fp32 masters of the trainable parameters, and their moving average.
+    optimizer: optimizer moments.
+    frozen: frozen parameters; the autoencoder counts in full, because every device encodes.
+    batches: the current batch and the one being prepared.
+    temporary: activations, gradients and other temporaries of the step.
+    peak: peak of the total.
+    host: moments and moving average offloaded to host memory, per device.
   """
 
   parameters: float
@@ -82,13 +82,13 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """What the compiler says of a program.
+  """Result of a compilation.
 
   Attributes:
-    seconds: that it took.
-    core_seconds: the same added up over the cores that worked on it.
-    memory: of one device.
-    text: the scheduled program; empty where it did not fit and the compiler gave up.
+    seconds: wall time of the compilation.
+    core_seconds: CPU time of the compilation, summed over cores.
+    memory: memory use of one device.
+    text: the scheduled HLO; empty if the program was too large to compile.
   """
 
   seconds: float
@@ -101,7 +101,7 @@ def make_program(config: ConfigDict, devices: Sequence[Any]) -> Program:
   """Builds and lowers the train step that ``jaxgen train`` would run on the devices.
 
   Raises:
-    UserError: a config that does not hold together, or does not fit the number of devices.
+    UserError: an invalid config, or a mesh that does not match the number of devices.
   """
   validate(config)
   system, objectives = make_system(config), make_objectives(config)
@@ -116,7 +116,7 @@ def make_program(config: ConfigDict, devices: Sequence[Any]) -> Program:
 
 
 def abstract_batch(config: ConfigDict, layout: Layout, rows: NamedSharding) -> Batch:
-  """Shapes, dtypes and shardings of a global batch as the loader packs it."""
+  """Shapes, dtypes and shardings of a global batch, as the loader packs it."""
   row = pack([[]], RowShape.of(config.data, layout), pad=0).batch
   return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
@@ -124,11 +124,11 @@ def abstract_batch(config: ConfigDict, layout: Layout, rows: NamedSharding) -> B
 
 
 def compile_program(program: Program, options: dict[str, Any] | None = None) -> Compiled:
-  """Compiles for the devices of the mesh; a program too large for them has a memory all the same.
+  """Compiles for the devices of the mesh; reports the memory even of a program that is too large.
 
   Args:
-    program: from ``make_program``.
-    options: of the compiler.
+    program: the program from ``make_program``.
+    options: compiler options.
   """
   began, worked = time.perf_counter(), time.process_time()
 
@@ -144,8 +144,8 @@ def compile_program(program: Program, options: dict[str, Any] | None = None) -> 
       raise
     return result(float(used[1]) * _UNITS[used[2]], '')
   stats = compiled.memory_analysis()
-  # The step overwrites the old state, so outputs lie where arguments did. Arguments that it does
-  # not read, an unused head of the language model say, are not among the compiler's.
+  # The step donates the old state, so outputs alias arguments. The compiler leaves out arguments
+  # that the step never reads, such as an unused head of the language model.
   arguments = max(stats.argument_size_in_bytes, _read_by_step(program))
   step = (arguments + stats.output_size_in_bytes - stats.alias_size_in_bytes
           + stats.temp_size_in_bytes)
@@ -153,7 +153,7 @@ def compile_program(program: Program, options: dict[str, Any] | None = None) -> 
 
 
 def shard_bytes(tree: Any, on_host: bool = False) -> float:
-  """Bytes of one device's share of a tree of ``ShapeDtypeStruct``, in its memory or its host's."""
+  """Bytes per device of a tree of ``ShapeDtypeStruct``, in device memory or in host memory."""
   return float(sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
                    for leaf in jax.tree.leaves(tree)
                    if (leaf.sharding.memory_kind == memory.HOST) == on_host))
@@ -167,7 +167,7 @@ def _read_by_step(program: Program) -> float:
 
 
 def _memory(program: Program, step: float) -> Memory:
-  """Adds what lives beside the step, which alone has a peak of ``step`` bytes."""
+  """Adds the memory held outside the step to ``step``, the step's own peak in bytes."""
   state, frozen = program.blueprint.state, program.blueprint.frozen
   autoencoder = frozen.get(AUTOENCODER, {})
   whole = float(sum(leaf.size * leaf.dtype.itemsize

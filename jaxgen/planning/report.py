@@ -1,4 +1,4 @@
-"""A plan as text for people and as JSON for programs."""
+"""Formats a plan as text and as JSON."""
 
 import math
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from jaxgen.planning.collectives import by_kind
 from jaxgen.planning.plan import Plan
 
 GIB = 2**30
-COMFORTABLE = 0.9  # share of the memory that a suggestion fills at the most
+COMFORTABLE = 0.9  # suggestions fill at most this share of the memory
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-  """Everything that ``to_text`` says, as numbers; None where it is not known."""
+  """The numbers behind ``to_text``; None for unknown ones."""
   memory, bound = plan.memory, plan.bound
   parameters = plan.parameters.values()
   return dict(
@@ -40,7 +40,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
 
 
 def to_text(plan: Plan) -> str:
-  """The whole plan, a screen long."""
+  """The whole plan as text, about one screen."""
   lines = [*_setting(plan), *_parameters(plan), *_memory(plan), *_flops(plan)]
   if plan.bound:
     lines += [*_collectives(plan), *_bound(plan)]
@@ -48,14 +48,14 @@ def to_text(plan: Plan) -> str:
 
 
 def shortfall(plan: Plan) -> str:
-  """By how much a plan that does not fit misses, and which lever to pull."""
+  """For a plan that does not fit: the excess memory and the setting to change."""
   memory, hbm = plan.memory, plan.topology.chip.hbm_bytes
   return (f'the step needs {_gib(memory.peak)} of {_gib(hbm)} on each device, '
           f'{_gib(memory.peak - hbm)} too much; {_lever(plan)}')
 
 
 def _lever(plan: Plan) -> str:
-  """The cheapest change that helps, by what fills the memory."""
+  """The cheapest change that helps, depending on what fills the memory."""
   memory, config, mesh = plan.memory, plan.config, plan.mesh
   room = COMFORTABLE * plan.topology.chip.hbm_bytes
   resident = memory.peak - memory.temporary

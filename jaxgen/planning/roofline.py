@@ -1,4 +1,4 @@
-"""The least time that a step can take on given hardware, and what keeps it from less."""
+"""Roofline: a lower bound on the step time, and the resource that limits it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from jaxgen.planning.topology import Topology
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-  """Seconds of one step if every unit ran at its peak.
+  """Seconds per step with every resource at its peak rate.
 
   Attributes:
-    compute: matrix products, with those that rematerialisation repeats.
+    compute: matrix products, including rematerialisation.
     memory: reading and writing the state once.
     links: collectives over ICI or NVLink.
     network: collectives over DCN or InfiniBand.
-    waiting: the part of the collectives during which the program schedules nothing else.
+    waiting: collectives that do not overlap with computation.
   """
 
   compute: float
@@ -28,18 +28,18 @@ class Bound:
 
   @property
   def seconds(self) -> float:
-    """No step is shorter: what runs one after the other adds up, of the rest the longest counts."""
+    """Lower bound: sequential parts add up; of resources used in parallel the slowest counts."""
     return max(self._limits().values())
 
   @property
   def bounded_by(self) -> str:
-    """The longest of them."""
+    """The resource that sets the bound."""
     limits = self._limits()
     return max(limits, key=limits.get)
 
   @property
   def beyond_compute(self) -> float:
-    """Share of the compute seconds that comes on top of them."""
+    """Time of the bound beyond compute, as a share of the compute time."""
     return self.seconds / self.compute - 1
 
   def _limits(self) -> dict[str, float]:
@@ -50,12 +50,12 @@ class Bound:
 
 def bound(flops: float, memory: Memory, collectives: Sequence[Collective], topology: Topology
           ) -> Bound:
-  """The bound of a step.
+  """The lower bound on the time of a step.
 
   Args:
-    flops: of all devices together.
-    memory: of one device.
-    collectives: that one device takes part in.
+    flops: FLOPs per step, summed over devices.
+    memory: memory use of one device.
+    collectives: collectives of one device.
     topology: the hardware.
   """
   seconds = [each.seconds(topology) for each in collectives]

@@ -1,4 +1,4 @@
-"""Tries meshes, pieces of the batch and remat policies, and keeps the plans that fit."""
+"""Searches over meshes, micro-batch sizes and remat policies for plans that fit."""
 
 import dataclasses
 import sys
@@ -13,19 +13,19 @@ from jaxgen.planning.plan import Plan
 from jaxgen.planning.plan import make_plan
 from jaxgen.planning.topology import Topology
 
-WIDEST_TENSOR = 8  # tensor parallelism beyond this waits more than it computes
-SMALLEST_SHARE = 128  # devices that share the parameters of a small model leave little to gather
+WIDEST_TENSOR = 8  # with more tensor parallelism, communication dominates
+SMALLEST_SHARE = 128  # sharding parameters over more devices than this saves little memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """One way to lay out a run; the global batch stays what the config says.
+  """One candidate setting; the global batch stays as in the config.
 
   Attributes:
-    data, fsdp, tensor: of the mesh.
-    accumulate: pieces that a step is split into.
-    remat: policy of the denoiser.
-    share: rows of a device in a piece.
+    data, fsdp, tensor: sizes of the mesh axes.
+    accumulate: micro-batches per step.
+    remat: remat policy of the denoiser.
+    share: rows of a micro-batch per device.
   """
 
   data: int
@@ -40,13 +40,13 @@ class Setting:
             f'{self.accumulate} pieces of {self.share} rows, remat {self.remat}')
 
   def overrides(self) -> str:
-    """The same as command-line words."""
+    """The setting as command-line overrides."""
     return (f'--config.mesh.data={self.data} --config.mesh.fsdp={self.fsdp} '
             f'--config.mesh.tensor={self.tensor} --config.train.accumulate={self.accumulate} '
             f'--config.model.denoiser.remat={self.remat}')
 
   def applied(self, config: ConfigDict) -> ConfigDict:
-    """A copy of the config with this setting."""
+    """A copy of the config with this setting applied."""
     config = ConfigDict(config.to_dict())
     config.mesh.update(data=self.data, fsdp=self.fsdp, tensor=self.tensor, context=1)
     config.train.accumulate = self.accumulate
@@ -58,7 +58,7 @@ def search(config: ConfigDict, topology: Topology, tries: int) -> list[tuple[Set
   """Compiles up to ``tries`` settings, the most promising first.
 
   Returns:
-    Those that fit, the fastest bound first.
+    The settings that fit and their plans, sorted by lower bound, fastest first.
 
   Raises:
     UserError: no setting divides the batch and the devices, or none of those tried fits.
@@ -72,7 +72,7 @@ def search(config: ConfigDict, topology: Topology, tries: int) -> list[tuple[Set
     setting, tries = left.pop(0), tries - 1
     try:
       plan = make_plan(setting.applied(config), topology)
-    except UserError as error:  # heads that do not divide, say
+    except UserError as error:  # for example heads that the mesh does not divide
       print(f'{setting}: {error}', file=sys.stderr, flush=True)
       continue
     verdict = f'{plan.bound.seconds:.3f} s' if plan.fits else 'does not fit'
@@ -87,9 +87,9 @@ def search(config: ConfigDict, topology: Topology, tries: int) -> list[tuple[Set
 
 
 def settings(config: ConfigDict, topology: Topology) -> Iterator[Setting]:
-  """All settings that divide batch and devices: little communication and recomputation first.
+  """All settings that divide batch and devices, least communication and recomputation first.
 
-  Parameters are spread within a slice of TPUs; over the GPUs of a node first, of more nodes last.
+  On TPUs, fsdp stays within a slice. On GPUs, fsdp within a node comes before fsdp across nodes.
   """
   rows, found = config.train.rows, []
   for tensor in _powers(min(WIDEST_TENSOR, topology.domain)):
@@ -108,10 +108,11 @@ def settings(config: ConfigDict, topology: Topology) -> Iterator[Setting]:
 
 
 def worth_trying(left: Sequence[Setting], tried: Setting, fits: bool) -> list[Setting]:
-  """The settings that the result of one does not make needless to compile.
+  """Prunes settings that need not be compiled, given the result of one.
 
-  Where it does not fit, neither does what holds as much: rows at once, state, what blocks keep.
-  Where it fits, fewer rows at once and more recomputation gain nothing on its mesh.
+  If ``tried`` does not fit, settings with at least as many rows per device, as much state per
+  device and as many saved activations do not fit either. If it fits, fewer rows per device or more
+  recomputation on the same mesh gain nothing.
   """
   order = list(REMAT)
 
@@ -126,7 +127,7 @@ def worth_trying(left: Sequence[Setting], tried: Setting, fits: bool) -> list[Se
 
 
 def to_text(pairs: Sequence[tuple[Setting, Plan]], best: int = 3) -> str:
-  """The best few settings, each with the words that select it."""
+  """The best few settings, each with the overrides that select it."""
   lines = []
   for setting, plan in pairs[:best]:
     lines += [f'{plan.bound.seconds:.4f} s, {plan.headroom:.0%} free: {setting}',

@@ -1,4 +1,4 @@
-"""Accelerators by name: what one chip can do, and devices of a topology that nobody holds."""
+"""Hardware by name: chip specifications, and device descriptions for absent topologies."""
 
 import dataclasses
 import importlib.util
@@ -15,12 +15,12 @@ from jaxgen.core.hardware import PEAKS
 GIB = 2**30
 FORMS = ('tpu:v5p:4x4x8 (chips along the torus), tpu:v5p:4x4x8*2 (slices) or gpu:h100:8x8 '
          '(nodes x GPUs)')
-# Compilation for a TPU must neither ask a metadata server nor hold the library for itself.
+# Compiling for a TPU must not query a metadata server or lock libtpu for this process alone.
 TPU_ENVIRONMENT = {
     'TPU_SKIP_MDS_QUERY': '1', 'TPU_ACCELERATOR_TYPE': 'v5p-8', 'TPU_WORKER_HOSTNAMES': 'localhost',
     'TPU_WORKER_ID': '0', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
 GPU_ENVIRONMENT = {'JAX_SKIP_CUDA_CONSTRAINTS_CHECK': '1'}
-# What XLA asks a Hopper GPU for; the parts that differ are filled in from ``Chip``.
+# XLA's target config of a Hopper GPU; the values that differ are filled in from ``Chip``.
 HOPPER = """
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -44,13 +44,13 @@ class Chip:
 
   Attributes:
     description: its full name.
-    hbm_bytes: memory of a device that a program can use.
+    hbm_bytes: device memory available to a program.
     flops: dense bf16 FLOP/s.
-    hbm_bandwidth: bytes/s to and from that memory.
-    link_bandwidth: bytes/s that a device sends over ICI, both ways along one dimension of the
-      torus, or over NVLink.
-    network_bandwidth: bytes/s that it sends to other slices (DCN) or nodes (InfiniBand).
-    cube: a torus closes along dimensions of multiples of this; 0 where it never does.
+    hbm_bandwidth: bytes/s to and from device memory.
+    link_bandwidth: bytes/s that a device sends over ICI, in both directions along one dimension of
+      the torus, or over NVLink.
+    network_bandwidth: bytes/s that a device sends to other slices (DCN) or nodes (InfiniBand).
+    cube: the torus wraps around dimensions that are multiples of this; 0 if it never does.
   """
 
   description: str
@@ -62,9 +62,9 @@ class Chip:
   cube: int = 0
 
 
-HOPPER_BYTES = 84978434048  # of 80 GB
+HOPPER_BYTES = 84978434048  # memory of an 80 GB Hopper GPU
 POOL = 0.92  # XLA_PYTHON_CLIENT_MEM_FRACTION of launch/flags; CUDA and NCCL need the rest
-# Google's and NVIDIA's data sheets. GPU nodes are taken to have one 400 Gbit/s adapter per GPU.
+# Google's and NVIDIA's data sheets. Assumes one 400 Gbit/s adapter per GPU.
 CHIPS = {
     'tpu:v5p': Chip('TPU v5p', 95 * GIB, PEAKS['v5p'], 2765e9, 200e9, 6.25e9, cube=4),
     'tpu:v6e': Chip('TPU v6e', 32 * GIB, PEAKS['v6e'], 1640e9, 200e9, 12.5e9, cube=16),
@@ -76,14 +76,14 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """What ``--topology`` names.
+  """The hardware that ``--topology`` names.
 
   Attributes:
-    name: as given.
-    chip: of every device.
-    shape: chips along the torus of a slice, or (nodes, GPUs of a node).
+    name: the name as given.
+    chip: specification of each device.
+    shape: chips along each torus dimension of a slice, or (nodes, GPUs per node).
     slices: number of TPU slices; 1 for GPUs.
-    is_tpu: TPU, else GPU.
+    is_tpu: True for TPUs, False for GPUs.
   """
 
   name: str
@@ -104,10 +104,10 @@ class Topology:
 
 
 def parse(name: str) -> Topology:
-  """Reads the name of a topology.
+  """Parses the name of a topology.
 
   Raises:
-    UserError: unknown hardware or a shape that it does not come in.
+    UserError: unknown hardware, or a shape that is not available for it.
   """
   match = re.fullmatch(r'((?:tpu|gpu):\w+):(\d+(?:x\d+)*)(?:\*(\d+))?', name)
   if not match:
@@ -127,7 +127,7 @@ def devices_of(topology: Topology) -> list[Any]:
   """Device descriptions that programs can be compiled for, but not run on.
 
   Raises:
-    UserError: the compiler of this hardware is not installed, or refuses the shape.
+    UserError: the compiler for this hardware is not installed, or rejects the shape.
   """
   _require(topology)
   try:
@@ -139,7 +139,7 @@ def devices_of(topology: Topology) -> list[Any]:
 
 
 def _require(topology: Topology) -> None:
-  """The compilers are extras: they are large, and training on other hardware needs neither."""
+  """Checks that the compiler is installed; it is an optional extra because of its size."""
   module, extra = ('libtpu', 'plan-tpu') if topology.is_tpu else ('jax_plugins', 'plan-gpu')
   found = importlib.util.find_spec(module) is not None
   if found and not topology.is_tpu:
@@ -153,7 +153,7 @@ def _require(topology: Topology) -> None:
 def _tpu(topology: Topology) -> topologies.TopologyDescription:
   for name, value in TPU_ENVIRONMENT.items():
     os.environ.setdefault(name, value)
-  # Without its wrap a slice of whole cubes would be compiled as a grid without a torus.
+  # Without ``wrap`` a slice of whole cubes would be compiled as a mesh without wrap-around links.
   wrap = _wrap(topology)
   kind, sizes = topology.name.removeprefix('tpu:').partition('*')[0].split(':')
   options = dict(num_slices=topology.slices) if topology.slices > 1 else {}
@@ -161,12 +161,12 @@ def _tpu(topology: Topology) -> topologies.TopologyDescription:
 
 
 def _wrap(topology: Topology) -> tuple[bool, ...]:
-  """Along which dimensions the torus closes: of v5p whole cubes only, of v6e the full length."""
+  """Dimensions with wrap-around links: all of them for whole v5p cubes, full-length ones on v6e."""
   cube = topology.chip.cube
   closed = [size % cube == 0 for size in topology.shape]
   if len(topology.shape) == 3:
     return (all(closed),) * 3
-  return *closed, False  # the compiler counts three dimensions for a v6e too
+  return *closed, False  # the compiler expects three dimensions for a v6e too
 
 
 def _gpu(topology: Topology) -> topologies.TopologyDescription:

@@ -1,1 +1,1 @@
-"""Device meshes, the table of logical axes, and where every array of a run lives."""
+"""Device meshes, the table of logical axes, and the sharding of every array of a run."""

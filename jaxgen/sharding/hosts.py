@@ -1,7 +1,7 @@
-"""The hosts of a run: barriers that name who is missing, and texts passed between hosts.
+"""The hosts of a run: barriers that name the missing hosts, and messages between hosts.
 
-All of it goes through the key-value store of JAX's coordinator, never through the devices, so a
-host that hangs or died holds nobody up for longer than the time-out.
+Everything goes through the key-value store of JAX's coordinator, never through the devices, so a
+host that hangs or has died blocks the others no longer than the timeout.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ _PREFIX = 'jaxgen'
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-  """The processes of a run as one of them sees them.
+  """The processes of a run, from the point of view of one of them.
 
   Attributes:
-    client: of JAX's coordinator; None for a single process.
-    index: number of this process.
-    count: how many there are.
-    names: machine of each process, as it calls itself.
+    client: client of JAX's coordinator; None for a single process.
+    index: index of this process.
+    count: number of processes.
+    names: host name of each process.
   """
 
   client: Any
@@ -36,29 +36,29 @@ class Hosts:
 
   @classmethod
   def join(cls, index: int, count: int) -> 'Hosts':
-    """The hosts of a run whose processes ``jax.distributed`` has just brought together."""
+    """The hosts of a run whose processes ``jax.distributed`` has just connected."""
     unnamed = cls(multihost.get_jax_distributed_client(), index, count, ('?',) * count)
     names = unnamed.gather('hosts', socket.gethostname())
     return dataclasses.replace(unnamed, names=tuple(names))
 
   def label(self, index: int) -> str:
-    """A process as messages call it."""
+    """Name of a process in messages."""
     return f'process {index} ({self.names[index]})'
 
   def labels(self, indices: list[int]) -> str:
-    """Several of them."""
+    """Names of several processes in messages."""
     return ', '.join(map(self.label, indices))
 
   def gather(self, key: str, text: str, timeout: float = TIMEOUT) -> list[str]:
-    """The texts of all processes, in their order; every process must come with the same key.
+    """Gathers one text from every process, in process order; all must pass the same key.
 
     Args:
-      key: a name that the run uses once.
-      text: of this process.
-      timeout: seconds to wait for all of them together.
+      key: a name that is used once per run.
+      text: the text of this process.
+      timeout: seconds to wait, for all processes together.
 
     Raises:
-      UserError: some did not come in time; names them.
+      UserError: some processes did not arrive in time; names them.
     """
     if self.client is None:
       return [text]
@@ -84,19 +84,19 @@ class Hosts:
     """Waits for all processes.
 
     Args:
-      key: a name that the run uses once.
-      timeout: seconds.
+      key: a name that is used once per run.
+      timeout: seconds to wait.
 
     Raises:
-      UserError: some did not come in time; names them.
+      UserError: some processes did not arrive in time; names them.
     """
     self.gather(key, '', timeout)
 
   def put(self, key: str, text: str) -> None:
-    """Leaves a text for the others."""
+    """Publishes a text for the other processes."""
     self.client.key_value_set(f'{_PREFIX}/{key}', text, allow_overwrite=True)
 
   def texts(self, folder: str) -> dict[int, str]:
-    """What the processes have left as ``folder/<number>`` so far."""
+    """The texts published as ``folder/<process>`` so far, by process index."""
     found = self.client.key_value_dir_get(f'{_PREFIX}/{folder}/')
     return {int(key.rpartition('/')[2]): text for key, text in found}

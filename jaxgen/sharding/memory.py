@@ -1,4 +1,4 @@
-"""The memory of the host as a second floor below that of the devices."""
+"""Host memory as a second tier below device memory."""
 
 from typing import Any
 
@@ -7,25 +7,25 @@ from jax.sharding import Mesh
 
 from jaxgen.core.errors import user_error
 
-HOST = 'pinned_host'  # what devices copy from and to by themselves while they compute
+HOST = 'pinned_host'  # devices copy to and from it by DMA while they compute
 
 
 def on_host(tree: Any) -> Any:
-  """A tree of ``ShapeDtypeStruct``, each in the memory of the hosts whose devices share it."""
+  """The same tree of ``ShapeDtypeStruct``, sharded as before but placed in host memory."""
   return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
           leaf.shape, leaf.dtype, sharding=leaf.sharding.with_memory_kind(HOST)), tree)
 
 
 def on_device(tree: Any) -> Any:
-  """Traced arrays, copied to the devices from wherever they are."""
+  """Copies traced arrays to device memory from wherever they are."""
   return jax.device_put(tree, jax.memory.Space.Device)
 
 
 def check_host(field: str, value: Any, mesh: Mesh) -> None:
-  """Raises a ``UserError`` for a field that asks for this where devices know no such memory."""
+  """Raises a ``UserError`` if ``field`` asks for host memory that the devices do not support."""
   device = mesh.devices.flat[0]
   kinds = [memory.kind for memory in device.addressable_memories()]
-  if kinds and HOST not in kinds:  # GPUs that are only described name none
+  if kinds and HOST not in kinds:  # described GPUs (jaxgen plan) list no memory kinds
     raise user_error(field, value, f'needs the memory kind {HOST}; a {device.device_kind} has '
                      f'{", ".join(kinds)} only')

@@ -14,8 +14,8 @@ AXES = ('data', 'fsdp', 'context', 'tensor')
 
 
 def use_compilation_cache() -> None:
-  """Keeps every compiled program from run to run, in ``JAX_COMPILATION_CACHE_DIR`` or in the
-  user's cache folder, so that a resumed run compiles nothing; hosts may share the folder."""
+  """Turns on JAX's persistent compilation cache, in ``JAX_COMPILATION_CACHE_DIR`` or the user's
+  cache folder, so that a resumed run compiles nothing; hosts may share the folder."""
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser('~/.cache/jaxgen'))
@@ -25,15 +25,15 @@ def make_mesh(
     sizes: ConfigDict, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
   """Arranges the devices along the four axes of the project.
 
-  Neighbours along ``tensor`` reach each other best, then those along ``context``, ``fsdp`` and
-  ``data``: what is left of the slow network between slices or nodes falls to the axes on the left.
+  Neighbours along ``tensor`` have the fastest links, then those along ``context``, ``fsdp`` and
+  ``data``. The slow network between slices or nodes is crossed by the leftmost axes.
 
   Args:
-    sizes: ``config.mesh``; one axis may be -1 and takes the devices that are left.
-    devices: all devices of the run unless given.
+    sizes: ``config.mesh``; one axis may be -1 and takes the remaining devices.
+    devices: the devices to arrange; all devices of the run by default.
 
   Raises:
-    UserError: sizes whose product is not the number of devices.
+    UserError: the sizes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   shape = _resolve(sizes, len(devices))
@@ -55,19 +55,19 @@ def _resolve(sizes: ConfigDict, count: int) -> tuple[int, ...]:
 
 
 def _place(device: jax.Device) -> tuple[int, int, int]:
-  """GPUs of a node side by side, whichever way the launcher numbered its processes."""
+  """Sort key that keeps the GPUs of a node adjacent, however the launcher numbers processes."""
   return _slice(device), device.process_index, device.id
 
 
 def _slice(device: jax.Device) -> int:
-  """Number of the TPU slice, or of the node whose GPUs share NVLink; 0 where there is none."""
+  """Index of the TPU slice, or of the node whose GPUs share NVLink; 0 if there is none."""
   return getattr(device, 'slice_index', 0)
 
 
 def _tpu_grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
-  """Follows the torus of a slice; only the data axis crosses from slice to slice.
+  """Lays the mesh along the torus of a slice; only the data axis spans slices.
 
-  A mesh axis of 8 on a 4 x 4 x 4 torus takes one of its dimensions and a half of another.
+  A mesh axis of 8 on a 4 x 4 x 4 torus takes one full dimension and half of another.
   """
   slices = len(set(map(_slice, devices)))
   if slices == 1:

@@ -1,4 +1,4 @@
-"""Where arrays live: parameters by their logical axes, batches by rows, host rows to global."""
+"""Shardings of arrays: parameters by logical axes, batches by rows, host rows to global arrays."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,20 +18,20 @@ from jaxgen.sharding import rules
 
 def parameter_shardings(axes: trees.Tree, shapes: trees.Tree, mesh: Mesh,
                         table: rules.Rules = rules.RULES) -> dict[str, Any]:
-  """Gives every parameter its sharding.
+  """Computes the sharding of every parameter.
 
   Args:
-    axes: tree of tuples of logical names, one name per dimension, for these parameters or more.
+    axes: tree of tuples of logical axis names, one per dimension; may hold further parameters.
     shapes: tree of arrays or ``ShapeDtypeStruct``.
-    mesh: of the run.
-    table: of the run.
+    mesh: the run's mesh.
+    table: the run's table of logical axes.
 
   Returns:
     A tree like ``shapes`` of ``NamedSharding``.
 
   Raises:
-    UserError: a logical name without a rule, or a dimension that its mesh axes do not divide
-      and that must not be replicated.
+    UserError: a logical axis without a rule, or a dimension that its mesh axes do not divide
+      and whose rule forbids replication.
   """
   return trees.map_named(
       lambda path, leaf, names: NamedSharding(mesh, spec(names, leaf.shape, mesh, path, table)),
@@ -40,7 +40,7 @@ def parameter_shardings(axes: trees.Tree, shapes: trees.Tree, mesh: Mesh,
 
 def spec(names: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, path: str,
          table: rules.Rules = rules.RULES) -> PartitionSpec:
-  """The partition of one array; ``path`` names it in errors."""
+  """The ``PartitionSpec`` of one array; ``path`` names it in errors."""
   assert len(names) == len(shape), f'{path}: axes {names} for shape {shape}'
   entries: list[tuple[str, ...] | None] = [None] * len(shape)
   taken: set[str] = set()
@@ -61,15 +61,15 @@ def spec(names: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, path: str,
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of an array that every device holds whole."""
+  """The sharding of an array that is replicated on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def row_sharding(mesh: Mesh, rows: int, accumulate: int = 1) -> NamedSharding:
-  """The sharding of a batch: rows over all mesh axes of the rule ``rows``.
+  """The sharding of a batch: rows split over the mesh axes of the rule ``rows``.
 
   Raises:
-    UserError: rows of a micro-batch that do not divide over those axes.
+    UserError: those axes do not divide the rows of a micro-batch.
   """
   axes = rules.rule('rows').axes
   ways = int(np.prod([mesh.shape[axis] for axis in axes]))
@@ -80,21 +80,21 @@ def row_sharding(mesh: Mesh, rows: int, accumulate: int = 1) -> NamedSharding:
 
 
 def process_rows(mesh: Mesh, rows: int, process: int | None = None) -> tuple[int, int]:
-  """The global rows ``[lo, hi)`` that a process feeds; processes that share devices of the
-  tensor or context axis along one row feed the same ones.
+  """The global rows ``[lo, hi)`` that a process loads. Processes whose devices hold parts of the
+  same rows (along the tensor or context axis) load the same rows.
 
   Args:
-    mesh: of the run.
+    mesh: the run's mesh.
     rows: R, rows of the global batch.
-    process: this one unless given.
+    process: process index; this process by default.
   """
   process = jax.process_index() if process is None else process
   owners: dict[int, set[int]] = {}
   for device, (index, *_) in row_sharding(mesh, rows).devices_indices_map((rows,)).items():
     owners.setdefault(device.process_index, set()).add(index.start or 0)
   block = rows // len(set().union(*owners.values()))
-  # A TPU mesh follows the torus, so the blocks of a process need not be neighbours: processes
-  # take their turn in the order of their first block.
+  # A TPU mesh follows the torus, so the blocks of a process need not be adjacent. Processes are
+  # ordered by their first block.
   turns = sorted({tuple(sorted(starts)) for starts in owners.values()})
   if sum(map(len, turns)) * block != rows:
     raise user_error('config.mesh', dict(mesh.shape),
@@ -106,8 +106,8 @@ def process_rows(mesh: Mesh, rows: int, process: int | None = None) -> tuple[int
 
 
 def to_global(tree: Any, sharding: NamedSharding, rows: int) -> Any:
-  """Puts the rows of every process together: numpy leaves ``[R_local, ...]`` become global
-  arrays ``[R, ...]``; no data crosses between processes."""
+  """Assembles the rows of every process: numpy leaves ``[R_local, ...]`` become global arrays
+  ``[R, ...]``; no data moves between processes."""
   return jax.tree.map(
       lambda leaf: jax.make_array_from_process_local_data(
           sharding, leaf, (rows, *leaf.shape[1:])), tree)
@@ -115,16 +115,16 @@ def to_global(tree: Any, sharding: NamedSharding, rows: int) -> Any:
 
 @contextlib.contextmanager
 def scope(mesh: Mesh, table: rules.Rules = rules.RULES) -> Iterator[None]:
-  """Inside, modules may constrain their activations by logical names."""
+  """Context in which modules may constrain activations by logical axis names."""
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules.flax_rules(table)):
     yield
 
 
 def constrained(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
-  """An activation spread by its logical names; the same outside of ``scope``.
+  """Constrains an activation's sharding by logical axis names; the identity outside ``scope``.
 
-  Mesh axes that do not divide a dimension leave it whole: XLA would pad it, and adds what stands
-  in the padding to the gradient of a vocabulary that is split too.
+  A dimension that its mesh axes do not divide stays whole. XLA would pad it, and the values in the
+  padding would be added to the gradient of a vocabulary that is sharded too.
   """
   if jax.sharding.get_abstract_mesh().empty or not nn.get_logical_axis_rules():
     return x
@@ -133,7 +133,7 @@ def constrained(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
 
 
 def even_axes(entry: str | tuple[str, ...] | None, size: int) -> tuple[str, ...]:
-  """Of the mesh axes in an entry of a ``PartitionSpec`` those that split a dimension evenly."""
+  """The mesh axes in a ``PartitionSpec`` entry that split a dimension of ``size`` evenly."""
   mesh = jax.sharding.get_abstract_mesh()
   taken = []
   for axis in mesh_axes(entry):
@@ -144,7 +144,7 @@ def even_axes(entry: str | tuple[str, ...] | None, size: int) -> tuple[str, ...]
 
 
 def mesh_axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-  """The mesh axes in an entry of a ``PartitionSpec``, which holds a single one without a tuple."""
+  """The mesh axes in a ``PartitionSpec`` entry as a tuple; a single axis may be a plain string."""
   return (entry,) if isinstance(entry, str) else entry or ()
 
 

@@ -1,4 +1,4 @@
-"""How the processes of one run find each other: flags, our variables, or those of a launcher."""
+"""Connects the processes of one run, from flags, our environment variables or a launcher's."""
 
 import dataclasses
 import glob
@@ -20,9 +20,9 @@ COORDINATOR = 'JAXGEN_COORDINATOR'
 NUM_PROCESSES = 'JAXGEN_NUM_PROCESSES'
 PROCESS_ID = 'JAXGEN_PROCESS_ID'
 PORT = 8476
-METADATA = 'GCE_METADATA_IP'  # where Google's libraries look for another metadata server
-CONNECT_SECONDS = 300  # for the slowest host to come up
-# Ours (training/watch.py) finds and names a silent host first; this one only aborts.
+METADATA = 'GCE_METADATA_IP'  # overrides the metadata server in Google's libraries
+CONNECT_SECONDS = 300  # allows for the slowest host to start
+# Our heartbeat (operations/watch.py) detects and names a silent host earlier; JAX's only aborts.
 HEARTBEAT_SECONDS = 240
 SHUTDOWN_SECONDS = 60
 
@@ -31,14 +31,14 @@ Environ = Mapping[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """What a process must know to join the others.
+  """What a process needs to join a run.
 
   Attributes:
-    launcher: who said so.
+    launcher: launcher that provided these values.
     coordinator: ``host:port`` of process 0.
-    processes: how many take part.
-    process: which of them this is.
-    local: this process among those on its machine, and how many those are.
+    processes: number of processes.
+    process: index of this process.
+    local: (local rank, number of processes) on this machine.
   """
 
   launcher: str
@@ -49,22 +49,22 @@ class Start:
 
 
 def start_processes(coordinator: str = '', num_processes: int = 0, process_id: int = -1) -> Hosts:
-  """Joins the processes of one run, before the first use of a device.
+  """Joins this process to its run; must be called before the first use of a device.
 
   Args:
     coordinator, num_processes, process_id: see ``find_start``.
 
   Returns:
-    The hosts of the run; of a single process, itself alone.
+    The hosts of the run; just this one for a single process.
 
   Raises:
-    UserError: variables that are missing or do not fit together, or hosts that do not come.
+    UserError: missing or inconsistent variables, or hosts that do not connect.
   """
   start = find_start(os.environ, coordinator, num_processes, process_id)
   if start is None or start.processes == 1:
     return Hosts(None, 0, 1)
   try:
-    # Deactivated, as JAX's own detection would give each process a single GPU.
+    # JAX's own cluster detection is off because it would give each process a single GPU.
     jax.distributed.initialize(
         start.coordinator, start.processes, start.process,
         local_device_ids=local_devices(start, os.environ), cluster_detection_method='deactivate',
@@ -83,18 +83,20 @@ def start_processes(coordinator: str = '', num_processes: int = 0, process_id: i
 
 def find_start(environ: Environ, coordinator: str = '', num_processes: int = 0,
                process_id: int = -1) -> Start | None:
-  """Finds how this process joins its run; None where it is alone.
+  """Finds out how this process joins its run; None for a run of one process.
 
   Args:
-    environ: of the process.
+    environ: environment variables of the process.
     coordinator: ``host:port`` of process 0, the name of a launcher in ``LAUNCHERS``, ``auto``
-      for the first of them whose variables are set, or ``none`` for a run of one process. If
-      not given, ``JAXGEN_COORDINATOR``, else ``auto``.
-    num_processes: with a ``host:port`` only; else ``JAXGEN_NUM_PROCESSES``.
-    process_id: likewise; else ``JAXGEN_PROCESS_ID``.
+      for the first of them whose variables are set, or ``none`` for a run of one process.
+      Defaults to ``JAXGEN_COORDINATOR``, then ``auto``.
+    num_processes: number of processes, used with ``host:port`` only; defaults to
+      ``JAXGEN_NUM_PROCESSES``.
+    process_id: index of this process, used with ``host:port`` only; defaults to
+      ``JAXGEN_PROCESS_ID``.
 
   Raises:
-    UserError: variables that are missing or do not fit together.
+    UserError: missing or inconsistent variables.
   """
   coordinator = coordinator or environ.get(COORDINATOR, '') or 'auto'
   if coordinator == 'none':
@@ -117,15 +119,15 @@ def find_start(environ: Environ, coordinator: str = '', num_processes: int = 0,
 
 
 def local_devices(start: Start, environ: Environ) -> Sequence[int] | None:
-  """The GPUs of this process where several processes share a machine; None = all that it sees.
+  """The local GPU indices of this process if several share a machine; None = all visible GPUs.
 
   Raises:
-    UserError: GPUs that cannot be shared out evenly.
+    UserError: the GPUs do not divide evenly among the processes.
   """
   rank, count = start.local
   listed = environ.get('CUDA_VISIBLE_DEVICES', '')
   gpus = len(listed.split(',')) if listed else len(glob.glob('/dev/nvidia[0-9]*'))
-  if count == 1 or gpus <= 1 or 'SLURM_GPUS_PER_TASK' in environ:  # shared out by the launcher
+  if count == 1 or gpus <= 1 or 'SLURM_GPUS_PER_TASK' in environ:  # assigned by the launcher
     return None
   if gpus % count:
     raise user_error('CUDA_VISIBLE_DEVICES', listed or None, f'{count} processes cannot share '
@@ -144,7 +146,7 @@ def _checked(start: Start | None) -> Start | None:
 def _torchrun(environ: Environ) -> Start | None:
   if not {'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'} <= environ.keys():
     return None
-  # torchrun itself listens at the port that it hands out.
+  # torchrun itself listens on MASTER_PORT, so take the next one.
   port = _number(environ, 'MASTER_PORT') + ('TORCHELASTIC_RUN_ID' in environ)
   return Start('torchrun', f'{environ["MASTER_ADDR"]}:{port}', _number(environ, 'WORLD_SIZE'),
                _number(environ, 'RANK'), _local(environ, 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'))
@@ -155,7 +157,7 @@ def _open_mpi(environ: Environ) -> Start | None:
     return None
   size = _number(environ, 'OMPI_COMM_WORLD_SIZE')
   local = _local(environ, 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_LOCAL_SIZE')
-  # Open MPI 4 tells where mpirun runs; 5 does not.
+  # Open MPI 4 exports the address of mpirun; 5 does not.
   uri = environ.get('OMPI_MCA_orte_hnp_uri', '')
   old, six = re.search(r'tcp://([^,:]+)', uri), re.search(r'tcp6://\[([^,\]]+)', uri)
   host = (environ.get('MASTER_ADDR') or ('localhost' if local[1] == size else '')
@@ -168,7 +170,7 @@ def _open_mpi(environ: Environ) -> Start | None:
 
 
 def _slurm(environ: Environ) -> Start | None:
-  # Variables of a step: the batch script itself, which has others, is one process.
+  # Step variables are set under srun only; the batch script itself is a single process.
   if not {'SLURM_STEP_NODELIST', 'SLURM_STEP_NUM_TASKS', 'SLURM_PROCID'} <= environ.keys():
     return None
   each = []
@@ -176,20 +178,20 @@ def _slurm(environ: Environ) -> Start | None:
     tasks, times = re.fullmatch(r'(\d+)(?:\(x(\d+)\))?', part).groups()
     each += [int(tasks)] * int(times or 1)
   local = (int(environ.get('SLURM_LOCALID', 0)), each[int(environ.get('SLURM_NODEID', 0))])
-  # Below the ports that Linux gives to outgoing connections; other jobs have other ones.
+  # Below Linux's ephemeral port range, and different for other jobs on the same node.
   port = environ.get('MASTER_PORT', 20_000 + _number(environ, 'SLURM_JOB_ID') % 10_000)
   return Start('slurm', f'{first_host(environ["SLURM_STEP_NODELIST"])}:{port}',
                _number(environ, 'SLURM_STEP_NUM_TASKS'), _number(environ, 'SLURM_PROCID'), local)
 
 
 def first_host(nodes: str) -> str:
-  """The first of a Slurm list of nodes, as ``gpu-[003-007,012],login1``."""
+  """The first host of a Slurm node list such as ``gpu-[003-007,012],login1``."""
   first = re.match(r'(?:[^,\[]|\[[^\]]*\])+', nodes)[0]
   return re.sub(r'\[([^\],-]+)[^\]]*\]', r'\1', first)
 
 
 def _tpu(environ: Environ) -> Start | None:
-  """GKE's variables, else the metadata server of a Cloud TPU VM."""
+  """Reads GKE's variables, else the metadata server of a Cloud TPU VM."""
   if 'TPU_WORKER_HOSTNAMES' in environ:
     workers = environ['TPU_WORKER_HOSTNAMES'].split(',')
     worker, slices = _number(environ, 'TPU_WORKER_ID'), environ
@@ -209,7 +211,7 @@ def _tpu(environ: Environ) -> Start | None:
 
 
 def _kubernetes(environ: Environ) -> Start | None:
-  """An indexed Job, alone or within a JobSet; launch/gke_jobset.yaml sets what Jobs do not say."""
+  """An indexed Job, alone or in a JobSet; launch/gke_jobset.yaml sets what Kubernetes does not."""
   if 'JOB_COMPLETION_INDEX' not in environ:
     return None
   index, processes = (_number(environ, name) for name in ('JOB_COMPLETION_INDEX', NUM_PROCESSES))
@@ -224,7 +226,7 @@ def _kubernetes(environ: Environ) -> Start | None:
   return Start('kubernetes', f'{host}:{PORT}', processes, index)
 
 
-# The innermost first: a launcher may run inside another one.
+# Innermost first, since one launcher may run inside another.
 LAUNCHERS: dict[str, Callable[[Environ], Start | None]] = {
     'torchrun': _torchrun, 'openmpi': _open_mpi, 'slurm': _slurm, 'tpu': _tpu,
     'kubernetes': _kubernetes}

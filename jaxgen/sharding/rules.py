@@ -1,8 +1,8 @@
-"""THE table from logical axis names to mesh axes; nothing else in the project places an array.
+"""The one table from logical axis names to mesh axes; every array is sharded through it.
 
-Models name what a dimension means, this table says how it is spread. The order is the order of
-precedence: a mesh axis serves one dimension of an array only, and the first rule takes it. A run
-may have rules of its own in their places (``config.mesh.rules``).
+Models name the meaning of each dimension, and this table maps it to mesh axes. Rules are in order
+of precedence: a mesh axis can shard only one dimension of an array, and the first rule takes it.
+A run may replace rules (``config.mesh.rules``).
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ from jaxgen.core.errors import user_error
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """How one logical axis is spread.
+  """How one logical axis is sharded.
 
   Attributes:
-    axes: mesh axes that split the dimension together; empty keeps it whole.
-    may_replicate: whether a parameter's dimension that the mesh axes do not divide stays whole.
-      True where the cost is a little memory; False where it would silently undo the
+    axes: mesh axes that shard the dimension jointly; empty keeps it whole.
+    may_replicate: whether a parameter's dimension that the mesh axes do not divide may stay
+      whole. True where that costs little memory; False where it would silently disable the
       parallelism that the user asked for.
   """
 
@@ -32,18 +32,18 @@ RULES: Rules = {
     # Activations.
     'rows': Rule(('data', 'fsdp')),
     'tokens': Rule(('context',), may_replicate=True),
-    'keys': Rule(),  # of attention: gathered; split as tokens are, they go round the devices
+    'keys': Rule(),  # attention keys: gathered; sharded like tokens = ring attention
     'act_embed': Rule(),
-    # Parameters: tensor parallelism splits heads and hidden units, fsdp the model dimension.
+    # Parameters: tensor parallelism shards heads and hidden units, fsdp the model dimension.
     'heads': Rule(('tensor',)),
-    'kv_heads': Rule(('tensor',), may_replicate=True),  # fewer than the ways: each way has them all
+    'kv_heads': Rule(('tensor',), may_replicate=True),  # replicated if fewer than the tensor axis
     'mlp': Rule(('tensor',)),
-    'vocab': Rule(('tensor',), may_replicate=True),  # published vocabularies are seldom divisible
+    'vocab': Rule(('tensor',), may_replicate=True),  # published vocabularies rarely divide
     'embed': Rule(('fsdp',), may_replicate=True),
     'layers': Rule(),
     'head_dim': Rule(),
     'latent': Rule(),
-    'cond': Rule(('fsdp',), may_replicate=True),  # where no model dimension is split so
+    'cond': Rule(('fsdp',), may_replicate=True),  # unless the model dimension already took fsdp
     'patch': Rule(),
     'queries': Rule(),
     'positions': Rule(),
@@ -60,10 +60,10 @@ def with_changes(changes: Sequence[tuple[str, tuple[str, ...], bool]]) -> Rules:
   """The table with some rules replaced.
 
   Args:
-    changes: (logical axis, mesh axes, may_replicate) each; ``config.mesh.rules``.
+    changes: ``(logical axis, mesh axes, may_replicate)`` tuples, from ``config.mesh.rules``.
 
   Raises:
-    UserError: an axis without a rule here, or one that cannot be spread so.
+    UserError: an unknown logical axis, or a sharding that this axis does not support.
   """
   table = dict(RULES)
   for name, axes, may_replicate in changes:
@@ -80,7 +80,7 @@ def with_changes(changes: Sequence[tuple[str, tuple[str, ...], bool]]) -> Rules:
 
 
 def rule(name: str, table: Rules = RULES) -> Rule:
-  """The rule of a logical axis; an unknown name is an error, never a replicated array."""
+  """The rule of a logical axis; an unknown name is an error and never means replication."""
   if name not in table:
     raise user_error('logical axis', name,
                      f'add it to jaxgen/sharding/rules.py; known: {sorted(table)}')
@@ -88,5 +88,5 @@ def rule(name: str, table: Rules = RULES) -> Rule:
 
 
 def flax_rules(table: Rules = RULES) -> tuple[tuple[str, tuple[str, ...] | None], ...]:
-  """The same table as Flax's ``logical_axis_rules`` reads it, for activations inside modules."""
+  """The table in the format of Flax's ``logical_axis_rules``, for activations inside modules."""
   return tuple((name, entry.axes or None) for name, entry in table.items())

@@ -1,8 +1,8 @@
-"""Adapters merged into their kernels while weights are loaded, shard by shard.
+"""Merges adapters into their kernels while weights are loaded, shard by shard.
 
-A next stage then starts from plain kernels, without the adapters that the stage before trained
-(Query-Kontext, stage 2: L061). Nothing is read before a parameter is placed on the devices, and
-a device computes only its own part of a kernel.
+The next stage then starts from plain kernels, without the adapters of the previous stage
+(Query-Kontext, stage 2: L061). Values are read only when a parameter is placed on the devices, and
+each device computes only its own shard of a kernel.
 """
 
 import dataclasses
@@ -29,19 +29,20 @@ _LEAVES = ('a', 'b', 'alpha')
 
 
 def merge_on_load(found: Params, changes: Changes, where: str) -> tuple[Params, list[str]]:
-  """Replaces kernels by ``Merged`` ones where a rule says to merge their adapters.
+  """Replaces kernels by ``Merged`` ones where a 'merge' rule matches their adapters.
 
   Args:
     found: tree of ``Stored``, ``{group: ...}``.
     changes: ``config.init_from.changes``.
-    where: the weights, named in errors.
+    where: where the weights come from, named in errors.
 
   Returns:
-    ``(tree without the adapters that were merged, paths of those adapters' modules)``. Adapters
-    that no 'merge' rule names stay in the tree.
+    ``(tree without the merged adapters, paths of those adapters' modules)``. Adapters that no
+    'merge' rule matches stay in the tree.
 
   Raises:
-    UserError: a 'merge' rule that names something else than adapters, or part of one.
+    UserError: a 'merge' rule matches a parameter that is not part of an adapter, or only some
+      parameters of an adapter.
   """
   flat = trees.flatten(found)
   named = [path for path in flat if way(path, changes) == 'merge']
@@ -63,10 +64,10 @@ def merge_on_load(found: Params, changes: Changes, where: str) -> tuple[Params, 
 class Merged(Stored):
   """A kernel f[layers?, *inputs, *features] with the product of its adapter added.
 
-  The sum is fp32 and rounded once, to the dtype that is asked for.
+  The sum is computed in fp32 and rounded once, to the requested dtype.
 
   Attributes:
-    kernel: as it is stored.
+    kernel: the stored kernel, f[layers?, *inputs, *features].
     a: f[layers?, *inputs, r].
     b: f[layers?, r, *features].
     alpha: f[layers?].
@@ -88,7 +89,7 @@ class Merged(Stored):
   def onto(self, sharding: NamedSharding, dtype: np.dtype) -> jax.Array:
     layers, inputs = len(self.alpha.shape), len(self.a.shape) - 1
     spec = (*sharding.spec, *[None] * (len(self.shape) - len(sharding.spec)))
-    # Each half is cut as the kernel's dims that it has, so that shards multiply without the others.
+    # Each factor is sharded like the kernel dims that it has, so no communication is needed.
     specs = [spec, (*spec[:inputs], None), (*spec[:layers], None, *spec[inputs:]), spec[:layers]]
     specs = tuple(PartitionSpec(*each) for each in specs)
     parts = [part.onto(NamedSharding(sharding.mesh, spec), part.dtype) for part, spec in zip(
@@ -103,16 +104,16 @@ class Merged(Stored):
 @functools.cache
 def _adder(mesh: Mesh, specs: tuple[PartitionSpec, ...], dtype: np.dtype
            ) -> Callable[..., jax.Array]:
-  """The program for kernels of one sharding: every device adds its shards, nothing is sent."""
+  """The jitted sum for kernels of one sharding, computed per shard without communication."""
   return jax.jit(jax.shard_map(functools.partial(_add, dtype=dtype), mesh=mesh, in_specs=specs,
                                out_specs=specs[0]))
 
 
 def _add(kernel: jax.Array, a: jax.Array, b: jax.Array, alpha: jax.Array, *, dtype: np.dtype
          ) -> jax.Array:
-  """A kernel, or its shard, in ``dtype`` with the adapter's product; one layer after another."""
-  if alpha.ndim:  # fp32 is held of a single layer at a time
+  """Adds the adapter's product to a kernel or a shard, layer by layer; returns ``dtype``."""
+  if alpha.ndim:  # only one layer is in fp32 at a time
     return jax.lax.map(lambda layer: _add(*layer, dtype=dtype), (kernel, a, b, alpha))
-  with jax.default_matmul_precision('highest'):  # of a TPU, which otherwise multiplies in bf16
+  with jax.default_matmul_precision('highest'):  # TPUs multiply in bf16 by default
     product = lora.delta(*(jnp.asarray(part, jnp.float32) for part in (a, b, alpha)))
   return (kernel.astype(jnp.float32) + product.reshape(kernel.shape)).astype(dtype)

@@ -1,8 +1,8 @@
-"""Floating-point operations of a step, counted on its traced program.
+"""FLOPs of a step, counted on its jaxpr.
 
-The count is of the mathematics: every matrix product and convolution as often as it runs, with
-scanned layers counted once per layer. Compilers' own counts take a scanned stack for one layer.
-Elementwise work is left out, as reports of MFU do.
+Counts every matrix product and convolution as often as it runs, with scanned layers counted once
+per layer; XLA's own cost analysis counts a scanned stack as a single layer. Elementwise operations
+are left out, as is usual for MFU.
 """
 
 import collections
@@ -22,8 +22,8 @@ from jaxgen.objectives.registry import make_objectives
 from jaxgen.systems.registry import make_system
 from jaxgen.training.state import Blueprint
 
-# Products of L x S x H for each head. The backward pass has a fifth, the scores once more, but
-# that one repeats what the forward pass did.
+# Matrix products of L x S x H per head. The backward pass has a fifth, which recomputes the scores
+# of the forward pass and is not counted.
 ATTENTION = {'attention_forward': 2, 'attention_backward': 4}
 
 
@@ -33,12 +33,12 @@ def step_flops(config: ConfigDict, blueprint: Blueprint, batch: Batch) -> dict[s
   The frozen autoencoder, which runs before the step, and the optimizer are not counted.
 
   Args:
-    config: of the run; rematerialisation is switched off for the count.
-    blueprint: what trains and what is frozen.
+    config: the run's config; rematerialisation is switched off for the count.
+    blueprint: the run's blueprint.
     batch: any batch of the run, or its shapes.
 
   Returns:
-    ``trained`` and ``frozen``, see ``split_tally``.
+    ``{'trained': FLOPs, 'frozen': FLOPs}``, see ``split_tally``.
   """
   split = split_tally(config, blueprint, step_tally(config, blueprint, batch))
   return {side: sum(kinds.values()) for side, kinds in split.items()}
@@ -46,13 +46,13 @@ def step_flops(config: ConfigDict, blueprint: Blueprint, batch: Batch) -> dict[s
 
 def step_tally(config: ConfigDict, blueprint: Blueprint, batch: Batch, *,
                repeated: bool = False) -> collections.Counter[tuple[str, str]]:
-  """The same by module and kind: ``(class of the outermost module, 'dense' or 'attention')``.
+  """FLOPs of a step by ``(class of the outermost module, 'dense' or 'attention')``.
 
   Args:
-    config: of the run.
-    blueprint: what trains and what is frozen.
+    config: the run's config.
+    blueprint: the run's blueprint.
     batch: any batch of the run, or its shapes.
-    repeated: count as well what rematerialisation does a second time, attention apart.
+    repeated: whether to count rematerialisation as well, except for attention.
   """
   if not repeated:
     config = ConfigDict(config.to_dict())
@@ -69,9 +69,9 @@ def step_tally(config: ConfigDict, blueprint: Blueprint, batch: Batch, *,
 
 def split_tally(config: ConfigDict, blueprint: Blueprint, tally: Mapping[tuple[str, str], float]
                 ) -> dict[str, dict[str, float]]:
-  """A tally as ``{'trained', 'frozen'} -> {'dense', 'attention'} -> FLOPs``.
+  """Splits a tally into ``{'trained', 'frozen'} -> {'dense', 'attention'} -> FLOPs``.
 
-  Modules of groups without any parameter that trains are frozen; so is the gradient that passes
+  Modules of groups without trainable parameters count as frozen, and so do the gradients that pass
   through them.
   """
   frozen = {FAMILIES[section.family].module.__name__ for group, section in config.model.items()
@@ -84,10 +84,10 @@ def split_tally(config: ConfigDict, blueprint: Blueprint, tally: Mapping[tuple[s
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> float:
-  """FLOPs of one call; traces ``function`` on the shapes of the arguments, runs nothing.
+  """FLOPs of one call; traces ``function`` on the shapes of the arguments without running it.
 
-  Products that rematerialisation repeats are counted as often as they run, so trace a function
-  without it. A ``while`` loop of unknown length counts once, a branch as its dearest side.
+  Rematerialised products are counted each time they run, so trace a function without remat. A
+  ``while`` loop of unknown length counts once, and a conditional as its most expensive branch.
   """
   return sum(tally_flops(function, *arguments).values())
 
@@ -99,7 +99,7 @@ def tally_flops(function: Callable[..., Any], *arguments: Any
 
 
 def _keep_activations(section: ConfigDict) -> None:
-  """Switches rematerialisation off, wherever a model has it."""
+  """Switches rematerialisation off in every model section."""
   for name, value in section.items():
     if isinstance(value, ConfigDict):
       _keep_activations(value)
@@ -130,14 +130,14 @@ def _tally(jaxpr: core.Jaxpr, scope: str) -> collections.Counter[tuple[str, str]
 
 
 def _module(equation: core.JaxprEqn) -> str:
-  """``jvp(InternVL.decode)/text/...`` is work of ``InternVL``; '' outside of modules."""
+  """Outermost module: ``InternVL`` for ``jvp(InternVL.decode)/text/...``; '' outside modules."""
   outermost = str(equation.source_info.name_stack).split('/')[0]
   match = re.fullmatch(r'(?:\w+\()*([A-Z]\w*)(?:\.\w+)?\)*', outermost)
   return match[1] if match else ''
 
 
 def _inner(equation: core.JaxprEqn) -> list[core.Jaxpr]:
-  """The programs inside an equation, whatever it calls them."""
+  """The jaxprs among an equation's parameters, under any name."""
   values = [value for value in equation.params.values()]
   closed = [value.jaxpr for value in values if isinstance(value, core.ClosedJaxpr)]
   return closed + [value for value in values if isinstance(value, core.Jaxpr)]

@@ -1,4 +1,4 @@
-"""``train(config, workdir)``: set up, restore, loop. A run is its workdir."""
+"""``train(config, workdir)``: set up, restore, loop. The workdir holds all state of a run."""
 
 import contextlib
 import sys
@@ -52,29 +52,28 @@ from jaxgen.operations.watch import Watch
 def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = None,
           read_external: Callable[[str], Params] | None = None,
           profile: tuple[int, int] | None = None) -> bool:
-  """Trains to ``config.train.steps``; on a workdir of the same config, goes on where it stands.
+  """Trains to ``config.train.steps``; resumes if the workdir holds a run of the same config.
 
-  Resuming is exact, on any number of processes and devices. Every process of a run calls this
-  (see ``jaxgen.sharding.processes`` for how they find each other). After SIGTERM, to any of
-  them, all save the same step and return.
+  Resuming is exact on any number of processes and devices. Every process of a run calls this
+  function (``jaxgen.sharding.processes`` connects them). After a SIGTERM to any process, all save
+  the same step and return.
 
   Args:
-    config: of the run.
-    workdir: receives ``config.json``, ``checkpoints/``, ``frozen/``, ``metrics.jsonl`` and
-      TensorBoard's events.
+    config: the run's config.
+    workdir: folder for ``config.json``, ``checkpoints/``, ``frozen/``, ``metrics.jsonl`` and
+      TensorBoard's event files.
     start: ``coordinator``, ``num_processes`` and ``process_id``, see ``start_processes``.
     read_external: reads models of other libraries for ``config.init_from``, see ``load_groups``.
-    profile: the first and the last step to trace, see ``Trace``.
+    profile: first and last step to trace, see ``Trace``.
 
   Returns:
     Whether all steps are done; False after SIGTERM.
 
   Raises:
-    UserError: a config that does not hold together, missing data or weights, a workdir of
-      another config, hosts that do not fit together, too many steps in a row that are not
-      finite, or a full disk.
+    UserError: an invalid config, missing data or weights, a workdir of another config, hosts that
+      differ, too many consecutive non-finite steps, or a full disk.
   """
-  # --- Set up: everything that can be wrong with the config fails here, before any array exists.
+  # --- Set up: errors in the config are raised here, before any array exists.
   validate(config)
   hosts = start_processes(**(start or {}))
   use_compilation_cache()
@@ -96,7 +95,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
 
   with contextlib.ExitStack() as stack:
     programs = stack.enter_context(Programs())
-    # --- Restore: the newest complete checkpoint, else init_from, else random.
+    # --- Restore: from the newest complete checkpoint, else from init_from, else at random.
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(path, config.train.keep)))
     first = checkpoints.latest() or 0
     if first >= config.train.steps:
@@ -119,17 +118,17 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
     overview.report(path, blueprint, system.models, system.axes(blueprint.groups), sources)
     blueprint, frozen = caching.for_steps(config, system, blueprint, frozen)
 
-    # --- Compile: all the programs of the run, which from here on refuse any other shape.
+    # --- Compile: all programs of the run; from here on other shapes are an error.
     stop = stack.enter_context(StopRequest())
     feed = Feed(loader, make_encoder(config, system, frozen, loader, rows), rows,
                 config.train.rows)
     stack.callback(feed.close)
-    stack.push(watch.failed)  # before anything is closed, as that may wait for a lost host
+    stack.push(watch.failed)  # runs before anything is closed, which may block on a lost host
     step_of = _compiled(config, system, objectives, blueprint, rows, hosts,
                         (state, frozen, feed.peek().batch))
     flops = step_flops(config, blueprint, feed.peek().batch)
 
-    # --- Loop: the next batch is made and the last metrics are read while a step runs.
+    # --- Loop: while a step runs, the next batch is prepared and the last metrics are fetched.
     journal = Journal(config, path, first, began, flops, programs)
     stack.callback(journal.close)
     stack.callback(trace.close)
@@ -163,14 +162,14 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
 
 def _resumed(checkpoints: Checkpoints, step: int, blueprint: Blueprint
              ) -> tuple[TrainState, Params, np.ndarray]:
-  """State, frozen parameters as they are stored, and cursors of a checkpoint."""
+  """Restores the state, the frozen parameters (not quantised) and the cursors of a checkpoint."""
   items, cursors = checkpoints.restore(step, blueprint.state.items)
   return TrainState.of_items(items), checkpoints.restore_frozen(blueprint.stored), cursors
 
 
 def _compiled(config: ConfigDict, system: System, objectives: Objectives, blueprint: Blueprint,
               rows: NamedSharding, hosts: Hosts, arguments: tuple) -> jax.stages.Compiled:
-  """The train step's program, the same on all hosts."""
+  """Compiles the train step, after checking that all hosts have the same program."""
   train_step = make_train_step(config, system, objectives, blueprint.optimizer)
   program = compile_step(train_step, blueprint, rows).lower(*arguments)
   if hosts.count > 1:

@@ -1,4 +1,4 @@
-"""Run logging: metrics.jsonl, TensorBoard, the progress line, and bad batches."""
+"""Run logging: metrics.jsonl, TensorBoard, the progress line, and records of bad batches."""
 
 import dataclasses
 import hashlib
@@ -28,19 +28,19 @@ Ids = tuple[tuple[str, ...], ...]
 
 
 class Journal:
-  """Keeps the record of a run. Metrics of a step are read while the next one is under way."""
+  """Logs the metrics of a run; the metrics of a step are fetched while the next one runs."""
 
   def __init__(self, config: ConfigDict, workdir: epath.Path, start: int, began: float,
                flops: Mapping[str, float], programs: Programs):
-    """Opens the record at the step ``start``; what an interrupted run wrote later is cut.
+    """Opens the logs at step ``start``; later lines of an interrupted run are removed.
 
     Args:
-      config: of the run.
-      workdir: its folder.
-      start: steps done.
-      began: when this start of the run was asked for, by ``time.time()``.
-      flops: of one step, all devices together: ``trained`` and ``frozen``.
-      programs: counts them.
+      config: the run's config.
+      workdir: the run's workdir.
+      start: steps done so far.
+      began: ``time.time()`` when this start was launched.
+      flops: FLOPs per step, summed over devices: ``trained`` and ``frozen``.
+      programs: counter of compiled programs.
     """
     self._config, self._workdir, self._start, self._began = config, workdir, start, began
     self._flops, self._programs = flops, programs
@@ -56,12 +56,12 @@ class Journal:
     self._shown = (start, self._last)
 
   def put(self, step: int, metrics: dict[str, Any], fed: StepInput) -> None:
-    """Takes the metrics of a step that was just started and records those of the one before.
+    """Queues the metrics of a step that was just started, and logs those of the previous step.
 
     Args:
-      step: its number, from 1.
-      metrics: of the train step, still on the devices.
-      fed: what it was fed.
+      step: the step's number, starting at 1.
+      metrics: metrics of the train step, still on the devices.
+      fed: input of the step.
 
     Raises:
       UserError: too many steps in a row were not finite, or the disk is full.
@@ -74,7 +74,7 @@ class Journal:
     self._pending = (step, metrics, dataclasses.replace(fed, batch=None))
 
   def flush(self) -> None:
-    """Waits for the last step and records it."""
+    """Waits for the last step and logs it."""
     if self._pending is None:
       return
     step, metrics, fed = self._pending
@@ -102,14 +102,14 @@ class Journal:
       self._board.close()
 
   def done(self, step: int) -> None:
-    """Notes that ``step`` was the last one of all."""
+    """Records that ``step`` was the last step of the run."""
     if self._leads:
       self._goodput.done(time.time(), step)
 
   def _record(self, step: int, metrics: dict[str, Any], fed: StepInput) -> dict[str, Any]:
-    """One line of metrics.jsonl; the losses of tasks and timestep bins at log steps only."""
+    """One line of metrics.jsonl; per-source and per-timestep losses at log steps only."""
     now = time.perf_counter()
-    # From the end of the step before, or from when this one began after a save.
+    # Timed from the end of the previous step, or from this step's start if it followed a save.
     seconds, self._last = max(now - max(self._last, fed.asked), 1e-9), now
     finite = bool(metrics['finite'])
     record = dict(
@@ -151,15 +151,15 @@ class Journal:
 
 
 def ids_hash(ids: np.ndarray) -> str:
-  """16 hex digits of the sample ids i32[R, G] of a global batch; their order matters."""
+  """Hash of the sample ids i32[R, G] of a global batch, 16 hex digits; depends on their order."""
   return hashlib.sha256(np.ascontiguousarray(ids, np.int32).tobytes()).hexdigest()[:16]
 
 
 def cut_lines(file: epath.Path, last: int) -> list[dict[str, Any]]:
-  """Drops the lines of steps after ``last``, and a line that was not written to its end.
+  """Removes the lines of steps after ``last``, and a truncated line.
 
   Returns:
-    What is left.
+    The remaining lines.
   """
   kept = [line for line in read_lines(file) if line['step'] <= last]
   if file.exists():
@@ -168,7 +168,7 @@ def cut_lines(file: epath.Path, last: int) -> list[dict[str, Any]]:
 
 
 def clock(seconds: float) -> str:
-  """Seconds as ``42s``, ``3m05s`` or ``2h07m``."""
+  """Formats seconds as ``42s``, ``3m05s`` or ``2h07m``."""
   seconds = round(seconds)
   if seconds < 60:
     return f'{seconds}s'
@@ -178,12 +178,12 @@ def clock(seconds: float) -> str:
 
 
 def flops_rates(flops: Mapping[str, float], seconds: float, peak: float) -> dict[str, float]:
-  """``tflops`` and ``frozen_tflops`` of each device; ``mfu`` of the former where the peak is known.
+  """``tflops`` and ``frozen_tflops`` per device, and ``mfu`` (of ``tflops``) if the peak is known.
 
   Args:
-    flops: of a step, all devices together: ``trained`` and ``frozen``.
-    seconds: of the step, times the number of devices.
-    peak: FLOP/s of a device; 0 where it is not known.
+    flops: FLOPs per step, summed over devices: ``trained`` and ``frozen``.
+    seconds: device-seconds: the step time multiplied by the number of devices.
+    peak: peak FLOP/s of a device; 0 if unknown.
   """
   trained, frozen = flops['trained'] / seconds, flops['frozen'] / seconds
   return dict(tflops=trained / 1e12, frozen_tflops=frozen / 1e12) | (
@@ -191,22 +191,22 @@ def flops_rates(flops: Mapping[str, float], seconds: float, peak: float) -> dict
 
 
 def device_peak() -> float:
-  """Dense bf16 FLOP/s of one device of this run; 0 where it is not known, as on a CPU."""
+  """Peak dense bf16 FLOP/s of one device of this run; 0 if unknown, as for a CPU."""
   return peak_of(jax.devices()[0].device_kind)
 
 
 def memory_peak(stats: Sequence[Mapping[str, int] | None]) -> int | None:
-  """Bytes that the fullest device has ever used; None where the platform does not say, as a CPU.
+  """Peak memory of the fullest device in bytes; None on platforms without statistics (CPU).
 
   Args:
-    stats: ``memory_stats()`` of the devices.
+    stats: the devices' ``memory_stats()``.
   """
   return max((each['peak_bytes_in_use'] for each in stats if each), default=None)
 
 
 def _board(workdir: epath.Path):
-  """TensorBoard's event file; here and not above, as it imports TensorFlow for seconds."""
-  # TensorFlow greets users with its build options; it writes files here and computes nothing.
+  """A TensorBoard writer; imported here because it loads TensorFlow, which takes seconds."""
+  # TensorFlow only writes files here; silence its start-up messages.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   from clu.metric_writers.summary_writer import SummaryWriter
@@ -214,7 +214,7 @@ def _board(workdir: epath.Path):
 
 
 def _write_bad_batch(workdir: epath.Path, record: dict[str, Any], ids: Ids) -> None:
-  """Names the samples of a skipped step; each process those that it fed."""
+  """Records the sample ids of a skipped step; each process writes those of its own rows."""
   folder = workdir / 'bad_batches'
   part = '' if jax.process_count() == 1 else f'_process_{jax.process_index()}'
   with disk_errors(workdir):

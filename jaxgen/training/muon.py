@@ -1,9 +1,9 @@
-"""Muon: the momentum of hidden matrices, orthogonalised; devices take whole matrices in turn.
+"""Muon: orthogonalised momentum for hidden matrices, with whole matrices distributed over devices.
 
-Newton-Schulz iterations multiply a matrix with itself, which needs all of it. Devices that hold
-shares of a stack of matrices exchange them, so that each has some whole, works on these alone and
-sends the shares back: two all-to-alls over the axes that split a matrix, and one all-gather over
-those along which devices hold copies, for all matrices of one shape together.
+Newton-Schulz iterations multiply a matrix with itself and need all of it. Devices that hold shards
+of a stack of matrices exchange them, so that each device gets some matrices whole, iterates on
+these, and sends the shards back. This takes two all-to-alls over the mesh axes that shard a matrix
+and one all-gather over the axes that replicate it, for all matrices of the same shape together.
 """
 
 import collections
@@ -25,19 +25,19 @@ from jaxgen.sharding.rules import Rules
 
 MOMENTUM = 0.95
 ITERATIONS = 5
-# Root mean square of an update before the learning rate, as that of AdamW's updates is
-# (arXiv 2502.16982): one learning rate then serves both halves, as L091 has a single one.
+# RMS of an update before the learning rate, matched to AdamW's (arXiv 2502.16982), so that one
+# learning rate works for both optimizers; L091 gives a single one.
 RMS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Hidden:
-  """How a parameter holds its hidden matrices.
+  """How the dims of a parameter form hidden matrices.
 
   Attributes:
     names: logical axes of the parameter.
-    inputs: its dims that make the rows of a matrix.
-    outputs: those that make the columns; there is one matrix for each index of the others.
+    inputs: dims that form the rows of a matrix.
+    outputs: dims that form its columns. The remaining dims index the matrices.
   """
 
   names: tuple[str, ...]
@@ -46,12 +46,13 @@ class Hidden:
 
 
 def hidden_matrices(names: tuple[str, ...]) -> Hidden | None:
-  """The hidden matrices of a kernel with these logical axes.
+  """Finds the hidden matrices of a kernel with these logical axes.
 
-  ``('layers', 'embed', 'heads', 'head_dim')`` is one matrix per layer from dim 1 to dims (2, 3).
+  ``('layers', 'embed', 'heads', 'head_dim')`` is one matrix per layer, with dim 1 as rows and dims
+  (2, 3) as columns.
 
   Returns:
-    None where the parameter is not a hidden matrix, and AdamW trains it (A19).
+    None if the parameter is not a hidden matrix; AdamW then updates it (A19).
   """
   sides: list[list[int]] = []
   for index, name in enumerate(names):
@@ -68,13 +69,13 @@ def hidden_matrices(names: tuple[str, ...]) -> Hidden | None:
 
 def scale_by_muon(matrices: Any, table: Rules, moments_dtype: str,
                   dtype: str) -> optax.GradientTransformation:
-  """Nesterov momentum, every matrix of it made orthogonal and as large as updates of AdamW (A19).
+  """Nesterov momentum, orthogonalised per matrix and scaled to the RMS of AdamW's updates (A19).
 
   Args:
     matrices: tree of ``Hidden``, with ``optax.MaskedNode`` in place of other parameters.
-    table: of the run; says how the mesh of the scope splits parameters.
-    moments_dtype: of the momentum.
-    dtype: of the iterations and of what is sent.
+    table: the run's table of logical axes, which gives the sharding of each parameter.
+    moments_dtype: storage dtype of the momentum.
+    dtype: dtype of the iterations and of the communication.
   """
   def orthogonal(updates, params=None):
     del params
@@ -97,14 +98,14 @@ def scale_by_muon(matrices: Any, table: Rules, moments_dtype: str,
 
 @dataclasses.dataclass(frozen=True)
 class _Stack:
-  """A parameter as matrices ``[K, m, n]``; those of one shape and split are worked on together.
+  """A parameter as matrices ``[K, m, n]``; stacks with equal shape and split are batched together.
 
   Attributes:
-    order: dims of the parameter: those that count matrices, then of m, then of n.
-    counted: how many dims count matrices.
-    inner: how many make m.
-    shape: (m, n), of whole matrices; m is the shorter side, whose products are cheaper.
-    split: mesh axes over which m and n are split, and those along which devices hold copies.
+    order: permutation of the parameter's dims: those that index matrices, then m's, then n's.
+    counted: number of dims that index matrices.
+    inner: number of dims that form m.
+    shape: (m, n) of whole matrices; m is the shorter side, which makes the products cheaper.
+    split: mesh axes that shard m, that shard n, and that replicate the parameter.
   """
 
   order: tuple[int, ...] = dataclasses.field(compare=False)
@@ -114,13 +115,13 @@ class _Stack:
   split: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
   def of(self, block: jax.Array) -> jax.Array:
-    """A device's block of the parameter as its shares of matrices."""
+    """Reshapes a device's block of the parameter to its shards of the matrices."""
     moved = block.transpose(self.order)
     sides = moved.shape[self.counted:]
     return moved.reshape(-1, math.prod(sides[:self.inner]), math.prod(sides[self.inner:]))
 
   def back(self, shares: jax.Array, block: jax.Array) -> jax.Array:
-    """The way back, to the shape and dtype of ``block``."""
+    """The inverse of ``of``: back to the shape and dtype of ``block``."""
     moved = shares.reshape([block.shape[dim] for dim in self.order])
     return moved.transpose(np.argsort(self.order)).astype(block.dtype)
 
@@ -132,8 +133,8 @@ def _stack(leaf, hidden, spec, mesh):
   def size(dims):
     return math.prod(leaf.shape[dim] for dim in dims)
 
-  # Of a square's sides the one that is split comes first, so that kernels to and from the model
-  # dimension have the same shares.
+  # For square matrices the sharded side comes first, so that kernels to and from the model
+  # dimension have the same layout and can be batched.
   first, second = sorted((hidden.inputs, hidden.outputs),
                          key=lambda dims: (size(dims), not axes(dims)))
   others = tuple(dim for dim in range(leaf.ndim) if dim not in first + second)
@@ -144,7 +145,7 @@ def _stack(leaf, hidden, spec, mesh):
 
 
 def _orthogonal(blocks, *, stacks, dtype):
-  """On each device: its blocks of all parameters, made orthogonal."""
+  """Per device: orthogonalises its blocks of all parameters."""
   groups, results = collections.defaultdict(list), list(blocks)
   for index, stack in enumerate(stacks):
     groups[stack].append(index)
@@ -158,7 +159,7 @@ def _orthogonal(blocks, *, stacks, dtype):
 
 
 def _by_turns(shares, stack):
-  """``[K, m, n]``, shares of matrices, of which each device takes its part whole."""
+  """Orthogonalises shards ``[K, m, n]`` by giving each device a part of the matrices whole."""
   count, (rows, columns, copies) = len(shares), stack.split
   devices = math.prod(jax.lax.axis_size(axis) for axis in rows + columns + copies)
   shares = jnp.pad(shares, ((0, -count % devices), (0, 0), (0, 0)))
@@ -177,8 +178,8 @@ def _by_turns(shares, stack):
 
 
 def _newton_schulz(matrices):
-  """Iterations of optax, whose Muon without momentum has nothing else. An orthogonal ``m x n``
-  matrix has entries of root mean square ``1 / sqrt(max(m, n))``."""
+  """Newton-Schulz iterations from optax, whose Muon without momentum does nothing else. An
+  orthogonal ``m x n`` matrix has entries of RMS ``1 / sqrt(max(m, n))``."""
   rule = contrib.scale_by_muon(
       ns_steps=ITERATIONS, beta=0.0, nesterov=False,
       weight_dimension_numbers=contrib.MuonDimensionNumbers(1, 2))

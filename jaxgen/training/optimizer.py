@@ -1,4 +1,4 @@
-"""AdamW and Muon, learning-rate schedules and the clip by global norm."""
+"""AdamW and Muon, learning-rate schedules and gradient clipping by global norm."""
 
 import jax.numpy as jnp
 import optax
@@ -10,9 +10,9 @@ from jaxgen.training import muon
 
 
 def make_schedule(config: ConfigDict) -> optax.Schedule:
-  """Learning rate by the number of updates done: warm-up from 0, then constant or cosine to 0.
+  """Learning rate as a function of updates done: linear warm-up, then constant or cosine to 0.
 
-  The first update of a warm-up over ``w`` steps has ``1 / w`` of the rate, the ``w``-th all of it.
+  With ``w`` warm-up steps the first update uses ``1 / w`` of the rate and the ``w``-th all of it.
   """
   section = config.optimizer
   rate, warmup = section.learning_rate, section.warmup_steps
@@ -22,18 +22,18 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
     after = optax.cosine_decay_schedule(rate, max(config.train.steps - warmup, 1))
   if not warmup:
     return after
-  # Not optax.warmup_cosine_decay_schedule, whose first update would have a rate of 0.
+  # optax.warmup_cosine_decay_schedule would give the first update a rate of 0.
   before = optax.linear_schedule(rate / warmup, rate, warmup - 1)
   return optax.join_schedules([before, after], [warmup])
 
 
 def make_optimizer(config: ConfigDict, axes: trees.Tree) -> optax.GradientTransformation:
-  """The optimizer of ``config.optimizer`` for parameters with these logical axes.
+  """Builds the optimizer of ``config.optimizer``.
 
   Args:
-    config: the whole config; the schedule needs ``train.steps``, Muon ``mesh.rules`` and
-      ``model.compute_dtype``.
-    axes: tree of tuples of logical names of the parameters that train.
+    config: the whole config; the schedule also reads ``train.steps``, and Muon reads
+      ``mesh.rules`` and ``model.compute_dtype``.
+    axes: tree of tuples of logical axis names, of the trainable parameters.
   """
   section = config.optimizer
   schedule = make_schedule(config)
@@ -51,9 +51,9 @@ def make_optimizer(config: ConfigDict, axes: trees.Tree) -> optax.GradientTransf
 
 
 def _adam(section: ConfigDict) -> optax.GradientTransformation:
-  """Both moments stored in ``moments_dtype``; optax has an argument for the first alone.
+  """Adam with both moments stored in ``moments_dtype``; optax supports it for the first only.
 
-  The arithmetic is fp32, and optax casts the second moment back to what it was stored in.
+  The arithmetic is fp32, and optax casts the second moment back to its storage dtype.
   """
   dtype = jnp.dtype(section.moments_dtype)
   adam = optax.scale_by_adam(section.b1, section.b2, section.eps, mu_dtype=dtype)

@@ -1,4 +1,4 @@
-"""What a run holds: a table of its parameter groups at start, and ``parameters.txt``."""
+"""Parameter overview: a table of the parameter groups at start, and ``parameters.txt``."""
 
 import dataclasses
 import sys
@@ -22,12 +22,12 @@ class Group:
   """A row of the table; the last one is the sum of the others.
 
   Attributes:
-    group: its name.
-    module: class of its module.
-    trained, frozen: parameters.
-    dtypes: those that steps read.
-    device_bytes: what its parameters take on one device, without gradients, optimizer and EMA.
-    source: where its values come from.
+    group: name of the parameter group.
+    module: class name of its module.
+    trained, frozen: number of trainable and of frozen parameters.
+    dtypes: dtypes of the parameters as steps read them.
+    device_bytes: bytes of its parameters on one device, without gradients, optimizer and EMA.
+    source: where its values were loaded from.
   """
 
   group: str
@@ -44,12 +44,12 @@ class Parameter:
   """A row of ``parameters.txt``.
 
   Attributes:
-    path: its group first.
-    shape: of the whole parameter.
-    dtype: that steps read.
-    axes: logical name of each dim.
-    sharding: mesh axes that cut each dim; '-' for none.
-    trains: or is frozen.
+    path: path of the parameter, starting with its group.
+    shape: global shape.
+    dtype: dtype as steps read it.
+    axes: logical axis name of each dim.
+    sharding: mesh axes that shard each dim; '-' for none.
+    trains: True if trainable, False if frozen.
   """
 
   path: str
@@ -62,14 +62,14 @@ class Parameter:
 
 def report(workdir: epath.Path, blueprint: Blueprint, models: Mapping[str, nn.Module],
            axes: trees.Tree, sources: Mapping[str, str]) -> None:
-  """Prints the table to stderr and writes ``parameters.txt``, in process 0 alone.
+  """Prints the table to stderr and writes ``parameters.txt``, in process 0 only.
 
   Args:
-    workdir: of the run; exists.
-    blueprint: of the run.
+    workdir: the run's workdir; must exist.
+    blueprint: the run's blueprint.
     models: group -> module.
-    axes: tree of tuples of logical names, ``{group: ...}``.
-    sources: group -> where its values come from, see ``load_groups``.
+    axes: tree of tuples of logical axis names, ``{group: ...}``.
+    sources: group -> where its values were loaded from, see ``load_groups``.
   """
   if jax.process_index() == 0:
     write_text(workdir / FILE, parameter_overview.make_table(parameters(blueprint, axes)) + '\n')
@@ -79,7 +79,7 @@ def report(workdir: epath.Path, blueprint: Blueprint, models: Mapping[str, nn.Mo
 
 def groups(blueprint: Blueprint, models: Mapping[str, nn.Module], sources: Mapping[str, str]
            ) -> list[Group]:
-  """The rows of the table; arguments as in ``report``."""
+  """The rows of the table; for the arguments see ``report``."""
   rows = []
   for group in blueprint.groups:
     trained, stored, frozen = (
@@ -95,7 +95,7 @@ def groups(blueprint: Blueprint, models: Mapping[str, nn.Module], sources: Mappi
 
 
 def parameters(blueprint: Blueprint, axes: trees.Tree) -> list[Parameter]:
-  """The rows of ``parameters.txt``, sorted; scales of quantised kernels are not listed."""
+  """The rows of ``parameters.txt``, sorted by path, without the scales of quantised kernels."""
   axes = trees.flatten(axes)
   held = trees.flatten(blueprint.state.params) | trees.flatten(blueprint.frozen)
   return [Parameter(path, _joined(leaf.shape), leaf.dtype.name, _joined(axes[path]),
@@ -118,7 +118,7 @@ def _spec(leaf: jax.ShapeDtypeStruct) -> tuple[Any, ...]:
 
 
 def _cut(axes: str | tuple[str, ...] | None) -> str:
-  """The mesh axes that cut one dim."""
+  """The mesh axes that shard one dim, as text."""
   return '+'.join((axes,) if isinstance(axes, str) else axes or ('-',))
 
 

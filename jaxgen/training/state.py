@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and how it begins."""
+"""The train state: its contents, its abstract blueprint and its initialisation."""
 
 import dataclasses
 import functools
@@ -26,21 +26,21 @@ from jaxgen.sharding.rules import with_changes
 from jaxgen.systems.base import System
 from jaxgen.training.optimizer import make_optimizer
 
-AUTOENCODER = 'autoencoder'  # the group that runs before the step
+AUTOENCODER = 'autoencoder'  # parameter group that runs before the step
 
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that a step changes; frozen parameters stay outside.
+  """Everything that a step updates; frozen parameters are kept outside.
 
   Attributes:
-    step: i32[], optimizer steps done, skipped ones included.
-    params: the parameters that train, fp32 masters.
-    opt_state: of the optimizer, for ``params`` only.
-    ema: moving average of ``params``; an empty dict without one.
-    rng: u32[2], never changes: step n uses ``fold_in(rng, n)``.
-    skipped: i32[], steps skipped because loss or gradient was not finite.
-    skipped_in_a_row: i32[], those since the last good step.
+    step: i32[], optimizer steps done, including skipped ones.
+    params: trainable parameters, fp32 masters.
+    opt_state: optimizer state of ``params``.
+    ema: moving average of ``params``; an empty dict if EMA is off.
+    rng: u32[2], constant over the run; step n uses ``fold_in(rng, n)``.
+    skipped: i32[], steps skipped because the loss or the gradient was not finite.
+    skipped_in_a_row: i32[], steps skipped since the last finite step.
   """
 
   step: jax.Array
@@ -53,7 +53,7 @@ class TrainState:
 
   @property
   def items(self) -> dict[str, Any]:
-    """The state as the named items of a checkpoint, arrays or their abstract targets."""
+    """The state as named checkpoint items, of arrays or of ``ShapeDtypeStruct``."""
     items = {'params': self.params}
     if self.ema:
       items['ema'] = self.ema
@@ -63,23 +63,23 @@ class TrainState:
 
   @classmethod
   def of_items(cls, items: Mapping[str, Any]) -> 'TrainState':
-    """The state whose ``items`` these are."""
+    """Builds a state from its ``items``."""
     return cls(params=items['params'], ema=items.get('ema', {}), **items['train'])
 
 
 @dataclasses.dataclass(frozen=True)
 class Blueprint:
-  """The run before it holds any array: shapes, dtypes and shardings of all that it will hold.
+  """Shapes, dtypes and shardings of everything that a run will hold, before any array exists.
 
   Attributes:
     groups: parameter groups of the run.
     trains: parameter path -> whether it trains.
-    optimizer: of the trainable parameters.
+    optimizer: updates the trainable parameters.
     state: ``TrainState`` of ``ShapeDtypeStruct`` with shardings.
-    stored: the other parameters likewise, in ``config.model.frozen_dtype``, as they are saved.
-    frozen: the same as steps read them, quantised where the config says so.
-    quantize: makes ``frozen`` of ``stored``.
-    table: from logical axes to those of the mesh.
+    stored: frozen parameters as saved, in ``config.model.frozen_dtype``; ``ShapeDtypeStruct`` too.
+    frozen: frozen parameters as steps read them, quantised where the config asks for it.
+    quantize: function from ``stored`` to ``frozen``.
+    table: table from logical axes to mesh axes.
   """
 
   groups: tuple[str, ...]
@@ -94,18 +94,18 @@ class Blueprint:
 
 def make_blueprint(config: ConfigDict, system: System, groups: Sequence[str], mesh: Mesh
                    ) -> Blueprint:
-  """Works out what trains, what is frozen and where it all lives.
+  """Determines which parameters train, and the sharding of every array.
 
   Args:
-    config: of the run.
+    config: the run's config.
     system: provides ``groups``, ``shapes`` and ``axes``.
     groups: parameter groups that the objectives need.
-    mesh: of the run.
+    mesh: the run's mesh.
 
   Raises:
-    UserError: a parameter that no rule of ``config.trainable`` matches, a rule without a
-      parameter, nothing that trains, an autoencoder or the base of an adapter that should,
-      kernels of eight bits that should, or memory that the devices lack.
+    UserError: a parameter that no rule of ``config.trainable`` matches; a rule that matches no
+      parameter; no trainable parameter at all; a trainable autoencoder, adapter base or quantised
+      kernel; or host memory that the devices do not support.
   """
   check_memory(config, mesh)
   groups = tuple(groups)
@@ -131,7 +131,7 @@ def make_blueprint(config: ConfigDict, system: System, groups: Sequence[str], me
 
 
 def check_memory(config: ConfigDict, mesh: Mesh) -> None:
-  """Raises a ``UserError`` for what shall lie on the host where devices cannot fetch it."""
+  """Raises a ``UserError`` if the config offloads to host memory that devices do not support."""
   models = trees.flatten(config.model.to_dict(), 'config/model')
   wishes = {path: value for path, value in models.items() if path.endswith('/remat')}
   wishes['config/optimizer/memory'] = config.optimizer.memory
@@ -141,7 +141,7 @@ def check_memory(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def trainable_paths(config: ConfigDict, system: System, groups: Sequence[str]) -> dict[str, bool]:
-  """Which parameters of ``groups`` train, by path; rules are checked against all groups."""
+  """Whether each parameter of ``groups`` trains, by path; checks rules against all groups."""
   paths = list(trees.flatten(system.shapes(system.groups)))
   matched = trees.match_rules(paths, config.trainable, 'config.trainable')
   trains = {path: value for path, value in matched.items() if path.split('/')[0] in groups}
@@ -160,15 +160,15 @@ def trainable_paths(config: ConfigDict, system: System, groups: Sequence[str]) -
 
 def init_state(config: ConfigDict, system: System, blueprint: Blueprint,
                loaded: Mapping[str, Any]) -> tuple[TrainState, Params]:
-  """The state and the frozen parameters at step 0, made where they will live, not quantised.
+  """Initialises the state and the frozen parameters at step 0, sharded but not quantised.
 
   Args:
-    config: of the run; ``config.seed`` decides every random number.
+    config: the run's config; ``config.seed`` determines every random number.
     system: provides ``init``.
-    blueprint: of the run.
-    loaded: group -> tree of numpy arrays or ``Stored``, for the groups that do not start at
-      random. Of such a group too what is missing is random, and a smaller array fills the first
-      entries of a random one.
+    blueprint: the run's blueprint.
+    loaded: group -> tree of numpy arrays or ``Stored``, for groups that start from weights.
+      Parameters missing from it are initialised at random. An array smaller than its parameter
+      overwrites the first entries of a random initialisation.
 
   Returns:
     ``(state, stored)``; see ``Blueprint``.
@@ -227,7 +227,7 @@ def _init_random(system: System, rng: jax.Array, target: Params) -> Params:
 
 
 def _place(found: Mapping[str, np.ndarray | Stored], target: trees.Tree) -> Params:
-  """Puts what was found on the devices, each process only the parts that it holds."""
+  """Loads the weights onto the devices; each process reads only its own shards."""
   def place(path, goal):
     leaf = found[path]
     if isinstance(leaf, Stored):
@@ -239,7 +239,7 @@ def _place(found: Mapping[str, np.ndarray | Stored], target: trees.Tree) -> Para
 
 
 def _extend(random: Params, found: Mapping[str, np.ndarray | Stored]) -> Params:
-  """Writes the smaller arrays that were found over the first entries of the random ones."""
+  """Overwrites the first entries of random parameters with smaller arrays from the weights."""
   def write(path, leaf):
     if path not in found:
       return leaf
@@ -262,7 +262,7 @@ def _abstract_state(config: ConfigDict, optimizer: optax.GradientTransformation,
     return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
 
   def moment(leaf, param):
-    if _is_masked(leaf):  # the place of a parameter that another rule of the optimizer trains
+    if _is_masked(leaf):  # placeholder of a parameter that the other optimizer updates
       return leaf
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding)
 

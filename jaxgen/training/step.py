@@ -1,4 +1,4 @@
-"""THE train step: every system, every stage, every objective."""
+"""The train step, shared by every system, stage and objective."""
 
 import dataclasses
 from collections.abc import Callable
@@ -34,26 +34,26 @@ def make_train_step(config: ConfigDict, system: System, objectives: Objectives,
                     optimizer: optax.GradientTransformation) -> TrainStep:
   """Builds ``train_step(state, frozen, batch) -> (state, metrics)``, not yet compiled.
 
-  The loss is ``sum_k weight_k * loss_sum_k / weight_sum_k`` over the objectives ``k``; both sums
-  run over the whole global batch and every random number is keyed by its row, so that the loss
-  depends neither on devices and hosts nor on ``config.train.accumulate``. A step whose loss or
-  gradient is not finite changes nothing but the counters.
+  The loss is ``sum_k weight_k * loss_sum_k / weight_sum_k`` over the objectives ``k``. Both sums
+  run over the whole global batch and every random number is keyed by row, so the loss depends
+  neither on devices and hosts nor on ``config.train.accumulate``. A step whose loss or gradient is
+  not finite is skipped: it updates only the counters.
 
   Args:
-    config: ``optimizer``, ``train.accumulate``, ``train.zero`` and ``mesh.rules`` are read.
-    system: handed to the objectives.
+    config: reads ``optimizer``, ``train.accumulate``, ``train.zero`` and ``mesh.rules``.
+    system: passed to the objectives.
     objectives: name -> (objective, weight).
-    optimizer: of the trainable parameters.
+    optimizer: updates the trainable parameters.
   """
   schedule, decay = make_schedule(config), config.optimizer.ema_decay
   fetch = memory.on_device if config.optimizer.memory == 'host' else lambda tree: tree
   table = with_changes(config.mesh.rules)
 
   def train_step(state, frozen, batch):
-    # Of the step alone: objectives key what they draw by row, so parts of a batch share it.
+    # One key per step: objectives key random numbers by row, so micro-batches can share it.
     rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     parts = micro_batches(batch, config.train.accumulate)
-    # A batch without any weight for a term, a rare draw of the mixture, must not divide by zero.
+    # A batch may by chance have no samples for a term; its zero weight must not divide by zero.
     totals = {name: jnp.maximum(objective.weight(batch), 1e-6)
               for name, (objective, _) in objectives.items()}
 
@@ -95,7 +95,7 @@ def make_train_step(config: ConfigDict, system: System, objectives: Objectives,
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-  """A train step for one mesh and table of rules; compiles at the first call."""
+  """A train step for one mesh and table of logical axes; compiles on the first call."""
 
   jitted: Any
   mesh: Mesh
@@ -106,18 +106,18 @@ class CompiledStep:
       return self.jitted(state, frozen, batch)
 
   def lower(self, state: TrainState, frozen: Params, batch: Batch) -> jax.stages.Lowered:
-    """The program before it is compiled; arguments may be abstract."""
+    """Lowers the step without compiling it; arguments may be abstract."""
     with partition.scope(self.mesh, self.table):
       return self.jitted.lower(state, frozen, batch)
 
 
 def compile_step(train_step: TrainStep, blueprint: Blueprint,
                  rows: NamedSharding) -> CompiledStep:
-  """Jits the step with the shardings of the run; the old state's memory is given to the new.
+  """Jits the step with the run's shardings; the old state is donated.
 
   Args:
-    train_step: from ``make_train_step``.
-    blueprint: of the run.
+    train_step: the step from ``make_train_step``.
+    blueprint: the run's blueprint.
     rows: sharding of the batch.
   """
   state = shardings(blueprint.state)
@@ -128,15 +128,15 @@ def compile_step(train_step: TrainStep, blueprint: Blueprint,
 
 
 def micro_batches(batch: Batch, count: int) -> Batch:
-  """Splits rows ``[B, ...]`` into ``[count, B / count, ...]`` without moving any between devices:
-  every micro-batch takes each ``count``-th row, so all devices have a share of it."""
+  """Splits rows ``[B, ...]`` into ``[count, B / count, ...]`` without moving data between devices:
+  a micro-batch takes every ``count``-th row, so each device holds its share."""
   return jax.tree.map(
       lambda leaf: leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:]).swapaxes(0, 1),
       batch)
 
 
 def counts(batch: Batch) -> dict[str, jax.Array]:
-  """Who is in the global batch, how much of it is work and how much padding."""
+  """Sample ids, number of images and tokens, and share of padding of the global batch."""
   visual, prompt = batch.visual.segments > 0, batch.prompt.segments > 0
   return dict(sample_ids=batch.meta.sample_ids, images=jnp.sum(batch.meta.sample_ids != -1),
               tokens=jnp.sum(visual) + jnp.sum(prompt),
@@ -148,7 +148,7 @@ def accumulated(loss_of: Callable[..., Any], params: Params, parts: Any,
                 ) -> tuple[Any, Any, Params]:
   """Sums ``(loss, terms, gradients)`` over the micro-batches, one at a time.
 
-  ``place`` says where the gradients of each lie.
+  ``place`` constrains the sharding of each micro-batch's gradients.
   """
   def add(grads, part):
     (loss, terms), new = jax.value_and_grad(loss_of, has_aux=True)(params, part)

@@ -1,4 +1,4 @@
-"""The folder of a run: its config, and whether it is this run's."""
+"""The workdir of a run: writes its config, and checks that it belongs to this run."""
 
 import json
 
@@ -14,7 +14,7 @@ from jaxgen.models import registry as models
 from jaxgen.sharding.hosts import Hosts
 from jaxgen.training.optimizer import make_schedule
 
-# Fields that say how a run is carried out, not what it computes.
+# Fields that a resumed run may change: they say how it is run, not what it computes.
 MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
               'train/halt_after', 'train/accumulate', 'train/zero', 'train/host_timeout',
               'optimizer/memory', 'mesh/', 'data/threads', 'data/prefetch', 'data/cache',
@@ -22,14 +22,14 @@ MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train
 
 
 def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> tuple[epath.Path, ConfigDict | None]:
-  """Makes the folder of a run, or checks that it is this run's; writes ``config.json`` first.
+  """Creates the workdir, or checks that it belongs to this config; writes ``config.json``.
 
   Returns:
-    ``(the folder, the config that its run was last started with or None for a new one)``.
+    ``(workdir, config of the previous start or None for a new run)``.
 
   Raises:
-    UserError: the folder belongs to another config; names the first field that differs. Or some
-      host did not come.
+    UserError: the workdir belongs to another config (names the first field that differs), or some
+      host did not arrive in time.
   """
   path = epath.Path(workdir)
   file = path / 'config.json'
@@ -44,9 +44,9 @@ def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> tuple[epath.Path, C
 
 
 def changes(before: ConfigDict | None, now: ConfigDict, step: int) -> str:
-  """What another ``train.steps`` means for a run at ``step``, in words; empty where it is the same.
+  """Describes the effect of a changed ``train.steps`` at ``step``; an empty string if unchanged.
 
-  Learning rate and shares of the data are spread over all steps, so they may jump.
+  Learning rate and data shares are schedules over all steps, so they may jump.
   """
   if before is None or before.train.steps == now.train.steps:
     return ''
@@ -67,7 +67,7 @@ def _check_same(config: ConfigDict, old: ConfigDict, workdir: str) -> None:
 
 
 def _completed(config: ConfigDict) -> ConfigDict:
-  """A copy whose models have every field: one that came after the run began has its default."""
+  """A copy with all model fields; fields added since the run began get their defaults."""
   config = ConfigDict(config.to_dict())
   for name, section in config.model.items():
     if isinstance(section, ConfigDict) and 'family' in section:

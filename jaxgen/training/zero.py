@@ -1,9 +1,9 @@
-"""ZeRO-2 and ZeRO-3: whether parameters are gathered once for a step, or layer by layer.
+"""ZeRO-2 and ZeRO-3: parameters are gathered once per step, or layer by layer.
 
-Masters, moments, moving average and gradients are sharded over ``fsdp`` in both. With stage 3
-each layer's parameters are gathered where they are used, forward and backward, and dropped again.
-With stage 2 all of them are gathered at the start of the step and stay: more memory, and one
-gather for all micro-batches in place of two for each.
+Both shard masters, moments, moving average and gradients over ``fsdp``. Stage 3 gathers each
+layer's parameters where they are used, in the forward and the backward pass, and frees them again.
+Stage 2 gathers all parameters at the start of the step and keeps them. That takes more memory, but
+one gather serves all micro-batches instead of two gathers for each.
 """
 
 import jax
@@ -18,18 +18,18 @@ SHARDED_BY = 'fsdp'
 
 
 def gathered(params: Params, axes: trees.Tree, table: Rules) -> Params:
-  """The parameters whole on every device of an ``fsdp`` group; other mesh axes still split them.
+  """Gathers the parameters over ``fsdp``; other mesh axes still shard them.
 
   Args:
-    params: traced, under the mesh of the run.
-    axes: tree of tuples of logical names that holds at least these parameters.
-    table: of the run.
+    params: traced parameters, under the run's mesh.
+    axes: tree of tuples of logical axis names; may hold further parameters.
+    table: the run's table of logical axes.
   """
   return _placed(params, axes, table, keep=lambda axis: axis != SHARDED_BY)
 
 
 def scattered(gradients: Params, axes: trees.Tree, table: Rules) -> Params:
-  """Gradients by gathered parameters, each device left with the share that it updates."""
+  """Reduce-scatters gradients over ``fsdp``: each device keeps the shard that it updates."""
   return _placed(gradients, axes, table, keep=lambda axis: True)
 
 

@@ -2,8 +2,8 @@
 FROM python:3.11-slim-bookworm
 
 WORKDIR /jaxgen
-# The libraries first: they change less often than the code. jax[cuda13] brings CUDA, cuDNN and NCCL
-# along; the host needs a driver for CUDA 13 and the NVIDIA container toolkit.
+# Libraries come first because they change less often than the code. jax[cuda13] includes CUDA,
+# cuDNN and NCCL; the host needs a driver for CUDA 13 and the NVIDIA container toolkit.
 COPY setup.cfg pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir jaxgen configs && touch jaxgen/__init__.py configs/__init__.py \
     && pip install --no-cache-dir --constraint constraints.txt '.[cuda]' \
@@ -12,6 +12,6 @@ COPY jaxgen jaxgen
 COPY configs configs
 COPY launch launch
 RUN pip install --no-cache-dir --no-deps --editable .
-# bash sends SIGTERM to nobody but itself; exec in the command passes it on.
+# bash does not forward SIGTERM to its children, so start the run with exec.
 ENTRYPOINT []
 CMD ["jaxgen", "--help"]

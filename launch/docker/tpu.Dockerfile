@@ -2,7 +2,7 @@
 FROM python:3.11-slim-bookworm
 
 WORKDIR /jaxgen
-# The libraries first: they change less often than the code.
+# Libraries come first because they change less often than the code.
 COPY setup.cfg pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir jaxgen configs && touch jaxgen/__init__.py configs/__init__.py \
     && pip install --no-cache-dir --constraint constraints.txt '.[tpu]' \
@@ -11,6 +11,6 @@ COPY jaxgen jaxgen
 COPY configs configs
 COPY launch launch
 RUN pip install --no-cache-dir --no-deps --editable .
-# bash sends SIGTERM to nobody but itself; exec in the command passes it on.
+# bash does not forward SIGTERM to its children, so start the run with exec.
 ENTRYPOINT []
 CMD ["jaxgen", "--help"]
