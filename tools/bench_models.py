@@ -9,7 +9,7 @@ both alike, and the medians are compared:
 
 Prints a table of ratios; 1.0 or more means that jaxgen is at least as fast. Above it stand the
 rates of bare matrix products in XLA and in torch on this machine. Its last column is the share of
-XLA's rate that our side reaches; FLOPs are the products and convolutions that PyTorch's side counts.
+XLA's rate that our side reaches, with FLOPs as PyTorch counts them: products and convolutions.
 """
 
 import argparse
