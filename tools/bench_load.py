@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from timing import machine
 
 from jaxgen.conversion import load_pretrained
 from jaxgen.conversion import save_pretrained
@@ -75,6 +76,7 @@ def measure(folder: pathlib.Path, repeats: int, warm: bool) -> None:
       rates[name].append(size / seconds(read))
   medians = {name: statistics.median(values) for name, values in rates.items()}
   cache = 'warm' if warm else 'cold'
+  print(machine())
   print(f'{size:.0f} MB, {cache} page cache, median of {repeats}: '
         + ', '.join(f'{name} {rate:.0f} MB/s' for name, rate in medians.items())
         + f', ratio {medians["load_pretrained"] / medians["cat"]:.2f}')

@@ -6,8 +6,9 @@ and hidden units over tensor. Steps alternate, so that a busy machine slows both
   python tools/bench_mesh.py
   python tools/bench_mesh.py --data=2 --fsdp=1 --context=2 --tensor=2
 
-Devices of one CPU share its cores, so the ratio of the medians is what splitting costs: collectives,
-smaller products, and work that every device repeats. On accelerators devices add up instead.
+Devices of one CPU share its cores, so the ratio of the medians is what splitting costs:
+collectives, smaller products, and work that every device repeats. On accelerators devices add up
+instead.
 """
 
 import argparse

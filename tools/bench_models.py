@@ -7,9 +7,9 @@ both alike, and the medians are compared:
   python tools/bench_models.py
   python tools/bench_models.py --models=cosmos,llama --width=256 --layers=2 --side=8 --text=32
 
-Prints a table of ratios; 1.0 or more means that jaxgen is at least as fast. Above it stand the rates
-of bare matrix products in XLA and in torch on this machine; its last column is the share of XLA's
-that our side reaches, by the products and convolutions that PyTorch counts in its own side.
+Prints a table of ratios; 1.0 or more means that jaxgen is at least as fast. Above it stand the
+rates of bare matrix products in XLA and in torch on this machine. Its last column is the share of
+XLA's rate that our side reaches, with FLOPs as PyTorch counts them: products and convolutions.
 """
 
 import argparse

@@ -11,8 +11,8 @@ and memory that was used once is kept. On a GPU, both run in bf16 and the MFU is
 matrix-product FLOPs with full bidirectional attention, three times the forward pass, against the
 bf16 peak of the chip.
 
-Beside the ratio stand the rates of bare matrix products in XLA and in torch on this machine, and the
-share of XLA's that the step reaches (``matmul_rate.py``).
+Beside the ratio stand the rates of bare matrix products in XLA and in torch on this machine, and
+the share of XLA's that the step reaches (``matmul_rate.py``).
 """
 
 import argparse
