@@ -47,7 +47,8 @@ def test_help_loads_no_library():
     'import jaxgen.conversion.commands, jaxgen.sampling.load',
     'import jaxgen.evaluation.report, jaxgen.evaluation.evaluate',
     'import numpy as np\nfrom jaxgen.data.vision import NativeVision\nvision = NativeVision(14, 2)\n'
-    'vision.patches(vision.resize(np.zeros((60, 91, 3), np.uint8)))'])
+    'image = np.zeros((60, 91, 3), np.uint8)\n'
+    'vision.patches(vision.resize(image, vision.fit((60, 91))))'])
 def test_tensorflow_and_torch_stay_out(code):
   assert not modules_after(code) & {'tensorflow', 'torch'}
 

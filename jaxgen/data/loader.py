@@ -44,8 +44,11 @@ def make_loader(config: ConfigDict, layout: Layout, *, rows: tuple[int, int] | N
   Raises:
     UserError: a source that is missing, empty or broken, or sizes that do not divide.
   """
-  return Loader(_Rows(config, layout, rows or (0, config.train.rows), start_step),
-                config.data.prefetch)
+  cache = Cache(config.data.cache) if config.data.cache else None
+  maker = ExampleMaker.of(config, layout, cache)
+  sequences = open_sequences(config, sorted(config.data.sources), maker)
+  return Loader(_Rows(config, rows or (0, config.train.rows), start_step, sequences,
+                      maker.row_shape(), maker.pad), config.data.prefetch)
 
 
 class Loader:
@@ -119,13 +122,15 @@ class _Rows(grain.IterDataset):
   """The rows of one process as a Grain dataset: all that does not change from step to step.
 
   Args:
-    config, layout, start_step: see ``make_loader``.
+    config, start_step: see ``make_loader``.
     rows: the global rows [low, high).
-    sequences: examples of each source by sorted name; None opens those of the config.
+    sequences: examples of each source by sorted name.
+    shape: the sizes of a row.
+    pad: token id that fills the prompt.
   """
 
-  def __init__(self, config: ConfigDict, layout: Layout, rows: tuple[int, int], start_step: int,
-               sequences: Sequence[Examples] | None = None):
+  def __init__(self, config: ConfigDict, rows: tuple[int, int], start_step: int,
+               sequences: Sequence[Examples], shape: RowShape, pad: int):
     super().__init__()
     data = config.data
     self.low, self.high = rows
@@ -134,11 +139,8 @@ class _Rows(grain.IterDataset):
     assert 0 <= self.low < self.high <= config.train.rows, (rows, config.train.rows)
     mixture = Mixture({name: source.share for name, source in data.sources.items()}, config.seed,
                       data.interpolation)
-    maker = ExampleMaker.of(config, layout, Cache(data.cache) if data.cache else None)
-    if sequences is None:
-      sequences = open_sequences(config, mixture.names, maker)
-    self.shape, self.pad = maker.row_shape(), maker.pad
-    self.supply = Supply(mixture, sequences, self.shape, config.train.rows,
+    self.shape, self.pad = shape, pad
+    self.supply = Supply(mixture, sequences, shape, config.train.rows,
                          skip=data.oversize == 'skip')
     self.pool = futures.ThreadPoolExecutor(data.threads, 'jaxgen-decode')
 

@@ -186,9 +186,18 @@ def tokenize(parts: Sequence[Part], dialect: Dialect, tokenizer: Tokenizer,
 
 
 def _stop(parts: Sequence[Part], generate: bool) -> int:
-  """How many parts the prompt has: those before the first target that is to be drawn."""
-  targets = [index for index, part in enumerate(parts) if part.is_target]
-  return targets[0] if generate and targets else len(parts)
+  """How many parts the prompt has: those before the targets that are to be drawn in one pass.
+
+  These are the last target and, where several outputs follow one another, the ones right before
+  it; a target that was drawn before, which has no loss beside one that has, is given.
+  """
+  targets = [index for index, part in enumerate(parts) if part.role == 'target']
+  if not generate or not targets:
+    return len(parts)
+  stop = targets[-1]
+  while stop and parts[stop - 1].role == 'target' and parts[stop - 1].loss == parts[stop].loss:
+    stop -= 1
+  return stop
 
 
 @dataclasses.dataclass(frozen=True)

@@ -118,7 +118,9 @@ class Encoder:
       UserError: an image of a size that was not announced.
     """
     known = loaded.batch.visual.latents
-    latents = jax.device_put(known, self._split) if known.any() else self._zeros()
+    # Zeros are made on the devices; an empty array would come out of a program unsplit.
+    blank = known.size and not known.any()
+    latents = self._zeros() if blank else jax.device_put(known, self._split)
     latents = self._write(latents, loaded.images, lambda slot: f'sample {_owner(loaded, slot)}')
     shards = {shard.device: shard.data for shard in latents.addressable_shards}
     devices = self._sharding.addressable_devices

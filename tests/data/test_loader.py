@@ -42,8 +42,6 @@ class Drawings:
     broken: records that cannot be decoded.
   """
 
-  sees = True
-
   def __init__(self, source, records, sizes, broken=()):
     self._source, self._sizes, self._broken = source, sizes, broken
     self._records = records
@@ -89,11 +87,12 @@ def make_config(shares, *, rows=4, steps=20, interpolation='linear', **data):
   return ConfigDict(dict(
       seed=0, train=dict(rows=rows, steps=steps),
       data=dict(sources={name: dict(share=share) for name, share in shares.items()},
-                mixture=dict(interpolation=interpolation)) | fields | data))
+                interpolation=interpolation) | fields | data))
 
 
 def open_loader(config, layout, sequences, *, rows=None, start_step=0):
-  return Loader(_Rows(config, layout, rows or (0, config.train.rows), start_step, sequences),
+  shape = RowShape.of(config.data, layout, sees=True)
+  return Loader(_Rows(config, rows or (0, config.train.rows), start_step, sequences, shape, 0),
                 config.data.prefetch)
 
 
@@ -378,7 +377,7 @@ def test_schedule_follows_the_step(layout):
   assert abs(shares[5] - 0.5) < 4 * 0.5 / np.sqrt(50)
   later = run(config, layout, sequences, 1, start_step=10)[0]
   assert (later.batch.meta.source_ids == 1).all()
-  config.data.mixture.interpolation = 'step'
+  config.data.interpolation = 'step'
   shares = [(batch.batch.meta.source_ids == 1).mean()
             for batch in run(config, layout, sequences, 10)]
   assert shares == [0] * 5 + [1] * 5

@@ -137,7 +137,7 @@ def test_uniform_is_uniform_and_addressable():
     ({'a': ((0.5, 1.0), (0.5, 2.0))}, 'linear', 'must rise from knot to knot'),
     ({'a': ((0.5, 1.0), (1.5, 2.0))}, 'linear', 'within 0 to 1'),
     ({'a': (1.0, -1.0)}, 'linear', 'sources.a.share = .*: shares must be 0 or more'),
-    ({'a': (1.0,)}, 'cubic', "^config.data.mixture.interpolation = 'cubic': use one of linear"),
+    ({'a': (1.0,)}, 'cubic', "^config.data.interpolation = 'cubic': use one of linear"),
 ])
 def test_what_is_no_schedule_is_refused(shares, interpolation, message):
   with pytest.raises(UserError, match=message):
