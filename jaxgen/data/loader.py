@@ -2,7 +2,7 @@
 
 Every global row is a stream of its own. Draw number k of row r takes its source from the mixture
 and, of R rows in all, the positions r, r + R, r + 2R, ... of that source's endless sequence, in
-which each epoch is shuffled anew. No two rows ever share a position. What must be remembered of a
+which each epoch is reshuffled. No two rows ever share a position. What must be remembered of a
 row is how many draws it made, how many positions of each source it used and which of its draws
 wait for room: one vector of fixed length, the same whatever process feeds the row. So the state of
 all rows is one int array, and a run resumes exactly on any number of processes.

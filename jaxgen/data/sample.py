@@ -264,7 +264,7 @@ def from_bytes(data: bytes, origin: str) -> Sample:
       parts.append(Part(entry['role'], entry.get('text'), image, entry['loss'], **marks))
     return Sample(header['id'], tuple(parts), header['task'], origin)
   except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-    raise user_error(origin, None, 'is not a sample of jaxgen; write the file anew with '
+    raise user_error(origin, None, 'is not a sample of jaxgen; rewrite the file with '
                      f'`jaxgen data pack` ({type(error).__name__})') from error
 
 

@@ -1,4 +1,4 @@
-"""The endless examples of every source of a config: records in each epoch's order, made anew."""
+"""The endless examples of every source of a config: records reshuffled in every epoch, as examples."""
 
 import dataclasses
 import logging

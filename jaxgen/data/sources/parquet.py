@@ -76,7 +76,7 @@ class ParquetTable(Table):
   def __init__(self, path: epath.Path, kept: Kept = _KEPT):
     super().__init__(path)
     self._kept = kept
-    self._key = object()  # a file that is written anew is another one
+    self._key = object()  # a rewritten file is another one
     with self._opened() as file:
       self.columns = set(file.schema_arrow.names)
       groups = range(file.metadata.num_row_groups)

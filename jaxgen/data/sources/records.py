@@ -47,7 +47,7 @@ class ArrayRecordSource:
     try:
       data = self._records[index]
     except RuntimeError as error:
-      raise user_error(origin, None, 'the file is damaged; write it anew with `jaxgen data pack` '
+      raise user_error(origin, None, 'the file is damaged; rewrite it with `jaxgen data pack` '
                        f'({str(error)[:60]})') from error
     return samples.from_bytes(data, origin)
 
