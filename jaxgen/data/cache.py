@@ -21,6 +21,7 @@ from etils import epath
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import write_text
 from jaxgen.data.decode import DecodeError
+from jaxgen.data.decode import file_bytes
 from jaxgen.data.example import Size
 from jaxgen.data.sample import FileImage
 
@@ -45,11 +46,7 @@ def image_key(image: bytes | np.ndarray | FileImage, size: Size, like: Size | No
     DecodeError: the file cannot be read.
   """
   if isinstance(image, FileImage):
-    try:
-      image = epath.Path(image.path).read_bytes()
-    except OSError as error:
-      raise DecodeError('no such file' if isinstance(error, FileNotFoundError)
-                        else f'{type(error).__name__}: {error}') from error
+    image = file_bytes(image)
   if isinstance(image, np.ndarray):
     return entry_key('array', image.shape, np.ascontiguousarray(image).data, size, like, mode)
   return entry_key('file', image, size, like, mode)

@@ -55,7 +55,7 @@ def decode(image: bytes | np.ndarray | FileImage, at_least: Size | None = None) 
   if isinstance(image, np.ndarray):
     return _checked(image)
   with _errors():
-    data = epath.Path(image.path).read_bytes() if isinstance(image, FileImage) else image
+    data = file_bytes(image) if isinstance(image, FileImage) else image
     with _opened(io.BytesIO(data)) as opened:
       box = _reduce(opened, at_least) if at_least else None
       opened.load()
@@ -63,6 +63,16 @@ def decode(image: bytes | np.ndarray | FileImage, at_least: Size | None = None) 
         # The last row or column stands for less than a pixel: stretch what is there.
         opened = opened.resize(opened.size, Image.Resampling.BICUBIC, box=box)
       return np.asarray(_to_rgb(ImageOps.exif_transpose(opened)))
+
+
+def file_bytes(image: FileImage) -> bytes:
+  """The bytes of an image file, here or in a bucket.
+
+  Raises:
+    DecodeError: it is missing or cannot be read.
+  """
+  with _errors():
+    return epath.Path(image.path).read_bytes()
 
 
 def image_size(image: bytes | np.ndarray | FileImage) -> Size:

@@ -13,9 +13,11 @@ from jaxgen.config.schema import LANGUAGE_TASKS
 from jaxgen.core.errors import user_error
 from jaxgen.data import tasks
 from jaxgen.data.decode import DecodeError
+from jaxgen.data.decode import file_bytes
 from jaxgen.data.example import Example
 from jaxgen.data.example import Size
 from jaxgen.data.examples import ExampleMaker
+from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Sample
 from jaxgen.data.sample import draw_variant
 from jaxgen.data.sources import Source
@@ -109,7 +111,7 @@ class ExampleSequence:
     sample = tasks.prepare(draw_variant(record, position // len(self)), self._task, self._data,
                            self._seed, self._number, position)
     try:
-      example = self._maker(sample, self._number, fitted)
+      example = self._maker(sample if self._keep else _read(sample), self._number, fitted)
     except DecodeError as error:
       return self._set_aside(index, Bad(record.origin or record.id, str(error)))
     with self._lock:
@@ -147,6 +149,21 @@ class ExampleSequence:
       raise user_error(self._field, None, f'{count} of {records} records cannot be decoded, more '
                        f'than config.data.max_bad_share = {self._data.max_bad_share} allows: '
                        f'{named}; mend or remove them, or raise the share')
+
+
+def _read(sample: Sample) -> Sample:
+  """The sample with its files read: sizes, views and latents of an image then cost one access."""
+  read: dict[int, bytes] = {}
+
+  def loaded(part):
+    if not isinstance(part.image, FileImage):
+      return part
+    key = id(part.image)  # an image that is both shown and drawn stays one
+    if key not in read:
+      read[key] = file_bytes(part.image)
+    return dataclasses.replace(part, image=read[key])
+
+  return dataclasses.replace(sample, parts=tuple(map(loaded, sample.parts)))
 
 
 def _endless(count: int, seed: int) -> Sequence[int]:

@@ -4,6 +4,7 @@ several images in a sample; requests and training samples alike."""
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.types import Latent
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Vision
+from jaxgen.data import sequences
 from jaxgen.data import tasks
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.loader import make_loader
@@ -204,3 +206,22 @@ def test_each_epoch_draws_other_wordings(folder, tmp_path, make_config, tokenize
   (sequence,) = open_sequences(config, ['a'], ExampleMaker.of(config, SEEING))
   texts = [tokenizer.decode(sequence[position].prompt.tokens.tolist()) for position in range(6)]
   assert [text.split()[-1] for text in texts] == ['circle', 'square', 'cross'] * 2
+
+
+def test_a_set_too_large_to_be_kept_gives_the_same_examples(spoil, make_config, layout,
+                                                            monkeypatch):
+  """Its files are read once for each visit; broken and missing ones are named alike."""
+  path = spoil({3})
+  config = make_config({'a': source('folder', 'image', path=str(path))}, max_bad_share=0.1)
+  found = []
+  for records in (20, 0):
+    monkeypatch.setattr(sequences, 'KEPT_RECORDS', records)
+    loader = make_loader(config, layout)
+    batches = [next(loader) for _ in range(12)]
+    found.append((batches, loader.report()['skipped']))
+    loader.close()
+  (kept, skipped), (again, skipped_again) = found
+  assert list(skipped) == list(skipped_again) == [str(path / '03.png')]
+  for one, other in zip(kept, again, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, one.batch, other.batch)
+    assert one.ids == other.ids
