@@ -1,4 +1,4 @@
-"""The endless examples of every source of a config: records reshuffled in every epoch, as examples."""
+"""The endless examples of every source of a config, its records reshuffled in every epoch."""
 
 import dataclasses
 import logging

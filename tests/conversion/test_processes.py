@@ -59,9 +59,9 @@ again, _, found['ours'] = start(sys.argv[4])
 found['same'] = all(np.array_equal(a.data, b.data)
                     for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(again))
                     for a, b in zip(one.addressable_shards, other.addressable_shards))
-save_pretrained(system.denoiser, params, out)
+save_pretrained(system.models['denoiser'], params, out)
 try:
-  save_pretrained(system.denoiser, params, out)
+  save_pretrained(system.models['denoiser'], params, out)
 except UserError as error:
   found['said'] = str(error)
 print(json.dumps(found))

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Visual
 from jaxgen.models.denoisers.mmdit import MMDiT
 from jaxgen.models.denoisers.mmdit import MMDiTConfig
 from jaxgen.models.layers.attention import attend
@@ -251,8 +253,10 @@ def test_a_whole_denoiser_with_gradients_lowers_for_its_target_on_a_mesh(platfor
     return jax.ShapeDtypeStruct((rows, *sizes), dtype)
 
   whole = functools.partial(shape, dtype=jnp.int32)
-  inputs = (shape(length, 8), shape(1), whole(length, 3), whole(length), shape(prompt, 16),
-            whole(prompt, 3), whole(prompt))
+  visual = Visual(shape(length, 8), whole(length, 3), whole(length), whole(length),
+                  shape(length, dtype=bool))
+  conditioning = Conditioning(shape(prompt, 16), whole(prompt, 3), whole(prompt))
+  inputs = (shape(length, 8), shape(1), visual, conditioning)
 
   with partition.scope(mesh_of(fsdp=2, context=2, tensor=2), table):
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)

@@ -147,6 +147,7 @@ def test_a_damaged_checkpoint_is_named(straight, tiny_base, tmp_path):
     train(tiny_base, str(workdir))
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing(launcher, tiny_config, tmp_path):
   """Another process, another workdir, the same programs: all of them come from the cache (F95)."""
   tiny_config.train.update(steps=1, checkpoint_every=10)
