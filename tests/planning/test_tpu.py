@@ -22,7 +22,7 @@ def run_plan(config, topology, *words):
 
 
 @pytest.mark.parametrize('config, rows, fsdp', [
-    ('pretrain_b', 1024, 8), ('finetune_b_512', 256, 1)])
+    ('pretrain_b', 1024, 8), pytest.param('finetune_b_512', 256, 1, marks=pytest.mark.slow)])
 def test_iomm_b_fits_a_slice_of_64_chips(config, rows, fsdp, tmp_path):
   done = run_plan(config, 'tpu:v5p:4x4x4', f'--json={tmp_path / "plans/plan.json"}')
   assert done.returncode == 0, done.stderr

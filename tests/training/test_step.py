@@ -148,6 +148,7 @@ def losses(bench, steps):
   return found
 
 
+@pytest.mark.slow
 def test_steps_in_floats_of_eight_bits_stay_near_and_leave_the_state_as_it_is(bench, tiny_base):
   theirs, config = bench('2x2x2'), copy.deepcopy(tiny_base)
   config.model.update(compute_dtype='bfloat16', fp8=True)
