@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
+from jaxgen.core.errors import UserError
 
 OVERRIDE = '--config.'
 
@@ -157,13 +157,16 @@ def _sample(args) -> None:
 
 def _add_evaluate(commands) -> None:
   parser = _command(commands, 'evaluate', _evaluate,
-                    'score a run on the six tasks of shapes, or on its fit to its own pairs')
+                    'score a run on the drawn tasks of shapes, or on its fit to its own pairs')
   parser.add_argument('--workdir', required=True, metavar='DIR')
   parser.add_argument('--images-per-prompt', type=int, default=4, metavar='N')
   parser.add_argument('--prompts', type=int, default=32, metavar='N', help='prompts of each task')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--untrained', action='store_true',
                       help='also score the same system with random weights')
+  parser.add_argument('--tasks', default='', metavar='NAMES',
+                      help='drawn tasks with commas (edit,storyboard; captions); those of the '
+                           "run's own sources unless given")
   parser.add_argument('--fit', type=int, default=0, metavar='N',
                       help='instead: PSNR of the first N training images drawn from their captions')
   _add_weights(parser)
@@ -176,7 +179,7 @@ def _evaluate(args) -> None:
     return
   from jaxgen.evaluation.evaluate import evaluate
   evaluate(args.workdir, prompts=args.prompts, images_per_prompt=args.images_per_prompt,
-           seed=args.seed, weights=args.weights, untrained=args.untrained)
+           seed=args.seed, weights=args.weights, untrained=args.untrained, tasks=args.tasks)
 
 
 def _add_plan(commands) -> None:

@@ -25,8 +25,8 @@ from ml_collections import ConfigDict
 
 from jaxgen.config import base_config
 from jaxgen.config import source
-from jaxgen.data import shapes
 from jaxgen.data.commands import tokenizer_texts
+from jaxgen.data.shapes import geneval
 from jaxgen.data.tokenizer import train_tokenizer
 from jaxgen.models.registry import section
 from jaxgen.systems.registry import make_system
@@ -49,7 +49,7 @@ def memory_returned():
 def tiny_tokenizer(tmp_path_factory) -> str:
   """Folder of a tokenizer for the captions of shapes."""
   folder = str(tmp_path_factory.mktemp('tiny_tokenizer'))
-  train_tokenizer(tokenizer_texts(shapes.captions()), 512, folder)
+  train_tokenizer(tokenizer_texts(geneval.captions()), 512, folder)
   return folder
 
 

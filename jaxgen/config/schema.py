@@ -39,12 +39,14 @@ def source(kind: str, task: str = 'auto', *, path: str = '', share: tuple = (1.0
       the roles of the record's images and texts. ``image``: the image is its own condition;
       ``pair``: caption to image; ``caption``: image to caption, for the next-token objective; for
       the others see data/tasks.py.
-    path: folder, file, glob or TFDS name; empty for ``shapes``.
+    path: folder, file, glob or TFDS name; of ``shapes`` the drawn task, as ``edit`` or
+      ``storyboard`` (data/shapes/source.py), empty for captions.
     share: sampling share of this source, as knots spread evenly over the run or as pairs
       (progress, share); one knot is a constant. Shares are normalised over the sources.
     split: ``train`` or ``test``, for kinds that have splits.
     limit: use the first ``limit`` records only; 0 = all.
-    fields: pairs (our name, name of the column or key) where they differ.
+    fields: pairs (our name, name of the column or key) where they differ; of ``shapes`` pairs
+      (setting, value), as ('grids', '3x3').
     root: folder that relative image paths are resolved against; '' = the folder of the file.
   """
   return ConfigDict(dict(kind=kind, task=task, path=path, share=share, split=split, limit=limit,

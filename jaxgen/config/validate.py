@@ -213,8 +213,6 @@ def _check_source(where: str, source: ConfigDict) -> None:
                          ('split', SPLITS)):
     if source[field] not in choices:
       raise user_error(f'{where}.{field}', source[field], f'use one of {", ".join(choices)}')
-  if source.kind == 'shapes' and source.path:
-    raise user_error(f'{where}.path', source.path, 'shapes are drawn, not read; leave path empty')
   if source.kind != 'shapes' and not source.path:
     raise user_error(f'{where}.path', '', f'a {source.kind} source needs a path')
   if source.limit < 0:

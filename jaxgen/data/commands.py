@@ -12,20 +12,21 @@ import numpy as np
 
 from jaxgen.config import base_config
 from jaxgen.core.errors import user_error
-from jaxgen.data import shapes
 from jaxgen.data import tasks
 from jaxgen.data.archive import write_archive
 from jaxgen.data.buckets import best_bucket
 from jaxgen.data.buckets import bucket_set
-from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
+from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import image_size
 from jaxgen.data.images import Given
-from jaxgen.data.images import Rules
 from jaxgen.data.images import plan_sizes
+from jaxgen.data.images import Rules
 from jaxgen.data.sample import Sample
-from jaxgen.data.sources import Source
+from jaxgen.data.shapes.source import parse_settings
+from jaxgen.data.shapes.source import texts
 from jaxgen.data.sources import open_source
+from jaxgen.data.sources import Source
 from jaxgen.data.sources.base import Names
 from jaxgen.data.sources.base import Place
 from jaxgen.data.sources.base import shortened
@@ -138,12 +139,13 @@ def tokenizer(opening: Opening, out: str, *, vocab: int = 512) -> None:
   The prompt templates of the config schema are learnt with them, so that they are cheap.
 
   Args:
-    opening: the source; for shapes every possible caption is used.
+    opening: the source; for shapes the texts of the drawn tasks that the path names (``all``).
     out: folder for the tokenizer.
     vocab: ids at the most.
   """
-  captions = (shapes.captions() if opening.kind == 'shapes'
-              else list(_captions(opening.open())))
+  captions = (texts(opening.path, parse_settings(opening.fields, opening.size or 64, '--fields'),
+                    '--path')
+              if opening.kind == 'shapes' else list(_captions(opening.open())))
   if not captions:
     raise user_error('--path', opening.path, 'no captions in it to train a tokenizer on; write the '
                      'caption of name.jpg into name.txt beside it')

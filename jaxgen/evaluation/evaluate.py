@@ -1,14 +1,16 @@
-"""Scores a run on ``shapes``: samples held-out prompts of the six tasks and checks the images.
+"""Scores a run on the drawn world: samples held-out problems of its tasks and marks the images.
 
 Writes into the workdir: ``evaluation.json`` (accuracies, settings and a few verdicts),
 ``samples/evaluation/`` (the images of those verdicts, and ``results.json``) and
-``samples/evaluation.png`` (the same images as a grid, one row per task). The scores of random
-weights go to files named ``evaluation_untrained``.
+``samples/evaluation.png`` (the same images side by side). The scores of random weights go to files
+named ``evaluation_untrained``.
 """
 
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,29 +19,31 @@ import numpy as np
 from etils import epath
 
 from jaxgen.core.errors import user_error
-from jaxgen.data import shapes
-from jaxgen.evaluation import shapes_scorer
+from jaxgen.evaluation.shapes.cases import Case
+from jaxgen.evaluation.shapes.cases import make_cases
+from jaxgen.sampling.images import columns_of
 from jaxgen.sampling.images import image_grid
 from jaxgen.sampling.images import to_png
 from jaxgen.sampling.jobs import save_results
-from jaxgen.sampling.load import Run
 from jaxgen.sampling.load import load_run
-from jaxgen.sampling.request import make_requests
+from jaxgen.sampling.load import Run
 
-SHOWN = 8  # images kept per task
+SHOWN = 8  # cases kept per task
+Marks = list[Mapping[str, Any]]  # of each image of a case
 
 
 def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 0,
-             weights: str = 'ema', untrained: bool = False) -> dict[str, float]:
+             weights: str = 'ema', untrained: bool = False, tasks: str = '') -> dict[str, float]:
   """Scores the newest checkpoint of a run.
 
   Args:
     workdir: the run's workdir.
-    prompts: number of held-out prompts per task.
-    images_per_prompt: number of images sampled per prompt.
-    seed: seeds the choice of prompts and the sampling.
+    prompts: number of held-out problems per task.
+    images_per_prompt: number of times that each is drawn.
+    seed: seeds the choice of problems and the sampling.
     weights: ``ema`` or ``params``.
     untrained: whether to score a random initialisation of the same system as well.
+    tasks: drawn tasks with commas; '' = those of the run's sources.
 
   Returns:
     The accuracy of each task, and ``overall``, their mean.
@@ -48,42 +52,101 @@ def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 
     if value < 1:
       raise user_error(flag, value, 'use at least 1')
   run = load_run(workdir, weights)
-  scenes = [scene for scene in shapes.evaluation_prompts(prompts, seed)
-            for _ in range(images_per_prompt)]
+  cases = make_cases(run.config, tasks, prompts=prompts, images=images_per_prompt, seed=seed)
   settings = dict(prompts=prompts, images_per_prompt=images_per_prompt, seed=seed, weights=weights)
-  table = _score(run, scenes, workdir, 'evaluation', settings)
+  table = _score(run, cases, workdir, 'evaluation', settings)
   if untrained:
     random = dataclasses.replace(run, params=jax.jit(run.system.init)(jax.random.key(seed)))
-    _score(random, scenes, workdir, 'evaluation_untrained', settings)
+    _score(random, cases, workdir, 'evaluation_untrained', settings)
   return table
 
 
-def _score(run: Run, scenes: Sequence[shapes.Scene], workdir: str, name: str,
+def accuracies(marked: Sequence[tuple[str, Marks]]) -> dict[str, float]:
+  """Share of right images per task, and ``overall``, the mean of the tasks."""
+  table = {task: _mean(marks, 'correct') for task, marks in _by_task(marked).items()}
+  table['overall'] = float(np.mean(list(table.values())))
+  return table
+
+
+def _score(run: Run, cases: Sequence[Case], workdir: str, name: str,
            settings: dict[str, Any]) -> dict[str, float]:
   started = time.monotonic()
-  captions = [scene.caption for scene in scenes]
-  requests = make_requests(run.config, captions, seed=settings['seed'])
-  drawn = run.draw(requests, progress=_progress(name, started))
-  images = np.stack([image for image, in drawn])
-  verdicts = [shapes_scorer.score(image, scene.request)
-              for image, scene in zip(images, scenes, strict=True)]
-  tasks = [scene.task for scene in scenes]
-  table = shapes_scorer.accuracies(list(zip(tasks, verdicts, strict=True)))
-  shown = [index for task in shapes.TASKS for index in _spread(
+  requests = [request for case in cases for request in case.requests]
+  drawn = iter(run.draw(requests, progress=_progress(name, started)))
+  images = [[image for _ in case.requests for image in next(drawn)] for case in cases]
+  marks = [case.mark(found) for case, found in zip(cases, images, strict=True)]
+  marked = [(case.task, found) for case, found in zip(cases, marks, strict=True)]
+  table = accuracies(marked)
+  tasks = [case.task for case in cases]
+  shown = [index for task in dict.fromkeys(tasks) for index in _spread(
       [place for place, other in enumerate(tasks) if other == task])]
   folder = epath.Path(workdir) / 'samples'
-  files = save_results([requests[index] for index in shown], [drawn[index] for index in shown],
-                       str(folder / name))
-  grid = image_grid(images[shown], columns=len(shown) // len(shapes.TASKS))
+  samples = _save(folder / name, [(cases[index], images[index], marks[index]) for index in shown])
+  grid = image_grid([image for index in shown for image in images[index]],
+                    columns=max(1, len(shown) // len(set(tasks))))
   (folder / f'{name}.png').write_bytes(to_png(grid))
   record = dict(
-      settings, score=table, seconds=round(time.monotonic() - started, 1), images=len(images),
-      samples=[dict(task=tasks[index], caption=captions[index], correct=verdicts[index],
-                    file=str(epath.Path(file).relative_to(epath.Path(workdir))))
-               for index, file in zip(shown, files, strict=True)])
+      settings, score=table, details=_details(marked),
+      seconds=round(time.monotonic() - started, 1),
+      images=sum(map(len, images)), samples=samples)
   (epath.Path(workdir) / f'{name}.json').write_text(json.dumps(record, indent=2))
   print(f'{name}: ' + '  '.join(f'{task} {value:.3f}' for task, value in table.items()), flush=True)
   return table
+
+
+def _save(folder: epath.Path, shown: Sequence[tuple[Case, Sequence[np.ndarray], Marks]]
+          ) -> list[dict[str, Any]]:
+  """Writes what was drawn, and the pictures of the report; returns the entries of the record."""
+  requests = [request for case, _, _ in shown for request in case.requests]
+  drawn = [images for case, found, _ in shown for images in _shared_out(case, found)]
+  files = iter(save_results(requests, drawn, str(folder)))
+  entries = []
+  for number, (case, images, marks) in enumerate(shown):
+    own = [next(files) for _ in images]
+    entry = dict(task=case.task, caption=case.text, correct=all(mark['correct'] for mark in marks),
+                 file=_below(own[0], folder))
+    if case.expected:
+      strip = folder / f'case_{number:04d}.png'
+      strip.write_bytes(to_png(columns_of(case.inputs, images, case.expected)))
+      entry |= dict(file=_below(str(strip), folder), marks=marks,
+                    columns=len(case.inputs) + len(images))
+    entries.append(entry)
+  return entries
+
+
+def _shared_out(case: Case, images: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
+  """The images of each request of a case."""
+  rest = iter(images)
+  for request in case.requests:
+    yield [next(rest) for _ in request.sample.targets]
+
+
+def _below(file: str, folder: epath.Path) -> str:
+  """The path of a file of ``samples/<name>``, from the workdir."""
+  return str(epath.Path(file).relative_to(folder.parent.parent))
+
+
+def _details(marked: Sequence[tuple[str, Marks]]) -> dict[str, dict[str, float]]:
+  """Task -> mean of every mark but ``correct``."""
+  details = {}
+  for task, marks in _by_task(marked).items():
+    names = [name for name in marks[0] if name != 'correct']
+    found = {name: _mean(marks, name) for name in names}
+    if found:
+      details[task] = found
+  return details
+
+
+def _by_task(marked: Sequence[tuple[str, Marks]]) -> dict[str, Marks]:
+  found: dict[str, Marks] = {}
+  for task, marks in marked:
+    found.setdefault(task, []).extend(marks)
+  return found
+
+
+def _mean(marks: Marks, name: str) -> float | None:
+  values = [mark[name] for mark in marks if mark[name] is not None]
+  return float(np.mean(values)) if values else None
 
 
 def _spread(places: Sequence[int]) -> list[int]:

@@ -118,12 +118,20 @@ def _samples(stage: Any) -> str:
     verdict = ('<span class="good">✓ right</span>' if sample['correct']
                else '<span class="bad">✗ wrong</span>')
     by_task.setdefault(sample['task'], []).append(
-        f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>'
+        f'<figure{_width(sample)}><img alt="" src="data:image/png;base64,{data}"><figcaption>'
         f'{escape(sample["caption"])}<br>{verdict}</figcaption></figure>')
   blocks = ''.join(
       f'<h3>{escape(task.replace("_", " "))}</h3><div class="samples">{"".join(figures)}</div>'
       for task, figures in by_task.items())
-  return f'<h2>Samples of {escape(stage.name)}, held-out prompts</h2>{blocks}'
+  note = ('<p class="dim">What was given, then what was drawn over what was expected.</p>'
+          if any('columns' in sample for sample in stage.evaluation['samples']) else '')
+  return f'<h2>Samples of {escape(stage.name)}, held-out prompts</h2>{note}{blocks}'
+
+
+def _width(sample: dict[str, Any]) -> str:
+  """Pictures of several columns (given, drawn over expected) take as many places."""
+  columns = sample.get('columns', 1)
+  return f' style="grid-column: span {columns}"' if columns > 1 else ''
 
 
 def _export(summary: dict[str, Any]) -> str:

@@ -1,9 +1,12 @@
 """Images as the bytes of PNG files, and side by side."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+
+GAP = 2  # pixels between images
 
 
 def to_png(image: np.ndarray) -> bytes:
@@ -13,12 +16,28 @@ def to_png(image: np.ndarray) -> bytes:
   return buffer.getvalue()
 
 
-def image_grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
-  """Tiles uint8[n, H, W, 3] row by row on white, ``gap`` pixels apart; one uint8[H', W', 3]."""
-  count, height, width, _ = images.shape
-  rows = -(-count // columns)
-  canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+def image_grid(images: Sequence[np.ndarray] | np.ndarray, columns: int) -> np.ndarray:
+  """Tiles images row by row on white; each stands at the top left of a tile of the largest size.
+
+  Args:
+    images: uint8[H, W, 3] each, of any sizes.
+    columns: images in a row.
+
+  Returns:
+    One uint8[H', W', 3].
+  """
+  height = max(image.shape[0] for image in images) + GAP
+  width = max(image.shape[1] for image in images) + GAP
+  rows = -(-len(images) // columns)
+  canvas = np.full((rows * height - GAP, columns * width - GAP, 3), 255, np.uint8)
   for index, image in enumerate(images):
-    top, left = index // columns * (height + gap), index % columns * (width + gap)
-    canvas[top:top + height, left:left + width] = image
+    top, left = index // columns * height, index % columns * width
+    canvas[top:top + image.shape[0], left:left + image.shape[1]] = image
   return canvas
+
+
+def columns_of(inputs: Sequence[np.ndarray], drawn: Sequence[np.ndarray],
+               expected: Sequence[np.ndarray]) -> np.ndarray:
+  """What was given and then what was drawn, with what was expected below it; uint8[H, W, 3]."""
+  below = [np.full_like(image, 255) for image in inputs]
+  return image_grid([*inputs, *drawn, *below, *expected], columns=len(inputs) + len(drawn))

@@ -73,10 +73,17 @@ def make_request(config: ConfigDict, text: str | None, *, size: tuple[int, int] 
   words = (Part('user', text=text),) if text else ()
   target = Part('target', loss=True, size=size or _default_size(config, source, origin))
   sample = Sample(name, (*given, *words, *(target,) * outputs), origin=origin)
+  return request_of(config, _worded(sample, task, config.data), seed=seed, number=number,
+                    guidance=guidance, image_guidance=image_guidance)
+
+
+def request_of(config: ConfigDict, sample: Sample, *, seed: int, number: int,
+               guidance: float | None = None, image_guidance: float | None = None) -> Request:
+  """A request for a sample as its task leaves it; see ``make_request``."""
   sampling = config.sampling
-  scales = dict(text=sampling.guidance if guidance is None else guidance,
-                image=sampling.image_guidance if image_guidance is None else image_guidance)
-  return Request(_worded(sample, task, config.data), seed, number, scales)
+  return Request(sample, seed, number, dict(
+      text=sampling.guidance if guidance is None else guidance,
+      image=sampling.image_guidance if image_guidance is None else image_guidance))
 
 
 def make_requests(config: ConfigDict, texts: Sequence[str], **options) -> list[Request]:

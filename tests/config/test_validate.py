@@ -125,7 +125,6 @@ def test_broken_value(config_file, override):
      'one of int8, fp8'),
     ('model.quantized=(("(", "int8"),)', "config.model.quantized = '(': ", 'not a regular'),
     ('trainable=((".*", 1),)', "config.trainable = ('.*', 1): ", '(regex, True or False)'),
-    ('data.sources.photos.kind=shapes', f"{SOURCES}.photos.path = 'photos': ", 'leave path empty'),
 ])
 def test_broken_part_of_a_value(config_file, override, shown, fix):
   config = load_config(config_file, [override])

@@ -11,8 +11,8 @@ from jaxgen.config import base_config
 from jaxgen.core.types import Latent
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Vision
-from jaxgen.data import shapes
 from jaxgen.data.commands import tokenizer_texts
+from jaxgen.data.shapes import geneval
 from jaxgen.data.tokenizer import load_tokenizer
 from jaxgen.data.tokenizer import train_tokenizer
 
@@ -25,7 +25,7 @@ def layout():
 @pytest.fixture(scope='session')
 def tokenizer_folder(tmp_path_factory):
   folder = str(tmp_path_factory.mktemp('tokenizer'))
-  train_tokenizer(tokenizer_texts(shapes.captions()), 512, folder)
+  train_tokenizer(tokenizer_texts(geneval.captions()), 512, folder)
   return folder
 
 

@@ -12,12 +12,12 @@ from tokenizers import processors
 from tokenizers import trainers
 
 from jaxgen.core.errors import UserError
-from jaxgen.data import shapes
 from jaxgen.data.commands import tokenizer_texts
+from jaxgen.data.shapes import geneval
 from jaxgen.data.tokenizer import END
+from jaxgen.data.tokenizer import load_tokenizer
 from jaxgen.data.tokenizer import SPECIALS
 from jaxgen.data.tokenizer import Tokenizer
-from jaxgen.data.tokenizer import load_tokenizer
 from jaxgen.data.tokenizer import train_tokenizer
 
 

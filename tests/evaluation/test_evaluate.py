@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxgen.checkpoints.weights import save_weights
 from jaxgen.config import to_json
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
-from jaxgen.checkpoints.weights import save_weights
-from jaxgen.data import shapes
+from jaxgen.data.shapes import geneval
 from jaxgen.evaluation import evaluate as evaluation
-from jaxgen.evaluation import shapes_scorer
+from jaxgen.evaluation.shapes import captions
 
 
 @pytest.fixture(scope='module')
@@ -37,18 +37,18 @@ def read(workdir: str, name: str):
 @pytest.mark.parametrize('name', ['evaluation', 'evaluation_untrained'])
 def test_record(workdir, name):
   record = read(workdir, name)
-  assert set(record['score']) == {*shapes.TASKS, 'overall'}
+  assert set(record['score']) == {*geneval.TASKS, 'overall'}
   assert record['images'] == 12 and record['prompts'] == 2 and record['seed'] == 0
-  scenes = shapes.evaluation_prompts(2, 0)
+  scenes = geneval.evaluation_prompts(2, 0)
   assert [(sample['task'], sample['caption']) for sample in record['samples']] == [
       (scene.task, scene.caption) for scene in scenes]
   verdicts = []
   for sample, scene in zip(record['samples'], scenes, strict=True):
     image = np.asarray(Image.open(f'{workdir}/{sample["file"]}'))
     assert image.shape == (16, 16, 3)
-    assert sample['correct'] == shapes_scorer.score(image, scene.request)
-    verdicts.append((scene.task, sample['correct']))
-  assert record['score'] == shapes_scorer.accuracies(verdicts)
+    assert sample['correct'] == captions.score(image, scene.request)
+    verdicts.append((scene.task, [dict(correct=sample['correct'])]))
+  assert record['score'] == evaluation.accuracies(verdicts)
 
 
 def test_random_weights_are_other_weights(workdir):

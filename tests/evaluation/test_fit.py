@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxgen.checkpoints.weights import save_weights
 from jaxgen.config import to_json
 from jaxgen.core.errors import UserError
-from jaxgen.checkpoints.weights import save_weights
-from jaxgen.data.shapes import ShapesSource
+from jaxgen.data.shapes.geneval import ShapesSource
 from jaxgen.evaluation.fit import evaluate_fit
 from jaxgen.evaluation.fit import psnr
 

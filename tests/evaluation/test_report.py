@@ -11,12 +11,12 @@ import pytest
 from jaxgen.config import base_config
 from jaxgen.config import to_json
 from jaxgen.core.errors import UserError
-from jaxgen.data import shapes
+from jaxgen.data.shapes import geneval
 from jaxgen.evaluation import charts
 from jaxgen.evaluation.report import write_report
 from jaxgen.sampling.images import to_png
 
-TABLE = {task: 0.5 for task in shapes.TASKS} | {'overall': 0.5}
+TABLE = {task: 0.5 for task in geneval.TASKS} | {'overall': 0.5}
 CAPTION = 'a photo of a <red> circle'
 VOID = {'meta', 'img', 'br', 'line', 'path'}  # tags without an end
 
@@ -80,7 +80,7 @@ def test_summary(finished):
   write_report(str(finished))
   summary = json.loads((finished / 'summary.json').read_text())
   assert summary['score'] == TABLE
-  assert set(summary['score']) == {*shapes.TASKS, 'overall'}
+  assert set(summary['score']) == {*geneval.TASKS, 'overall'}
   assert summary['score_untrained']['overall'] == 0.0
   assert summary['seconds'] == 101
   assert list(summary['steps'].items()) == [('pretrain', 30), ('finetune', 20)]

@@ -10,7 +10,10 @@ from etils import epath
 from jaxgen.core.errors import user_error
 from jaxgen.data import sample as samples
 from jaxgen.data.sample import Sample
-from jaxgen.data.shapes import ShapesSource
+from jaxgen.data.shapes.geneval import ShapesSource
+from jaxgen.data.shapes.source import DrawnSource
+from jaxgen.data.shapes.source import parse_settings
+from jaxgen.data.shapes.source import task_names
 from jaxgen.data.sources.base import First
 from jaxgen.data.sources.base import Names
 from jaxgen.data.sources.base import Place
@@ -20,8 +23,8 @@ from jaxgen.data.sources.folder import FolderSource
 from jaxgen.data.sources.layouts import kind_of
 from jaxgen.data.sources.layouts import main_table
 from jaxgen.data.sources.layouts import open_table
-from jaxgen.data.sources.named import PRESETS
 from jaxgen.data.sources.named import open_named
+from jaxgen.data.sources.named import PRESETS
 from jaxgen.data.sources.records import ArrayRecordSource
 from jaxgen.data.sources.records import open_tfds
 from jaxgen.data.sources.tar import open_tars
@@ -38,14 +41,14 @@ def open_source(kind: str, path: str, *, split: str = 'train', limit: int = 0, s
   Args:
     kind: a key of ``KINDS``; ``auto`` looks at the path; or the name of a public set, a key of
       ``PRESETS``.
-    path: folder, file, glob, brace pattern or TFDS name; '' for shapes.
+    path: folder, file, glob, brace pattern or TFDS name; of shapes the drawn task, '' = captions.
     split: ``train``, ``test`` or ``validation``, where the kind knows splits.
     limit: first records to keep; 0 = all.
     size: side of the drawn images, for shapes only.
     seed: of the drawn images, for shapes only.
     fields: our name -> name or names of a column, member, feature or (kind ``controls``) folder;
       ``builders.FIELDS`` lists ours. A dotted name reaches into a struct, ``{n}`` stands for a
-      number. Empty: recognised.
+      number. Empty: recognised. Of shapes: setting -> value, see ``parse_settings``.
     root: folder that relative image paths start from; '' = beside the file that names them.
     field: config field or flag that holds the path, for errors.
 
@@ -57,7 +60,7 @@ def open_source(kind: str, path: str, *, split: str = 'train', limit: int = 0, s
                      f'or the name of a public set: {", ".join(sorted(PRESETS))}')
   place = Place(path, split, field, dict(fields), root)
   if kind == 'shapes':
-    source = ShapeSamples(split, size, seed)
+    source = _open_shapes(place, size, seed)
   else:
     source = open_named(kind, place) if kind in PRESETS else KINDS[kind](place)
   if not len(source):
@@ -65,8 +68,20 @@ def open_source(kind: str, path: str, *, split: str = 'train', limit: int = 0, s
   return First(source, limit) if limit and limit < len(source) else source
 
 
+def _open_shapes(place: Place, size: int, seed: int) -> Source:
+  if not place.path:
+    if place.fields:
+      raise user_error(place.field, dict(place.fields), 'captions have no settings; name a drawn '
+                       'task in the path')
+    return ShapeSamples(place.split, size, seed)
+  names = task_names(place.path, place.field)
+  if len(names) > 1:
+    raise user_error(place.field, place.path, 'name one drawn task for each source')
+  return DrawnSource(names[0], parse_settings(place.fields, size, place.field), place.split, seed)
+
+
 class ShapeSamples:
-  """The drawn scenes of ``jaxgen.data.shapes``."""
+  """The captioned scenes of ``jaxgen.data.shapes.geneval``."""
 
   def __init__(self, split: str, size: int, seed: int):
     self._scenes = ShapesSource(split, size, seed)

@@ -1,4 +1,4 @@
-"""``shapes``: drawn compositional scenes with captions in the manner of GenEval's six tasks.
+"""Text to image: drawn compositional scenes with captions in the manner of GenEval's six tasks.
 
 A scene is a few plain shapes on a grey ground, black unless the caption names a colour. Scene
 ``i`` of a seed is always the same, there is no end to them, and nothing is read from disk or
@@ -7,6 +7,7 @@ network, so that the whole stack can be trained and scored anywhere.
 """
 
 import dataclasses
+import functools
 import itertools
 import random
 import zlib
@@ -14,20 +15,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-BACKGROUND = (128, 128, 128)
-COLORS = {
-    'red': (220, 40, 40),
-    'orange': (250, 140, 20),
-    'yellow': (240, 230, 50),
-    'green': (30, 160, 60),
-    'blue': (40, 70, 230),
-    'purple': (170, 50, 200),
-    'black': (10, 10, 10),
-    'white': (250, 250, 250),
-}
+from jaxgen.data.shapes.drawing import BACKGROUND
+from jaxgen.data.shapes.drawing import COLORS
+from jaxgen.data.shapes.drawing import coverage
+from jaxgen.data.shapes.drawing import SHAPES
+
 PLAIN = 'black'  # of objects whose colour the caption leaves open
-SHAPES = ('circle', 'square', 'triangle', 'cross')
-UNIT_AREA = {'circle': np.pi, 'square': 3.24, 'triangle': 2.0, 'cross': 2.2576}  # at radius 1
 # Each task and how often it is drawn relative to the others: more captions need more scenes.
 TASK_WEIGHTS = {'single_object': 1, 'two_object': 2, 'counting': 2, 'colors': 2, 'position': 4,
                 'color_attribution': 5}
@@ -129,6 +122,7 @@ class ShapesSource:
             'image': draw(scene.objects, self.size), 'caption': scene.caption}
 
 
+@functools.cache
 def requests(split: str) -> dict[str, list[Request]]:
   """All requests of a split, by task.
 
@@ -180,27 +174,6 @@ def draw(objects: tuple[Object, ...], size: int) -> np.ndarray:
     cover = coverage(item.shape, dx, dy, item.radius * size)[..., None]
     image += cover * (np.asarray(COLORS[item.color], np.float32) - image)
   return np.round(image).astype(np.uint8)
-
-
-def coverage(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarray:
-  """Share of each pixel that the shape covers, from its signed distance; f32 in [0, 1].
-
-  Args:
-    shape: one of ``SHAPES``.
-    dx, dy: pixel centres relative to the shape's centre, broadcastable, in pixels.
-    radius: half the width of the shape in pixels.
-  """
-  if shape == 'circle':
-    distance = np.hypot(dx, dy) - radius
-  elif shape == 'square':
-    distance = np.maximum(np.abs(dx), np.abs(dy)) - 0.9 * radius
-  elif shape == 'triangle':  # apex up, as wide as it is high
-    side = (2 * np.abs(dx) - (dy + radius)) / np.sqrt(5)
-    distance = np.maximum(side, dy - radius)
-  else:
-    across, along = np.minimum(np.abs(dx), np.abs(dy)), np.maximum(np.abs(dx), np.abs(dy))
-    distance = np.maximum(across - 0.34 * radius, along - radius)
-  return np.clip(0.5 - distance, 0.0, 1.0).astype(np.float32)
 
 
 def _related(placed: list[Object], relation: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""An exact scorer for ``shapes``: detects the objects of an image and compares them with a caption.
+"""An exact scorer for captions: detects the objects of an image and compares them with the words.
 
 Objects are detected by colour: every pixel is assigned to the nearest colour of palette and
 background, and the connected components of a colour are the objects. A component, edges included,
@@ -9,12 +9,12 @@ compare the offset of the centres beyond a margin of a tenth of both sizes.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from jaxgen.data import shapes
+from jaxgen.data.shapes import drawing
+from jaxgen.data.shapes import geneval
 
 MIN_AREA = 0.04  # share of the image; the smallest drawn shape covers 0.09
 MIN_OVERLAP = 0.6  # intersection over union with the best outline
@@ -40,8 +40,8 @@ class Detection:
 
 def detect(image: np.ndarray) -> list[Detection]:
   """All objects of a uint8[H, W, 3] image, largest first."""
-  names = list(shapes.COLORS)
-  palette = np.array([shapes.BACKGROUND, *shapes.COLORS.values()], np.float32)
+  names = list(drawing.COLORS)
+  palette = np.array([drawing.BACKGROUND, *drawing.COLORS.values()], np.float32)
   distance = np.linalg.norm(image[:, :, None].astype(np.float32) - palette, axis=-1)
   nearest = distance.argmin(-1)
   found = []
@@ -60,7 +60,7 @@ def detect(image: np.ndarray) -> list[Detection]:
   return [detection for _, detection in sorted(found, key=lambda item: -item[0])]
 
 
-def score(image: np.ndarray, request: shapes.Request) -> bool:
+def score(image: np.ndarray, request: geneval.Request) -> bool:
   """True if the uint8[H, W, 3] image shows what the request asks for."""
   objects = detect(image)
   if request.task == 'counting':
@@ -75,21 +75,10 @@ def score(image: np.ndarray, request: shapes.Request) -> bool:
   return _lies(chosen[0][0], chosen[1][0], request.relation)
 
 
-def accuracies(verdicts: Sequence[tuple[str, bool]]) -> dict[str, float]:
-  """Accuracy per task, and ``overall``, their mean, from (task, verdict) pairs."""
-  table = {}
-  for task in shapes.TASKS:
-    marks = [verdict for name, verdict in verdicts if name == task]
-    if marks:
-      table[task] = float(np.mean(marks))
-  table['overall'] = float(np.mean(list(table.values())))
-  return table
-
-
 def _opacity(image: np.ndarray, color: str) -> np.ndarray:
   """Opacity of ``color`` over the background at each pixel; f32[H, W] in [0, 1]."""
-  ground = np.array(shapes.BACKGROUND, np.float32)
-  way = np.array(shapes.COLORS[color], np.float32) - ground
+  ground = np.array(drawing.BACKGROUND, np.float32)
+  way = np.array(drawing.COLORS[color], np.float32) - ground
   return np.clip((image - ground) @ way / (way @ way), 0, 1)
 
 
@@ -99,12 +88,12 @@ def _classify(alpha: np.ndarray) -> tuple[str, float]:
   x = (alpha.sum(0) @ (np.arange(alpha.shape[1]) + 0.5)) / area
   y = (alpha.sum(1) @ (np.arange(alpha.shape[0]) + 0.5)) / area
   overlaps = {}
-  for shape in shapes.SHAPES:
-    radius = np.sqrt(area / shapes.UNIT_AREA[shape])
+  for shape in drawing.SHAPES:
+    radius = np.sqrt(area / drawing.UNIT_AREA[shape])
     top = y - radius / 3 if shape == 'triangle' else y  # its centroid lies below its centre
     dx = (np.arange(alpha.shape[1]) + 0.5 - x)[None, :]
     dy = (np.arange(alpha.shape[0]) + 0.5 - top)[:, None]
-    drawn = shapes.coverage(shape, dx, dy, radius)
+    drawn = drawing.coverage(shape, dx, dy, radius)
     overlaps[shape] = np.minimum(alpha, drawn).sum() / np.maximum(alpha, drawn).sum()
   best = max(overlaps, key=overlaps.get)
   return best, float(overlaps[best])
@@ -115,4 +104,4 @@ def _lies(first: Detection, second: Detection, relation: str) -> bool:
   beyond = np.abs(offset) - POSITION_MARGIN * (first.extent + second.extent)
   direction = np.sign(offset) * np.maximum(beyond, 0)
   length = np.linalg.norm(direction)
-  return bool(length > 0 and direction @ np.array(shapes.RELATIONS[relation]) / length > 0.5)
+  return bool(length > 0 and direction @ np.array(geneval.RELATIONS[relation]) > 0.5 * length)

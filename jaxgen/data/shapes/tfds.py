@@ -1,6 +1,6 @@
 """``shapes`` as a TFDS builder, stored as ArrayRecord: a fixed number of scenes on disk.
 
-To prepare: ``python -m jaxgen.data.shapes_tfds FOLDER``; to read: a source of kind ``tfds`` whose
+To prepare: ``python -m jaxgen.data.shapes.tfds FOLDER``; to read: a source of kind ``tfds`` whose
 path is the prepared folder (``FOLDER/shapes/32px/1.0.0``), without TensorFlow.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxgen.data.shapes import ShapesSource
+from jaxgen.data.shapes.geneval import ShapesSource
 
 
 @dataclasses.dataclass

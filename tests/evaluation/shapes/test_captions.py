@@ -3,43 +3,45 @@
 import numpy as np
 import pytest
 
-from jaxgen.data import shapes
-from jaxgen.evaluation import shapes_scorer
+from jaxgen.data.shapes import geneval
+from jaxgen.evaluation.evaluate import accuracies
+from jaxgen.evaluation.shapes import captions
 
 
 @pytest.mark.parametrize('size', [24, 32, 64])
 def test_perfect_on_ground_truth_and_near_chance_on_shuffled_captions(size):
-  source = shapes.ShapesSource('test', size)
+  source = geneval.ShapesSource('test', size)
   scenes = [source.scene(index) for index in range(600)]
-  images = [shapes.draw(scene.objects, size) for scene in scenes]
-  right = shapes_scorer.accuracies(
-      [(scene.task, shapes_scorer.score(image, scene.request))
+  images = [geneval.draw(scene.objects, size) for scene in scenes]
+  right = accuracies(
+      [(scene.task, [dict(correct=captions.score(image, scene.request))])
        for scene, image in zip(scenes, images)])
-  assert right == dict.fromkeys([*shapes.TASKS, 'overall'], 1.0)
+  assert right == dict.fromkeys([*geneval.TASKS, 'overall'], 1.0)
   order = np.random.default_rng(0).permutation(len(scenes))
-  shuffled = shapes_scorer.accuracies(
-      [(scenes[other].task, shapes_scorer.score(images[index], scenes[other].request))
+  shuffled = accuracies(
+      [(scenes[other].task,
+        [dict(correct=captions.score(images[index], scenes[other].request))])
        for index, other in enumerate(order)])
   assert shuffled['overall'] < 0.25 and shuffled['color_attribution'] < 0.05
 
 
 def test_detection_names_every_object_with_its_colour():
-  source = shapes.ShapesSource('train', 32, seed=5)
+  source = geneval.ShapesSource('train', 32, seed=5)
   for index in range(300):
     objects = source.scene(index).objects
-    found = shapes_scorer.detect(shapes.draw(objects, 32))
+    found = captions.detect(geneval.draw(objects, 32))
     assert sorted((item.shape, item.color) for item in found) == sorted(
         (item.shape, item.color) for item in objects)
 
 
 def _scene(*objects):
-  return shapes.draw(tuple(shapes.Object(*item) for item in objects), 32)
+  return geneval.draw(tuple(geneval.Object(*item) for item in objects), 32)
 
 
 def test_verdicts_follow_the_rules_of_each_task():
   red_left = _scene(('circle', 'red', .25, .5, .18), ('square', 'blue', .75, .5, .18))
   circle, square = ('circle', None), ('square', None)
-  request = shapes.Request
+  request = geneval.Request
   verdicts = [
       (request('single_object', (circle,)), True),  # more objects than asked for are allowed
       (request('single_object', (('cross', None),)), False),
@@ -54,15 +56,15 @@ def test_verdicts_follow_the_rules_of_each_task():
       (request('color_attribution', (('circle', 'blue'), ('square', 'red'))), False),
   ]
   for asked, verdict in verdicts:
-    assert shapes_scorer.score(red_left, asked) is verdict, asked.caption
+    assert captions.score(red_left, asked) is verdict, asked.caption
   three = _scene(*(('cross', 'white', x, y, .15) for x, y in ((.2, .2), (.8, .2), (.5, .8))))
   cross = ('cross', None)
-  assert shapes_scorer.score(three, request('counting', (cross,) * 3))
-  assert not shapes_scorer.score(three, request('counting', (cross,) * 2))
+  assert captions.score(three, request('counting', (cross,) * 3))
+  assert not captions.score(three, request('counting', (cross,) * 2))
 
 
 def test_grey_and_noise_hold_no_objects():
   rng = np.random.default_rng(0)
-  assert shapes_scorer.detect(np.full((32, 32, 3), 128, np.uint8)) == []
+  assert captions.detect(np.full((32, 32, 3), 128, np.uint8)) == []
   noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-  assert len(shapes_scorer.detect(noise)) <= 1
+  assert len(captions.detect(noise)) <= 1

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jaxgen.data.decode import decode
-from jaxgen.data.shapes import ShapesSource
-from jaxgen.data.shapes_tfds import Shapes
-from jaxgen.data.shapes_tfds import ShapesConfig
+from jaxgen.data.shapes.geneval import ShapesSource
+from jaxgen.data.shapes.tfds import Shapes
+from jaxgen.data.shapes.tfds import ShapesConfig
 from jaxgen.data.sources import open_source
 
 

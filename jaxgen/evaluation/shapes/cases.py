@@ -1,0 +1,136 @@
+"""Cases: held-out problems of the drawn world as requests to a run, and marks for the images."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxgen.config.schema import LANGUAGE_TASKS
+from jaxgen.core.errors import user_error
+from jaxgen.data import tasks
+from jaxgen.data.shapes import geneval
+from jaxgen.data.shapes.problems import Picture
+from jaxgen.data.shapes.problems import Problem
+from jaxgen.data.shapes.source import as_request
+from jaxgen.data.shapes.source import DrawnSource
+from jaxgen.data.shapes.source import parse_settings
+from jaxgen.data.shapes.source import task_names
+from jaxgen.evaluation.shapes import captions
+from jaxgen.evaluation.shapes.marks import mark
+from jaxgen.sampling.request import make_requests
+from jaxgen.sampling.request import Request
+from jaxgen.sampling.request import request_of
+
+Images = Sequence[np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One problem to be solved.
+
+  Attributes:
+    task: name of the score that it counts for.
+    text: its words.
+    requests: what is to be drawn; each gives one image or several.
+    mark: from the images of all requests to their marks, one mapping an image; ``correct`` is in
+      each.
+    inputs, expected: images that are given, and those that would be right; uint8[H, W, 3].
+  """
+
+  task: str
+  text: str
+  requests: Sequence[Request]
+  mark: Callable[[Images], list[Mapping[str, object]]]
+  inputs: Images = ()
+  expected: Images = ()
+
+
+def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, seed: int
+               ) -> list[Case]:
+  """The cases of an evaluation.
+
+  Args:
+    config: of the run; its drawn sources say which tasks it was trained on.
+    names: tasks with commas, of ``DRAWN`` or ``captions``; '' takes those of the sources.
+    prompts: problems of each task.
+    images: times that each is drawn.
+    seed: of problems and noise.
+  """
+  wanted = _wanted(config, names)
+  cases: list[Case] = []
+  if 'captions' in wanted:
+    scenes = [scene for scene in geneval.evaluation_prompts(prompts, seed) for _ in range(images)]
+    asked = make_requests(config, [scene.caption for scene in scenes], seed=seed)
+    cases += [Case(scene.task, scene.caption, [request], _mark_caption(scene.request))
+              for scene, request in zip(scenes, asked, strict=True)]
+  numbers = itertools.count(len(cases))
+  for name in wanted:
+    if name != 'captions':
+      cases += _drawn_cases(config, name, wanted[name], prompts, images, seed, numbers)
+  return cases
+
+
+def _wanted(config: ConfigDict, names: str) -> dict[str, ConfigDict | None]:
+  """Name of each task -> the source of the run that draws it, if any."""
+  drawn: dict[str, ConfigDict | None] = {}
+  for spec in config.data.sources.values():
+    if spec.kind == 'shapes':
+      for name in task_names(spec.path, '--tasks') if spec.path else ('captions',):
+        drawn[name] = spec
+  if not names:
+    return drawn or {'captions': None}
+  known = ['captions'] if 'captions' in names.split(',') else []
+  rest = ','.join(name for name in names.split(',') if name != 'captions')
+  known += task_names(rest, '--tasks') if rest else ()
+  return {name: drawn.get(name) for name in known}
+
+
+def _drawn_cases(config: ConfigDict, name: str, spec: ConfigDict | None, prompts: int, images: int,
+                 seed: int, numbers: Iterator[int]) -> list[Case]:
+  settings = parse_settings(dict(spec.fields) if spec else {}, config.data.image_size, '--tasks')
+  source = DrawnSource(name, settings, 'test', seed)
+  task = spec.task if spec and spec.task not in LANGUAGE_TASKS else 'auto'
+  cases = []
+  for index in range(prompts):
+    problem, size = source.problem(index)
+    for _ in range(images):
+      cases.append(_case(config, name, source[index], problem, size, task, seed, numbers))
+  return cases
+
+
+def _case(config: ConfigDict, name: str, sample, problem: Problem, size: tuple[int, int], task: str,
+          seed: int, numbers: Iterator[int]) -> Case:
+  task = tasks.kind_of(sample) if task == 'auto' else task
+  targets = [part.image for part in sample.parts if part.role == 'target']
+  if task == 'dialogue':  # each image after the true ones before it
+    turns = [(turn + 0.5) / len(targets) for turn in range(len(targets))]
+    wanted = [as_request(tasks.worded(sample, task, config.data, turn)) for turn in turns]
+  else:
+    wanted = [tasks.worded(as_request(sample), task, config.data)]
+  asked = [request_of(config, item, seed=seed, number=next(numbers)) for item in wanted]
+  given = [part.image for part in sample.parts if part.image is not None and part.role != 'target']
+  text = ' / '.join(part.text for part in problem.parts if not isinstance(part, Picture))
+  return Case(name, text, asked, _mark_problem(problem, size), given, targets)
+
+
+def _mark_caption(request: geneval.Request):
+  return lambda images: [dict(correct=captions.score(image, request)) for image in images]
+
+
+def _mark_problem(problem: Problem, size: tuple[int, int]):
+  def marks(images: Images) -> list[Mapping[str, object]]:
+    for image in images:
+      if image.shape[:2] != size:
+        raise user_error('--tasks', image.shape[:2], f'the run draws images of another size than '
+                         f'the problems, {size}; give its source the field sizes')
+    return [dataclasses.asdict(mark(image, picture))
+            for image, picture in zip(images, problem.targets, strict=True)]
+
+  return marks
+
+
