@@ -1,15 +1,17 @@
 # Every target creates .venv first; a fresh machine needs only Python >= 3.11 and make.
 
 PYTHON ?= python3
-WORKDIR ?= runs/quickstart
+SYSTEM ?= iomm
+WORKDIR ?= runs/quickstart$(if $(filter-out iomm,$(SYSTEM)),_$(SYSTEM))
 PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt --editable
 HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux); make constraints
 
 .PHONY: quickstart smoke test test-slow test-slurm plan-tpu plan-gpu constraints
 
+# SYSTEM=NAME runs the stages of launch/stages/NAME.sh.
 quickstart: .venv/installed
-	bash launch/quickstart.sh $(WORKDIR)
+	SYSTEM=$(SYSTEM) bash launch/quickstart.sh $(WORKDIR)
 
 # Trains, saves, resumes and samples every IOMM recipe for a few steps.
 smoke: .venv/installed

@@ -8,7 +8,7 @@ samples, scores, exports and writes a report. Scores: docs/quickstart.md.
 
 from configs.iomm import shapes
 
-STEPS = dict(mllm=300, pretrain=100, finetune=1300)
+STEPS = dict(mllm=300, pretrain=100, finetune=1500)
 
 
 def get_config(stage: str = 'finetune'):

@@ -59,10 +59,10 @@ def get_config() -> ConfigDict:
   return config
 
 
-def captions() -> ConfigDict:
+def captions(world: str = '') -> ConfigDict:
   """A captioning stage before the paper's stages, which pre-trains the MLLM from scratch."""
   config = get_config()
-  config.data.sources.captions = source('shapes', 'caption')
+  config.data.sources.captions = source('shapes', 'caption', path=world)
   config.data.visual_tokens = 0
   config.data.prompt_tokens = 24
   config.objective.flow_matching = 0.0
@@ -72,11 +72,14 @@ def captions() -> ConfigDict:
   return config
 
 
-def generation(image_share: float) -> ConfigDict:
-  """Trains the generator on image-only samples (share ``image_share``) and pairs."""
+def generation(image_share: float, world: str = '') -> ConfigDict:
+  """Trains the generator on image-only samples (share ``image_share``) and pairs.
+
+  ``world`` is a drawn task of the kind text to image, '' for captions alone.
+  """
   config = get_config()
   if image_share > 0:
-    config.data.sources.images = source('shapes', 'image', share=(image_share,))
+    config.data.sources.images = source('shapes', 'image', path=world, share=(image_share,))
   if image_share < 1:
-    config.data.sources.pairs = source('shapes', 'pair', share=(1 - image_share,))
+    config.data.sources.pairs = source('shapes', 'pair', path=world, share=(1 - image_share,))
   return config

@@ -21,7 +21,7 @@ from jaxgen.sharding.processes import Start
 from jaxgen.sharding.processes import find_start
 
 ROOT = pathlib.Path(__file__).parents[2]
-SCRIPTS = [*sorted((ROOT / 'launch').glob('*.sh')), ROOT / 'launch/slurm.sbatch',
+SCRIPTS = [*sorted((ROOT / 'launch').rglob('*.sh')), ROOT / 'launch/slurm.sbatch',
            *sorted((ROOT / 'tools').glob('*.sh')), ROOT / '.ci/run']
 FLAGS = sorted((ROOT / 'launch/flags').glob('*.env'))
 SCHEMA = json.loads((pathlib.Path(__file__).parent / 'jobset.schema.json').read_text())
@@ -218,13 +218,14 @@ echo "$1 ${workdir:-}" >> calls
 '''
 
 
-@pytest.mark.parametrize('script', ['quickstart.sh', 'photos.sh', 'recipes.sh'])
+@pytest.mark.parametrize('script', ['quickstart.sh', 'photos.sh', 'ablations.sh'])
 def test_a_stage_that_is_stopped_stops_all_and_goes_on_next_time(script, tmp_path):
   shutil.copytree(ROOT / 'launch', tmp_path / 'launch')
   (tmp_path / '.venv/bin').mkdir(parents=True)
   (tmp_path / '.venv/bin/jaxgen').write_text(JAXGEN)
   (tmp_path / '.venv/bin/jaxgen').chmod(0o755)
-  words = [tmp_path / 'launch' / script, *([tmp_path] if script == 'photos.sh' else []), 'run']
+  first = {'photos.sh': [tmp_path], 'ablations.sh': ['iomm_recipes']}.get(script, [])
+  words = [tmp_path / 'launch' / script, *first, 'run']
 
   def trained():
     subprocess.run(words, env=ENVIRON, check=False, capture_output=True)
