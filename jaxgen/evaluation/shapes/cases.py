@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxgen.config.schema import LANGUAGE_TASKS
 from jaxgen.core.errors import user_error
 from jaxgen.data import tasks
 from jaxgen.data.shapes import geneval
@@ -23,6 +22,7 @@ from jaxgen.data.shapes.source import task_names
 from jaxgen.evaluation.shapes import captions
 from jaxgen.evaluation.shapes.marks import mark
 from jaxgen.sampling.request import make_requests
+from jaxgen.sampling.request import TASKS
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import request_of
 
@@ -94,7 +94,7 @@ def _drawn_cases(config: ConfigDict, name: str, spec: ConfigDict | None, prompts
                  seed: int, numbers: Iterator[int]) -> list[Case]:
   settings = parse_settings(dict(spec.fields) if spec else {}, config.data.image_size, '--tasks')
   source = DrawnSource(name, settings, 'test', seed)
-  task = spec.task if spec and spec.task not in LANGUAGE_TASKS else 'auto'
+  task = spec.task if spec and spec.task in TASKS else 'auto'
   cases = []
   for index in range(prompts):
     problem, size = source.problem(index)
