@@ -90,7 +90,8 @@ def _in_folder(root: epath.Path) -> epath.Path:
     if found:
       raise user_error(str(root), found, 'holds several files of weights; give one of them in '
                        'place of the folder')
-  raise user_error(str(root), None, f'must hold weights ({", ".join(ENDINGS)}), or an index of them')
+  raise user_error(str(root), None, f'must hold weights ({", ".join(ENDINGS)}), or an index of '
+                   'them')
 
 
 def _stem_pattern(stems: Iterable[str], endings: Iterable[str]) -> re.Pattern[str]:

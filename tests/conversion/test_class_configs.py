@@ -1,4 +1,4 @@
-"""config.json in the spellings of every version of transformers: read as transformers reads them."""
+"""config.json in the spellings of any version of transformers, read as transformers does."""
 
 import json
 

@@ -125,7 +125,8 @@ def test_mistakes_are_named(tmp_path):
 # What diffusers saves.
 
 FLUX = dict(num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
-            joint_attention_dim=16, pooled_projection_dim=6, in_channels=8, axes_dims_rope=(2, 2, 4))
+            joint_attention_dim=16, pooled_projection_dim=6, in_channels=8,
+            axes_dims_rope=(2, 2, 4))
 TO_Q = 'transformer_blocks.0.attn.to_q'
 
 

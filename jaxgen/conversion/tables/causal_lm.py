@@ -81,7 +81,8 @@ def qwen2_fields(ours: str) -> tuple[Implied, ...]:
           Implied(f'{ours}head_channels', 0), Implied(f'{ours}rope_scaling.factor', 1.0))
 
 
-def tower(name: str, kind: str, *fields: Field | Fixed | Supported | Implied, qk_norm: bool) -> Family:
+def tower(name: str, kind: str, *fields: Field | Fixed | Supported | Implied, qk_norm: bool
+          ) -> Family:
   """The family of a text tower that is nothing but the language model.
 
   Args:

@@ -121,6 +121,7 @@ FAMILY = Family(
         Fixed('img_context_dim_in', None),
     ),
     # NVIDIA's code has another epsilon than diffusers' class.
-    others=(Layout('original', ORIGINAL_RULES, extras=EXTRAS, published=(Release('Cosmos-Predict2.5 2B'),),
+    others=(Layout('original', ORIGINAL_RULES, extras=EXTRAS,
+                   published=(Release('Cosmos-Predict2.5 2B'),),
                    implied=(Implied('qk_epsilon', 1e-6),)),),
 )
