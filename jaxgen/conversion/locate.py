@@ -69,6 +69,11 @@ def _exists(path: str) -> bool:
                      ) from error
 
 
+def _holds_weights(place: pathlib.Path) -> bool:
+  files = place.rglob('*') if place.is_dir() else [place]
+  return any(file.suffix in ENDINGS for file in files)
+
+
 def _download(path: str, repo: str, place: str | None, revision: str | None) -> str:
   import huggingface_hub
   from huggingface_hub import errors
@@ -76,8 +81,7 @@ def _download(path: str, repo: str, place: str | None, revision: str | None) -> 
   try:
     fetch = functools.partial(huggingface_hub.snapshot_download, repo, revision=revision)
     root = fetch(allow_patterns=patterns(place or ''))
-    inner = pathlib.Path(root) / (place or '')
-    if inner.is_dir() and not any(file.suffix in ENDINGS for file in inner.rglob('*')):
+    if not _holds_weights(pathlib.Path(root) / (place or '')):
       root = fetch(allow_patterns=patterns(place or '', ENDINGS))
   except errors.GatedRepoError as error:
     raise user_error(path, None, f'{advice}{repo} is gated; accept its licence there and log in '

@@ -38,8 +38,11 @@ def find_files(path: str) -> tuple[list[epath.Path], epath.Path | None, set[str]
   """
   root = epath.Path(path)
   found = _in_folder(root) if root.is_dir() else root
-  if not _INDEX.fullmatch(found.name):
+  if found.suffix in ENDINGS:
     return [found], None, set()
+  if not _INDEX.fullmatch(found.name):
+    raise user_error(path, None, f'no file of weights that can be read; their names end with '
+                     f'{", ".join(ENDINGS)}')
   places = read_json(found).get('weight_map')
   if not places or not isinstance(places, dict):
     raise user_error(str(found), None, 'has no weight_map; copy the folder again')

@@ -147,6 +147,22 @@ def test_several_variants_are_listed(tmp_path):
   assert_loads(tmp_path / 'model.ema.safetensors', params)
 
 
+def test_an_index_can_be_given_and_other_files_are_named(tmp_path):
+  module, params = model_of(VAE, np.float32)
+  config = families.exportable(module)[1]
+  model = diffusers.AutoencoderKLWan.from_config(config)
+  for variant in ('fp16', 'ema'):
+    model.save_pretrained(tmp_path, variant=variant, max_shard_size='2KB')
+  names = [f'diffusion_pytorch_model.safetensors.index.{variant}.json'
+           for variant in ('ema', 'fp16')]
+  with pytest.raises(UserError, match=f'{names[0]}.*{names[1]}.*holds several files of weights'):
+    load_pretrained(str(tmp_path))
+  assert load_pretrained(str(tmp_path / names[0]))[0] == module
+  (tmp_path / 'model.gguf').write_bytes(b'GGUF' + bytes(100))
+  with pytest.raises(UserError, match='model.gguf: no file of weights that can be read'):
+    load_pretrained(str(tmp_path / 'model.gguf'))
+
+
 def test_a_pipeline_with_an_unknown_part_names_the_others(tmp_path):
   module, params = model_of(VAE, np.float32)
   save_pretrained(module, params, str(tmp_path / 'pipe' / 'vae'))
