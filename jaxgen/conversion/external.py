@@ -1,6 +1,7 @@
 """A model of another library: found, recognised and described, but not read."""
 
 import dataclasses
+import re
 import sys
 from typing import Any
 
@@ -19,6 +20,10 @@ from jaxgen.conversion.weight_files import ENDINGS
 from jaxgen.conversion.weight_files import split_choice
 from jaxgen.core.errors import user_error
 from jaxgen.models import registry
+
+
+# Modules that torch.compile, FSDP and activation checkpointing put around others.
+_WRAPPERS = re.compile(r'(?<![^.])_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,7 @@ def open_all(path: str) -> list[External]:
   family = families.family_of(config)
   if family is None and root.is_dir() and ('_class_name' in config or 'model_type' in config):
     raise families.unknown(config, where)
-  tensors = _without_prefix(open_weights(found), family, place)
+  tensors = _renamed(open_weights(found), family, place)
   if family is None:  # a release with a config of its own making, or with none
     if parts := families.measured(tensors):
       return [External(found, section, family, family.layouts[0], families.shapes_of(section), own)
@@ -101,8 +106,10 @@ def open_all(path: str) -> list[External]:
                    layout.parameters(tensors))]
 
 
-def _without_prefix(tensors: dict[str, Any], family: Family | None, where: str) -> dict[str, Any]:
-  """The tensors without a prefix that all names share and no table knows, which it prints."""
+def _renamed(tensors: dict[str, Any], family: Family | None, where: str) -> dict[str, Any]:
+  """The tensors without what torch's wrappers leave in names, and without a prefix that all names
+  share and no table knows, which it prints."""
+  tensors = {_WRAPPERS.sub('', name): tensor for name, tensor in tensors.items()}
   prefix = families.shared_prefix(tensors, family)
   if prefix:
     print(f'{where}: all names begin with {prefix!r}, which is left out', file=sys.stderr,

@@ -1,5 +1,6 @@
 """Names in files of low-rank adapters, in which prefix and suffix vary independently."""
 
+import os
 import re
 from collections.abc import Collection
 
@@ -42,8 +43,11 @@ def resolve(names: Collection[str], modules: Collection[str]) -> dict[str, str]:
     ``{name of the file: module}`` for the prefix under which the most are found; names that it
     does not explain are absent.
   """
-  dotted = {module: module for module in modules}
-  flat = {module.replace('.', '_'): module for module in modules}
+  # ComfyUI leaves out what all names begin with, such as the ``net.`` of Cosmos.
+  shared = os.path.commonprefix(list(modules)).rpartition('.')[0] + '.'
+  dotted = {module.removeprefix(shared): module for module in modules}
+  dotted |= {module: module for module in modules}
+  flat = {name.replace('.', '_'): module for name, module in dotted.items()}
   found: dict[str, str] = {}
   for prefixes, table in ((_PREFIXES, dotted), (_FLAT_PREFIXES, flat)):
     for prefix in prefixes:

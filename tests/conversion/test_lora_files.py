@@ -82,6 +82,12 @@ def test_prefix_and_suffix_vary_independently(tmp_path, prefix, down, up):
   assert_same(find(str(tmp_path / 'x.safetensors')).of(MODULES))
 
 
+def test_what_all_modules_begin_with_may_be_left_out(tmp_path):
+  write(tmp_path / 'x.safetensors', 'diffusion_model.', alpha=4.0)
+  found = find(str(tmp_path / 'x.safetensors')).of([f'net.{module}' for module in MODULES])
+  assert sorted(found) == sorted(f'net.{module}' for module in adapters())
+
+
 def test_alpha_may_be_an_array_of_one_number(tmp_path):
   file = str(tmp_path / 'x.safetensors')
   write(file, alpha=[4.0])
