@@ -19,7 +19,6 @@ from jaxgen.conversion.inspection import inspect
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.models import registry
-from tests.conversion.test_inspection import names_of
 from tests.conversion.test_inspection import write_header
 from tests.conversion.tiny import model_of
 
@@ -60,14 +59,6 @@ def test_wrappers_of_torch_leave_no_trace(tmp_path, wrapper):
   safetensors.numpy.save_file({names[name]: np.ascontiguousarray(leaf)
                                for name, leaf in tensors.items()}, tmp_path / 'x.safetensors')
   assert_loads(tmp_path, params)
-
-
-def test_a_release_with_a_prefix_is_known(tmp_path):
-  shapes = names_of('mmdit', 'original', pooled_dim=768)
-  write_header(tmp_path / 'x.safetensors',
-               {f'model.diffusion_model.{name}': shape for name, shape in shapes.items()})
-  found = inspect(str(tmp_path / 'x.safetensors'))
-  assert (found['family'], found['unknown'], found['missing']) == ('mmdit', [], [])
 
 
 @pytest.mark.parametrize('dtype', ['F4', 'F8_E8M0', 'F6_E2M3'])
