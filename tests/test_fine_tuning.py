@@ -22,8 +22,8 @@ from jaxgen.config import to_json
 from jaxgen.conversion import families
 from jaxgen.conversion import load_pretrained
 from jaxgen.conversion.lora import from_theirs
-from jaxgen.conversion.lora_files import COMFYUI
-from jaxgen.conversion.lora_files import load_file
+from jaxgen.conversion.lora import linear_modules
+from jaxgen.conversion.lora_files import find
 from jaxgen.core import trees
 from jaxgen.checkpoints.weights import read_config
 from jaxgen.data.loader import make_loader
@@ -257,11 +257,12 @@ def test_diffusers_reads_them_on_the_exported_base(adapted, base, tmp_path):
 
 def test_the_names_of_comfyui_hold_the_same(adapted, base, tmp_path):
   jaxgen('convert', 'export', f'--workdir={adapted}', f'--out={tmp_path}', '--lora=comfyui')
-  held = load_file(str(tmp_path / 'denoiser_lora.safetensors'), COMFYUI)
-  assert 'double_blocks.0.img_attn.qkv' in held
   params = load_run(str(adapted)).params['denoiser']
   plain, _ = low_rank.split(params)
-  again = from_theirs(RULES.layout('original').rules, plain, held)
+  rules = RULES.layout('original').rules
+  held = find(str(tmp_path / 'denoiser_lora.safetensors')).of(linear_modules(rules, plain))
+  assert 'double_blocks.0.img_attn.qkv' in held
+  again = from_theirs(rules, plain, held)
   expected = trees.flatten(low_rank.merge(params))
   for path, leaf in trees.flatten(low_rank.merge(trees.merge(plain, again))).items():
     np.testing.assert_allclose(leaf, expected[path], atol=1e-5, err_msg=path)

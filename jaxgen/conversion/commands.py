@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,10 +12,14 @@ from etils import epath
 
 from jaxgen.conversion import families
 from jaxgen.conversion import lora_files
+from jaxgen.conversion import lora_names
 from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.engine import to_torch
+from jaxgen.conversion.external import External
+from jaxgen.conversion.external import open_all
 from jaxgen.conversion.external import open_external
 from jaxgen.conversion.family import Family
+from jaxgen.conversion.family import Layout
 from jaxgen.conversion.folders import save_folder
 from jaxgen.conversion.locate import locate
 from jaxgen.conversion.lora import Adapter
@@ -24,6 +29,7 @@ from jaxgen.conversion.lora import to_theirs
 from jaxgen.conversion.pretrained import read_params
 from jaxgen.core import trees
 from jaxgen.checkpoints import weights as weights_on_disk
+from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.models import registry
@@ -63,6 +69,7 @@ def export(workdir: str, out: str, weights: str = 'ema', *, layout: str = '',
   params, _ = weights_on_disk.load_weights(workdir, sorted(models), weights)
   models = {group: model for group, model in models.items() if trees.flatten(params[group])}
   _check_layout(models, layout)
+  naming = layout or ('' if lora == MERGE else lora_files.STYLES[lora].layout)
   low: dict[str, dict[str, Adapter]] = {}
   for group, model in models.items():
     shapes = registry.param_shapes(registry.build(model.section, jnp.float32))
@@ -70,8 +77,9 @@ def export(workdir: str, out: str, weights: str = 'ema', *, layout: str = '',
     weights_on_disk.check_fit({group: base}, {group: shapes}, workdir)
     if adapters and lora != MERGE:
       _check_alone(run, {group: params[group]}, lora)
-      rules = model.rules(layout or lora_files.STYLES[lora].layout)
-      low[group] = to_theirs(rules, shapes, adapters)
+      low[group] = to_theirs(model.layout(naming).rules, shapes, adapters)
+  configs = {group: model.config(naming if group in low else layout)
+             for group, model in models.items()}
   if lora != MERGE and not low:
     raise user_error('--lora', lora, f'{workdir} has no adapters; leave it out')
   written = {}
@@ -82,7 +90,8 @@ def export(workdir: str, out: str, weights: str = 'ema', *, layout: str = '',
       kind, held = f'adapters of {kind}', layers_lora.split(params[group])[1]
     else:
       held = layers_lora.merge(params[group])
-      save_folder(path, model.config, to_torch(model.rules(layout), held), stem=model.family.stem)
+      save_folder(path, configs[group], to_torch(model.layout(layout).rules, held),
+                  stem=model.family.stem)
     written[epath.Path(path).name] = {
         'path': path, 'class': kind,
         'parameters': sum(leaf.size for leaf in trees.flatten(held).values())}
@@ -116,15 +125,27 @@ def import_(path: str, out: str, base: str = '') -> dict[str, dict[str, Any]]:
 
 def _models_in(path: str) -> tuple[dict[str, Any], Params]:
   """Config and parameters of the model, or models, of a folder."""
-  sections, params = {}, {}
-  for folder in _model_folders(path):
-    model = open_external(folder)
-    group = registry.FAMILIES[model.family.name].group
-    if group in sections:
-      raise user_error(str(path), None, f'holds two models of the group {group!r}; import one of '
-                       'the subfolders')
-    params[group], sections[group] = read_params(model), model.section
-  return {'model': sections}, params
+  folders = _model_folders(path)
+  models: dict[str, External] = {}
+  for folder in folders:
+    for model in _opened(folder, folders):
+      group = registry.FAMILIES[model.family.name].group
+      if group in models:
+        raise user_error(str(path), None, f'holds two models of the group {group!r}; import one '
+                         'of the subfolders')
+      models[group] = model
+  params = {group: read_params(model) for group, model in models.items()}
+  return {'model': {group: model.section for group, model in models.items()}}, params
+
+
+def _opened(folder: str, folders: list[str]) -> list[External]:
+  """The models of one of the folders; an error of one of several names the others."""
+  try:
+    return open_all(folder)
+  except UserError as error:
+    others = ', '.join(other for other in folders if other != folder)
+    raise UserError(f'{error}; or import another part of the pipeline alone: {others}'
+                    if others else str(error)) from error
 
 
 def _adapted(found: lora_files.Found, base: str, path: str) -> tuple[dict[str, Any], Params]:
@@ -137,33 +158,44 @@ def _adapted(found: lora_files.Found, base: str, path: str) -> tuple[dict[str, A
   else:
     external = open_external(base)
     models = {registry.FAMILIES[external.family.name].group:
-              _Model(external.section, external.family, {})}
+              _Model(external.section, external.family)}
   shapes = {group: families.shapes_of(model.section) for group, model in models.items()}
-  rules = {group: model.rules(found.style.layout) for group, model in models.items()}
-  linear = {group: linear_modules(rules[group], shapes[group]) for group in models}
-  group = max(models, key=lambda group: len(linear[group] & found.adapters.keys()))
-  adapters = from_theirs(rules[group], shapes[group], found.adapters, where=path)
+  group, rules = _adapted_model(found, models, shapes)
+  linear = linear_modules(rules, shapes[group])
+  adapters = from_theirs(rules, shapes[group], found.of(linear), where=path)
   params = (read_params(external) if external else
             layers_lora.merge(weights_on_disk.load_weights(base, [group])[0][group]))
-  print(f'{path}: adapters of {len(found.adapters)} of the {len(linear[group])} linear modules '
-        f'of {base}', file=sys.stderr, flush=True)
+  print(f'{path}: adapters of {len(found.adapters)} of the {len(linear)} linear modules '
+        f'of {base}; alpha from {found.strength}', file=sys.stderr, flush=True)
   config = {'model': {group: models[group].section}, 'init_from': {group: base},
             'trainable': [(layers_lora.TRAINABLE, True), ('.*', False)]}
   return config, {group: trees.merge(params, adapters)}
 
 
+def _adapted_model(found: lora_files.Found, models: 'dict[str, _Model]',
+                   shapes: Mapping[str, Params]) -> tuple[str, Rules]:
+  """The group, and the names of its modules, that the most of the adapters fit."""
+  choices = [(group, layout.rules) for group, model in models.items()
+             for layout in model.family.layouts]
+  return max(choices, key=lambda choice: len(lora_names.resolve(
+      found.adapters, linear_modules(choice[1], shapes[choice[0]]))))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Model:
-  """One exportable model of a run: its section, complete, and what theirs will say."""
+  """One exportable model of a run: its section, complete, and their class."""
 
   section: dict[str, Any]
   family: Family
-  config: dict[str, Any]
 
-  def rules(self, layout: str) -> Rules:
-    """The name table in a layout, or the class's own where the family lacks it."""
+  def layout(self, name: str) -> Layout:
+    """A layout, or the class's own where the family lacks it."""
     known = {other.name: other for other in self.family.layouts}
-    return known.get(layout, self.family.layouts[0]).rules
+    return known.get(name, self.family.layouts[0])
+
+  def config(self, layout: str) -> dict[str, Any]:
+    """config.json of the export in a layout."""
+    return self.family.write_config(self.section, self.layout(layout))
 
 
 def _models(workdir: str) -> tuple[dict[str, _Model], dict[str, Any]]:
@@ -174,8 +206,7 @@ def _models(workdir: str) -> tuple[dict[str, _Model], dict[str, Any]]:
     values = config.get('model', {}).get(group)
     if values and values['family'] in families.TABLES:
       section = registry.section(**values)
-      family = families.TABLES[section['family']]
-      models[group] = _Model(section, family, family.write_config(section))
+      models[group] = _Model(section, families.TABLES[section['family']])
   if not models:
     raise user_error(str(workdir), None, 'its config.json names no model that PyTorch can hold; '
                      'give a workdir of jaxgen')

@@ -57,6 +57,8 @@ class Rule:
       dimension, in the order of the joined rules that name it (a fused qkv).
     after: path of a stacked parameter of ours, the length of whose stack is this rule's ``{i}``:
       the block that follows a stack; '' = none.
+    backwards: path with ``{i}`` of a parameter that every numbered module has. Their ``{r}`` is
+      then our ``{i}`` counted from the last of these: releases that number from the other end.
   """
 
   ours: str
@@ -66,6 +68,7 @@ class Rule:
   parts: tuple[int, ...] = ()
   joined: bool = False
   after: str = ''
+  backwards: str = ''
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -272,6 +275,9 @@ def _resolve(rules: Rules, flat: Mapping[str, Any]) -> tuple[
         covered[path] = rule
         if rule.after:
           numbers = {'i': str(flat[rule.after].shape[0])}
+        if rule.backwards:
+          last = len(list(_matches(rule.backwards, flat))) - 1
+          numbers = numbers | {'r': str(last - int(numbers['i']))}
         links.extend(_links(rule, path, numbers, tuple(flat[path].shape)))
   assert covered.keys() == flat.keys(), f'no rule for {sorted(flat.keys() - covered.keys())}'
   constants = {}

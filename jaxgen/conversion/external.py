@@ -1,6 +1,8 @@
 """A model of another library: found, recognised and described, but not read."""
 
 import dataclasses
+import re
+import sys
 from typing import Any
 
 from etils import epath
@@ -9,14 +11,19 @@ from jaxgen.conversion import engine
 from jaxgen.conversion import families
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Layout
-from jaxgen.conversion.folders import WEIGHT_ENDINGS
 from jaxgen.conversion.folders import open_weights
 from jaxgen.conversion.folders import read_config
 from jaxgen.conversion.locate import locate
 from jaxgen.conversion.stored import StoredTensor
 from jaxgen.conversion.torch_files import TorchTensor
+from jaxgen.conversion.weight_files import ENDINGS
+from jaxgen.conversion.weight_files import split_choice
 from jaxgen.core.errors import user_error
 from jaxgen.models import registry
+
+
+# Modules that torch.compile, FSDP and activation checkpointing put around others.
+_WRAPPERS = re.compile(r'(?<![^.])_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +66,22 @@ def open_external(path: str) -> External:
   """Opens a model: a folder or a file, here, in a bucket or on the hub (see ``locate``).
 
   Raises:
-    UserError: there is none, its class is unknown, or its files are damaged.
+    UserError: there is none, its class is unknown, its files are damaged, or it is one file of
+      several models.
   """
+  models = open_all(path)
+  if len(models) > 1:
+    kinds = ' and '.join(model.family.marker[1] for model in models)
+    raise user_error(path, None, f'holds several models ({kinds}); take them apart with jaxgen '
+                     'convert import --path=... --out=WEIGHTS, and give WEIGHTS')
+  return models[0]
+
+
+def open_all(path: str) -> list[External]:
+  """The models of a path: one, but for files in which releases keep several."""
   found = locate(path)
-  root = epath.Path(found)
+  place = split_choice(found)[0]
+  root = epath.Path(place)
   folder = root if root.is_dir() else root.parent
   if root.is_dir() and not (root / 'config.json').exists():
     _check_folder(root)
@@ -72,16 +91,30 @@ def open_external(path: str) -> External:
   family = families.family_of(config)
   if family is None and root.is_dir() and ('_class_name' in config or 'model_type' in config):
     raise families.unknown(config, where)
-  tensors = open_weights(found)
+  tensors = _renamed(open_weights(found), family, place)
   if family is None:  # a release with a config of its own making, or with none
-    section = families.section_by_tensors(tensors, found)
+    if parts := families.measured(tensors):
+      return [External(found, section, family, family.layouts[0], families.shapes_of(section), own)
+              for family, section, own in parts]
+    section = families.section_by_tensors(tensors, place)
     family = families.TABLES[section['family']]
     layout = families.layout_of(family, tensors)
   else:
     layout = families.layout_of(family, tensors)
     section = registry.section(**family.read_config(config, tensors, where, layout))
-  return External(found, section, family, layout, families.shapes_of(section),
-                  layout.parameters(tensors))
+  return [External(found, section, family, layout, families.shapes_of(section),
+                   layout.parameters(tensors))]
+
+
+def _renamed(tensors: dict[str, Any], family: Family | None, where: str) -> dict[str, Any]:
+  """The tensors without what torch's wrappers leave in names, and without a prefix that all names
+  share and no table knows, which it prints."""
+  tensors = {_WRAPPERS.sub('', name): tensor for name, tensor in tensors.items()}
+  prefix = families.shared_prefix(tensors, family)
+  if prefix:
+    print(f'{where}: all names begin with {prefix!r}, which is left out', file=sys.stderr,
+          flush=True)
+  return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def _check_folder(root: epath.Path) -> None:
@@ -90,6 +123,6 @@ def _check_folder(root: epath.Path) -> None:
   if inner:
     raise user_error(str(root), None, f'holds several models ({", ".join(inner)}); give the path '
                      'of one of them')
-  if not any(file.suffix in WEIGHT_ENDINGS for file in root.iterdir()):
+  if not any(file.suffix in ENDINGS for file in root.iterdir()):
     raise user_error(str(root), None, 'no config.json there, and no weights; give the folder of a '
                      'model')

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import math
+import os
 import re
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxgen.conversion import engine
+from jaxgen.conversion import lora_names
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables import adapter
@@ -33,6 +36,7 @@ from jaxgen.conversion.tables import wan_vae
 from jaxgen.conversion.tables import z_image
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
+from jaxgen.core.mismatch import shorten
 from jaxgen.models import registry
 
 TABLES: dict[str, Family] = {
@@ -68,6 +72,29 @@ def known_names(layout: Layout, names: Collection[str]) -> list[str]:
   return [name for name in names if pattern.fullmatch(name)]
 
 
+def shared_prefix(names: Collection[str], family: Family | None) -> str:
+  """The prefix that all names share without which tables know more of them; '' = none.
+
+  Training code writes such prefixes: ``module.``, ``_orig_mod.``, ``model.diffusion_model.``.
+
+  Args:
+    names: of the tensors.
+    family: whose tables are asked; None = all.
+  """
+  shared = os.path.commonprefix(list(names)).split('.')[:-1]
+  prefixes = [''.join(f'{part}.' for part in shared[:count]) for count in range(len(shared) + 1)]
+  if len(prefixes) == 1:
+    return ''
+  layouts = [layout for each in ([family] if family else TABLES.values())
+             for layout in each.layouts]
+
+  def known(prefix: str) -> int:
+    rest = [name.removeprefix(prefix) for name in names]
+    return max(len(known_names(layout, rest)) for layout in layouts)
+
+  return max(prefixes, key=known)  # of equal ones the shortest
+
+
 def section_by_tensors(tensors: Mapping[str, engine.Tensor], where: str) -> dict[str, Any]:
   """The model section of weights without a config: a release whose sizes are those published.
 
@@ -78,17 +105,43 @@ def section_by_tensors(tensors: Mapping[str, engine.Tensor], where: str) -> dict
   likely = [(family, layout) for family in TABLES.values() for layout in family.layouts
             if layout.published and 2 * len(known_names(layout, names)) > len(names)]
   for family, layout in likely:
-    for fields in layout.published:
+    for release in layout.published:
+      fields = release.fields | {field.ours: field.value for field in layout.implied}
       section = registry.section(family.name, **fields)
       wanted = engine.names_and_shapes(layout.rules, shapes_of(section))
-      if all(name in tensors and tuple(tensors[name].shape) == shape
-             for name, shape in wanted.items()):
+      if re.search(release.path, where, re.IGNORECASE) and all(
+          name in tensors and tuple(tensors[name].shape) == shape
+          for name, shape in wanted.items()):
+        print(f'{where}: no config.json; by its tensors this is {release.name}, with whose '
+              'settings it is read', file=sys.stderr, flush=True)
         return section
+  if lora_names.are_adapters(names):
+    raise user_error(where, None, 'holds LoRA adapters and no model; add them to one by jaxgen '
+                     'convert import --path=... --base=...')
   found = ' or '.join(family.marker[1] for family, _ in likely)
   raise user_error(where, None, 'has no config.json beside it, and its tensors are '
                    + (f'like those of {found}, but of other sizes than published; put the '
                       'config.json of that class beside it' if found else
-                      'of no model that jaxgen knows by their names'))
+                      f'of no model that jaxgen knows by their names: {shorten(sorted(names))}'))
+
+
+def measured(tensors: Mapping[str, engine.Tensor]
+             ) -> list[tuple[Family, dict[str, Any], dict[str, engine.Tensor]]]:
+  """The models of families without a class that tensors without a config.json are made of.
+
+  Returns:
+    ``(family, section, its tensors)`` of each, several where they are saved in one file; empty
+    where this does not explain every tensor.
+  """
+  found, left = [], set(tensors)
+  for family in TABLES.values():
+    own = {name: tensors[name] for name in known_names(family.layouts[0], tensors)
+           } if family.measure else {}
+    fields = own and family.measure({name: tuple(leaf.shape) for name, leaf in own.items()})
+    if fields:
+      found.append((family, registry.section(family.name, **fields), own))
+      left -= own.keys()
+  return [] if left else found
 
 
 def shapes_of(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,8 +154,8 @@ def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
   return sum(math.prod(shape) for shape in shapes.values())
 
 
-def exportable(module: nn.Module) -> tuple[Family, dict[str, Any]]:
-  """The family that a module is written as, and its config.json.
+def exportable(module: nn.Module, layout: str = '') -> tuple[Family, dict[str, Any]]:
+  """The family that a module is written as in a layout, and its config.json.
 
   Raises:
     UserError: no class of theirs has this module's options.
@@ -111,9 +164,10 @@ def exportable(module: nn.Module) -> tuple[Family, dict[str, Any]]:
   for name, family in TABLES.items():
     known = registry.FAMILIES[name]
     if type(module) is known.module and type(module.config) is known.config:
+      own = family.layout(layout)
       section = registry.section(name, **dataclasses.asdict(module.config))
       try:
-        return family, family.write_config(section)
+        return family, family.write_config(section, own)
       except UserError as error:
         refusals.append(str(error))
   raise user_error(type(module).__name__, None,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
+from jaxgen.conversion import class_configs
 from jaxgen.conversion.engine import Rules
 from jaxgen.core.errors import user_error
 
@@ -53,6 +54,21 @@ class Fixed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Supported:
+  """A field of theirs that is checked on import and left to its default on export.
+
+  Attributes:
+    theirs: dotted field of config.json.
+    holds: whether our model can do as the value says.
+    supported: the values that it supports, for the error.
+  """
+
+  theirs: str
+  holds: Callable[[Any], bool]
+  supported: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Implied:
   """A field of ours that the external class leaves no choice about.
 
@@ -81,6 +97,21 @@ class Absent:
 
 
 @dataclasses.dataclass(frozen=True)
+class Release:
+  """A model that is published without a config.json.
+
+  Attributes:
+    name: by which it is known.
+    fields: of our section, defaults left out.
+    path: regex that its path contains where tensors alone do not tell; '' = any.
+  """
+
+  name: str
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  path: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
 class Layout:
   """One naming of a family's parameters.
 
@@ -89,13 +120,16 @@ class Layout:
       ``original`` for the names of the release, ...
     rules: the name table.
     extras: regex of tensors in such files that are no parameters; '' = none.
-    published: model sections, defaults left out, that releases without a config.json have.
+    published: releases that are recognised by their tensors, the first that fits.
+    implied: fields of ours that the code behind these names leaves no choice about, in place of
+      what config.json or the class implies.
   """
 
   name: str
   rules: Rules
   extras: str = ''
-  published: tuple[Mapping[str, Any], ...] = ()
+  published: tuple[Release, ...] = ()
+  implied: tuple[Implied, ...] = ()
 
   def parameters(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors without the extras."""
@@ -114,15 +148,18 @@ class Family:
     fields: the config table.
     others: further layouts of the same parameters.
     extras: as in ``Layout``, of the class itself.
+    measure: the fields of our section for tensors of these shapes, in families without a class
+      whose weights may come without a config.json; None from it = not of this family.
   """
 
   name: str
   marker: tuple[str, str]
   stem: str
   rules: Rules
-  fields: tuple[Field | Fixed | Implied | Absent, ...]
+  fields: tuple[Field | Fixed | Supported | Implied | Absent, ...]
   others: tuple[Layout, ...] = ()
   extras: str = ''
+  measure: Callable[[Mapping[str, tuple[int, ...]]], dict[str, Any] | None] | None = None
 
   @property
   def layouts(self) -> tuple[Layout, ...]:
@@ -152,28 +189,36 @@ class Family:
       where: file named in errors.
       layout: of these names; that of the class unless given.
     """
+    if self.marker[0] == 'model_type':
+      theirs = class_configs.completed(theirs, where)
     ours: dict[str, Any] = {'family': self.name}
     for field in self.fields:
       match field:
         case Fixed():
           _check_fixed(field, theirs, where)
+        case Supported():
+          _check_supported(field, theirs, where)
         case Implied():
           _set(ours, field.ours, field.value)
         case Absent():
           _set(ours, field.ours, self._name_in(layout, field.tensor) not in tensors)
         case Field(read=read) if read is not None:
           _set(ours, field.ours, self._read(field, theirs, where))
+    for field in layout.implied if layout else ():
+      _set(ours, field.ours, field.value)
     return ours
 
-  def write_config(self, ours: Mapping[str, Any]) -> dict[str, Any]:
+  def write_config(self, ours: Mapping[str, Any], layout: Layout | None = None
+                   ) -> dict[str, Any]:
     """Our section, complete, as their config.json: ``read_config`` backwards."""
     theirs: dict[str, Any] = {self.marker[0]: self.marker[1]}
+    implied = {field.ours: field for field in (layout.implied if layout else ())}
     for field in self.fields:
       match field:
         case Fixed():
           _set(theirs, field.theirs, field.value)
         case Implied():
-          self._check_implied(field, ours)
+          self._check_implied(implied.get(field.ours, field), ours)
         case Absent():
           for name in field.theirs:
             _set(theirs, name, get(ours, field.ours))
@@ -191,7 +236,7 @@ class Family:
   def _check_implied(self, field: Implied, ours: Mapping[str, Any]) -> None:
     if (value := get(ours, field.ours)) != field.value:
       raise user_error(f'config.model: {field.ours}', value, f'{self.marker[1]} knows '
-                       f'{field.value!r} only; this model has no export')
+                       f'{field.value!r} only; this model has no export in this layout')
 
   def _read(self, field: Field, theirs: Mapping[str, Any], where: str) -> Any:
     for name in _names(field):
@@ -222,6 +267,13 @@ def _check_fixed(field: Fixed, theirs: Mapping[str, Any], where: str) -> None:
   if value is not None and value not in (field.value, *field.also):
     raise user_error(f'{where}: {field.theirs}', value,
                      f'this model supports {field.value!r} only')
+
+
+def _check_supported(field: Supported, theirs: Mapping[str, Any], where: str) -> None:
+  value = get(theirs, field.theirs)
+  if value is not None and not field.holds(value):
+    raise user_error(f'{where}: {field.theirs}', value,
+                     f'this model supports {field.supported} only')
 
 
 def _set(tree: dict[str, Any], path: str, value: Any) -> None:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from etils import epath
 
+from jaxgen.conversion import class_configs
 from jaxgen.conversion.engine import Unwritten
 from jaxgen.conversion.stored import NAMES
 from jaxgen.conversion.stored import SafetensorsFile
@@ -21,14 +22,15 @@ from jaxgen.conversion.streaming import copy_reordered
 from jaxgen.conversion.torch_files import ENDINGS as TORCH_ENDINGS
 from jaxgen.conversion.torch_files import TorchTensor
 from jaxgen.conversion.torch_files import open_torch
+from jaxgen.conversion.weight_files import find_files
+from jaxgen.conversion.weight_files import read_json
+from jaxgen.conversion.weight_files import split_choice
 from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import shorten
 
 _SHARD_BYTES = 5_000_000_000
-# File names of transformers, diffusers and PEFT.
-_STEMS = ('model', 'diffusion_pytorch_model', 'adapter_model')
 CONFIG = 'config.json'
-WEIGHT_ENDINGS = ('.safetensors', *TORCH_ENDINGS)
+HEAD = 'lm_head.weight'
 
 
 def load_folder(folder: str, config: str = CONFIG
@@ -53,22 +55,24 @@ def load_folder(folder: str, config: str = CONFIG
 
 
 def open_weights(path: str) -> dict[str, StoredTensor | TorchTensor]:
-  """The tensors of a file, or of the weight files of a folder, none of them read yet.
+  """The tensors of a file, of the files of an index, or of the weight files of a folder.
+
+  None of them is read yet.
+
+  Args:
+    path: ``file.pt#name`` chooses a dictionary of a PyTorch file.
 
   Raises:
     UserError: no weights there, or a damaged or refused file.
   """
-  root = epath.Path(path)
-  index = _index(root) if root.is_dir() else None
-  if index:
-    files, promised = _indexed_files(index)
-  else:
-    files, promised = [_single_file(root) if root.is_dir() else root], set()
+  path, choice = split_choice(path)
+  files, index, promised = find_files(path)
   tensors: dict[str, StoredTensor | TorchTensor] = {}
   for file in files:
-    tensors.update(open_torch(str(file)) if file.suffix in TORCH_ENDINGS
+    tensors.update(open_torch(str(file), choice) if file.suffix in TORCH_ENDINGS
                    else SafetensorsFile(str(file)))
-  if absent := sorted(promised - tensors.keys()):
+  absent = sorted(promised - tensors.keys())
+  if absent and not (all(name.endswith(HEAD) for name in absent) and _ties(index.parent)):
     raise user_error(str(index), None, f'names {len(absent)} tensors that its files lack: '
                      f'{shorten(absent)}; copy the folder again')
   return tensors
@@ -76,7 +80,7 @@ def open_weights(path: str) -> dict[str, StoredTensor | TorchTensor]:
 
 def read_config(folder: str, config: str = CONFIG) -> dict[str, Any]:
   """The folder's config file."""
-  return _read_json(epath.Path(folder) / config)
+  return read_json(epath.Path(folder) / config)
 
 
 def save_folder(folder: str, config: Mapping[str, Any],
@@ -133,6 +137,13 @@ def write_file(path: str, tensors: Mapping[str, np.ndarray | Unwritten]) -> None
       _write_array(file, np.asarray(tensors[name]))
 
 
+def _ties(folder: epath.Path) -> bool:
+  """Whether the model of a folder has no output head but its embeddings, whatever names it."""
+  if not (folder / CONFIG).exists() or 'model_type' not in (config := read_json(folder / CONFIG)):
+    return False
+  return bool(class_configs.completed(config, str(folder / CONFIG)).get('tie_word_embeddings'))
+
+
 def _write_array(file: BinaryIO, array: np.ndarray) -> None:
   """The values in C order, some rows at a time where they lie in another."""
   if array.flags.c_contiguous:
@@ -171,49 +182,6 @@ def _publish(partial: epath.Path, target: epath.Path, last: str) -> None:
   if target.exists():
     target.rmdir()
   partial.rename(target)
-
-
-def _index(root: epath.Path) -> epath.Path | None:
-  """The index of a folder whose weights are in several files."""
-  indices = (root / f'{stem}.safetensors.index.json' for stem in _STEMS)
-  return next((index for index in indices if index.exists()), None)
-
-
-def _indexed_files(index: epath.Path) -> tuple[list[epath.Path], set[str]]:
-  """The files of an index, and the tensors that it says they hold."""
-  places = _read_json(index).get('weight_map')
-  if not places or not isinstance(places, dict):
-    raise user_error(str(index), None, 'has no weight_map; copy the folder again')
-  names = sorted(set(map(str, places.values())))
-  absent = [name for name in names if not (index.parent / name).exists()]
-  if absent:
-    raise user_error(str(index), absent, 'these files are missing; copy the folder again')
-  return [index.parent / name for name in names], set(places)
-
-
-def _single_file(root: epath.Path) -> epath.Path:
-  """The one weight file of a folder."""
-  usual = [root / f'{stem}.safetensors' for stem in _STEMS]
-  choices = [[file for file in usual if file.exists()], sorted(root.glob('*.safetensors')),
-             sorted(file for ending in TORCH_ENDINGS for file in root.glob(f'*{ending}'))]
-  found = next(filter(None, choices), [])
-  if len(found) != 1:
-    raise user_error(str(root), [file.name for file in found] or None,
-                     f'must hold one of {[file.name for file in usual]}, an index, or one file of '
-                     'weights; give the file itself where there are several')
-  return found[0]
-
-
-def _read_json(path: epath.Path) -> dict[str, Any]:
-  if not path.exists():
-    raise user_error(str(path), None, 'no such file; is this the folder of a model?')
-  try:
-    value = json.loads(path.read_text())
-  except ValueError as error:
-    raise user_error(str(path), None, f'not valid JSON ({error}); copy the file again') from error
-  if not isinstance(value, dict):
-    raise user_error(str(path), None, 'must hold a JSON object; copy the file again')
-  return value
 
 
 def _write_shards(root: epath.Path, tensors: Mapping[str, np.ndarray | Unwritten], stem: str,

@@ -3,19 +3,22 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from jaxgen.conversion.folders import WEIGHT_ENDINGS
-from jaxgen.conversion.folders import load_folder
+from jaxgen.conversion import lora_config
+from jaxgen.conversion import lora_names
 from jaxgen.conversion.folders import open_weights
 from jaxgen.conversion.folders import read_config
 from jaxgen.conversion.folders import save_folder
 from jaxgen.conversion.folders import write_file
 from jaxgen.conversion.lora import Adapter
+from jaxgen.conversion.stored import StoredTensor
+from jaxgen.conversion.weight_files import ENDINGS
+from jaxgen.conversion.weight_files import split_choice
 from jaxgen.core.errors import user_error
 from jaxgen.core.mismatch import shorten
 
@@ -24,7 +27,7 @@ CONFIG, STEM = 'adapter_config.json', 'adapter_model'
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """How a program names the tensors of an adapter.
+  """How adapters are named for a program.
 
   Attributes:
     prefix: before the name of the module.
@@ -49,17 +52,22 @@ STYLES = {'peft': PEFT, 'diffusers': DIFFUSERS, 'comfyui': COMFYUI}
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """A file or folder of adapters.
+  """Adapters of a file or folder.
 
   Attributes:
-    adapters: by the names of their modules.
-    style: of the program that wrote it.
-    base: name of the base model; '' where the style has no place for it.
+    adapters: by the names that the file has for their modules.
+    strength: where alpha was read, in words.
+    base: name of the base model; '' where the file does not say it.
   """
 
   adapters: dict[str, Adapter]
-  style: Style
+  strength: str
   base: str = ''
+
+  def of(self, modules: Collection[str]) -> dict[str, Adapter]:
+    """By the names of a model's modules; what fits none keeps the name that the file has."""
+    names = lora_names.resolve(self.adapters, modules)
+    return {names.get(name, name): adapter for name, adapter in self.adapters.items()}
 
 
 def find(path: str) -> Found | None:
@@ -69,20 +77,28 @@ def find(path: str) -> Found | None:
     path: of a PEFT folder, of a file, or of a folder with one file.
 
   Raises:
-    UserError: a damaged file, or tensors beside the adapters that are none.
+    UserError: a damaged file, another kind of adapter than plain LoRA, a naming that is not
+      supported, or tensors beside the adapters that are none.
   """
-  root = epath.Path(path)
-  if (root / CONFIG).exists():
-    return Found(load_peft(path), PEFT, read_config(path, CONFIG).get('base_model_name_or_path')
-                 or '')
-  if root.is_dir() and ((root / 'config.json').exists() or not any(
-      file.suffix in WEIGHT_ENDINGS for file in root.iterdir())):
+  root = epath.Path(split_choice(path)[0])
+  folder = root if root.is_dir() else root.parent
+  by_peft = (folder / CONFIG).exists() and (root.is_dir() or root.stem == STEM)
+  if root.is_dir() and not by_peft and ((root / 'config.json').exists() or not any(
+      file.suffix in ENDINGS for file in root.iterdir())):
     return None
-  names = list(open_weights(path))
-  fitting = {key: sum(name.startswith(style.prefix) and name.endswith((style.down, style.up))
-                      for name in names) for key, style in STYLES.items()}
-  key = max(fitting, key=fitting.get)
-  return Found(load_file(path, STYLES[key]), STYLES[key]) if fitting[key] else None
+  tensors = open_weights(path)
+  if by_peft:
+    config = read_config(str(folder), CONFIG)
+    lora_config.check(config, f'{folder}/{CONFIG}')
+    return Found(_adapters(tensors, {PEFT.prefix: config, '': config}, path), CONFIG,
+                 config.get('base_model_name_or_path') or '')
+  if not lora_names.are_adapters(tensors):
+    return None
+  configs = lora_config.from_metadata(_metadata(tensors), path)
+  with_alpha = any(name.endswith('.alpha') for name in tensors)
+  strength = (lora_config.METADATA if configs else 'its tensors' if with_alpha else
+              'the ranks, as the file does not say it')
+  return Found(_adapters(tensors, configs, path), strength)
 
 
 def named(adapters: Mapping[str, Adapter], style: Style) -> dict[str, np.ndarray]:
@@ -133,34 +149,6 @@ def save_peft(folder: str, adapters: Mapping[str, Adapter], *, base: str = '') -
               config_name=CONFIG)
 
 
-def load_peft(folder: str) -> dict[str, Adapter]:
-  """Reads a PEFT folder: adapters by the names of the modules in memory.
-
-  Raises:
-    UserError: another kind of adapter than plain LoRA, or tensors that are none of a LoRA.
-  """
-  config, tensors = load_folder(folder, CONFIG)
-  for field, plain in (('peft_type', 'LORA'), ('use_dora', False), ('use_rslora', False),
-                       ('fan_in_fan_out', False), ('bias', 'none')):
-    if config.get(field, plain) != plain:
-      raise user_error(f'{folder}/{CONFIG}: {field}', config[field],
-                       f'this program reads {plain!r} only')
-  halves = collections.defaultdict(dict)
-  unknown = []
-  for name, tensor in tensors.items():
-    match = re.fullmatch(rf'{re.escape(PEFT.prefix)}(.*)\.lora_([AB])\.weight', name)
-    if match:
-      halves[match[1]][match[2]] = np.asarray(tensor)
-    else:
-      unknown.append(name)
-  unknown += [module for module, half in halves.items() if len(half) != 2]
-  if unknown:
-    raise user_error(folder, None, f'{len(unknown)} tensors that are no LoRA, or half of one: '
-                     f'{shorten(sorted(unknown))}')
-  return {module: Adapter(half['A'], half['B'], _alpha(config, module, half['A']))
-          for module, half in halves.items()}
-
-
 def save_file(file: str, adapters: Mapping[str, Adapter], style: Style) -> None:
   """Writes one safetensors file, for programs without adapter folders.
 
@@ -190,31 +178,6 @@ def save_file(file: str, adapters: Mapping[str, Adapter], style: Style) -> None:
     partial.unlink(missing_ok=True)
 
 
-def load_file(file: str, style: Style) -> dict[str, Adapter]:
-  """Reads such a file; without alpha, an adapter's alpha is its rank.
-
-  Raises:
-    UserError: a damaged file, or tensors that are none of a LoRA of this style.
-  """
-  halves = collections.defaultdict(dict)
-  suffixes = {style.down: 'down', style.up: 'up'} | ({style.alpha: 'alpha'} if style.alpha else {})
-  unknown = []
-  for name, tensor in open_weights(file).items():
-    suffix = next((end for end in suffixes if name.endswith(f'.{end}')), None)
-    if suffix is None or not name.startswith(style.prefix):
-      unknown.append(name)
-    else:
-      module = name.removeprefix(style.prefix).removesuffix(f'.{suffix}')
-      halves[module][suffixes[suffix]] = np.asarray(tensor)
-  unknown += [module for module, parts in halves.items() if not {'down', 'up'} <= parts.keys()]
-  if unknown:
-    raise user_error(file, None, f'{len(unknown)} tensors that are no LoRA of this style, or half '
-                     f'of one: {shorten(sorted(unknown))}')
-  return {module: Adapter(parts['down'], parts['up'],
-                          float(parts.get('alpha', len(parts['down']))))
-          for module, parts in halves.items()}
-
-
 def _peft_config(adapters: Mapping[str, Adapter], base: str) -> dict[str, Any]:
   """adapter_config.json: the most common rank and alpha, and the modules that differ."""
   rank, alpha = (collections.Counter(values).most_common(1)[0][0] for values in (
@@ -235,8 +198,53 @@ def _peft_config(adapters: Mapping[str, Adapter], base: str) -> dict[str, Any]:
   }
 
 
-def _alpha(config: Mapping[str, Any], module: str, down: np.ndarray) -> float:
-  for pattern, alpha in (config.get('alpha_pattern') or {}).items():
-    if re.match(rf'(.*\.)?({pattern})$', module):
-      return float(alpha)
-  return float(config.get('lora_alpha', len(down)))
+def _metadata(tensors: Mapping[str, Any]) -> Mapping[str, str]:
+  """What the header of the safetensors file says beside the tensors."""
+  first = next(iter(tensors.values()), None)
+  return first.file.metadata if isinstance(first, StoredTensor) else {}
+
+
+def _adapters(tensors: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], where: str
+              ) -> dict[str, Adapter]:
+  """The adapters of a file.
+
+  Args:
+    tensors: of the file.
+    configs: PEFT's, by the prefix of the modules that they are for.
+    where: file named in errors.
+  """
+  parts = collections.defaultdict(dict)
+  unknown = []
+  for name, tensor in tensors.items():
+    module, part = lora_names.parse(name) or (name, None)
+    if part is None or part in parts[module]:
+      unknown.append(name)
+    else:
+      parts[module][part] = np.asarray(tensor)
+  if len(unknown) == len(tensors):
+    raise user_error(where, None, f'a LoRA in a naming that is not supported: '
+                     f'{shorten(sorted(unknown))}; convert it with the program that wrote it')
+  unknown += [module for module, own in parts.items()
+              if own and not ('down' in own and 'up' in own and own['down'].ndim == 2
+                              and own['up'].ndim == 2)]
+  if unknown:
+    raise user_error(where, None, f'{len(unknown)} tensors that are no plain LoRA of a matrix, or '
+                     f'half of one: {shorten(sorted(unknown))}; merge the adapters with the '
+                     'program that wrote them')
+  return {module: Adapter(own['down'], own['up'], _alpha(own, module, configs, where))
+          for module, own in parts.items()}
+
+
+def _alpha(parts: Mapping[str, np.ndarray], module: str,
+           configs: Mapping[str, Mapping[str, Any]], where: str) -> float:
+  """Alpha of one adapter: that of its config or tensor, else its rank."""
+  rank = len(parts['down'])
+  prefix = max((prefix for prefix in configs if module.startswith(prefix)), key=len, default=None)
+  stored = lora_config.alpha_in(parts['alpha'], f'{where}: {module}') if 'alpha' in parts else None
+  if prefix is None:
+    return float(rank) if stored is None else stored
+  alpha = lora_config.alpha_of(configs[prefix], module.removeprefix(prefix), rank)
+  if stored not in (None, alpha):
+    raise user_error(f'{where}: {module}', stored, f'alpha in the tensors, but {alpha} in the '
+                     'config; keep one of the two')
+  return alpha

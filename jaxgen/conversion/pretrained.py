@@ -83,7 +83,7 @@ def save_pretrained(module: nn.Module, params: Params, path: str, *, layout: str
     UserError: a module without such a class, parameters of another model, a layout that the
       family lacks, or a folder that holds something; nothing is left half-written.
   """
-  family, config = families.exportable(module)
+  family, config = families.exportable(module, layout)
   rules = family.layout(layout).rules
   found, wanted = ({path: tuple(leaf.shape) for path, leaf in trees.flatten(tree).items()}
                    for tree in (params, registry.param_shapes(module)))

@@ -19,6 +19,7 @@ from etils import epath
 from jaxgen.conversion.transforms import Box
 from jaxgen.conversion.transforms import sizes
 from jaxgen.conversion.transforms import whole
+from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 
 DTYPES = {
@@ -27,6 +28,10 @@ DTYPES = {
     'I32': np.int32, 'I16': np.int16, 'I8': np.int8, 'U64': np.uint64, 'U32': np.uint32,
     'U16': np.uint16, 'U8': np.uint8, 'BOOL': np.bool_,
 }
+# Further ones that the format knows: scales and numbers of block-quantised models, for example.
+_OTHER_DTYPES = {'F4', 'F6_E2M3', 'F6_E3M2', 'F8_E8M0', 'F8_E4M3FNUZ', 'F8_E5M2FNUZ', 'C64'}
+UNSUPPORTED = ('tensors of this dtype are not supported; convert the model to bfloat16, or take '
+               'its release that is not quantised')
 NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 _GAP = {'disk': 512, 'bucket': 1 << 20}  # bytes that are sooner read than jumped over
 _READAHEAD = 128 << 10  # bytes that Linux fetches ahead of a reader
@@ -90,6 +95,7 @@ class SafetensorsFile(Mapping[str, StoredTensor]):
 
   Attributes:
     path: of the file.
+    metadata: what its header says beside the tensors.
     bytes_read: of tensors so far.
     gap: bytes that are sooner read than jumped over.
   """
@@ -98,14 +104,18 @@ class SafetensorsFile(Mapping[str, StoredTensor]):
     """Reads the header.
 
     Raises:
-      UserError: a file that is damaged, cut short or none of safetensors.
+      UserError: a file that is damaged, cut short or none of safetensors, or with a dtype that
+        is not supported.
     """
     self.path, self.bytes_read = str(path), 0
+    self.metadata: dict[str, str] = {}
     self._lock, self._handle = threading.Lock(), None
     self.gap = _GAP['bucket' if '://' in self.path else 'disk']
     try:
       self._tensors = dict(self._read_header())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UserError:
+      raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
       raise _damaged(self.path, error) from error
 
   def __getitem__(self, name: str) -> StoredTensor:
@@ -154,9 +164,11 @@ class SafetensorsFile(Mapping[str, StoredTensor]):
       if not 0 < size <= length - 8:
         raise ValueError(f'a header of {size} bytes in a file of {length}')
       header: dict[str, Any] = json.loads(file.read(size))
-    header.pop('__metadata__', None)
+    self.metadata = dict(header.pop('__metadata__', None) or {})
     start, end = 8 + size, 8 + size
     for name, entry in header.items():
+      if entry['dtype'] in _OTHER_DTYPES:
+        raise user_error(f'{self.path}: {name}', entry['dtype'], UNSUPPORTED)
       dtype, shape = np.dtype(DTYPES[entry['dtype']]), tuple(entry['shape'])
       begin, stop = entry['data_offsets']
       if stop - begin != math.prod(shape) * dtype.itemsize:

@@ -5,22 +5,27 @@ more than tensors in dictionaries is refused.
 """
 
 import dataclasses
+import functools
 import pickle
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from etils import epath
 
+from jaxgen.conversion.stored import NAMES
+from jaxgen.conversion.stored import UNSUPPORTED
 from jaxgen.conversion.transforms import Box
 from jaxgen.conversion.transforms import whole
 from jaxgen.core.errors import user_error
 
-ENDINGS = ('.pt', '.pth')
-# Where training code puts the weights within a checkpoint.
-_NESTS = ('module', 'model', 'state_dict')
+ENDINGS = ('.pt', '.pth', '.bin')
+# Where training code puts the weights within a checkpoint, unlike its moving averages.
+_USUAL = {'module', 'model', 'state_dict', 'params'}
+_DEPTH = 4  # of dictionaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,27 +49,67 @@ class TorchTensor:
     return self.tensor.view(sizes[self.dtype.itemsize]).numpy()
 
 
-def open_torch(path: str) -> dict[str, TorchTensor]:
+def open_torch(path: str, choice: str = '') -> dict[str, TorchTensor]:
   """The tensors of a file by name, none of them read yet.
 
+  Args:
+    path: of the file.
+    choice: name of the dictionary to take, '/' between levels; '' = the only one, or the one
+      that is named as weights are (``model``, ``module``, ``state_dict``, ``params``).
+
   Raises:
-    UserError: PyTorch is not there, or the file is damaged, holds more than tensors, or none.
+    UserError: PyTorch is not there, the file is damaged, holds more than tensors, or none; no
+      dictionary of that name, or several and no choice.
   """
   with tempfile.TemporaryDirectory(prefix='jaxgen-') as folder:
     file = path
     if '://' in path:  # a mapped file outlives its name, so the copy goes at once
       file = str(epath.Path(path).copy(epath.Path(folder) / 'weights'))
     found = _load(path, file)
-  for nest in _NESTS:
-    if isinstance(found, Mapping) and isinstance(found.get(nest), Mapping):
-      found = found[nest]
-  import torch
-  if not isinstance(found, Mapping) or not found or not all(
-      isinstance(value, torch.Tensor) for value in found.values()):
-    raise user_error(path, None, 'holds no dictionary of tensors, neither at the top nor under '
-                     f'{", ".join(_NESTS)}; save the state_dict as safetensors')
+  held = dict(_dictionaries(found))
+  if not held:
+    raise user_error(path, None, 'holds no dictionary of tensors; save the state_dict as '
+                     'safetensors')
   return {name: TorchTensor(tensor.detach(), tuple(tensor.shape), _dtype(path, name, tensor))
-          for name, tensor in found.items()}
+          for name, tensor in held[_chosen(path, list(held), choice)].items()
+          if tensor is not None}
+
+
+def _dictionaries(found: Any, name: str = '', depth: int = 0) -> Iterator[tuple[str, Mapping]]:
+  """The dictionaries of tensors in a file, and their names; None stands for no tensor."""
+  import torch
+  if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+    return
+  values = list(found.values())
+  if (any(isinstance(value, torch.Tensor) for value in values)
+      and all(value is None or isinstance(value, torch.Tensor) for value in values)):
+    yield name, found
+  elif depth < _DEPTH:
+    for key, value in found.items():
+      yield from _dictionaries(value, f'{name}/{key}'.lstrip('/'), depth + 1)
+
+
+def _chosen(path: str, names: list[str], choice: str) -> str:
+  """The name of the dictionary that is read; says so where there are several."""
+  if choice:
+    if choice not in names:
+      raise user_error(path, choice, f'no such dictionary of tensors; it holds {names}')
+    return choice
+  usual = [name for name in names if set(name.split('/')) <= _USUAL]
+  choices = names if len(names) == 1 else usual
+  if len(choices) != 1:
+    raise user_error(path, None, f'holds several dictionaries of tensors: {names}; choose one as '
+                     f'{path}#{names[0]}')
+  if len(names) > 1:
+    _say(f'{path}: takes {choices[0]!r} of the dictionaries {names}; another is chosen as '
+         f'{path}#{next(name for name in names if name != choices[0])}')
+  return choices[0]
+
+
+@functools.cache
+def _say(text: str) -> None:
+  """Prints a line, once, however often the file is opened."""
+  print(text, file=sys.stderr, flush=True)
 
 
 def _load(path: str, file: str) -> Any:
@@ -92,10 +137,12 @@ def _is_zip(path: str) -> bool:
 def _dtype(path: str, name: str, tensor: Any) -> np.dtype:
   name_of = str(tensor.dtype).removeprefix('torch.')
   try:
-    return np.dtype(getattr(ml_dtypes, name_of, None) or name_of)
-  except TypeError as error:
-    raise user_error(f'{path}: {name}', name_of, 'no dtype of weights; convert it to float32 or '
-                     'bfloat16') from error
+    dtype = np.dtype(getattr(ml_dtypes, name_of, None) or name_of)
+  except TypeError:
+    dtype = None
+  if dtype not in NAMES:
+    raise user_error(f'{path}: {name}', name_of, UNSUPPORTED)
+  return dtype
 
 
 def _first_sentence(error: Exception) -> str:

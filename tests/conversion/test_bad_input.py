@@ -21,6 +21,7 @@ from jaxgen.conversion.pretrained import read_external
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.models import registry
+from tests.conversion.tiny import TINY
 
 MODULE = registry.build(registry.section('residual_queries', width=16, queries=3, heads=2),
                         jnp.float32)
@@ -191,6 +192,9 @@ def test_what_cannot_be_written(tmp_path):
   params, path = params_of(MODULE), str(tmp_path / 'out')
   with pytest.raises(UserError, match="layout = 'original': ResidualQueries knows"):
     save_pretrained(MODULE, params, path, layout='original')
+  cosmos = registry.build(registry.section('cosmos', **TINY['cosmos']), jnp.float32)
+  with pytest.raises(UserError, match='qk_epsilon = 1e-05: CosmosTransformer3DModel knows 1e-06'):
+    save_pretrained(cosmos, {}, path, layout='original')
   params['queries'] = params['queries'].T
   with pytest.raises(UserError, match=r'do not fit the module; 1 misshapen: queries \(16, 3\)'):
     save_pretrained(MODULE, params, path)

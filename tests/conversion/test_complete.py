@@ -55,8 +55,9 @@ PUBLISHED = {
     'Qwen3-4B': (dict(QWEN3, family='qwen3'), transformers.Qwen3Model, '', 4_022_468_096),
     'CLIP-L': (CLIP_L, transformers.CLIPTextModel, '', 123_060_480),
 }
-RELEASES = [(family.name, layout.name, dict(fields)) for family in families.TABLES.values()
-            for layout in family.layouts for fields in layout.published]
+RELEASES = [(family.name, layout.name, dict(release.fields))
+            for family in families.TABLES.values()
+            for layout in family.layouts for release in layout.published]
 
 
 def test_every_family_with_a_class_is_here():

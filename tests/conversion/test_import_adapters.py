@@ -2,11 +2,13 @@
 
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from jaxgen import cli
 from jaxgen.conversion import save_pretrained
@@ -95,6 +97,31 @@ def test_what_went_out_comes_in(places, tmp_path, capfd, style):
   if style != 'comfyui':
     file = f'{name}/adapter_model.safetensors' if style == 'peft' else name
     assert (again / file).read_bytes() == (out / file).read_bytes()
+
+
+def test_names_of_other_programs_fit_the_same_modules(places, tmp_path, capfd):
+  """Flat names and other suffixes; for another model they are listed."""
+  words = ['import', f'--path={tmp_path / "x.safetensors"}', f'--base={places / "base"}']
+  assert convert('export', f'--workdir={places / "run"}', f'--out={tmp_path}',
+                 '--lora=comfyui') == 0
+  tensors = safetensors.numpy.load_file(tmp_path / 'denoiser_lora.safetensors')
+  other = {}
+  for name, leaf in tensors.items():
+    module = re.sub(r'\.(lora_(down|up)\.weight|alpha)$', '', name)
+    flat = 'lora_unet_' + module.removeprefix('diffusion_model.').replace('.', '_')
+    other[name.replace(module, flat).replace('lora_down', 'lora_A').replace('lora_up', 'lora_B')
+          ] = leaf
+  safetensors.numpy.save_file(other, tmp_path / 'x.safetensors')
+  assert convert(*words, f'--out={tmp_path / "weights"}') == 0
+  assert 'adapters of 8 of the 32 linear modules' in capfd.readouterr().err
+  held = load_weights(str(tmp_path / 'weights'), ['denoiser'])[0]['denoiser']
+  ours = trees.flatten(lora.merge(adapted()))
+  for path, leaf in trees.flatten(lora.merge(held)).items():
+    np.testing.assert_allclose(leaf, ours[path], atol=1e-5, err_msg=path)
+  words[-1] = f'--base={places / "other"}'
+  assert convert(*words, f'--out={tmp_path / "none"}') == 1
+  assert ('8 adapters of modules that the model lacks: lora_unet_double_blocks_0_img_attn_qkv'
+          in capfd.readouterr().err)
 
 
 def test_the_base_may_be_a_run(places, tmp_path):

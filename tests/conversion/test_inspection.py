@@ -64,17 +64,26 @@ def test_what_does_not_fit_is_listed(tmp_path, capsys):
   assert 'would not load' in output.err and len(output.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize('name, layout, file', [
-    ('mmdit', 'original', 'flux1-schnell.safetensors'), ('cosmos', 'original', 'model.safetensors'),
-    ('wan_vae', 'original', 'vae.safetensors')])
-def test_releases_are_known_by_their_names(tmp_path, name, layout, file):
-  fields = dict(pooled_dim=768) if name == 'mmdit' else {}
-  shapes = names_of(name, layout, **fields)
+@pytest.mark.parametrize('name, file, fields, told', [
+    ('mmdit', 'flux1-schnell.safetensors', dict(pooled_dim=768), 'FLUX.1-schnell'),
+    ('cosmos', 'model.safetensors', dict(qk_epsilon=1e-6), 'Cosmos-Predict2.5 2B'),
+    ('wan_vae', 'vae.safetensors', {}, 'Wan 2.1'),
+    ('kl', 'ae.safetensors', {}, 'FLUX.1'),
+    ('kl', 'sd3_vae.safetensors', dict(scaling=1.5305, shift=0.0609), 'Stable Diffusion 3'),
+    ('hunyuan_video', 'hunyuan_video_i2v.safetensors', dict(clean_time='zero'),
+     'HunyuanVideo-I2V'),
+])
+def test_releases_are_known_by_their_names(tmp_path, capfd, name, file, fields, told):
+  """Also by their path, where the tensors do not tell: see ``Release``."""
+  shapes = names_of(name, 'original', **fields)
   if name == 'cosmos':
     shapes['net.pos_embedder.seq'] = (7,)
+  if name == 'mmdit':  # as in the files of ComfyUI
+    shapes = {f'model.diffusion_model.{tensor}': shape for tensor, shape in shapes.items()}
   write_header(tmp_path / file, shapes)
   found = inspect(str(tmp_path / file))
-  assert (found['family'], found['layout']) == (name, layout)
+  assert f'no config.json; by its tensors this is {told}, with' in capfd.readouterr().err
+  assert (found['family'], found['layout']) == (name, 'original')
   assert found['section'] == registry.section(name, **fields)
   assert not found['missing'] + found['unknown'] + found['misshapen']
   assert found['group'] == registry.FAMILIES[name].group

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import fsspec
+import huggingface_hub
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -22,6 +23,7 @@ from jaxgen.conversion import families
 from jaxgen.conversion import load_pretrained
 from jaxgen.conversion import save_pretrained
 from jaxgen.conversion.external import open_external
+from jaxgen.conversion.locate import locate
 from jaxgen.conversion.locate import patterns
 from jaxgen.conversion.tables import hunyuan_video_vae
 from jaxgen.core import trees
@@ -178,3 +180,19 @@ def test_no_more_is_fetched_than_is_read(place, fetched):
   repository = ['README.md', 'config.json', 'flux1-dev.safetensors', 'vae/config.json',
                 'vae/model.safetensors', 'vae/model.bin', 'dev_grid.jpg']
   assert list(filter_repo_objects(repository, allow_patterns=patterns(place))) == fetched
+
+
+@pytest.mark.parametrize('repository, wanted', [
+    (['config.json', 'pytorch_model.bin'], ['config.json', 'pytorch_model.bin']),
+    (['config.json', 'pytorch_model.bin', 'model.safetensors'],
+     ['config.json', 'model.safetensors'])])
+def test_bin_is_fetched_where_there_is_nothing_else(tmp_path, monkeypatch, repository, wanted):
+  """The hub's own filter, with a repository on this disk in the place of the hub."""
+  def download(repo, revision, allow_patterns):
+    for name in filter_repo_objects(repository, allow_patterns=allow_patterns):
+      (tmp_path / name).touch()
+    return str(tmp_path)
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
+  assert locate('owner/name') == str(tmp_path)
+  assert sorted(file.name for file in tmp_path.iterdir()) == sorted(wanted)

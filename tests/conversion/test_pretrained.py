@@ -44,7 +44,7 @@ def test_every_family_is_here():
 @pytest.mark.parametrize('name, layout', LAYOUTS, ids=map('-'.join, LAYOUTS))
 def test_there_and_back_is_byte_equal_in_fp32(tmp_path, capfd, name, layout):
   """Saved, loaded and saved again: the same module, bytes and files."""
-  module, params = model_of(name, np.float32)
+  module, params = model_of(name, np.float32, layout)
   once, twice = str(tmp_path / 'once'), str(tmp_path / 'twice')
   save_pretrained(module, params, once, layout=layout)
   again, loaded = load_pretrained(once)

@@ -89,7 +89,8 @@ FOLDERS = {
             architectures=None, attention_dropout=0.0, bos_token_id=0, eos_token_id=2,
             hidden_act='quick_gelu', hidden_size=768, intermediate_size=3072, layer_norm_eps=1e-5,
             max_position_embeddings=77, model_type='clip_text_model', num_attention_heads=12,
-            num_hidden_layers=12, vocab_size=49408), vision_config=dict(hidden_size=1024)), (),
+            num_hidden_layers=12, vocab_size=49408), vision_config=dict(
+                hidden_size=1024, num_attention_heads=16)), (),
         CLIP_L),
 }
 

@@ -54,9 +54,10 @@ def shapes_of(name):
   return families.shapes_of(registry.section(name, **TINY[name]))
 
 
-def model_of(name, dtype):
-  """A module and random parameters."""
-  module = registry.build(registry.section(name, **TINY[name]), jnp.dtype(dtype))
+def model_of(name, dtype, layout=''):
+  """A module that a layout can hold, and random parameters."""
+  implied = {field.ours: field.value for field in families.TABLES[name].layout(layout).implied}
+  module = registry.build(registry.section(name, **TINY[name] | implied), jnp.dtype(dtype))
   rng = np.random.default_rng(0)
   return module, trees.map_named(lambda _, leaf: rng.normal(size=leaf.shape).astype(dtype),
                                  shapes_of(name))

@@ -10,7 +10,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from diffusers import FluxPipeline
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
+from jaxgen.conversion.engine import to_torch
 from jaxgen.conversion.tables import kl
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
@@ -118,6 +120,19 @@ def test_tiles_equal_diffusers():
   assert np.abs(run('encode', large) - expected.exact).max() > 1e-3  # the tiles were there
   parity.assert_near(run('decode', latents, config=config),
                      parity.theirs(torch_model(), tiled(their_images), latents))
+
+
+def test_original_names_are_those_that_diffusers_translates():
+  """``ae.safetensors`` of Black Forest Labs, whose decoder is numbered from its end."""
+  original = {name: torch.tensor(np.asarray(leaf))
+              for name, leaf in to_torch(kl.ORIGINAL_RULES, random_params()).items()}
+  assert original['decoder.up.2.upsample.conv.weight'].shape == (16, 16, 3, 3)
+  translated = convert_ldm_vae_checkpoint(original, torch_model().config)
+  expected = to_torch(kl.RULES, random_params())
+  assert translated.keys() == expected.keys()
+  for name, leaf in expected.items():
+    # Their translation leaves out the last two dimensions of the attention's.
+    np.testing.assert_array_equal(translated[name].reshape(leaf.shape), leaf, err_msg=name)
 
 
 def test_patchify_has_the_channel_order_of_flux():

@@ -17,9 +17,10 @@ from jaxgen.conversion.engine import names_and_shapes
 from jaxgen.conversion.engine import to_torch
 from jaxgen.conversion.folders import load_folder
 from jaxgen.conversion.lora import from_theirs
+from jaxgen.conversion.lora import linear_modules
 from jaxgen.conversion.lora import to_theirs
 from jaxgen.conversion.lora_files import COMFYUI
-from jaxgen.conversion.lora_files import load_peft
+from jaxgen.conversion.lora_files import find
 from jaxgen.conversion.lora_files import named
 from jaxgen.conversion.lora_files import save_peft
 from jaxgen.conversion.tables import flux
@@ -66,6 +67,12 @@ def their_adapted():
   return model
 
 
+def read(folder, base):
+  """Our adapters of a folder for a llama."""
+  rules = llama.FAMILY.rules
+  return from_theirs(rules, base, find(folder).of(linear_modules(rules, base)))
+
+
 @pytest.fixture(scope='module')
 def pair(tmp_path_factory):
   """``(their adapted model, our module, base params, our adapters read from peft's folder)``."""
@@ -77,7 +84,7 @@ def pair(tmp_path_factory):
   module = registry.build(registry.section(
       **llama.FAMILY.read_config(config, tensors, 'base')), jnp.float32)
   base = from_torch(llama.FAMILY.rules, tensors, registry.param_shapes(module))
-  adapters = from_theirs(llama.FAMILY.rules, base, load_peft(str(root / 'adapter')))
+  adapters = read(str(root / 'adapter'), base)
   return theirs, module, base, adapters
 
 
@@ -149,7 +156,7 @@ def test_files_go_to_peft_and_back(pair, tmp_path):
     expected = theirs(torch.tensor(TOKENS)).last_hidden_state
     out = model(torch.tensor(TOKENS)).last_hidden_state
   np.testing.assert_allclose(out, expected, atol=1e-6)
-  again = trees.flatten(from_theirs(llama.FAMILY.rules, base, load_peft(str(tmp_path / 'out'))))
+  again = trees.flatten(read(str(tmp_path / 'out'), base))
   for path, leaf in trees.flatten(adapters).items():
     assert again[path].tobytes() == leaf.tobytes(), path
 

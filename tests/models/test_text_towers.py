@@ -171,6 +171,6 @@ def test_what_their_class_cannot_hold_is_named():
     llama.FAMILY.write_config(section)
   with pytest.raises(UserError, match="rope_type = 'yarn'"):
     llama.FAMILY.read_config(dict(LM, model_type='llama', rope_parameters=dict(
-        rope_type='yarn', rope_theta=1e4)), (), 'x')
+        rope_type='yarn', factor=4.0)), (), 'x')
   with pytest.raises(UserError, match='text_encoder_2.heads = 5: must divide'):
     registry.section(**CLIP_L | dict(heads=5))

@@ -7,6 +7,7 @@ from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
 from jaxgen.conversion.family import Implied
 from jaxgen.conversion.family import Layout
+from jaxgen.conversion.family import Supported
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
@@ -48,33 +49,29 @@ def language_rules(ours: str, theirs: str, head: str) -> tuple[Rule, ...]:
   )
 
 
-def language_fields(ours: str, theirs: tuple[str, ...], head: str, norm_eps: float = 1e-6
-                    ) -> tuple[Field | Fixed | Absent, ...]:
+def language_fields(ours: str, theirs: str, head: str) -> tuple[Field | Absent | Fixed, ...]:
   """Config fields that every such language model has.
 
   Args:
     ours: prefix of our section, with its dot.
-    theirs: prefixes of their section; the first is written.
+    theirs: prefix of their section, likewise.
     head: tensor whose absence means tied embeddings.
-    norm_eps: their default.
   """
-  def names(*fields):
-    return tuple(f'{prefix}{field}' for field in fields for prefix in theirs)
-
-  ties = dict.fromkeys((f'{theirs[0]}tie_word_embeddings', 'tie_word_embeddings'))
+  ties = dict.fromkeys((f'{theirs}tie_word_embeddings', 'tie_word_embeddings'))
   return (
-      Field(f'{ours}vocab', names('vocab_size')),
-      Field(f'{ours}width', names('hidden_size')),
-      Field(f'{ours}layers', names('num_hidden_layers')),
-      Field(f'{ours}heads', names('num_attention_heads')),
-      Field(f'{ours}kv_heads', names('num_key_value_heads')),
-      Field(f'{ours}mlp', names('intermediate_size')),
-      Field(f'{ours}rope_theta', names('rope_parameters.rope_theta', 'rope_theta')),
-      Field(f'{ours}norm_eps', names('rms_norm_eps'), default=norm_eps),
-      Field(f'{ours}embedding_std', names('initializer_range'), default=0.02),
+      Field(f'{ours}vocab', f'{theirs}vocab_size'),
+      Field(f'{ours}width', f'{theirs}hidden_size'),
+      Field(f'{ours}layers', f'{theirs}num_hidden_layers'),
+      Field(f'{ours}heads', f'{theirs}num_attention_heads'),
+      Field(f'{ours}kv_heads', f'{theirs}num_key_value_heads'),
+      Field(f'{ours}mlp', f'{theirs}intermediate_size'),
+      Field(f'{ours}rope_theta', f'{theirs}rope_parameters.rope_theta'),
+      Field(f'{ours}norm_eps', f'{theirs}rms_norm_eps'),
+      Field(f'{ours}embedding_std', f'{theirs}initializer_range'),
       Absent(f'{ours}tie_embeddings', head, tuple(ties)),
-      Fixed(f'{theirs[0]}hidden_act', 'silu'),
-      Fixed(f'{theirs[0]}use_sliding_window', False),
+      Fixed(f'{theirs}hidden_act', 'silu'),
+      Supported(f'{theirs}layer_types', lambda kinds: set(kinds) <= {'full_attention'},
+                'full attention in every layer'),
   )
 
 
@@ -84,7 +81,8 @@ def qwen2_fields(ours: str) -> tuple[Implied, ...]:
           Implied(f'{ours}head_channels', 0), Implied(f'{ours}rope_scaling.factor', 1.0))
 
 
-def tower(name: str, kind: str, *fields: Field | Fixed | Implied, qk_norm: bool) -> Family:
+def tower(name: str, kind: str, *fields: Field | Fixed | Supported | Implied, qk_norm: bool
+          ) -> Family:
   """The family of a text tower that is nothing but the language model.
 
   Args:
@@ -97,9 +95,8 @@ def tower(name: str, kind: str, *fields: Field | Fixed | Implied, qk_norm: bool)
       name=name, marker=('model_type', name), stem='model',
       rules=language_rules('', '', 'lm_head.weight'),
       fields=(
-          *language_fields('', ('',), 'lm_head.weight'),
-          Field('head_channels', 'head_dim', read=_read_head_dim, write=_write_head_dim,
-                default=0),
+          *language_fields('', '', 'lm_head.weight'),
+          Field('head_channels', 'head_dim', read=_read_head_dim, write=_write_head_dim),
           Implied('qkv_bias', False),
           Implied('qk_norm', qk_norm),
           Implied('rope_sections', ()),

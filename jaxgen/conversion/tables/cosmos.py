@@ -14,6 +14,7 @@ from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
 from jaxgen.conversion.family import Implied
 from jaxgen.conversion.family import Layout
+from jaxgen.conversion.family import Release
 from jaxgen.conversion.tables.pieces import attention
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import LINEAR
@@ -119,5 +120,8 @@ FAMILY = Family(
         Fixed('controlnet_block_every_n', None),
         Fixed('img_context_dim_in', None),
     ),
-    others=(Layout('original', ORIGINAL_RULES, extras=EXTRAS, published=({},)),),
+    # NVIDIA's code has another epsilon than diffusers' class.
+    others=(Layout('original', ORIGINAL_RULES, extras=EXTRAS,
+                   published=(Release('Cosmos-Predict2.5 2B'),),
+                   implied=(Implied('qk_epsilon', 1e-6),)),),
 )

@@ -13,6 +13,7 @@ from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
 from jaxgen.conversion.family import Implied
 from jaxgen.conversion.family import Layout
+from jaxgen.conversion.family import Release
 from jaxgen.conversion.tables.mmdit_blocks import dual_blocks
 from jaxgen.conversion.tables.mmdit_blocks import embedder
 from jaxgen.conversion.tables.mmdit_blocks import fused_attention
@@ -101,5 +102,6 @@ FAMILY = Family(
         Fixed('out_channels', None),
     ),
     others=(Layout('original', ORIGINAL_RULES, published=(
-        {'pooled_dim': 768, 'guidance_embed': True}, {'pooled_dim': 768})),),
+        Release('FLUX.1-dev', {'pooled_dim': 768, 'guidance_embed': True}),
+        Release('FLUX.1-schnell', {'pooled_dim': 768}))),),
 )

@@ -13,6 +13,7 @@ from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
 from jaxgen.conversion.family import Layout
+from jaxgen.conversion.family import Release
 from jaxgen.conversion.tables.mmdit_blocks import Patches
 from jaxgen.conversion.tables.mmdit_blocks import dual_blocks
 from jaxgen.conversion.tables.mmdit_blocks import embedder
@@ -134,5 +135,10 @@ FAMILY = Family(
         Fixed('qk_norm', 'rms_norm'),
     ),
     others=(Layout('original', ORIGINAL_RULES, published=(
-        {}, {'guidance_embed': False}, {'in_channels': 33 * AREA, 'guidance_embed': False})),),
+        # The same sizes as text to video, which has no clean frames that it could matter to.
+        Release('HunyuanVideo-I2V', {'clean_time': 'zero'}, path='i2v'),
+        Release('HunyuanVideo'),
+        Release('HunyuanVideo without distilled guidance', {'guidance_embed': False}),
+        Release('HunyuanVideo-I2V with latent_concat',
+                {'in_channels': 33 * AREA, 'guidance_embed': False}))),),
 )

@@ -4,6 +4,7 @@ The class of the release, ``AutoencoderKLCausal3D``, names its parameters alike.
 """
 
 import dataclasses
+from typing import Any
 
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
@@ -46,8 +47,26 @@ FAMILY = Family(
     ),
 )
 
+
+
+def _side(size: int | list[int], _: Any) -> int:
+  return size if isinstance(size, int) else size[0]
+
+
+def _stride(size: int | list[int], theirs: Any) -> int:
+  """Tiles overlap by a quarter."""
+  return _side(size, theirs) * 3 // 4
+
+
+# The release always works in tiles, and the norms see a tile at a time.
 RELEASED = dataclasses.replace(
     FAMILY, marker=('_class_name', 'AutoencoderKLCausal3D'),
     fields=tuple(
         Fixed('time_compression_ratio', 4) if field == Fixed('temporal_compression_ratio', 4)
-        else field for field in FAMILY.fields))
+        else field for field in FAMILY.fields) + (
+            Field('tiling.size', 'sample_size', read=_side),
+            Field('tiling.stride', 'sample_size', read=_stride,
+                  write=lambda _, ours: ours['tiling']['size']),
+            Field('tiling.frames', 'sample_tsize'),
+            Field('tiling.frame_stride', 'sample_tsize', read=_stride,
+                  write=lambda _, ours: ours['tiling']['frames'])))

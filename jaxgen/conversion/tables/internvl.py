@@ -20,6 +20,7 @@ from jaxgen.conversion.transforms import LINEAR
 from jaxgen.conversion.transforms import PatchKernel
 from jaxgen.conversion.transforms import SAME
 from jaxgen.conversion.transforms import Squeeze
+from jaxgen.core.errors import user_error
 
 _VIT = 'vision_tower.embeddings'
 _VIT_BLOCK = 'vision_tower.encoder.layer.{i}'
@@ -73,7 +74,10 @@ RULES = (
 
 
 def _side(value, _):
-  return value[0] if isinstance(value, (list, tuple)) else value
+  if value[0] != value[1]:
+    raise user_error('config.json: vision_config.image_size or patch_size', value,
+                     'this model supports squares only')
+  return value[0]
 
 
 def _square(value, _):
@@ -92,17 +96,17 @@ FIELDS = (
     Field('vision.layers', 'vision_config.num_hidden_layers'),
     Field('vision.heads', 'vision_config.num_attention_heads'),
     Field('vision.mlp', 'vision_config.intermediate_size'),
-    Field('vision.qkv_bias', 'vision_config.attention_bias', default=False),
-    Field('vision.qk_norm', 'vision_config.use_qk_norm', default=False),
-    Field('vision.norm_eps', 'vision_config.layer_norm_eps', default=1e-6),
-    Field('vision.layer_scale', 'vision_config.layer_scale_init_value', default=0.1),
+    Field('vision.qkv_bias', 'vision_config.attention_bias'),
+    Field('vision.qk_norm', 'vision_config.use_qk_norm'),
+    Field('vision.norm_eps', 'vision_config.layer_norm_eps'),
+    Field('vision.layer_scale', 'vision_config.layer_scale_init_value'),
     Fixed('vision_config.model_type', 'internvl_vision'),
     Fixed('vision_config.norm_type', 'layer_norm'),
     Fixed('vision_config.hidden_act', 'gelu'),
     Fixed('vision_config.use_absolute_position_embeddings', True),
     Fixed('vision_config.use_mask_token', False),
     Fixed('vision_config.use_mean_pooling', True),
-    *language_fields('text.', ('text_config.',), _HEAD),
+    *language_fields('text.', 'text_config.', _HEAD),
     *qwen2_fields('text.'),
     Implied('text.rope_sections', ()),
     Fixed('text_config.model_type', 'qwen2'),

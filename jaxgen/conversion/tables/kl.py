@@ -1,9 +1,17 @@
-"""diffusers' ``AutoencoderKL`` without quantisation convolutions and our KL autoencoder."""
+"""diffusers' ``AutoencoderKL`` without quantisation convolutions and our KL autoencoder.
+
+The same weights are published by Black Forest Labs under names of their own.
+"""
+
+import dataclasses
 
 from jaxgen.conversion.engine import Rule
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Layout
+from jaxgen.conversion.family import Release
+from jaxgen.conversion.tables.pieces import PIXEL
 from jaxgen.conversion.tables.pieces import Transforms
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import CONV
@@ -53,6 +61,43 @@ def half(name: str, way: str, sampler: str, conv: Transforms = CONV, wrap: str =
 RULES = half('encoder', 'down', 'downsample') + half('decoder', 'up', 'upsample')
 
 
+def _original(name: str, way: str, sampler: str, number: str, last: str) -> tuple[Rule, ...]:
+  """``half`` under the names of Black Forest Labs, which number the decoder from its end.
+
+  Args:
+    name, way, sampler: as in ``half``.
+    number: wildcard of a resolution in their names.
+    last: ``Rule.backwards``.
+  """
+  def block(ours, theirs):
+    return (
+        *norm(f'{ours}/norm_0', f'{theirs}.norm1'),
+        *linear(f'{ours}/conv_0', f'{theirs}.conv1', CONV),
+        *norm(f'{ours}/norm_1', f'{theirs}.norm2'),
+        *linear(f'{ours}/conv_1', f'{theirs}.conv2', CONV),
+        *linear(f'{ours}/shortcut', f'{theirs}.nin_shortcut', CONV))
+
+  numbered = (*block(f'{name}/{way}_{{i}}_{{j}}', f'{name}.{way}.{number}.block.{{j}}'),
+              *linear(f'{name}/{sampler}_{{i}}', f'{name}.{way}.{number}.{sampler}.conv', CONV))
+  ours, theirs = f'{name}/middle/attention', f'{name}.mid.attn_1'
+  return (
+      *(dataclasses.replace(rule, backwards=last) for rule in numbered),
+      *linear(f'{name}/conv_in', f'{name}.conv_in', CONV),
+      *block(f'{name}/middle/block_0', f'{name}.mid.block_1'),
+      *block(f'{name}/middle/block_1', f'{name}.mid.block_2'),
+      *norm(f'{ours}/norm', f'{theirs}.norm'),
+      *(rule for part in 'qkv' for rule in linear(f'{ours}/{part}', f'{theirs}.{part}', PIXEL)),
+      *linear(f'{ours}/out', f'{theirs}.proj_out', PIXEL),
+      *norm(f'{name}/norm_out', f'{name}.norm_out'),
+      *linear(f'{name}/conv_out', f'{name}.conv_out', CONV),
+  )
+
+
+ORIGINAL_RULES = (
+    *_original('encoder', 'down', 'downsample', '{i}', ''),
+    *_original('decoder', 'up', 'upsample', '{r}', 'decoder/up_{i}_0/conv_0/kernel'))
+
+
 FAMILY = Family(
     name='kl',
     marker=('_class_name', 'AutoencoderKL'),
@@ -79,4 +124,9 @@ FAMILY = Family(
         Fixed('latents_mean', None),
         Fixed('latents_std', None),
     ),
+    others=(Layout('original', ORIGINAL_RULES, published=(
+        # The same sizes as FLUX's ae.safetensors.
+        Release('Stable Diffusion 3', {'scaling': 1.5305, 'shift': 0.0609},
+                path='sd3|stable-?diffusion-?3'),
+        Release('FLUX.1'))),),
 )

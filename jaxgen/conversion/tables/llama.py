@@ -1,26 +1,28 @@
 """transformers' ``LlamaModel``; checked against it in tests/models/test_text_towers.py."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Supported
 from jaxgen.conversion.tables.causal_lm import tower
-from jaxgen.core.errors import user_error
+
+TYPES = ('default', 'llama3')  # of rope
 
 
 def _scaling(field: str, theirs: str, default: float) -> Field:
-  return Field(f'rope_scaling.{field}', (f'rope_parameters.{theirs}', f'rope_scaling.{theirs}'),
-               default=default)
+  """A field of the rope of Llama 3.1, which other ropes may hold too and do not read."""
+  def read(value: float, config: Mapping[str, Any]) -> float:
+    return value if config['rope_parameters']['rope_type'] == 'llama3' else default
 
-
-def _read_type(kind: str, _) -> float:
-  if kind not in ('default', 'llama3'):
-    raise user_error('config.json: rope_type', kind, "this model supports 'default' and 'llama3'")
-  return 1.0
+  return Field(f'rope_scaling.{field}', f'rope_parameters.{theirs}', read=read, default=default)
 
 
 FAMILY = tower(
     'llama', 'LlamaModel',
-    Field('rope_scaling.factor', ('rope_parameters.rope_type', 'rope_scaling.rope_type'),
-          read=_read_type, default=1.0,
+    Supported('rope_parameters.rope_type', TYPES.__contains__, ' and '.join(map(repr, TYPES))),
+    Field('rope_scaling.factor', 'rope_parameters.rope_type', read=None,
           write=lambda factor, _: 'default' if factor == 1 else 'llama3'),
     _scaling('factor', 'factor', 1.0),
     _scaling('low', 'low_freq_factor', 1.0),

@@ -9,9 +9,11 @@ from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
 from jaxgen.conversion.transforms import LINEAR
 from jaxgen.conversion.transforms import SAME
+from jaxgen.conversion.transforms import Squeeze
 from jaxgen.conversion.transforms import Transform
 
 Transforms = tuple[Transform, ...]
+PIXEL: Transforms = (Squeeze((2, 3)), *LINEAR)  # a convolution one pixel wide
 
 
 def linear(ours: str, theirs: str, kernel: Transforms = LINEAR, bias: Transforms = SAME

@@ -38,40 +38,34 @@ RULES = (
 )
 
 
-def _vision(ours: str, *theirs: str, default=None, read=lambda value, _: value) -> Field:
-  return Field(f'vision.{ours}', tuple(f'vision_config.{name}' for name in theirs),
-               default=default, read=read)
+def _vision(ours: str, theirs: str, read=lambda value, _: value) -> Field:
+  return Field(f'vision.{ours}', f'vision_config.{theirs}', read=read)
 
-
-# Folders before transformers 5 have the language model's fields at the top.
-_SECTIONS = ('text_config.', '')
 
 FIELDS = (
     _vision('width', 'hidden_size'),
     _vision('layers', 'depth'),
     _vision('heads', 'num_heads'),
     _vision('mlp', 'intermediate_size'),
-    _vision('patch_size', 'patch_size', 'spatial_patch_size', default=14),
-    _vision('frames', 'temporal_patch_size', default=2),
-    _vision('merge', 'spatial_merge_size', default=2),
-    _vision('window', 'window_size', default=112),
-    _vision('full_attention', 'fullatt_block_indexes', default=(7, 15, 23, 31),
-            read=lambda layers, _: tuple(layers)),
+    _vision('patch_size', 'patch_size'),
+    _vision('frames', 'temporal_patch_size'),
+    _vision('merge', 'spatial_merge_size'),
+    _vision('window', 'window_size'),
+    _vision('full_attention', 'fullatt_block_indexes', read=lambda layers, _: tuple(layers)),
     Field('text.width', 'vision_config.out_hidden_size', read=None),
-    Fixed('vision_config.model_type', 'qwen2_5_vl_vision', also=('qwen2_5_vl',)),
+    Fixed('vision_config.model_type', 'qwen2_5_vl_vision'),
     Fixed('vision_config.hidden_act', 'silu'),
     Fixed('vision_config.in_channels', 3),
-    *language_fields('text.', _SECTIONS, _HEAD, norm_eps=1e-5),
+    *language_fields('text.', 'text_config.', _HEAD),
     *qwen2_fields('text.'),
-    Field('text.rope_sections', tuple(f'{section}{rope}.mrope_section' for section in _SECTIONS
-                                      for rope in ('rope_parameters', 'rope_scaling')),
+    Field('text.rope_sections', 'text_config.rope_parameters.mrope_section',
           read=lambda sections, _: tuple(sections)),
     Fixed('text_config.model_type', 'qwen2_5_vl_text'),
     Fixed('text_config.rope_parameters.rope_type', 'default'),
-    Field('image_token_id', 'image_token_id', default=151655),
-    Field('video_token_id', 'video_token_id', default=151656),
-    Field('vision_start_id', 'vision_start_token_id', default=151652),
-    Field('vision_end_id', 'vision_end_token_id', default=151653),
+    Field('image_token_id', 'image_token_id'),
+    Field('video_token_id', 'video_token_id'),
+    Field('vision_start_id', 'vision_start_token_id'),
+    Field('vision_end_id', 'vision_end_token_id'),
     Fixed('architectures', ('Qwen2_5_VLForConditionalGeneration',)),
 )
 

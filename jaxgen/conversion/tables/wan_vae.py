@@ -9,16 +9,16 @@ from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Field
 from jaxgen.conversion.family import Fixed
 from jaxgen.conversion.family import Layout
+from jaxgen.conversion.family import Release
+from jaxgen.conversion.tables.pieces import PIXEL
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import CONV
 from jaxgen.conversion.transforms import CONV3D
-from jaxgen.conversion.transforms import LINEAR
 from jaxgen.conversion.transforms import Squeeze
 from jaxgen.core.errors import user_error
 from jaxgen.models.autoencoders.wan import LAYERS
 
 LEVELS = 6  # the most resolutions that the tables name; rules beyond a model's own are idle
-PIXEL = (Squeeze((2, 3)), *LINEAR)  # a convolution one pixel wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,4 +148,4 @@ _WAN_ONLY = (
 QWEN_IMAGE = dataclasses.replace(FAMILY, marker=('_class_name', 'AutoencoderKLQwenImage'))
 FAMILY = dataclasses.replace(
     FAMILY, fields=FAMILY.fields + _WAN_ONLY,
-    others=(Layout('original', ORIGINAL_RULES, published=({},)),))
+    others=(Layout('original', ORIGINAL_RULES, published=(Release('Wan 2.1'),)),))
