@@ -20,6 +20,7 @@ from jaxgen.data.sources.base import Source
 from jaxgen.data.sources.base import data_files
 from jaxgen.data.sources.base import existing
 from jaxgen.data.sources.base import files_below
+from jaxgen.data.sources.base import is_hidden
 from jaxgen.data.sources.base import is_pattern
 from jaxgen.data.sources.builders import At
 from jaxgen.data.sources.builders import builder_of
@@ -146,7 +147,8 @@ def recognised(place: Place) -> str:
 def main_table(folder: epath.Path) -> epath.Path | None:
   """The one table at the top of a folder that describes its images; None where there is none."""
   found = [file for file in folder.iterdir() if KIND_OF.get(file.suffix.lower()) in
-           ('jsonl', 'json', 'csv') and file.name not in (CAPTIONS_LINES, CAPTIONS_JSON)]
+           ('jsonl', 'json', 'csv') and not is_hidden(file.name) and
+           file.name not in (CAPTIONS_LINES, CAPTIONS_JSON)]
   named = [file for file in found if file.stem == 'metadata']
   found = named or found
   return found[0] if len(found) == 1 else None
