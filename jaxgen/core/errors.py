@@ -16,12 +16,12 @@ class RecordError(UserError):
 
   Attributes:
     where: the record, as file:line or file.
-    reason: what is wrong with it, without ``where``.
+    reason: the rest of the message: the value, if any, and the fix.
   """
 
   def __init__(self, where: str, reason: str):
     super().__init__(f'{where}{reason}')
-    self.where, self.reason = where, reason.removeprefix(': ')
+    self.where, self.reason = where, reason.lstrip(' =:')
 
 
 def user_error(where: str, value: object, fix: str) -> UserError:

@@ -15,8 +15,8 @@ from etils import epath
 from jaxgen.core.errors import user_error
 from jaxgen.data.sample import Sample
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.avif', '.gif', '.bmp', '.tif', '.tiff',
-                  '.ppm')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.avif', '.gif', '.bmp', '.tif',
+                  '.tiff', '.ppm')
 TEXT_SUFFIX = '.txt'
 _FILE_SUFFIXES = (*IMAGE_SUFFIXES, TEXT_SUFFIX, '.json', '.jsonl', '.csv', '.tsv', '.parquet',
                   '.tar', '.arrayrecord')
