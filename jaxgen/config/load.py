@@ -116,24 +116,34 @@ def from_json(text: str) -> ConfigDict:
   that the run had.
 
   Raises:
-    UserError: the JSON is not a jaxgen config.
+    UserError: it is no JSON, or not that of a jaxgen config.
   """
   def restore(value):
     if isinstance(value, dict):
       return {key: restore(item) for key, item in value.items()}
     return tuple(restore(item) for item in value) if isinstance(value, list) else value
 
-  values, defaults = restore(json.loads(text)), schema.base_config().to_dict()
-  missing = sorted(defaults.keys() - values.keys())
-  if missing:
-    raise user_error('config.json', missing, 'sections are missing; is this a jaxgen workdir?')
-  config = ConfigDict(_filled(values, defaults))
+  try:
+    values, defaults = restore(json.loads(text)), schema.base_config().to_dict()
+    missing = sorted(defaults.keys() - values.keys()) if isinstance(values, dict) else list(defaults)
+    if missing:
+      raise user_error('config.json', missing, 'sections are missing; is this a jaxgen workdir?')
+    config = ConfigDict(_filled(values, defaults, 'config.json: '))
+  except UserError:
+    raise
+  except (ValueError, TypeError, RecursionError) as error:  # of the JSON, or of names with dots
+    raise user_error('config.json', None, f'is damaged ({error}); restore it from a copy') from error
   config.lock()
   return config
 
 
-def _filled(values: Any, defaults: Any) -> Any:
-  """The values, with defaults for missing fields."""
-  if not isinstance(values, dict) or not isinstance(defaults, dict):
+def _filled(values: Any, defaults: Any, where: str) -> Any:
+  """The values, with defaults for missing fields; ``where`` names the field, for errors."""
+  is_whole_float = isinstance(defaults, float) and type(values) is int
+  if defaults is not None and type(values) is not type(defaults) and not is_whole_float:
+    raise user_error(where.rstrip('.'), values, f'must be {type(defaults).__name__}; restore '
+                     'config.json from a copy')
+  if not isinstance(values, dict) or defaults is None:
     return values
-  return defaults | {name: _filled(value, defaults.get(name)) for name, value in values.items()}
+  return defaults | {name: _filled(value, defaults.get(name), f'{where}{name}.')
+                     for name, value in values.items()}

@@ -105,7 +105,8 @@ class SafetensorsFile(Mapping[str, StoredTensor]):
     self.gap = _GAP['bucket' if '://' in self.path else 'disk']
     try:
       self._tensors = dict(self._read_header())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+            RecursionError) as error:
       raise _damaged(self.path, error) from error
 
   def __getitem__(self, name: str) -> StoredTensor:
