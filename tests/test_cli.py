@@ -112,6 +112,16 @@ def test_numbers_out_of_range_and_empty_paths(capsys, command, flag, message):
   assert value or not os.path.exists('config.json')
 
 
+def test_a_prompt_goes_on_to_the_end_of_its_line(capsys, tmp_path):
+  file = tmp_path / 'prompts.txt'
+  file.write_text('a cat,\u2028asleep\r\n\n  a dog\x85 \n', 'utf-8-sig', newline='')
+  assert cli._lines(str(file)) == ['a cat,\u2028asleep', 'a dog']
+  file.write_bytes('Füße'.encode('latin-1'))
+  assert cli.main(['sample', '--workdir=w', '--out=o', f'--prompts-file={file}']) == 1
+  assert capsys.readouterr().err == (f"jaxgen: --prompts-file = '{file}': is not UTF-8, byte 1 is "
+                                     '0xfc; save it as UTF-8\n')
+
+
 def test_broken_override_ends_in_one_line(capsys, tmp_path):
   file = tmp_path / 'config.py'
   file.write_text('from jaxgen.config import base_config as get_config\n')

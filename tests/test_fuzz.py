@@ -1,7 +1,7 @@
 """Readers of files that others wrote, fed with damaged and absurd ones: a sample or one clear line.
 
-Hypothesis makes the inputs, the same in every run. Each reader gets a few seconds; what is not
-tried by then is left out.
+Hypothesis makes the inputs, in the same order in every run. Each reader gets two seconds; to search
+for longer, set FUZZ_SECONDS.
 """
 
 import functools
@@ -37,7 +37,7 @@ from jaxgen.data.sample import to_bytes
 from jaxgen.data.sources import open_source
 from jaxgen.sampling.jobs import read_job
 
-SECONDS = 3.0  # for all inputs of a reader
+SECONDS = float(os.environ.get('FUZZ_SECONDS', 2))  # for all inputs of a reader
 PATIENCE = 5.0  # for one input; more is a hang
 MEMORY = 2**30  # bytes that a reader may add to the process
 _SETTINGS = hypothesis.settings(max_examples=25, deadline=None, database=None,
@@ -109,14 +109,15 @@ def values(*names: str, words=()):
   keys = st.sampled_from(names) | st.text(max_size=3)
   leaves = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
             | st.sampled_from(['a.png', '', '/', '\ud800', '\0', 'x' * 300, *words]))
-  return st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-      keys, inner, max_size=5), max_leaves=12)
+  return st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+      keys, inner, max_size=3), max_leaves=5)
 
 
-def objects(*names: str, words=()):
-  """A JSON object with some of the names."""
-  inner = values(*names, words=words)
-  return st.dictionaries(st.sampled_from(names), inner, max_size=6)
+def altered(*whole: dict, words=()):
+  """One of the objects with up to two of its values replaced, or such values alone."""
+  names = sorted({name for each in whole for name in each})
+  wild = st.dictionaries(st.sampled_from(names), values(*names, words=words), max_size=2)
+  return st.tuples(st.sampled_from([*whole, {}]), wild).map(lambda both: {**both[0], **both[1]})
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -168,33 +169,51 @@ def _one_line(error: Exception) -> None:
   assert str(error) and '\n' not in str(error), str(error)
 
 
-@fuzzed(st.binary(max_size=60) | st.text(max_size=20).map(lambda text: text.encode('utf-16')),
-        st.binary(max_size=60) | st.lists(objects('file', 'image', 'caption', 'id', 'parts')).map(
-            lambda rows: '\n'.join(map(json.dumps, rows)).encode()),
-        st.binary(max_size=60) | values('a.png', './a.png').map(lambda value: json.dumps(
-            value).encode()))
+def as_json(value: object) -> bytes:
+  return json.dumps(value).encode()
+
+
+@fuzzed(st.just(b'a cat') | st.binary(max_size=9) | st.text(max_size=9).map(
+            lambda text: text.encode('utf-16', 'surrogatepass')),
+        st.just(b'') | st.binary(max_size=20) | altered(
+            {'file': 'a.png', 'caption': 'a cat'}, {'image': 'b.png', 'caption': 'x', 'id': '7'},
+            words=('./b.png', 'C:\\b.png')).map(as_json),
+        st.just(b'{}') | st.binary(max_size=20) | altered(
+            {'b.png': 'a cat', './b.png': ['x', 'y']}).map(as_json))
 def test_captions(text, lines, listed):
   put('captions/a.png', PICTURE)
+  put('captions/b.png', PICTURE)
   put('captions/a.txt', text)
   put('captions/captions.jsonl', lines)
   put('captions/captions.json', listed)
   read('folder', str(Folder.path / 'captions'))
 
 
-ROW = objects(
-    'file', 'image', 'caption', 'captions', 'id', 'parts', 'text', 'role', 'loss', 'size', 'prompt',
-    'conversations', 'from', 'value', 'image_list', 'instruction_list', 'image_path', 'image_paths',
-    'image_tgt_path', 'input_prompt', 'input_image', 'output_image', 'input_images', 'instruction',
-    'edit_image', 'control_path', 'control_path_0', 'control_path_7', 'bytes', 'path',
-    words=('user', 'target', 'human', 'gpt', '<image>', '<image_2> x <gen_image>', '["a", "b"]'))
+TEXT = {'text': 'a cat', 'role': 'user'}
+IMAGE = {'image': 'a.png', 'role': 'target', 'size': [8, 8]}
+ROWS = (
+    {'file': 'a.png', 'caption': 'a cat', 'id': '7'}, {'image': 'a.png', 'caption': ['a', 'b']},
+    {'id': '7', 'task': 'pair', 'parts': [TEXT, IMAGE]},
+    {'image': 'a.png', 'prompt': 'x', 'edit_image': ['a.png']},
+    {'image_path': 'a.png', 'caption': 'x', 'control_path_0': 'a.png', 'control_path_1': 'a.png'},
+    {'image': 'a.png', 'conversations': [{'from': 'human', 'value': '<image> x'},
+                                         {'from': 'gpt', 'value': 'y'}]},
+    {'image_list': ['a.png', 'a.png'], 'instruction_list': [['one', 'two']]},
+    {'input_images': ['a.png'], 'output_image': 'a.png', 'instruction': '<image_1> x'},
+    {'image_paths': ['a.png'], 'image_tgt_path': 'a.png', 'prompt': 'x'},
+    {'input_prompt': 'x', 'output_image': 'a.png', 'input_image': {'bytes': None, 'path': 'a.png'}})
+# Whatever a part of a sample may be, with one thing changed, too.
+PARTS = st.lists(altered(TEXT, IMAGE, words=('assistant', 'source', True)), max_size=3).map(
+    lambda parts: {'id': '7', 'parts': parts})
+ROW = PARTS | altered(*ROWS, words=('<image>', '<image_2> x <gen_image>', '["a", "b"]', 'target'))
 
 
-@fuzzed(st.lists(ROW, max_size=4), st.booleans())
+@fuzzed(st.lists(ROW, min_size=1, max_size=2), st.booleans())
 def test_rows_of_json(rows, lines):
   if lines:
-    read('jsonl', put('rows.jsonl', '\n'.join(map(json.dumps, rows))))
+    read('jsonl', put('rows.jsonl', b'\n'.join(map(as_json, rows))))
   else:
-    read('json', put('rows.json', json.dumps(rows)))
+    read('json', put('rows.json', as_json(rows)))
 
 
 @fuzzed(damaged(b'{"file": "a.png", "caption": "one"}\n{"file": "a.png", "caption": ["a", "b"]}\n'),
@@ -215,7 +234,7 @@ def tar_of(**members: bytes) -> bytes:
   return buffer.getvalue()
 
 
-@fuzzed(damaged(tar_of(a_png=PICTURE, a_txt=b'one', b_png=PICTURE, b_json=b'{"caption": "x"}')[:6144]))
+@fuzzed(damaged(tar_of(a_png=PICTURE, a_txt=b'one', b_png=PICTURE, b_json=b'{"text": "x"}')[:6144]))
 def test_bytes_of_tars(data):
   read('tar', put('t.tar', data + bytes(1024)))
   read('tar', put('u.tar', data))
@@ -259,9 +278,17 @@ def _is_utf8(data: bytes) -> bool:
 RECORD = to_bytes(open_source('shapes', '', size=16, limit=1)[0])
 
 
-@fuzzed(damaged(RECORD) | objects('id', 'task', 'parts', 'role', 'loss', 'text', 'bytes', 'size',
-                                  'variants', 'seen', words=('user', 'target')).map(
-    lambda header: len(json.dumps(header)).to_bytes(4, 'little') + json.dumps(header).encode()))
+PACKED = ({'role': 'user', 'loss': False, 'text': 'a', 'variants': ['a', 'b']},
+          {'role': 'target', 'loss': True, 'size': [8, 8], 'bytes': len(PICTURE), 'seen': True})
+
+
+def packed(header: object) -> bytes:
+  return len(as_json(header)).to_bytes(4, 'little') + as_json(header) + PICTURE
+
+
+@fuzzed(damaged(RECORD) | altered({'id': '7', 'task': '', 'parts': []}).map(packed)
+        | st.lists(altered(*PACKED, words=('user', 'target')), max_size=2).map(
+            lambda parts: packed({'id': '7', 'task': '', 'parts': parts})))
 def test_packed_records(data):
   try:
     sample = from_bytes(data, 'here')
@@ -299,26 +326,35 @@ def test_bytes_of_images(data, at_least):
       assert ' 0x' not in str(error)
 
 
-JOB = objects('prompt', 'source', 'reference', 'context', 'size', 'outputs', 'task', 'seed',
-              'guidance', 'image_guidance', 'name', 'task_type', 'prompts', 'images', 'height',
-              'width', 'output_num', words=('edit', 'pair', '8x8', '512', 'image_editing'))
+JOBS = ({'prompt': 'a cat', 'size': [8, 8], 'seed': 3, 'guidance': 2.0, 'name': 'x', 'outputs': 2},
+        {'prompt': 'x', 'source': 'a.png', 'task': 'edit', 'image_guidance': 1},
+        {'prompt': 'x', 'reference': ['a.png'], 'context': []})
+MONTAGE = ({'task_type': 'image_editing', 'prompts': 'x', 'images': ['a.png'], 'height': 8,
+            'width': 8, 'output_num': 1},)
+WORDS = ('8x8', '512', 'image_editing', 2**32, -1, 1e300)
 
 
-@fuzzed(st.lists(JOB, max_size=3) | st.dictionaries(st.text(max_size=2), JOB, max_size=3)
-        | values('prompt', 'size') | damaged(b'[{"prompt": "a cat", "size": [8, 8], "seed": 3}]'))
+@fuzzed(st.lists(altered(*JOBS, words=WORDS), max_size=2).map(as_json)
+        | st.dictionaries(st.text(max_size=2), altered(*MONTAGE, words=WORDS), max_size=2).map(
+            as_json)
+        | values('prompt').map(as_json) | damaged(as_json(JOBS)))
 def test_job_files(job):
-  data = job if isinstance(job, bytes) else json.dumps(job)
   try:
-    read_job(put('job.json', data), base_config(), seed=0)
+    requests = read_job(put('job.json', job), base_config(), seed=0)
   except UserError as error:
-    _one_line(error)
+    return _one_line(error)
+  for request in requests:
+    for part in request.sample.texts:
+      part.text.encode()
+    assert 0 <= request.seed < 2**32 and all(0 <= each <= 100 for each in request.scales.values())
+  return None
 
 
 CONFIG = json.dumps(base_config().to_dict())
 
 
-@fuzzed(damaged(CONFIG.encode()) | values('model', 'data', 'train').map(
-    lambda value: json.dumps(value).encode()))
+@fuzzed(damaged(CONFIG.encode()) | values('model', 'data').map(as_json)
+        | altered(json.loads(CONFIG)).map(as_json))
 def test_configs_of_runs(data):
   try:
     from_json(data.decode(errors='replace'))
@@ -332,8 +368,9 @@ def safetensors_of(header: object, values: bytes = bytes(24)) -> bytes:
 
 
 WHOLE = safetensors_of({'a.weight': {'dtype': 'F32', 'shape': [2, 3], 'data_offsets': [0, 24]}})
-HEADER = st.dictionaries(st.text(max_size=4), objects(
-    'dtype', 'shape', 'data_offsets', words=('F32', 'BF16', 'F8_E4M3', 'U4')), max_size=3)
+HEADER = st.dictionaries(st.text(max_size=4), altered(
+    {'dtype': 'F32', 'shape': [2, 3], 'data_offsets': [0, 24]},
+    words=('F32', 'BF16', 'F8_E4M3', 'U4')), max_size=2)
 
 
 @fuzzed(damaged(WHOLE) | HEADER.map(safetensors_of) | values('a').map(safetensors_of),

@@ -22,6 +22,8 @@ MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train
               'optimizer/memory', 'optimizer/learning_rate', 'mesh/', 'data/threads',
               'data/prefetch', 'data/cache', 'data/max_bad_share', 'data/oversize',
               'data/prompt_tokens', 'data/visual_tokens', 'data/patches', 'sampling/')
+# What becomes of these is said by ``operations.elastic``.
+_OF_TOPOLOGY = ('mesh/data', 'mesh/fsdp', 'mesh/context', 'mesh/tensor', 'train/accumulate')
 
 
 def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> tuple[epath.Path, ConfigDict | None]:
@@ -47,7 +49,8 @@ def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> tuple[epath.Path, C
 
 
 def changes(before: ConfigDict | None, now: ConfigDict, step: int) -> str:
-  """Names the fields that differ from the previous start; an empty string if none does.
+  """Names the fields that differ from the previous start, without those of the topology; an empty
+  string if none does.
 
   Learning rate and data shares are schedules over all steps, so they may jump at ``step`` where
   ``train.steps`` has changed.
@@ -55,7 +58,8 @@ def changes(before: ConfigDict | None, now: ConfigDict, step: int) -> str:
   if before is None:
     return ''
   fields = sorted(_differing(before, now).items(), key=lambda item: item[0] == 'train/steps')
-  text = ''.join(f'; {field.replace("/", ".")} {old} -> {new}' for field, (old, new) in fields)
+  text = ''.join(f'; {field.replace("/", ".")} {old} -> {new}' for field, (old, new) in fields
+                 if field not in _OF_TOPOLOGY)
   if before.train.steps == now.train.steps:
     return text
   old, new = (float(make_schedule(config)(step)) for config in (before, now))

@@ -147,6 +147,12 @@ def test_what_is_walked_over_in_a_folder(tmp_path, caplog):
   assert 'left out 2 folders that a link leads to again' in told
 
 
+def test_a_folder_of_images_that_are_not_read_says_so(tmp_path):
+  (tmp_path / 'a.HEIC').write_bytes(b'')
+  with pytest.raises(UserError, match='nothing known in it: .*; convert the images of .heic'):
+    open_source('auto', str(tmp_path))
+
+
 def test_hidden_tables_and_tars_are_no_data(tmp_path):
   put(tmp_path, 'a.png')
   (tmp_path / 'metadata.jsonl').write_text('{"file": "a.png", "caption": "x"}')

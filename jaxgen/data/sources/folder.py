@@ -22,6 +22,7 @@ from jaxgen.data.sources.base import Names
 from jaxgen.data.sources.base import Place
 from jaxgen.data.sources.base import existing_folder
 from jaxgen.data.sources.base import files_below
+from jaxgen.data.sources.base import is_hidden
 from jaxgen.data.sources.base import shortened
 from jaxgen.data.sources.base import warn_left_out
 from jaxgen.data.sources.captions import Captions
@@ -133,7 +134,7 @@ class ControlSource:
 
 def control_folders(root: epath.Path) -> dict[str, Names]:
   """The ``fields`` of a folder that has targets and controls, {} for any other folder."""
-  entries = list(root.iterdir())
+  entries = [entry for entry in root.iterdir() if not is_hidden(entry.name)]
   folders = sorted(entry.name for entry in entries
                    if re.sub(r'_?\d+$', '', entry.name.lower()) in (*TARGETS, *CONTROLS)
                    and entry.is_dir())

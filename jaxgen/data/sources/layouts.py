@@ -28,6 +28,7 @@ from jaxgen.data.sources.fields import Row
 from jaxgen.data.sources.fields import has
 from jaxgen.data.sources.folder import CAPTIONS_JSON
 from jaxgen.data.sources.folder import CAPTIONS_LINES
+from jaxgen.data.sources.folder import UNREAD_SUFFIXES
 from jaxgen.data.sources.folder import control_folders
 from jaxgen.data.sources.parquet import ParquetTable
 from jaxgen.data.sources.rows import RowSource
@@ -192,11 +193,12 @@ def _kind_of_folder(folder: epath.Path, place: Place) -> str:
   target = place.fields.get('target')
   if control_folders(folder) or isinstance(target, str) and (folder / target).is_dir():
     return 'controls'
-  kinds, images = set(), False
+  kinds, images, unread = set(), False, set()
   for file in files_below(folder):
     kind = KIND_OF.get(file.suffix.lower())
     kinds |= {kind} if kind in _CONTAINERS else set()
     images = images or file.name.lower().endswith(IMAGE_SUFFIXES)
+    unread |= {file.suffix.lower()} & set(UNREAD_SUFFIXES)
   if len(kinds) > 1:
     raise user_error(place.field, place.path, f'holds files of several kinds, {sorted(kinds)}; '
                      'name the kind, or a path that leads to one of them')
@@ -207,4 +209,5 @@ def _kind_of_folder(folder: epath.Path, place: Place) -> str:
   if images:
     return 'folder'
   raise user_error(place.field, place.path, 'nothing known in it: no images, tables, tars, parquet '
-                   'or ArrayRecord files')
+                   'or ArrayRecord files' + (f'; convert the images of {", ".join(sorted(unread))}, '
+                                             'which is not read' if unread else ''))

@@ -81,7 +81,10 @@ class ParquetTable(Table):
     with self._opened() as file:
       self.columns = set(file.schema_arrow.names)
       groups = range(file.metadata.num_row_groups)
-      self._ends = np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
+      counts = [file.metadata.row_group(group).num_rows for group in groups]
+      if min(counts, default=0) < 0:
+        raise ValueError(f'row groups of {counts} rows')
+      self._ends = np.cumsum(counts)
     self._wanted: list[str] | None = None
 
   def only(self, columns: set[str]) -> Table:
@@ -100,7 +103,7 @@ class ParquetTable(Table):
                           lambda: self._read(group))
     try:
       return rows.slice(index - before, 1).to_pylist()[0]
-    except ValueError as error:
+    except (ValueError, LookupError) as error:  # no UTF-8, or fewer rows than the file promises
       raise record_error(self.origin(index), None, f'cannot be read ({error})') from None
 
   def scan(self, columns: tuple[str, ...]) -> Iterator[Row]:

@@ -98,7 +98,7 @@ def read_csv(path: epath.Path) -> Listed:
                           delimiter='\t' if path.suffix.lower() == '.tsv' else ',')
   rows = []
   try:
-    names = reader.fieldnames or []
+    names = [name for name in reader.fieldnames or () if name]
     if len(set(names)) < len(names):
       raise user_error(f'{path}:1', names, 'a column stands there twice; name each once')
     for row in reader:
