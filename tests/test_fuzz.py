@@ -316,6 +316,7 @@ IMAGES = [picture(form, **options) for form, options in (
     ('TGA', {}), ('ICO', {}))]
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning')  # Pillow's, of tags that make no sense
 @fuzzed(st.sampled_from(IMAGES).flatmap(damaged), st.sampled_from([None, (2, 3)]))
 def test_bytes_of_images(data, at_least):
   for look in (image_size, functools.partial(decode, at_least=at_least)):

@@ -125,14 +125,17 @@ def from_json(text: str) -> ConfigDict:
 
   try:
     values, defaults = restore(json.loads(text)), schema.base_config().to_dict()
-    missing = sorted(defaults.keys() - values.keys()) if isinstance(values, dict) else list(defaults)
+    if not isinstance(values, dict):
+      raise TypeError('no object')
+    missing = sorted(defaults.keys() - values.keys())
     if missing:
       raise user_error('config.json', missing, 'sections are missing; is this a jaxgen workdir?')
     config = ConfigDict(_filled(values, defaults, 'config.json: '))
   except UserError:
     raise
   except (ValueError, TypeError, RecursionError) as error:  # of the JSON, or of names with dots
-    raise user_error('config.json', None, f'is damaged ({error}); restore it from a copy') from error
+    raise user_error('config.json', None, f'is damaged ({error}); restore it from a copy'
+                     ) from error
   config.lock()
   return config
 

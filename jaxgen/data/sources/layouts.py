@@ -208,6 +208,6 @@ def _kind_of_folder(folder: epath.Path, place: Place) -> str:
     return 'table'
   if images:
     return 'folder'
+  advice = f'; convert the images of {", ".join(sorted(unread))}' if unread else ''
   raise user_error(place.field, place.path, 'nothing known in it: no images, tables, tars, parquet '
-                   'or ArrayRecord files' + (f'; convert the images of {", ".join(sorted(unread))}, '
-                                             'which is not read' if unread else ''))
+                   f'or ArrayRecord files{advice}')
