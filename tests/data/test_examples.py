@@ -21,6 +21,7 @@ from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.sequences import open_sequences
+from jaxgen.data.tokenizer import SPECIALS
 
 
 @pytest.fixture
@@ -226,6 +227,19 @@ def test_uses_say_which_images_go_where(maker, folder):
   assert maker.uses(tasks.dropped(sample, 'latents', '')) == ([0, 1], [3])
   told = dataclasses.replace(sample, task='conversation')
   assert maker.uses(told) == ([0, 1, 3], [])
+
+
+def test_special_tokens_that_a_caption_spells_are_text(folder, tmp_path, make_config, tokenizer):
+  special = {tokenizer.backend.token_to_id(name) for name in SPECIALS}
+  counts = []
+  for text in ('a cat', ' '.join(SPECIALS)):
+    path = list_of(tmp_path / 'list.jsonl', {'file': str(folder / '00.png'), 'caption': text})
+    config = make_config({'a': source('jsonl', 'pair', path=path)}, prompt_tokens=99)
+    (sequence,) = open_sequences(config, ['a'], ExampleMaker.of(config, SEEING))
+    tokens = sequence[0].prompt.tokens.tolist()
+    counts.append(sum(token in special for token in tokens))
+    assert text in tokenizer.decode(tokens)
+  assert counts[0] == counts[1]
 
 
 def test_each_epoch_draws_other_wordings(folder, tmp_path, make_config, tokenizer):
