@@ -9,11 +9,26 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from jaxgen.core.errors import user_error
 from jaxgen.core.errors import UserError
+from jaxgen.core.errors import user_error
+from jaxgen.core.limits import MAX_GUIDANCE
+from jaxgen.core.limits import MAX_OUTPUTS
+from jaxgen.core.limits import MAX_SEED
+from jaxgen.core.limits import MAX_SIDE
+from jaxgen.core.limits import check_range
 
 OVERRIDE = '--config.'
+# Flag -> least and greatest number; None is no limit.
+RANGES = {
+    'num_processes': (0, None), 'process_id': (-1, None), 'stopped_code': (0, 255),
+    'outputs': (1, MAX_OUTPUTS), 'seed': (0, MAX_SEED), 'steps': (0, 10_000),
+    'guidance': (0, MAX_GUIDANCE), 'image_guidance': (0, MAX_GUIDANCE),
+    'images_per_prompt': (1, None), 'prompts': (1, None), 'fit': (0, None), 'search': (0, None),
+    'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None), 'shards': (1, None),
+    'vocab': (1, None), 'every': (1, None)}
+NAMED = ('config', 'workdir', 'out')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                  f'overrides are written {OVERRIDE}section.key=value')
   args.overrides = [word.removeprefix(OVERRIDE) for word in rest]
   try:
+    _check(vars(args))
     args.run(args)
   except UserError as error:
     print(f'jaxgen: {error}', file=sys.stderr)
@@ -33,6 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     return 130
   return 0
+
+
+def _check(args: dict[str, Any]) -> None:
+  """Refuses numbers out of range, and an empty word where a file or folder must be named."""
+  for name, (least, most) in RANGES.items():
+    if isinstance(args.get(name), int | float):
+      check_range(f'--{name.replace("_", "-")}', args[name], least, most)
+  for name in NAMED:
+    if args.get(name) == '':
+      # An empty path would be the current folder.
+      raise user_error(f'--{name}', '', 'name a file or folder')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,8 +161,6 @@ def _sample(args) -> None:
   if bool(prompts) == bool(args.job):
     raise user_error('--prompt', None, 'give at least one --prompt, or a --prompts-file; or else a '
                      '--job')
-  if args.outputs < 1:
-    raise user_error('--outputs', args.outputs, 'use at least 1')
   from jaxgen.sampling import jobs
   from jaxgen.sampling.load import load_run
   from jaxgen.sampling.load import run_config
@@ -358,11 +383,11 @@ def _add_weights(parser) -> None:
 
 
 def _lines(path: str) -> list[str]:
-  from etils import epath
-  file = epath.Path(path)
-  if not file.exists():
-    raise user_error('--prompts-file', path, 'no such file')
-  return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+  from jaxgen.core.texts import decoded
+  from jaxgen.core.texts import lines_of
+  from jaxgen.sampling.jobs import existing_file
+  text = decoded(existing_file(path, '--prompts-file').read_bytes(), f'--prompts-file = {path!r}')
+  return [line.strip() for line in lines_of(text) if line.strip()]
 
 
 if __name__ == '__main__':

@@ -65,7 +65,7 @@ def test_tensorflow_and_torch_stay_out(code):
     (['sample', '--workdir=none', '--out=o', '--prompt=a cat', '--job=j.json'],
      'jaxgen: --prompt: give at least one --prompt, or a --prompts-file; or else a --job\n'),
     (['sample', '--workdir=none', '--out=o', '--prompt=a cat', '--outputs=0'],
-     'jaxgen: --outputs = 0: use at least 1\n'),
+     'jaxgen: --outputs = 0: use 1 to 1024\n'),
     (['sample', '--workdir=none', '--out=o', '--prompt=a cat', '--size=5x'],
      "jaxgen: --size = '5x': write one number, or HEIGHTxWIDTH, as 512x768\n"),
     (['sample', '--workdir=none', '--out=o', '--prompt=a cat', '--source=none.png'],
@@ -85,6 +85,41 @@ def test_tensorflow_and_torch_stay_out(code):
 def test_mistakes_end_in_one_line(capsys, words, message):
   assert cli.main(words) == 1
   assert capsys.readouterr() == ('', message)
+
+
+@pytest.mark.parametrize('command, flag, message', [
+    ('sample', '--guidance=-3', 'use 0 to 100'), ('sample', '--guidance=1e30', 'use 0 to 100'),
+    ('sample', '--guidance=nan', 'use 0 to 100'), ('sample', '--image-guidance=-1', 'use 0 to 100'),
+    ('sample', '--seed=4294967296', 'use 0 to 4294967295'), ('sample', '--steps=-1', 'use 0 to'),
+    ('sample', '--seed=-1', 'use 0 to 4294967295'), ('sample', '--workdir=', 'name a file or fold'),
+    ('sample', '--out=', 'name a file or folder'), ('train', '--workdir=', 'name a file or folder'),
+    ('train', '--config=', 'name a file or folder'), ('train', '--num-processes=-1', 'at least 0'),
+    ('evaluate', '--fit=-1', 'at least 0'), ('evaluate', '--seed=18446744073709551615', 'use 0 to'),
+    ('evaluate', '--images-per-prompt=0', 'at least 1'), ('plan', '--search=-2', 'at least 0'),
+    ('data inspect', '--limit=-1', 'at least 0'), ('data inspect', '--size=-1', 'use 0 to 32768'),
+    ('data pack', '--shards=0', 'at least 1'), ('data pack', '--seed=-1', 'use 0 to'),
+    ('data tokenizer', '--vocab=-1', 'at least 1'), ('data show', '--rows=0', 'at least 1'),
+    ('data cache', '--every=0', 'at least 1'), ('report', '--workdir=', 'name a file or folder')])
+def test_numbers_out_of_range_and_empty_paths(capsys, command, flag, message):
+  needed = {'sample': ('workdir', 'out'), 'train': ('config', 'workdir'), 'evaluate': ('workdir',),
+            'plan': ('config', 'topology'), 'data pack': ('out',), 'data tokenizer': ('out',),
+            'data show': ('config',), 'data cache': ('config', 'out')}.get(command, ())
+  assert cli.main([*command.split(), *(f'--{name}=none' for name in needed), flag]) == 1
+  out, err = capsys.readouterr()
+  name, _, value = flag.partition('=')
+  assert out == '' and err.count('\n') == 1
+  assert err.startswith(f'jaxgen: {name} = ') and message in err
+  assert value or not os.path.exists('config.json')
+
+
+def test_a_prompt_goes_on_to_the_end_of_its_line(capsys, tmp_path):
+  file = tmp_path / 'prompts.txt'
+  file.write_text('a cat,\u2028asleep\r\n\n  a dog\x85 \n', 'utf-8-sig', newline='')
+  assert cli._lines(str(file)) == ['a cat,\u2028asleep', 'a dog']
+  file.write_bytes('Füße'.encode('latin-1'))
+  assert cli.main(['sample', '--workdir=w', '--out=o', f'--prompts-file={file}']) == 1
+  assert capsys.readouterr().err == (f"jaxgen: --prompts-file = '{file}': is not UTF-8, byte 1 is "
+                                     '0xfc; save it as UTF-8\n')
 
 
 def test_broken_override_ends_in_one_line(capsys, tmp_path):

@@ -1,8 +1,9 @@
 """Loads config files, applies command-line overrides, and reads and writes a workdir's JSON."""
 
 import ast
-import importlib.util
 import json
+import traceback
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,29 +19,54 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   """Runs ``get_config()`` of a config file, applies overrides and locks the result.
 
   Args:
-    path: a Python file; ``file.py:argument`` calls ``get_config('argument')``.
+    path: a Python file; ``file.py:argument`` calls ``get_config('argument')``. A colon may stand
+      in the path itself.
     overrides: ``section.key=value`` strings.
 
   Raises:
     UserError: a missing file, a broken config, an unknown key or a value of the wrong type.
   """
-  file, _, argument = path.partition(':')
-  if not epath.Path(file).exists():
-    raise user_error('--config', file, 'no such file; see configs/ for those that ship')
-  spec = importlib.util.spec_from_file_location('jaxgen_user_config', file)
-  module = importlib.util.module_from_spec(spec)
+  file, argument = _split(path)
+  module = types.ModuleType('jaxgen_user_config')
+  module.__file__ = file
   try:
-    spec.loader.exec_module(module)
+    exec(compile(epath.Path(file).read_bytes(), file, 'exec'), module.__dict__)
     config = module.get_config(argument) if argument else module.get_config()
   except UserError:
     raise
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except Exception as error:  # whatever the user's own code does
     text = ' '.join(str(error).strip('"').split())
-    raise user_error('--config', path, f'{type(error).__name__}: {text}') from error
+    raise user_error('--config', path, f'{_line(error, file)}{type(error).__name__}: {text}'
+                     ) from error
+  if not isinstance(config, ConfigDict):
+    raise user_error('--config', path, 'get_config() must return a config, as base_config() '
+                     f'makes, and not {type(config).__name__}')
   config.lock()
   for override in overrides:
     _override(config, override)
   return config
+
+
+def _split(path: str) -> tuple[str, str]:
+  """File and argument of ``file.py:argument``: the longest path before a colon that is a file."""
+  ends = [index for index, sign in enumerate(path) if sign == ':']
+  for end in (len(path), *reversed(ends)):
+    file = epath.Path(path[:end])
+    if path[:end] and file.exists() and not file.is_dir():
+      return path[:end], path[end + 1:]
+  file = path.partition(':')[0]
+  if file and epath.Path(file).is_dir():
+    raise user_error('--config', file, 'is a folder; name a Python file with get_config()')
+  raise user_error('--config', file, 'no such file; see configs/ for those that ship')
+
+
+def _line(error: Exception, file: str) -> str:
+  """Where in the config file something went wrong: 'line 5: ', or '' where it did elsewhere."""
+  if isinstance(error, SyntaxError):
+    return f'line {error.lineno}: ' if error.lineno else ''
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+           if frame.filename == file]
+  return f'line {lines[-1]}: ' if lines else ''
 
 
 def _override(config: ConfigDict, text: str) -> None:
@@ -90,24 +116,37 @@ def from_json(text: str) -> ConfigDict:
   that the run had.
 
   Raises:
-    UserError: the JSON is not a jaxgen config.
+    UserError: it is no JSON, or not that of a jaxgen config.
   """
   def restore(value):
     if isinstance(value, dict):
       return {key: restore(item) for key, item in value.items()}
     return tuple(restore(item) for item in value) if isinstance(value, list) else value
 
-  values, defaults = restore(json.loads(text)), schema.base_config().to_dict()
-  missing = sorted(defaults.keys() - values.keys())
-  if missing:
-    raise user_error('config.json', missing, 'sections are missing; is this a jaxgen workdir?')
-  config = ConfigDict(_filled(values, defaults))
+  try:
+    values, defaults = restore(json.loads(text)), schema.base_config().to_dict()
+    if not isinstance(values, dict):
+      raise TypeError('no object')
+    missing = sorted(defaults.keys() - values.keys())
+    if missing:
+      raise user_error('config.json', missing, 'sections are missing; is this a jaxgen workdir?')
+    config = ConfigDict(_filled(values, defaults, 'config.json: '))
+  except UserError:
+    raise
+  except (ValueError, TypeError, RecursionError) as error:  # of the JSON, or of names with dots
+    raise user_error('config.json', None, f'is damaged ({error}); restore it from a copy'
+                     ) from error
   config.lock()
   return config
 
 
-def _filled(values: Any, defaults: Any) -> Any:
-  """The values, with defaults for missing fields."""
-  if not isinstance(values, dict) or not isinstance(defaults, dict):
+def _filled(values: Any, defaults: Any, where: str) -> Any:
+  """The values, with defaults for missing fields; ``where`` names the field, for errors."""
+  is_whole_float = isinstance(defaults, float) and type(values) is int
+  if defaults is not None and type(values) is not type(defaults) and not is_whole_float:
+    raise user_error(where.rstrip('.'), values, f'must be {type(defaults).__name__}; restore '
+                     'config.json from a copy')
+  if not isinstance(values, dict) or defaults is None:
     return values
-  return defaults | {name: _filled(value, defaults.get(name)) for name, value in values.items()}
+  return defaults | {name: _filled(value, defaults.get(name), f'{where}{name}.')
+                     for name, value in values.items()}

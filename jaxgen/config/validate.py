@@ -16,6 +16,8 @@ from jaxgen.config.schema import WEIGHT_CHANGES
 from jaxgen.config.shares import INTERPOLATIONS
 from jaxgen.config.shares import Shares
 from jaxgen.core.errors import user_error
+from jaxgen.core.limits import MAX_GUIDANCE
+from jaxgen.core.limits import MAX_SEED
 
 SPLITS = ('train', 'test', 'validation')
 DTYPES = ('float32', 'bfloat16')
@@ -57,6 +59,8 @@ PROBABILITIES = ('model.mask_ratio', 'data.dropout.all', 'data.dropout.text',
 # bfloat16 has 8 bits of precision: a relative change below 2^-8 is rounded away, so a second moment
 # that decays more slowly than this would never change.
 SLOWEST_IN_HALF = 0.98
+AT_MOST = {'seed': MAX_SEED, 'sampling.guidance': MAX_GUIDANCE,
+           'sampling.image_guidance': MAX_GUIDANCE}
 DECAYS = ('optimizer.b1', 'optimizer.b2', 'optimizer.ema_decay')  # in [0, 1)
 
 
@@ -67,6 +71,8 @@ def validate(config: ConfigDict) -> None:
   _each(config, POSITIVE, lambda value, _: value > 0, lambda _: 'use a number above 0')
   _each(config, NOT_NEGATIVE, lambda value, _: value >= 0, lambda _: 'use 0 or more')
   _each(config, PROBABILITIES, lambda value, _: 0 <= value <= 1, lambda _: 'use 0 to 1')
+  _each(config, AT_MOST, lambda value, field: value <= AT_MOST[field],
+        lambda field: f'use 0 to {AT_MOST[field]}')
   _each(config, DECAYS, lambda value, _: 0 <= value < 1, lambda _: 'use 0 up to, not including, 1')
   _check_objective(config)
   _check_train(config)

@@ -115,7 +115,8 @@ class SafetensorsFile(Mapping[str, StoredTensor]):
       self._tensors = dict(self._read_header())
     except UserError:
       raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+            RecursionError) as error:
       raise _damaged(self.path, error) from error
 
   def __getitem__(self, name: str) -> StoredTensor:

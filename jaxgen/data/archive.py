@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from array_record.python import array_record_module
 
+from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
@@ -29,7 +30,7 @@ class Archive:
 
   Attributes:
     samples: how many.
-    skipped: name -> reason of each record that could not be decoded.
+    skipped: name -> reason of each record that could not be read or decoded.
   """
 
   samples: int
@@ -61,7 +62,7 @@ def write_archive(source: Source, out: str, *, shards: int = 1,
     if not archive.samples:
       name, reason = next(iter(archive.skipped.items()))
       raise user_error('--path', None, f'none of the {len(archive.skipped)} records can be '
-                       f'decoded; the first is {name}: {reason}')
+                       f'used; the first is {name}: {reason}')
     with open(os.path.join(folder, INFO_FILE), 'w') as file:
       json.dump(dataclasses.asdict(archive), file, indent=2)
   return archive
@@ -75,12 +76,16 @@ def _write(source: Source, folder: str, shards: int,
     # Groups of one record, because training reads single records in random order.
     with contextlib.closing(array_record_module.ArrayRecordWriter(path, 'group_size:1')) as writer:
       for index in range(shard * total // shards, (shard + 1) * total // shards):
-        sample = source[index]
+        name = ''
         try:
+          sample = source[index]
+          name = sample.origin or sample.id
           writer.write(to_bytes(_read(sample)))
           samples += 1
+        except RecordError as error:
+          skipped[error.where] = error.reason
         except DecodeError as error:
-          skipped[sample.origin or sample.id] = str(error)
+          skipped[name] = str(error)
         progress(index + 1, total)
   return Archive(samples, skipped)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxgen.config import base_config
+from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.data import tasks
 from jaxgen.data.archive import write_archive
@@ -120,7 +121,10 @@ def inspect(opening: Opening, *, buckets: str = 'canonical',
   survey = _Survey(Rules(bucket_set(buckets)), headers)
   progress = Progress('read')
   for index in range(len(source)):
-    survey.add(source[index])
+    try:
+      survey.add(source[index])
+    except RecordError as error:
+      survey.bad[error.where] = error.reason
     progress(index + 1, len(source))
   result = {'layout': opening.layout(), 'samples': len(source)} | survey.result()
   for name, value in result.items():
@@ -189,6 +193,9 @@ class _Survey:
   Args:
     rules: how their images would be fitted.
     headers: do not decode.
+
+  Attributes:
+    bad: name -> what is wrong, of each record that cannot be used.
   """
 
   def __init__(self, rules: Rules, headers: bool):
@@ -197,22 +204,26 @@ class _Survey:
     self._sizes: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
     self._buckets: collections.Counter[tuple[int, int]] = collections.Counter()
     self._words: list[int] = []
+    self._longest = ''
     self._without_text: list[str] = []
     self._enlarged: list[str] = []
     self._misaligned: list[str] = []
-    self._bad: dict[str, str] = {}
+    self.bad: dict[str, str] = {}
 
   def add(self, sample: Sample) -> None:
     """Counts one sample; one with an unreadable image counts as bad and adds no sizes."""
     self._tasks[tasks.kind_of(sample)] += 1
-    self._words += [len(part.text.split()) for part in sample.texts]
+    words = [len(part.text.split()) for part in sample.texts]
+    if words and max(words) > max(self._words, default=0):
+      self._longest = sample.id
+    self._words += words
     if not any(part.text.strip() for part in sample.texts):
       self._without_text.append(sample.id)
     try:
       given = [Given(part.role, None if part.image is None else self._read(part.image), part.size)
                for part in sample.images]
     except DecodeError as error:
-      self._bad[sample.origin or sample.id] = str(error)
+      self.bad[sample.origin or sample.id] = str(error)
       return
     for image in given:
       if image.size:
@@ -239,10 +250,11 @@ class _Survey:
       sides[f'{role}_heights'] = _spread([height for height, _ in sizes])
       sides[f'{role}_widths'] = _spread([width for _, width in sizes])
     return {'tasks': dict(self._tasks.most_common()), 'images': images, **sides,
-            'words': _spread(self._words), 'without_text': self._without_text,
+            'words': _spread(self._words), 'longest_text': self._longest,
+            'without_text': self._without_text,
             'buckets': {f'{height}x{width}': count
                         for (height, width), count in self._buckets.most_common()},
-            'enlarged': self._enlarged, 'misaligned': self._misaligned, 'bad': self._bad}
+            'enlarged': self._enlarged, 'misaligned': self._misaligned, 'bad': self.bad}
 
 
 def _decoded_size(image) -> tuple[int, int]:
@@ -250,8 +262,13 @@ def _decoded_size(image) -> tuple[int, int]:
 
 
 def _captions(source: Source) -> Iterator[str]:
+  """All wordings of all texts; a record that cannot be read is named."""
   for index in range(len(source)):
-    yield from (part.text for part in source[index].texts)
+    try:
+      for part in source[index].texts:
+        yield from part.variants or (part.text,)
+    except RecordError as error:
+      _print_bad({error.where: error.reason})
 
 
 def _spread(values: list[int]) -> dict[str, int]:

@@ -5,6 +5,9 @@ Inputs are only ever read.
 
 import contextlib
 import io
+import re
+import struct
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +15,8 @@ from etils import epath
 from PIL import ExifTags
 from PIL import Image
 from PIL import ImageOps
+from PIL import PngImagePlugin
+from PIL import UnidentifiedImageError
 
 from jaxgen.data.buckets import Size
 from jaxgen.data.sample import FileImage
@@ -19,7 +24,15 @@ from jaxgen.data.sample import FileImage
 # Of a mode with 16 bits each value v stands for v / 65535.
 _SIXTEEN_BIT_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N')
 _MAX_PIXELS = 400_000_000  # larger is taken for a decompression bomb
+# Pillow has lower limits of its own: 179 million pixels, and 1 MiB for one text within a PNG file,
+# which programs fill with more. All texts together may still have no more than 64 MiB.
+Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+# Pillow reads more, some by starting other programs (EPS); no photograph comes in those.
+_FORMATS = ('JPEG', 'PNG', 'WEBP', 'AVIF', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM', 'JPEG2000',
+            'TGA', 'ICO')
 _REDUCIBLE = ('JPEG', 'MPO')
+_ADDRESS = re.compile(r' at 0x[0-9a-f]+')
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 # A JPEG decoded at reduced scale keeps this many times the pixels per side that are asked for, so
 # that the bicubic filter still does most of the shrinking; PIL's thumbnails have the same gap.
@@ -132,16 +145,20 @@ def _errors() -> Iterator[None]:
     yield
   except FileNotFoundError as error:
     raise DecodeError('no such file') from error
+  except UnidentifiedImageError as error:
+    raise DecodeError('no image of a format that is read, or damaged') from error
   # PIL reports broken files by nearly every built-in error, depending on the format.
-  except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
-          ZeroDivisionError, Image.DecompressionBombError) as error:
-    raise DecodeError(f'{type(error).__name__}: {" ".join(str(error).split())}') from error
+  except (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError,
+          ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error,
+          Image.DecompressionBombError) as error:
+    reason = _ADDRESS.sub('', ' '.join(str(error).split()))
+    raise DecodeError(f'{type(error).__name__}: {reason}') from error
 
 
 @contextlib.contextmanager
 def _opened(file: io.IOBase) -> Iterator[Image.Image]:
   """The image of an open file before its pixels are read."""
-  with Image.open(file) as opened:
+  with Image.open(file, formats=_FORMATS) as opened:
     if opened.width * opened.height > _MAX_PIXELS:
       raise DecodeError(f'{opened.width} x {opened.height} pixels are too many')
     yield opened

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxgen.config.schema import LANGUAGE_TASKS
+from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Layout
 from jaxgen.data import images
@@ -251,9 +252,9 @@ class ExampleMaker:
 
   def _check_length(self, sample: Sample, length: int) -> None:
     if length > self._data.prompt_tokens:
-      raise user_error(f'{sample.origin or sample.id}: caption', None, f'the prompt has {length} '
-                       f'tokens, more than config.data.prompt_tokens = '
-                       f'{self._data.prompt_tokens}; shorten it or raise the limit')
+      raise record_error(f'{sample.origin or sample.id}: caption', None, f'the prompt has {length} '
+                         f'tokens, more than config.data.prompt_tokens = '
+                         f'{self._data.prompt_tokens}; shorten it or raise the limit')
 
 
 class _Pixels:

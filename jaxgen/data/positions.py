@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 
 # iMontage divides 32 time indices: inputs at the head, outputs at the tail (L006).
@@ -231,9 +232,9 @@ def shifted(grids: Sequence[Grid], states: int, *, product: bool = False,
   targets = [grid for grid in grids if grid.is_target]
   sources = sum(grid.role == 'source' for grid in grids)
   if len(targets) != 1 or sources > 1:
-    raise user_error('images', f'{sources} source, {len(targets)} target',
-                     'the shifted schemes have at most one source and exactly one target; use '
-                     'per_image or a marginal scheme for more')
+    raise record_error('images', f'{sources} source, {len(targets)} target',
+                       'the shifted schemes have at most one source and exactly one target; use '
+                       'per_image or a marginal scheme for more')
   target = targets[0]
   images, corner = [], np.array([target.height, target.width])
   for grid in grids:
@@ -316,5 +317,5 @@ def _by_kind(grids: Sequence[Grid], states: int, inputs: Sequence[int],
 
 def _check_count(what: str, count: int, limit: int, scheme: str) -> None:
   if count > limit:
-    raise user_error(what, count, f'the scheme {scheme} has {limit} time indices for them; use '
-                     'fewer, or per_image')
+    raise record_error(what, count, f'the scheme {scheme} has {limit} time indices for them; use '
+                       'fewer, or per_image')

@@ -15,7 +15,9 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from jaxgen.core.errors import user_error
+from jaxgen.core.errors import RecordError
+from jaxgen.core.errors import record_error
+from jaxgen.core.texts import checked
 
 TEXT_ROLES = ('system', 'user', 'assistant')
 IMAGE_ROLES = ('context', 'source', 'reference', 'target')
@@ -151,11 +153,11 @@ def from_json(record: Any, origin: str, folder: str) -> Sample:
     UserError: naming file:line and the field.
   """
   if not isinstance(record, dict):
-    raise user_error(origin, record, 'each line must be one JSON object')
+    raise record_error(origin, record, 'each line must be one JSON object')
   if 'parts' not in record:
     return _from_short(record, origin, folder)
   if not isinstance(record['parts'], list) or not record['parts']:
-    raise user_error(f'{origin}: parts', record['parts'], 'must be a list of one or more parts')
+    raise record_error(f'{origin}: parts', record['parts'], 'must be a list of one or more parts')
   parts = tuple(_part(part, f'{origin}: parts[{index}]', folder)
                 for index, part in enumerate(record['parts']))
   return Sample(_string(record, 'id', origin), parts,
@@ -165,8 +167,8 @@ def from_json(record: Any, origin: str, folder: str) -> Sample:
 def _from_short(record: dict[str, Any], origin: str, folder: str) -> Sample:
   field = 'file' if 'file' in record else 'image'
   if field not in record:
-    raise user_error(f'{origin}: file', sorted(record),
-                     'no image; give "file" (or "image"), a path')
+    raise record_error(f'{origin}: file', sorted(record),
+                       'no image; give "file" (or "image"), a path')
   path = _string(record, field, origin)
   texts = ()
   if record.get('caption') is not None:
@@ -184,14 +186,14 @@ def _file(path: str, folder: str) -> FileImage:
 
 def _part(record: Any, where: str, folder: str) -> Part:
   if not isinstance(record, dict) or ('text' in record) == ('image' in record):
-    raise user_error(where, record, 'must be an object with either "text" or "image"')
+    raise record_error(where, record, 'must be an object with either "text" or "image"')
   kind, roles = ('text', TEXT_ROLES) if 'text' in record else ('image', IMAGE_ROLES)
   role = _string(record, 'role', where)
   if role not in roles:
-    raise user_error(f'{where}.role', role, f'use one of {", ".join(roles)} for {kind}')
+    raise record_error(f'{where}.role', role, f'use one of {", ".join(roles)} for {kind}')
   loss = record.get('loss', role in ('assistant', 'target'))
   if not isinstance(loss, bool):
-    raise user_error(f'{where}.loss', loss, 'must be true or false')
+    raise record_error(f'{where}.loss', loss, 'must be true or false')
   if kind == 'text':
     return text_part(role, _wordings(record, 'text', where), loss=loss)
   size = _size(record.get('size'), where)
@@ -203,16 +205,16 @@ def _part(record: Any, where: str, folder: str) -> Part:
 
 def _string(record: dict[str, Any], field: str, where: str) -> str:
   if not isinstance(record.get(field), str):
-    raise user_error(f'{where}: {field}', record.get(field), 'must be a string')
-  return record[field]
+    raise record_error(f'{where}: {field}', record.get(field), 'must be a string')
+  return checked(record[field], f'{where}: {field}')
 
 
 def _wordings(record: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
   value = record.get(field)
   found = value if isinstance(value, list) and value else [value]
   if not all(isinstance(text, str) for text in found):
-    raise user_error(f'{where}: {field}', value, 'must be a string, or a list of paraphrases')
-  return tuple(found)
+    raise record_error(f'{where}: {field}', value, 'must be a string, or a list of paraphrases')
+  return tuple(checked(text, f'{where}: {field}') for text in found)
 
 
 def _size(value: Any, where: str) -> tuple[int, int] | None:
@@ -220,7 +222,7 @@ def _size(value: Any, where: str) -> tuple[int, int] | None:
     return None
   if not (isinstance(value, list) and len(value) == 2
           and all(type(side) is int and side > 0 for side in value)):
-    raise user_error(f'{where}.size', value, 'must be [height, width] in pixels')
+    raise record_error(f'{where}.size', value, 'must be [height, width] in pixels')
   return value[0], value[1]
 
 
@@ -257,15 +259,32 @@ def from_bytes(data: bytes, origin: str) -> Sample:
     for entry in header['parts']:
       image = None
       if 'bytes' in entry:
-        image, start = data[start:start + entry['bytes']], start + entry['bytes']
+        end = start + entry['bytes']
+        if not start <= end <= len(data):
+          raise ValueError(end)
+        image, start = data[start:end], end
       # JSON has no tuples: size and variants come back as lists.
       marks = {name: tuple(entry[name]) if isinstance(entry[name], list) else entry[name]
                for name in _MARKS if name in entry}
       parts.append(Part(entry['role'], entry.get('text'), image, entry['loss'], **marks))
-    return Sample(header['id'], tuple(parts), header['task'], origin)
-  except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-    raise user_error(origin, None, 'is not a sample of jaxgen; rewrite the file with '
-                     f'`jaxgen data pack` ({type(error).__name__})') from error
+      _check_kinds(parts[-1])
+    return Sample(checked(header['id'], origin), tuple(parts), header['task'], origin)
+  except RecordError:
+    raise
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    raise record_error(origin, None, 'is not a sample of jaxgen; rewrite the file with '
+                       f'`jaxgen data pack` ({type(error).__name__})') from error
+
+
+def _check_kinds(part: Part) -> None:
+  """Raises ``TypeError`` or ``ValueError`` where a field of a stored part holds something else."""
+  texts = (*part.variants, *(() if part.text is None else (part.text,)))
+  if part.role not in (TEXT_ROLES if texts else IMAGE_ROLES):
+    raise ValueError(part.role)
+  for text in texts:
+    checked(text, part.role)
+  if part.size is not None:
+    _size(list(part.size), part.role)
 
 
 def encoded(image: bytes | np.ndarray | FileImage) -> bytes:

@@ -10,6 +10,7 @@ import grain
 from ml_collections import ConfigDict
 
 from jaxgen.config.schema import LANGUAGE_TASKS
+from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.data import tasks
 from jaxgen.data.decode import DecodeError
@@ -33,7 +34,7 @@ SHUFFLE_LIMIT = 2**31
 
 @dataclasses.dataclass(frozen=True)
 class Bad:
-  """A record that cannot be decoded."""
+  """A record that cannot be used."""
 
   name: str
   reason: str
@@ -101,19 +102,20 @@ class ExampleSequence:
 
   def __getitem__(self, position: int) -> Example | Bad:
     """The example at a position; it stands for record and epoch, so that another epoch draws other
-    paraphrases, targets and droppings."""
-    index = self.record(position)
-    if index in self.bad:
-      self._judge()
-      return self.bad[index]
-    record, fitted = self._kept.get(index) or (self._source[index], {})
-    before = len(fitted)
-    sample = tasks.prepare(draw_variant(record, position // len(self)), self._task, self._data,
-                           self._seed, self._number, position)
+    paraphrases, targets and droppings.
+
+    A record that was broken before is tried again, so that a resumed run, which knows of none, goes
+    the same way: another visit may draw a wording or a target of it that is whole.
+    """
+    index, record = self.record(position), None
     try:
+      record, fitted = self._kept.get(index) or (self._source[index], {})
+      before = len(fitted)
+      sample = tasks.prepare(draw_variant(record, position // len(self)), self._task, self._data,
+                             self._seed, self._number, position)
       example = self._maker(sample if self._keep else _read(sample), self._number, fitted)
-    except DecodeError as error:
-      return self._set_aside(index, Bad(record.origin or record.id, str(error)))
+    except (DecodeError, RecordError) as error:
+      return self._set_aside(index, _bad(record, error))
     with self._lock:
       if len(self._tried) <= JUDGED_FROM:
         self._tried.add(index)
@@ -131,7 +133,7 @@ class ExampleSequence:
   def _set_aside(self, index: int, bad: Bad) -> Bad:
     """Counts and logs a record that turns out to be broken."""
     with self._lock:
-      known = index in self.bad  # another thread came upon it at the same time
+      known = index in self.bad
       self._tried.add(index)
       self.bad[index] = bad
     if not known:
@@ -146,9 +148,17 @@ class ExampleSequence:
       latest = list(self.bad.values())[-5:]
     if count > self._data.max_bad_share * records or count == len(self):
       named = ', '.join(f'{item.name} ({item.reason})' for item in latest)
-      raise user_error(self._field, None, f'{count} of {records} records cannot be decoded, more '
+      raise user_error(self._field, None, f'{count} of {records} records cannot be used, more '
                        f'than config.data.max_bad_share = {self._data.max_bad_share} allows: '
                        f'{named}; mend or remove them, or raise the share')
+
+
+def _bad(record: Sample | None, error: DecodeError | RecordError) -> Bad:
+  """What is wrong with a record, which is None where it could not even be read."""
+  name = '' if record is None else record.origin or record.id
+  if isinstance(error, RecordError) and error.where.startswith(name):
+    return Bad(error.where, error.reason)
+  return Bad(name, str(error))
 
 
 def _read(sample: Sample) -> Sample:

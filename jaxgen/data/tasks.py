@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 
 from jaxgen.config.schema import LANGUAGE_TASKS
-from jaxgen.core.errors import user_error
+from jaxgen.core.errors import record_error
 from jaxgen.data.mixture import uniform
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
@@ -166,8 +166,8 @@ def _conversation(sample: Sample, data: ConfigDict, draw: float) -> Sample:
   """The whole dialogue for the next-token objective: nothing is drawn (L114)."""
   del data, draw
   if not any(part.loss and not part.is_image for part in sample.parts):
-    raise user_error(sample.origin or sample.id, None, 'has no text with loss; give it an '
-                     'assistant text, or use the source with another task')
+    raise record_error(sample.origin or sample.id, None, 'has no text with loss; give it an '
+                       'assistant text, or use the source with another task')
   return sample
 
 
@@ -184,8 +184,8 @@ def _instructed(sample: Sample, data: ConfigDict, task: str, roles: Mapping[str,
   given = [dataclasses.replace(part, role=roles.get(part.role, part.role))
            for part in sample.images if part.role != 'target']
   if not any(part.role == needed for part in given):
-    raise user_error(sample.origin or sample.id, [part.role for part in sample.images],
-                     f'task {task} needs an image of role {needed}')
+    raise record_error(sample.origin or sample.id, [part.role for part in sample.images],
+                       f'task {task} needs an image of role {needed}')
   text = data.edit_prompt.replace('{caption}', _caption(sample, task))
   return _with(sample, (*given, Part('user', text=text), target))
 
@@ -203,21 +203,22 @@ def _only_target(sample: Sample, task: str) -> Part:
   _require_targets(sample, task)
   targets = _targets(sample)
   if len(targets) > 1:
-    raise user_error(sample.origin or sample.id, len(targets),
-                     f'task {task} takes samples of exactly one target; use task many_to_many')
+    raise record_error(sample.origin or sample.id, len(targets),
+                       f'task {task} takes samples of exactly one target; use task many_to_many')
   return targets[0]
 
 
 def _require_targets(sample: Sample, task: str) -> None:
   if not _targets(sample):
-    raise user_error(sample.origin or sample.id, [part.role for part in sample.parts],
-                     f'task {task} needs an image of role target')
+    raise record_error(sample.origin or sample.id, [part.role for part in sample.parts],
+                       f'task {task} needs an image of role target')
 
 
 def _caption(sample: Sample, task: str) -> str:
   texts = [part.text for part in sample.texts if part.role == 'user']
   if not texts or not ' '.join(texts).strip():
     # The id names the user's own file where the origin is a record of a packed one.
-    raise user_error(f'{sample.origin or sample.id}: caption', None, f'missing, but task {task} '
-                     f'needs one; add it to sample {sample.id}, or use the source with task image')
+    raise record_error(f'{sample.origin or sample.id}: caption', None, f'missing, but task {task} '
+                       f'needs one; add it to sample {sample.id}, or use the source with task '
+                       'image')
   return '\n'.join(texts)

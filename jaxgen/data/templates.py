@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.data.sample import Part
 from jaxgen.data.tokenizer import Tokenizer
@@ -237,8 +238,8 @@ def _placed(parts: Sequence[Part], stop: int, shown: Sequence[int],
     for match in _PLACEHOLDER.finditer(text):
       number = int(match[1])
       if not 1 <= number <= len(images):
-        raise user_error(where, match[0], f'the sample has {len(images)} images, counted from 1; '
-                         'mend the number')
+        raise record_error(where, match[0], f'the sample has {len(images)} images, counted from 1; '
+                           'mend the number')
       index = images[number - 1]
       if index in shown and index not in moved and parts[index].role != 'target':
         moved.add(index)
@@ -303,8 +304,8 @@ class _Writer:
     if turns[0][0] != 'system' and system is not None:
       turns.insert(0, ('system', [_Written('system', [system], True, False)]))
     elif turns[0][0] == 'system' and crop:
-      raise user_error(self._where, turns[0][1][0].content[0], 'the denoiser was trained on a '
-                       'system text of its own, which is cropped; leave this one out')
+      raise record_error(self._where, turns[0][1][0].content[0], 'the denoiser was trained on a '
+                         'system text of its own, which is cropped; leave this one out')
     goes_on = generate and self._dialect.opens
     if goes_on and turns[-1][0] != 'assistant':
       turns.append(('assistant', []))

@@ -14,6 +14,7 @@ from tokenizers import pre_tokenizers
 from tokenizers import trainers
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.texts import parsed
 
 PAD, UNKNOWN, END = '<pad>', '<unk>', '<|im_end|>'
 IMAGE_START, IMAGE_END, IMAGE = '<img>', '</img>', '<IMG_CONTEXT>'
@@ -124,7 +125,8 @@ def _image_ids(backend: tokenizers.Tokenizer) -> tuple[int | None, ...]:
 def _named(settings: dict[str, object], key: str) -> str | None:
   """The spelling of a special token, which the settings hold plainly or as an object."""
   value = settings.get(key)
-  return value['content'] if isinstance(value, dict) else value
+  value = value.get('content') if isinstance(value, dict) else value
+  return value if isinstance(value, str) else None
 
 
 def _first_id(backend: tokenizers.Tokenizer, *names: str | None) -> int | None:
@@ -139,7 +141,12 @@ def open_tokenizer(path: str, field: str) -> tuple[tokenizers.Tokenizer, dict[st
     UserError: nothing there; it names ``field``.
   """
   file, settings = _find(path, field)
-  backend = tokenizers.Tokenizer.from_file(file)
+  try:
+    backend = tokenizers.Tokenizer.from_file(file)
+  except Exception as error:  # the library has no class of its own
+    reason = ' '.join(str(error).split())
+    raise user_error(field, path, f'tokenizer.json is cut or damaged ({reason}); save the '
+                     'tokenizer again') from None
   backend.no_padding()
   backend.no_truncation()
   return backend, settings
@@ -154,18 +161,25 @@ def _find(path: str, field: str) -> tuple[str, dict[str, object]]:
       raise user_error(field, path, 'holds no tokenizer.json; save a fast tokenizer there '
                        '(AutoTokenizer.from_pretrained(...).save_pretrained(...)), or train one '
                        'with `jaxgen data tokenizer`')
-    return str(file), json.loads(settings.read_text()) if settings.exists() else {}
+    return str(file), _settings(settings) if settings.exists() else {}
   # Imported here: only hub ids need it, and it takes a while.
   import huggingface_hub
   from huggingface_hub import errors
   try:
     file = huggingface_hub.hf_hub_download(path, 'tokenizer.json')
-    with open(huggingface_hub.hf_hub_download(path, 'tokenizer_config.json')) as settings:
-      return file, json.load(settings)
+    settings = huggingface_hub.hf_hub_download(path, 'tokenizer_config.json')
+    return file, _settings(epath.Path(settings))
   except (errors.HfHubHTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError,
           OSError) as error:
     raise user_error(field, path, 'neither a folder nor a hub id that can be reached '
                      f'({type(error).__name__}); `jaxgen data tokenizer` trains one') from error
+
+
+def _settings(file: epath.Path) -> dict[str, object]:
+  settings = parsed(file.read_bytes(), str(file))
+  if not isinstance(settings, dict):
+    raise user_error(str(file), settings, 'must be a JSON object; save the tokenizer again')
+  return settings
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str) -> Tokenizer:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Vision
 from jaxgen.data.example import Size
@@ -219,8 +220,8 @@ def fitted_size(height: int, width: int, *, factor: int = 28, min_pixels: int = 
     UserError: an image 200 times longer than wide, or the reverse.
   """
   if max(height, width) > MAX_ASPECT * min(height, width):
-    raise user_error('image', (height, width), f'one side is over {MAX_ASPECT} times the other; '
-                     'crop it')
+    raise record_error('image', (height, width), f'one side is over {MAX_ASPECT} times the other; '
+                       'crop it')
   longest = max_side // factor * factor if max_side else math.inf
   shrink = max(1.0, max(height, width) / max_side) if max_side else 1.0
   height, width = height / shrink, width / shrink

@@ -47,8 +47,9 @@ class RequestBatch:
 
   Attributes:
     branches: numpy; clean latents are zeros until ``given`` are encoded.
-    seeds, numbers, outputs: i32[R, M], of the image that each solved token belongs to: the number
-      of its request and its own one among the outputs.
+    seeds: u32[R, M], of the image that each solved token belongs to.
+    numbers, outputs: i32[R, M], of that image: the number of its request and its own one among the
+      outputs.
     images: i32[R, M], number of that image within its row from 1 on, 0 = absent.
     given: size -> (uint8[n, H, W, 3], i32[n] first token of each in the R K rows one after
       another).
@@ -126,7 +127,8 @@ def make_batch(requests: Sequence[Request], system: System, maker: ExampleMaker,
   result = RequestBatch(
       Branches(loaded.batch, *(np.zeros((len(placed), count, tokens[1]), dtype)
                                for dtype in (np.int32, np.int32, np.float32))),
-      *(np.zeros(tokens, np.int32) for _ in range(4)), loaded.images, [])
+      np.zeros(tokens, np.uint32), *(np.zeros(tokens, np.int32) for _ in range(3)),
+      loaded.images, [])
   for row, members in enumerate(placed):
     _fill_row(result, row, members, requests, weighted, system.layout)
   return result

@@ -1,6 +1,8 @@
 """Requests from flags and job files, and what was drawn as PNG files and ``results.json``."""
 
+import contextlib
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +12,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.limits import MAX_SIDE
+from jaxgen.core.texts import parsed
 from jaxgen.data.sample import FileImage
 from jaxgen.sampling.generate import Images
 from jaxgen.sampling.images import to_png
@@ -17,6 +21,7 @@ from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import make_request
 
 RESULTS = 'results.json'
+_IMAGE = re.compile(r'\d{4,}(_\d+)?\.png')  # as save_results names them
 GIVEN = ('source', 'reference', 'context')
 # Field of a request -> (types of its value, what it must be).
 _KINDS = {
@@ -35,8 +40,6 @@ _IMONTAGE = {'prompt': 'prompts', 'source': 'images', 'reference': 'images', 'si
              'outputs': 'output_num'}
 # The images of these tasks are edited, those of the others are references.
 _IMONTAGE_EDITS = ('image_editing', 'multiview')
-# Sides that no image has; ``generate`` says which multiples a system can draw.
-_MAX_SIDE = 2**15
 
 
 def parse_size(text: str, where: str = '--size') -> tuple[int, int] | None:
@@ -69,13 +72,8 @@ def read_job(file: str, config: ConfigDict, **defaults: Any) -> list[Request]:
   Raises:
     UserError: no such file, no JSON, an unknown field or one of a wrong kind, with its entry.
   """
-  path = epath.Path(file)
-  if not path.exists():
-    raise user_error('--job', file, 'no such file')
-  try:
-    job = json.loads(path.read_text())
-  except ValueError as error:  # of the JSON or of its encoding
-    raise user_error('--job', file, f'is not JSON: {error}') from None
+  path = existing_file(file, '--job')
+  job = parsed(path.read_bytes(), f'--job = {file!r}')
   if not isinstance(job, list | dict) or not job:
     raise user_error('--job', file, 'must be a JSON list of one or more requests')
   requests = []
@@ -95,13 +93,15 @@ def save_results(requests: Sequence[Request], images: Sequence[Images], folder: 
   """Writes every image as a PNG file and ``results.json``, which says what it is.
 
   Files are ``0000.png``, or ``0000_0.png``, ``0000_1.png``, ... where a request has several
-  outputs.
+  outputs. Images that an earlier ``results.json`` of the folder names, and this one does not, are
+  removed, so that none of an earlier call is taken for one of this.
 
   Returns:
     The paths of the images.
   """
   root = epath.Path(folder)
   root.mkdir(parents=True, exist_ok=True)
+  earlier = _earlier(root / RESULTS)
   paths, results = [], []
   for number, (request, outputs) in enumerate(zip(requests, images, strict=True)):
     names = ([f'{number:04d}.png'] if len(outputs) == 1 else
@@ -115,6 +115,8 @@ def save_results(requests: Sequence[Request], images: Sequence[Images], folder: 
         sizes=[list(image.shape[:2]) for image in outputs],
         parts=[_described(part) for part in request.sample.parts if not part.is_target]))
   (root / RESULTS).write_text(json.dumps(results, indent=2, ensure_ascii=False))
+  for name in earlier - {name for result in results for name in result['files']}:
+    (root / name).unlink(missing_ok=True)
   return paths
 
 
@@ -134,11 +136,35 @@ def existing(path: str, where: str) -> FileImage:
   """An image file of a request.
 
   Raises:
-    UserError: there is none.
+    UserError: there is none, or it is a folder.
   """
-  if not epath.Path(path).exists():
-    raise user_error(where, path, 'no such file')
-  return FileImage(path)
+  return FileImage(str(existing_file(path, where)))
+
+
+def existing_file(path: str, where: str) -> epath.Path:
+  """A file that a flag or a request names.
+
+  Raises:
+    UserError: there is none, or it is a folder.
+  """
+  file = epath.Path(path)
+  try:
+    found, folder = file.exists(), file.is_dir()
+  except (OSError, ValueError):  # a name that no file can have
+    found = folder = False
+  if not found or folder:
+    raise user_error(where, path, 'is a folder; name a file' if folder else 'no such file')
+  return file
+
+
+def _earlier(file: epath.Path) -> set[str]:
+  """The images that a ``results.json`` names, as ``save_results`` names them."""
+  if not file.exists():
+    return set()
+  with contextlib.suppress(ValueError, TypeError, KeyError, OSError):
+    return {name for result in json.loads(file.read_bytes()) for name in result['files']
+            if _IMAGE.fullmatch(name)}
+  return set()
 
 
 def _checked(entry: Mapping[str, Any], names: Mapping[str, str], where: str, folder: epath.Path
@@ -171,8 +197,9 @@ def _checked(entry: Mapping[str, Any], names: Mapping[str, str], where: str, fol
 
 
 def _checked_size(sides: Sequence[Any], value: Any, where: str) -> tuple[int, int]:
-  if len(sides) != 2 or not all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in sides):
-    raise user_error(where, value, f'sides are whole numbers from 1 to {_MAX_SIDE}')
+  # ``generate`` says which multiples a system can draw.
+  if len(sides) != 2 or not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides):
+    raise user_error(where, value, f'sides are whole numbers from 1 to {MAX_SIDE}')
   return sides[0], sides[1]
 
 

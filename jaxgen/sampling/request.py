@@ -7,6 +7,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.limits import MAX_GUIDANCE
+from jaxgen.core.limits import MAX_OUTPUTS
+from jaxgen.core.limits import MAX_SEED
+from jaxgen.core.limits import check_range
+from jaxgen.core.texts import checked
 from jaxgen.data import tasks
 from jaxgen.data.buckets import best_bucket
 from jaxgen.data.buckets import bucket_set
@@ -59,13 +64,14 @@ def make_request(config: ConfigDict, text: str | None, *, size: tuple[int, int] 
     origin: what errors point to; the name unless given.
 
   Raises:
-    UserError: no output, pieces that do not make up the task, or a source that is no image.
+    UserError: no output, a seed or a scale out of range, pieces that do not make up the task, or a
+      source that is no image.
   """
-  text = text if text and text.strip() else None
+  text = checked(text, 'prompt') if text and text.strip() else None
   name = name or (f'prompt {text!r}' if text else 'empty prompt')
   origin = origin or name
-  if outputs < 1:
-    raise user_error(f'{origin}: outputs', outputs, 'ask for 1 or more images')
+  check_range(f'{origin}: outputs', outputs, 1, MAX_OUTPUTS)
+  check_range(f'{origin}: seed', seed, 0, MAX_SEED)
   if task not in ('auto', *TASKS):
     raise user_error(f'{origin}: task', task, f'use auto, or one of {", ".join(TASKS)}')
   given = [Part(role, image=image) for role, images in (
@@ -81,9 +87,11 @@ def request_of(config: ConfigDict, sample: Sample, *, seed: int, number: int,
                guidance: float | None = None, image_guidance: float | None = None) -> Request:
   """A request for a sample as its task leaves it; see ``make_request``."""
   sampling = config.sampling
-  return Request(sample, seed, number, dict(
-      text=sampling.guidance if guidance is None else guidance,
-      image=sampling.image_guidance if image_guidance is None else image_guidance))
+  scales = dict(text=sampling.guidance if guidance is None else guidance,
+                image=sampling.image_guidance if image_guidance is None else image_guidance)
+  for kind, scale in scales.items():
+    check_range(f'{sample.origin}: {kind} guidance', scale, 0, MAX_GUIDANCE)
+  return Request(sample, seed, number, scales)
 
 
 def make_requests(config: ConfigDict, texts: Sequence[str], **options) -> list[Request]:

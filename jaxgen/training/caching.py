@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from jaxgen.config import validate
 from jaxgen.config.schema import LANGUAGE_TASKS
 from jaxgen.core import trees
+from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.data import cache
@@ -102,7 +103,7 @@ def write_cache(config: ConfigDict, out: str, start: dict[str, Any] | None = Non
   hosts.barrier('cached', PATIENCE)
   whose = '' if hosts.count == 1 else f', {hosts.label(hosts.index)}'
   print(f'{out}{whose}: {filling.written} entries written, {len(known)} were there; '
-        f'{len(filling.broken)} records cannot be decoded, {filling.large} images are larger than '
+        f'{len(filling.broken)} records cannot be used, {filling.large} images are larger than '
         f'a row')
   for name, reason in filling.broken.items():
     print(f'  skipped {name}: {reason}')
@@ -195,8 +196,10 @@ class _Filling:
   def _look(self, source: Source, task: str, record: int
             ) -> list[tuple[bytes, np.ndarray | None]]:
     """Keys and pixels of a record's images that the cache lacks; None for one that is broken."""
-    sample, found = source[record], []
+    name, found = '', []
     try:
+      sample = source[record]
+      name = sample.origin or sample.id
       for worded in _wordings(sample, task, self._data):
         for part, plan in self._maker.to_encode(worded):
           key = self._maker.key(part, plan)
@@ -208,10 +211,12 @@ class _Filling:
           try:
             found.append((key, self._maker.pixels(part, plan)))
           except DecodeError as error:
-            self.broken[sample.origin or sample.id] = str(error)
+            self.broken[name] = str(error)
             found.append((key, None))
+    except RecordError as error:
+      self.broken[error.where] = error.reason
     except DecodeError as error:  # not even its size or its bytes can be read
-      self.broken[sample.origin or sample.id] = str(error)
+      self.broken[name] = str(error)
     return found
 
   def _add(self, key: bytes, pixels: np.ndarray | None) -> None:

@@ -109,7 +109,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
       sources = dict.fromkeys(system.groups, 'from checkpoint')
       loader.restore(cursors[low:high], first)
       moved = elastic.changes(elastic.last(path), topology, config.train.rows)
-      _say(f'{path.name}: resumes at step {first}{moved}{workdirs.changes(before, config, first)}')
+      _say(f'{path.name}: resumes at step {first}{moved}{workdirs.changes(before, asked, first)}')
     else:
       loaded, sources = load_groups(config, blueprint, read_external)
       state, frozen = init_state(config, system, blueprint, loaded)

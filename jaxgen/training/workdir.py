@@ -1,6 +1,7 @@
 """The workdir of a run: writes its config, and checks that it belongs to this run."""
 
 import json
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -14,11 +15,15 @@ from jaxgen.models import registry as models
 from jaxgen.sharding.hosts import Hosts
 from jaxgen.training.optimizer import make_schedule
 
-# Fields that a resumed run may change: they say how it is run, not what it computes.
+# Fields that a resumed run may change: they say how it goes on, and what was learned stays right.
+# Whatever a message advises to change in a run that stopped is among them.
 MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
               'train/halt_after', 'train/accumulate', 'train/zero', 'train/host_timeout',
-              'optimizer/memory', 'mesh/', 'data/threads', 'data/prefetch', 'data/cache',
-              'sampling/')
+              'optimizer/memory', 'optimizer/learning_rate', 'mesh/', 'data/threads',
+              'data/prefetch', 'data/cache', 'data/max_bad_share', 'data/oversize',
+              'data/prompt_tokens', 'data/visual_tokens', 'data/patches', 'sampling/')
+# What becomes of these is said by ``operations.elastic``.
+_OF_TOPOLOGY = ('mesh/data', 'mesh/fsdp', 'mesh/context', 'mesh/tensor', 'train/accumulate')
 
 
 def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> tuple[epath.Path, ConfigDict | None]:
@@ -44,13 +49,19 @@ def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> tuple[epath.Path, C
 
 
 def changes(before: ConfigDict | None, now: ConfigDict, step: int) -> str:
-  """Describes the effect of a changed ``train.steps`` at ``step``; an empty string if unchanged.
+  """Names the fields that differ from the previous start, without those of the topology; an empty
+  string if none does.
 
-  Learning rate and data shares are schedules over all steps, so they may jump.
+  Learning rate and data shares are schedules over all steps, so they may jump at ``step`` where
+  ``train.steps`` has changed.
   """
-  if before is None or before.train.steps == now.train.steps:
+  if before is None:
     return ''
-  text = f'; train.steps {before.train.steps} -> {now.train.steps}'
+  fields = sorted(_differing(before, now).items(), key=lambda item: item[0] == 'train/steps')
+  text = ''.join(f'; {field.replace("/", ".")} {old} -> {new}' for field, (old, new) in fields
+                 if field not in _OF_TOPOLOGY)
+  if before.train.steps == now.train.steps:
+    return text
   old, new = (float(make_schedule(config)(step)) for config in (before, now))
   if old != new:
     text += f', which the schedule follows: learning rate {old:.3g} -> {new:.3g}'
@@ -58,12 +69,18 @@ def changes(before: ConfigDict | None, now: ConfigDict, step: int) -> str:
 
 
 def _check_same(config: ConfigDict, old: ConfigDict, workdir: str) -> None:
-  before, now = (trees.flatten(json.loads(to_json(_completed(each)))) for each in (old, config))
-  for field in sorted(before.keys() | now.keys()):
-    if not field.startswith(MAY_DIFFER) and before.get(field) != now.get(field):
-      raise user_error(f'config.{field.replace("/", ".")}', now.get(field), f'{workdir} is a run '
-                       f'with {before.get(field)!r} there; restore the value or take another '
-                       '--workdir')
+  for field, (before, now) in _differing(old, config).items():
+    if not field.startswith(MAY_DIFFER):
+      raise user_error(f'config.{field.replace("/", ".")}', now, f'{workdir} is a run with '
+                       f'{before!r} there; restore the value or take another --workdir')
+
+
+def _differing(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+  """Sorted fields, section/name, whose values differ -> both values; None where absent."""
+  before, now = (trees.flatten(json.loads(to_json(_completed(each)))) for each in (old, new))
+  return {field: (before.get(field), now.get(field))
+          for field in sorted(before.keys() | now.keys())
+          if before.get(field) != now.get(field)}
 
 
 def _completed(config: ConfigDict) -> ConfigDict:

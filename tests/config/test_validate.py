@@ -39,6 +39,9 @@ BROKEN = {
     'model.lora.out.rank=0': 'above 0',
     'model.lora.out.alpha=-1.0': 'above 0',
     'model.lora.out.modules=denoiser/(': 'not a regular expression',
+    'seed=4294967296': 'use 0 to 4294967295',
+    'sampling.guidance=1e30': 'use 0 to 100',
+    'sampling.image_guidance=-3.0': '0 or more',
     'data.image_size=0': 'above 0',
     'data.prompt_tokens=-1': 'above 0',
     'data.segments_per_row=0': 'above 0',
@@ -191,7 +194,12 @@ def test_captions_alone_give_no_image():
     'def get_config():\n  return base_config().data.size': 'size',
     'def get_config():\n  c = base_config()\n  c.train.steps = "many"\n  return c': 'TypeError',
     'def get_config():\n  c = base_config()\n  c.lock()\n  c.nothing = 1\n  return c': 'nothing',
-    'steps = 5': 'get_config',
+    'steps = 5': 'AttributeError: module',
+    'def get_config(): pass': 'must return a config, as base_config() makes, and not NoneType',
+    'def get_config(:': 'line 2: SyntaxError',
+    'import nothing_like_it': 'line 2: ModuleNotFoundError',
+    'def get_config():\n  return [][1]': 'line 3: IndexError',
+    'get_config = "\0"': 'null bytes',
 }.items())
 def test_broken_config_file(tmp_path, body, fix):
   file = tmp_path / 'broken.py'
@@ -199,6 +207,25 @@ def test_broken_config_file(tmp_path, body, fix):
   with pytest.raises(UserError) as error:
     load_config(str(file))
   check(error, 'broken.py', fix)
+
+
+@pytest.mark.parametrize('name', ['c.py', 'a:b/c.py', 'a:b/c:d.py', 'config'])
+@pytest.mark.parametrize('argument', ['', 'x', 'x:y'])
+def test_a_colon_may_stand_in_the_path(name, argument, tmp_path):
+  file = tmp_path / name
+  file.parent.mkdir(exist_ok=True)
+  file.write_text('from jaxgen.config import base_config\n'
+                  'def get_config(text="none"):\n'
+                  '  config = base_config()\n'
+                  '  config.data.cache = text\n'
+                  '  return config')
+  path = f'{file}:{argument}' if argument else str(file)
+  assert load_config(path).data.cache == (argument or 'none')
+
+
+def test_a_folder_is_no_config(tmp_path):
+  with pytest.raises(UserError, match='is a folder; name a Python file with get_config'):
+    load_config(str(tmp_path))
 
 
 def test_missing_config_file():

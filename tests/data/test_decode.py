@@ -6,12 +6,14 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from PIL import PngImagePlugin
 
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import image_size
 from jaxgen.data.images import resize_and_crop
 from jaxgen.data.sample import FileImage
+from jaxgen.data.sources import open_source
 
 # Red, green, blue and white quarters, 16 x 24, so that turns and flips show.
 QUARTERS = np.zeros((16, 24, 3), np.uint8)
@@ -127,10 +129,43 @@ def test_truncated_file_is_an_error(suffix, tmp_path):
     decode(FileImage(str(path)))
 
 
-@pytest.mark.parametrize('data', [b'', b'not an image at all', b'\x89PNG\r\n\x1a\n' + b'\0' * 50])
-def test_garbage_is_an_error(data):
-  with pytest.raises(DecodeError):
-    decode(data)
+@pytest.mark.parametrize('data', [b'', b'not an image at all', b'\x89PNG\r\n\x1a\n' + b'\0' * 50,
+                                  b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n'])
+def test_garbage_is_an_error(data, tmp_path):
+  (tmp_path / 'a.png').write_bytes(data)
+  reasons = []
+  for image in (data, FileImage(str(tmp_path / 'a.png'))):
+    for read in (decode, image_size):
+      with pytest.raises(DecodeError) as caught:
+        read(image)
+      reasons.append(str(caught.value))
+  # The same each time, so that reports can be compared: without addresses in memory.
+  assert len(set(reasons)) == 1 and '0x' not in reasons[0]
+
+
+def test_large_photographs_and_long_texts_are_read(tmp_path):
+  """Pillow's own limits are 179 million pixels, and 1 MiB for one text of a PNG file."""
+  path = tmp_path / 'wide.png'
+  Image.new('1', (20_000, 9_000)).save(path)  # a few KB, 180 million pixels
+  assert image_size(FileImage(str(path))) == (9_000, 20_000)
+  Image.open(path).verify()
+  info = PngImagePlugin.PngInfo()
+  info.add_text('workflow', 'node ' * 1_000_000, zip=True)
+  Image.fromarray(QUARTERS).save(tmp_path / 'text.png', pnginfo=info)
+  np.testing.assert_array_equal(decode(FileImage(str(tmp_path / 'text.png'))), QUARTERS)
+  Image.new('1', (20_001, 20_000)).save(path)
+  for read in (decode, image_size):
+    with pytest.raises(DecodeError, match='20001 x 20000 pixels are too many'):
+      read(FileImage(str(path)))
+
+
+@pytest.mark.parametrize('form, suffix', [('AVIF', 'avif'), ('JPEG', 'jfif')])
+def test_formats_of_phones_and_browsers(form, suffix, tmp_path):
+  path = tmp_path / f'a.{suffix}'
+  Image.fromarray(QUARTERS).save(path, form, quality=100)
+  found = open_source('folder', str(tmp_path))
+  error = np.abs(decode(found[0].images[0].image).astype(int) - QUARTERS)
+  assert len(found) == 1 and error[2:6, 2:10].max() < 12
 
 
 def test_missing_file_and_float_image_are_errors(tmp_path):

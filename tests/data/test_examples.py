@@ -21,6 +21,7 @@ from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.sequences import open_sequences
+from jaxgen.data.tokenizer import SPECIALS
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_too_many_broken_files_stop_the_run(spoil, make_config, layout):
                        max_bad_share=0.1)
   loader = make_loader(config, layout)
   with pytest.raises(UserError, match=r'^config.data.sources.a.path: 3 of 20 records cannot be '
-                                      r'decoded, .*bad_share = 0.1 .*: .*0[345]\.png') as caught:
+                                      r'used, .*bad_share = 0.1 .*: .*0[345]\.png') as caught:
     for _ in range(10):
       next(loader)
   assert '\n' not in str(caught.value)
@@ -84,7 +85,7 @@ def test_nothing_but_broken_files(spoil, make_config, layout):
   config = make_config({'a': source('folder', 'image', path=str(spoil(set(range(20)))))},
                        max_bad_share=1.0)
   loader = make_loader(config, layout)
-  with pytest.raises(UserError, match='20 of 20 records cannot be decoded'):
+  with pytest.raises(UserError, match='20 of 20 records cannot be used'):
     next(loader)
   loader.close()
 
@@ -101,6 +102,36 @@ def test_a_file_that_vanishes_counts_as_broken(folder, tmp_path, make_config, la
   loader.close()
 
 
+def test_faults_of_captions_are_skipped_named_and_resumed_over(folder, tmp_path, make_config,
+                                                               layout, caplog):
+  """One too long, one in another encoding, one empty, one that only some visits draw."""
+  for index in range(20):
+    (tmp_path / f'{index:02d}.png').write_bytes((folder / f'{index:02d}.png').read_bytes())
+    (tmp_path / f'{index:02d}.txt').write_text(f'a circle {index}')
+  (tmp_path / '03.txt').write_text('word ' * 99)
+  (tmp_path / '08.txt').write_bytes(b'caf\xe9')
+  (tmp_path / '11.txt').write_text('\n')
+  (tmp_path / 'captions.json').write_text(json.dumps({'15.png': ['a circle', 'word ' * 99]}))
+  config = make_config({'a': source('folder', 'pair', path=str(tmp_path))}, max_bad_share=0.2)
+  straight = make_loader(config, layout)
+  ids = [next(straight).ids for _ in range(24)]
+  assert {name for batch in ids for (name,) in batch} == {
+      f'{index:02d}.png' for index in range(20)} - {'03.png', '08.png', '11.png'}
+  skipped = straight.report()['skipped']
+  straight.close()
+  assert sorted(skipped) == [f'{tmp_path}/{name}' for name in (
+      '03.png: caption', '08.txt', '11.png: caption', '15.png: caption')]
+  assert sum('skipped' in record.getMessage() for record in caplog.records) == 4
+  for step in (5, 11):
+    first, second = make_loader(config, layout), make_loader(config, layout)
+    for _ in range(step):
+      next(first)
+    second.restore(first.state(), step)
+    assert [next(second).ids for _ in range(24 - step)] == ids[step:]
+    first.close()
+    second.close()
+
+
 @pytest.mark.parametrize('task', ['pair', 'caption'])
 @pytest.mark.parametrize('caption', [None, '  '])
 def test_missing_caption_names_file_and_line(task, caption, folder, tmp_path, make_config, layout):
@@ -108,7 +139,7 @@ def test_missing_caption_names_file_and_line(task, caption, folder, tmp_path, ma
   path = tmp_path / 'list.jsonl'
   path.write_text('\n' + json.dumps({'file': '00.png', 'caption': caption}))
   loader = make_loader(make_config({'a': source('jsonl', task, path=str(path))}), layout)
-  with pytest.raises(UserError, match=rf'^{path}:2: caption: missing'):
+  with pytest.raises(UserError, match=rf'1 of 1 records .*: {path}:2: caption \(missing'):
     next(loader)
   loader.close()
 
@@ -117,8 +148,8 @@ def test_long_caption_names_file_and_line(folder, tmp_path, make_config, layout)
   path = list_of(tmp_path / 'list.jsonl',
                  {'file': str(folder / '00.png'), 'caption': 'word ' * 99})
   loader = make_loader(make_config({'a': source('jsonl', 'pair', path=path)}), layout)
-  with pytest.raises(UserError, match=rf'^{path}:1: caption: the prompt has \d+ tokens, more than '
-                                      r'config.data.prompt_tokens = 40; shorten it or raise'):
+  with pytest.raises(UserError, match=rf'1 of 1 records .*: {path}:1: caption \(the prompt has \d+ '
+                                      r'tokens, more than config.data.prompt_tokens = 40; shorten'):
     next(loader)
   loader.close()
 
@@ -140,7 +171,7 @@ def test_a_task_that_does_not_fit_names_the_record(folder, tmp_path, make_config
   path = list_of(tmp_path / 'list.jsonl', {'id': 'two', 'parts': [
       {'image': str(folder / '00.png'), 'role': 'target'}] * 2})
   loader = make_loader(make_config({'a': source('jsonl', 'image', path=path)}), layout)
-  with pytest.raises(UserError, match=rf'^{path}:1 = 2: task image takes samples of exactly one'):
+  with pytest.raises(UserError, match=rf'1 of 1 records .*: {path}:1 \(2: task image takes samples of'):
     next(loader)
   loader.close()
 
@@ -196,6 +227,19 @@ def test_uses_say_which_images_go_where(maker, folder):
   assert maker.uses(tasks.dropped(sample, 'latents', '')) == ([0, 1], [3])
   told = dataclasses.replace(sample, task='conversation')
   assert maker.uses(told) == ([0, 1, 3], [])
+
+
+def test_special_tokens_that_a_caption_spells_are_text(folder, tmp_path, make_config, tokenizer):
+  special = {tokenizer.backend.token_to_id(name) for name in SPECIALS}
+  counts = []
+  for text in ('a cat', ' '.join(SPECIALS)):
+    path = list_of(tmp_path / 'list.jsonl', {'file': str(folder / '00.png'), 'caption': text})
+    config = make_config({'a': source('jsonl', 'pair', path=path)}, prompt_tokens=99)
+    (sequence,) = open_sequences(config, ['a'], ExampleMaker.of(config, SEEING))
+    tokens = sequence[0].prompt.tokens.tolist()
+    counts.append(sum(token in special for token in tokens))
+    assert text in tokenizer.decode(tokens)
+  assert counts[0] == counts[1]
 
 
 def test_each_epoch_draws_other_wordings(folder, tmp_path, make_config, tokenizer):

@@ -136,6 +136,27 @@ def test_loading_needs_no_framework(tokenizer_folder):
   assert done.stdout.strip() == 'set()'
 
 
+@pytest.mark.parametrize('name, data, message', [
+    ('tokenizer.json', b'{"version": "1.0", "tru', 'damaged'), ('tokenizer.json', b'', 'damaged'),
+    ('tokenizer.json', b'{}', 'damaged'), ('tokenizer.json', b'\xff\xfe\x00', 'damaged'),
+    ('tokenizer_config.json', b'{"pad_token": "<pa', ''), ('tokenizer_config.json', b'[]', '')])
+def test_a_cut_tokenizer_is_named(name, data, message, tokenizer_folder, tmp_path):
+  for file in ('tokenizer.json', 'tokenizer_config.json'):
+    (tmp_path / file).write_bytes((pathlib.Path(tokenizer_folder) / file).read_bytes())
+  (tmp_path / name).write_bytes(data)
+  with pytest.raises(UserError, match=f'{name}.*{message}') as error:
+    load_tokenizer(str(tmp_path))
+  assert str(tmp_path) in str(error.value) and '\n' not in str(error.value)
+
+
+def test_settings_of_other_kinds_name_no_tokens(tokenizer_folder, tmp_path):
+  (tmp_path / 'tokenizer.json').write_bytes(
+      (pathlib.Path(tokenizer_folder) / 'tokenizer.json').read_bytes())
+  (tmp_path / 'tokenizer_config.json').write_text('{"pad_token": 7, "eos_token": {"id": 3}}')
+  tokenizer = load_tokenizer(str(tmp_path))
+  assert (tokenizer.pad, tokenizer.end) == (0, 2)
+
+
 def test_bad_tokenizers(tmp_path):
   with pytest.raises(UserError, match='config.data.tokenizer.*no tokenizer.json'):
     load_tokenizer(str(tmp_path))

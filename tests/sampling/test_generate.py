@@ -158,7 +158,7 @@ def test_whatever_is_wrong_with_a_request_is_said_before_any_is_drawn(run, tmp_p
       (run.requests(['a cross'], size=(16, 18)), r'config.sampling.size = \(16, 18\).*multiples of '
        '4'),
       (run.requests(['a cross'], source=[(tmp_path / 'torn.png').read_bytes()]),
-       "prompt 'a cross': an image cannot be read: UnidentifiedImageError")):
+       "prompt 'a cross': an image cannot be read: no image of a format that is read")):
     with pytest.raises(UserError, match=message):
       run.draw(run.requests() + wrong, progress=lambda *counts: calls.append(counts))
   assert not calls

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -71,7 +72,20 @@ def test_job_files_of_imontage(folder, tiny_base):
     ([{'prompt': 'a'}, {'promt': 'b'}], r"job.json\[1\].promt = 'b': no such field; known: prompt"),
     ([{'prompt': 5}], r'job.json\[0\].prompt = 5: must be a string'),
     ([{'prompt': 'a', 'outputs': '3'}], r"\[0\].outputs = '3': must be a whole number"),
-    ([{'prompt': 'a', 'outputs': 0}], r'\[0\]: outputs = 0: ask for 1 or more'),
+    ([{'prompt': 'a', 'outputs': 0}], r'\[0\]: outputs = 0: use 1 to 1024'),
+    ([{'prompt': 'a', 'outputs': 10**9}], r'\[0\]: outputs = 1000000000: use 1 to 1024'),
+    ([{'prompt': 'a', 'seed': -1}], r'\[0\]: seed = -1: use 0 to 4294967295'),
+    ([{'prompt': 'a', 'seed': 2**32}], r'\[0\]: seed = 4294967296: use 0 to 4294967295'),
+    ([{'prompt': 'a', 'seed': 2**64 - 1}], r'\[0\]: seed = 18446744073709551615: use 0 to'),
+    ([{'prompt': 'a', 'guidance': -3}], r'\[0\]: text guidance = -3: use 0 to 100'),
+    ([{'prompt': 'a', 'guidance': 1e30}], r'\[0\]: text guidance = 1e\+30: use 0 to 100'),
+    ([{'prompt': 'a', 'guidance': float('nan')}], r'\[0\]: text guidance = nan: use 0 to 100'),
+    ([{'prompt': 'a', 'image_guidance': float('inf')}], r'image guidance = inf: use 0 to 100'),
+    ([{'prompt': 'a', 'source': '.'}], r"\[0\].source = '.*': is a folder; name a file"),
+    ([{'prompt': 'a', 'source': '\0'}], r"\[0\].source = '.*': no such file"),
+    ([{'prompt': 'a', 'source': 'x' * 999}], r"\[0\].source = '.*xx ...: no such file"),
+    ([{'prompt': 'a\0b'}], r'prompt: holds zero bytes'),
+    ([{'prompt': 'a \ud83d'}], r'prompt: holds .*half of a surrogate pair'),
     ([{'prompt': 'a', 'seed': True}], r'\[0\].seed = True: must be a whole number'),
     ([{'prompt': 'a', 'guidance': 'high'}], r"\[0\].guidance = 'high': must be a number"),
     ([{'prompt': 'a', 'size': [8]}], r'\[0\].size = \[8\]: sides are whole numbers'),
@@ -152,3 +166,19 @@ def test_results_say_what_each_image_is(folder, tiny_base):
   assert first['parts'] == [{'role': 'source', 'image': str(folder / 'a.png')},
                             {'role': 'user', 'text': 'a cat'}]
   assert (first['seed'], second['number']) == (4, 1) and first['sizes'] == [[16, 24]] * 2
+  # Another call removes what it does not replace, and no image that is not of an earlier one.
+  (folder / 'out/0007.png').write_bytes(b'mine')
+  save_results(requests[1:], images[1:], str(folder / 'out'))
+  assert sorted(path.name for path in (folder / 'out').iterdir()) == [
+      '0000.png', '0007.png', 'results.json']
+
+
+def test_every_seed_draws_noise_of_its_own(tiny_base):
+  seeds = [0, 1, 2**31 - 1, 2**31, 2**32 - 1]
+  array = np.zeros(len(seeds), np.uint32)
+  for index, seed in enumerate(seeds):
+    array[index] = make_request(tiny_base, 'x', seed=seed).seed
+  keys = jax.random.key_data(jax.vmap(jax.random.key)(array))
+  assert len({tuple(key) for key in keys.tolist()}) == len(seeds)
+  for index, seed in enumerate(seeds[:3]):
+    assert keys[index].tolist() == jax.random.key_data(jax.random.key(seed)).tolist()

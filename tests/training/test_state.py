@@ -96,10 +96,10 @@ def test_weights_of_other_sizes_are_listed(tiny_config, straight):
 def test_a_workdir_of_another_config_names_the_field(tiny_config, tmp_path):
   workdirs.claim(tiny_config, str(tmp_path), ALONE)
   other = copy.deepcopy(tiny_config)
-  other.optimizer.learning_rate = 3e-4
-  with pytest.raises(UserError, match=r'config\.optimizer\.learning_rate = 0\.0003.*0\.001'):
+  other.optimizer.b2 = 0.5
+  with pytest.raises(UserError, match=r'config\.optimizer\.b2 = 0\.5.*0\.95'):
     workdirs.claim(other, str(tmp_path), ALONE)
-  assert json.loads((tmp_path / 'config.json').read_text())['optimizer']['learning_rate'] == 1e-3
+  assert json.loads((tmp_path / 'config.json').read_text())['optimizer']['b2'] == 0.95
 
 
 def test_how_a_run_is_carried_out_may_change(tiny_config, tmp_path):
@@ -110,6 +110,21 @@ def test_how_a_run_is_carried_out_may_change(tiny_config, tmp_path):
   workdirs.claim(tiny_config, str(tmp_path), ALONE)
   assert json.loads((tmp_path / 'config.json').read_text())['train']['steps'] == 40
   assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+
+
+def test_what_messages_advise_may_change_and_is_said(tiny_config, tmp_path):
+  """Samples too large, captions too long, broken records, a loss that is not finite."""
+  before = copy.deepcopy(tiny_config)
+  workdirs.claim(tiny_config, str(tmp_path), ALONE)
+  tiny_config.data.update(prompt_tokens=999, visual_tokens=998, patches=996, max_bad_share=0.5,
+                          oversize='skip')
+  tiny_config.optimizer.learning_rate = 3e-4
+  workdirs.claim(tiny_config, str(tmp_path), ALONE)
+  said = workdirs.changes(before, tiny_config, 6)
+  for text in ('data.max_bad_share 0.01 -> 0.5', 'data.oversize refuse -> skip',
+               'data.prompt_tokens', '-> 999', 'data.visual_tokens', '-> 998', 'data.patches',
+               'optimizer.learning_rate 0.001 -> 0.0003'):
+    assert text in said
 
 
 @pytest.mark.parametrize('schedule, step, rates', [

@@ -1,6 +1,8 @@
 """What all sources share: the protocol, where a source lies, and the files behind a path."""
 
 import dataclasses
+import logging
+import os
 import re
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -13,13 +15,16 @@ from etils import epath
 from jaxgen.core.errors import user_error
 from jaxgen.data.sample import Sample
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.ppm')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.avif', '.gif', '.bmp', '.tif',
+                  '.tiff', '.ppm')
 TEXT_SUFFIX = '.txt'
 _FILE_SUFFIXES = (*IMAGE_SUFFIXES, TEXT_SUFFIX, '.json', '.jsonl', '.csv', '.tsv', '.parquet',
                   '.tar', '.arrayrecord')
 # A file that belongs to one of these is told by a word of its path between '/', '-', '_' and '.'.
 SPLITS = {'train': ('train', 'training'), 'test': ('test',),
           'validation': ('validation', 'valid', 'val', 'dev')}
+# Copies and thumbnails that macOS and network storage put into folders of images.
+_COPIES = ('__MACOSX', '@eaDir')
 _RANGE = re.compile(r'\{(\d+)\.\.(\d+)\}')
 _CHOICE = re.compile(r'\{([^{}]*,[^{}]*)\}')
 
@@ -177,16 +182,84 @@ def expand_braces(pattern: str) -> list[str]:
   return [one for value in values for one in expand_braces(f'{head}{value}{tail}')]
 
 
-def files_below(folder: epath.Path) -> Iterator[epath.Path]:
-  """Files below a folder; hidden ones are left out."""
-  for entry in folder.iterdir():
-    if entry.name.startswith('.'):
+def is_hidden(path: str) -> bool:
+  """True where a step of a relative path is hidden, or a folder of copies (``__MACOSX``)."""
+  return any(step.startswith('.') and step not in ('.', '..') or step in _COPIES
+             for step in path.split('/'))
+
+
+def files_below(folder: epath.Path, left_out: dict[str, list[str]] | None = None
+                ) -> Iterator[epath.Path]:
+  """Files below a folder without the hidden ones. A folder that is reached again by a link, and
+  files whose names are not UTF-8, are left out.
+
+  Args:
+    folder: where to look.
+    left_out: gets reason -> names of what is left out, other than hidden files.
+
+  Raises:
+    UserError: a folder cannot be listed.
+  """
+  # Real folders first, so that files keep the names that they have there.
+  folders, links, seen = [folder], [], set()
+  left_out = {} if left_out is None else left_out
+  while folders or links:
+    links.sort(reverse=True)
+    current = folders.pop() if folders else links.pop()
+    real = os.path.realpath(current) if _is_local(current) else str(current)
+    if real in seen:
+      left_out.setdefault('folders that a link leads to again', []).append(str(current))
       continue
-    # Asking a remote store about every entry would take a request each.
-    if not entry.name.lower().endswith(_FILE_SUFFIXES) and entry.is_dir():
-      yield from files_below(entry)
-    else:
-      yield entry
+    seen.add(real)
+    for entry, is_folder, is_link in _entries(current):
+      if is_hidden(entry.name):
+        continue
+      if not _is_unicode(entry.name):
+        shown = entry.name.encode(errors='backslashreplace').decode()
+        left_out.setdefault('names that are not UTF-8', []).append(shown)
+      elif is_folder:
+        (links if is_link else folders).append(entry)
+      else:
+        yield entry
+
+
+def warn_left_out(path: str, left_out: Mapping[str, Sequence[str]]) -> None:
+  """Logs how many files and entries of a source are not used, and the first names."""
+  for reason, names in left_out.items():
+    logging.warning('%s: left out %d %s: %s', path, len(names), reason, shortened(sorted(names)))
+
+
+def _is_local(path: epath.Path) -> bool:
+  return '://' not in str(path)
+
+
+def _is_unicode(name: str) -> bool:
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+def _entries(folder: epath.Path) -> Iterator[tuple[epath.Path, bool, bool]]:
+  """What a folder holds: path, whether it is a folder, whether it is a link. Neither files nor
+  folders, such as pipes, are left out."""
+  if not _is_local(folder):
+    for entry in folder.iterdir():
+      # Asking a remote store about every entry would take a request each.
+      yield entry, not entry.name.lower().endswith(_FILE_SUFFIXES) and entry.is_dir(), False
+    return
+  try:
+    with os.scandir(folder) as entries:
+      for entry in entries:
+        # A link may lead to itself, of which os.path.isdir makes no error.
+        is_link = entry.is_symlink()
+        is_folder = os.path.isdir(entry.path) if is_link else entry.is_dir()
+        if is_folder or is_link or entry.is_file():
+          yield folder / entry.name, is_folder, is_link
+  except OSError as error:
+    raise user_error(str(folder), None, f'cannot be listed ({error.strerror}); mend its '
+                     'permissions, or leave it out') from None
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -203,7 +276,8 @@ def _matching(place: Place) -> list[epath.Path]:
       parts = pattern.split('/')
       first = next(at for at, part in enumerate(parts) if any(sign in part for sign in '*?['))
       folder = epath.Path('/'.join(parts[:first]) or ('/' if pattern.startswith('/') else '.'))
-      found += sorted(folder.glob('/'.join(parts[first:])))
+      found += sorted(file for file in folder.glob('/'.join(parts[first:]))
+                      if not is_hidden(str(file.relative_to(folder))))
     else:
       found.append(existing(pattern, place.field))
   if not found:

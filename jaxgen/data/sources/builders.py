@@ -10,7 +10,8 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 
-from jaxgen.core.errors import user_error
+from jaxgen.core.errors import record_error
+from jaxgen.core.texts import checked
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
 from jaxgen.data.sample import FileImage
@@ -69,7 +70,7 @@ def plain(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
             for part in _input_parts(role, images_of(row, fields[role], at.root, at.origin))]
   found = images_of(row, fields['target'], at.root, at.origin) if 'target' in fields else []
   if 'target' in fields and not found:
-    raise user_error(f'{at.origin}: {fields["target"]}', None, 'the target image is missing')
+    raise record_error(f'{at.origin}: {fields["target"]}', None, 'the target image is missing')
   wordings = _wordings(row, fields, at)
   parts = _in_slots(inputs, wordings, at)
   return named_sample(row, fields, at, [*parts, *target_parts(found)])
@@ -88,8 +89,8 @@ def sequence(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
     parts = [*_input_parts('inputs', found[:-1]), *_texts('user', wordings[0]),
              *target_parts(found[-1:])]
   else:
-    raise user_error(at.origin, f'{len(found)} images, {len(slots)} instructions',
-                     'n images need n - 1 instructions, or one')
+    raise record_error(at.origin, f'{len(found)} images, {len(slots)} instructions',
+                       'n images need n - 1 instructions, or one')
   return named_sample(row, fields, at, parts)
 
 
@@ -132,14 +133,15 @@ def numbered_turns(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
     wordings = texts_of(row, instruction, at.origin)
     image = images_of(row, target, at.root, at.origin)
     if bool(wordings) != bool(image):
-      raise user_error(at.origin, instruction if image else target, 'is missing: every turn needs '
-                       'an instruction and an image')
+      raise record_error(at.origin, instruction if image else target, 'is missing: every turn '
+                         'needs an instruction and an image')
     if not image:
       break
     parts += [*_texts('user', wordings), *target_parts(image)]
     number += 1
   if number == 1:
-    raise user_error(at.origin, fields['target'].replace(NUMBER, '1'), 'the first turn is missing')
+    raise record_error(at.origin, fields['target'].replace(NUMBER, '1'),
+                       'the first turn is missing')
   return named_sample(row, fields, at, parts)
 
 
@@ -151,8 +153,8 @@ def nested_turns(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   """
   column = fields['images']
   turns = value_of(row, column)
-  if not turns:
-    raise user_error(f'{at.origin}: {fields["images"]}', turns, 'must be a list of turns')
+  if not isinstance(turns, (list, tuple)) or not turns:
+    raise record_error(f'{at.origin}: {fields["images"]}', turns, 'must be a list of turns')
   inner = {name: names for name, names in fields.items() if name not in ('id', 'images')}
   parts, known = [], set()
   for turn in turns:
@@ -174,7 +176,7 @@ def two_views(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   """
   picture = images_of(row, fields['images'], at.root, at.origin)
   if len(picture) != 1:
-    raise user_error(f'{at.origin}: {fields["images"]}', None, 'the picture is missing')
+    raise record_error(f'{at.origin}: {fields["images"]}', None, 'the picture is missing')
   try:
     pixels = decode(picture[0])
   except DecodeError:
@@ -194,7 +196,7 @@ def two_views(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
 def named_sample(row: Row, fields: Mapping[str, Names], at: At, parts: Sequence[Part]) -> Sample:
   """The sample with its id: the words under ``id``, else what the last image or row is called."""
   if not parts:
-    raise user_error(at.origin, None, 'has neither a text nor an image')
+    raise record_error(at.origin, None, 'has neither a text nor an image')
   names = fields.get('id', ())
   found = [texts_of(row, name, at.origin)
            for name in ((names,) if isinstance(names, str) else names)]
@@ -254,8 +256,8 @@ def _order(numbers: list[int], count: int, at: At) -> list[int]:
   """Which image stands in each slot: the one of its number, or the next where none has one."""
   order = [number - 1 for number in numbers] if any(numbers) else list(range(len(numbers)))
   if sorted(order) != list(range(count)):
-    raise user_error(at.origin, f'{count} images, {len(numbers)} slots',
-                     'each image needs one slot in the text, or none has one')
+    raise record_error(at.origin, f'{count} images, {len(numbers)} slots',
+                       'each image needs one slot in the text, or none has one')
   return order
 
 
@@ -274,13 +276,14 @@ def _slots(row: Row, names: Names) -> list[object]:
 def _turns(row: Row, name: Names, at: At) -> list[tuple[str, str]]:
   turns = value_of(row, name)
   if not isinstance(turns, (list, tuple)) or not turns:
-    raise user_error(f'{at.origin}: {name}', turns, 'must be a list of {"from", "value"}')
+    raise record_error(f'{at.origin}: {name}', turns, 'must be a list of {"from", "value"}')
   found = []
   for number, turn in enumerate(turns):
-    speaker = _SPEAKERS.get(turn.get('from', turn.get('role')))
+    turn = turn if isinstance(turn, Mapping) else {'value': turn}
+    speaker = _SPEAKERS.get(str(turn.get('from', turn.get('role'))))
     text = turn.get('value', turn.get('content'))
     if speaker is None or not isinstance(text, str):
-      raise user_error(f'{at.origin}: {name}[{number}]', turn,
-                       'must be {"from": "human" or "gpt", "value": text}')
-    found.append((speaker, text))
+      raise record_error(f'{at.origin}: {name}[{number}]', turn,
+                         'must be {"from": "human" or "gpt", "value": text}')
+    found.append((speaker, checked(text, f'{at.origin}: {name}[{number}]')))
   return found

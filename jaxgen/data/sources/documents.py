@@ -7,7 +7,7 @@ assistant's and its images are targets.
 import re
 from collections.abc import Mapping
 
-from jaxgen.core.errors import user_error
+from jaxgen.core.errors import record_error
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.sources.base import Names
@@ -26,11 +26,11 @@ def aligned(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   """Two lists side by side, texts and images, one of which is null at each place."""
   texts, images = (value_of(row, fields[name]) for name in ('caption', 'images'))
   if texts is None or images is None or len(texts) != len(images):
-    raise user_error(at.origin, None, 'texts and images must be lists of one length')
+    raise record_error(at.origin, None, 'texts and images must be lists of one length')
   parts = []
   for number, (text, image) in enumerate(zip(texts, images)):
     if text and image:
-      raise user_error(at.origin, number, 'a text and an image stand at one place of the lists')
+      raise record_error(at.origin, number, 'a text and an image stand at one place of the lists')
     parts += _said(text)
     parts += target_parts(images_of({'image': image}, 'image', at.root,
                                     f'{at.origin}: {fields["images"]}'))
@@ -42,7 +42,7 @@ def matched(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   texts = value_of(row, fields['caption'])
   images = sorted(value_of(row, fields['images']), key=lambda image: image['matched_text_index'])
   if images and not 0 <= images[-1]['matched_text_index'] < len(texts):
-    raise user_error(at.origin, images[-1]['matched_text_index'], 'an image matches no sentence')
+    raise record_error(at.origin, images[-1]['matched_text_index'], 'an image matches no sentence')
   parts = []
   for number, text in enumerate(texts):
     for image in images:
@@ -81,8 +81,8 @@ def _traced(row: Row, text: str, asked: bool, at: At) -> list[Part]:
     if number % 2:
       images = images_of(row, piece, at.root, at.origin)
       if not images:
-        raise user_error(f'{at.origin}: {piece}', None, 'the text has a slot for this image, but '
-                         'the row has no such image')
+        raise record_error(f'{at.origin}: {piece}', None, 'the text has a slot for this image, but '
+                           'the row has no such image')
       parts += [Part('context', image=images[0])] if asked else target_parts(images[:1])
     elif asked and piece.strip():
       parts.append(Part('user', text=piece.strip()))

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxgen.core.errors import user_error
+from jaxgen.core.errors import record_error
+from jaxgen.core.texts import checked
+from jaxgen.core.texts import decoded
 from jaxgen.data.sample import FileImage
 from jaxgen.data.sources.base import Names
 
@@ -166,8 +168,8 @@ def _numbered(row: Row, name: str, where: str) -> list[str]:
       found[int(match[1])] = key
   numbers = sorted(found)
   if numbers and (numbers[0] > 1 or numbers[-1] - numbers[0] + 1 != len(numbers)):
-    raise user_error(f'{where}: {name}', numbers, 'numbers are missing; they must follow one '
-                     'another from 0 or 1 on')
+    raise record_error(f'{where}: {name}', numbers, 'numbers are missing; they must follow one '
+                       'another from 0 or 1 on')
   return [found[number] for number in numbers]
 
 
@@ -175,18 +177,18 @@ def _texts(value: Any, where: str) -> Iterator[str]:
   if isinstance(value, np.ndarray):
     value = value.tolist()
   if isinstance(value, bytes):
-    value = value.decode()
+    value = decoded(value, where)
   if isinstance(value, str):
     value = _json(value) or value
   if isinstance(value, str):
-    yield value
+    yield checked(value, where)
   elif isinstance(value, (dict, list, tuple)):
     for one in value.values() if isinstance(value, dict) else value:
       yield from _texts(one, where)
   elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
     yield str(value)  # an id or a class
   elif value is not None:
-    raise user_error(where, value, 'must be a text, or a list of paraphrases')
+    raise record_error(where, value, 'must be a text, or a list of paraphrases')
 
 
 def _json(text: str) -> list[Any] | dict[str, Any] | None:
@@ -195,7 +197,7 @@ def _json(text: str) -> list[Any] | dict[str, Any] | None:
     return None
   try:
     value = json.loads(text)
-  except ValueError:
+  except (ValueError, RecursionError):
     return None  # "[v*] on a table" is a caption
   leaves = value.values() if isinstance(value, dict) else value
   return value if value and all(isinstance(leaf, (str, list)) for leaf in leaves) else None
@@ -210,12 +212,12 @@ def _images(value: Any, root: Root, where: str) -> list[Image]:
     return [value]
   if isinstance(value, str):
     if value.startswith(_URL):
-      raise user_error(where, value, 'is a URL; download the images of this column first, and '
-                       'give a table, folder or tar that holds them')
-    return [FileImage(root.resolve(value))]
+      raise record_error(where, value, 'is a URL; download the images of this column first, and '
+                         'give a table, folder or tar that holds them')
+    return [FileImage(root.resolve(checked(value, where)))]
   if isinstance(value, Mapping) and {'bytes', 'path'} & set(value):
     inner = value.get('bytes')
     return _images(value.get('path') if inner is None else inner, root, where)
   if isinstance(value, (list, tuple)):
     return [image for one in value for image in _images(one, root, where)]
-  raise user_error(where, value, 'must be an image: a path, bytes, or a struct of bytes and path')
+  raise record_error(where, value, 'must be an image: a path, bytes, or a struct of bytes and path')

@@ -1,14 +1,18 @@
 """Folders of images: with captions beside them, and target folders with folders of controls."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
+from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
+from jaxgen.core.texts import decoded
+from jaxgen.core.texts import parsed
 from jaxgen.data import sample as samples
 from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Part
@@ -16,10 +20,13 @@ from jaxgen.data.sample import Sample
 from jaxgen.data.sources.base import IMAGE_SUFFIXES
 from jaxgen.data.sources.base import Names
 from jaxgen.data.sources.base import Place
-from jaxgen.data.sources.base import TEXT_SUFFIX
 from jaxgen.data.sources.base import existing_folder
 from jaxgen.data.sources.base import files_below
+from jaxgen.data.sources.base import is_hidden
 from jaxgen.data.sources.base import shortened
+from jaxgen.data.sources.base import warn_left_out
+from jaxgen.data.sources.captions import Captions
+from jaxgen.data.sources.captions import plain_path
 from jaxgen.data.sources.fields import texts_of
 from jaxgen.data.sources.tables import JsonLines
 
@@ -29,6 +36,9 @@ CAPTIONS_JSON = 'captions.json'
 TARGETS = ('target', 'targets', 'image', 'images', 'output', 'outputs', 'edited')
 CONTROLS = ('control', 'controls', 'conditioning', 'source', 'sources', 'input', 'inputs',
             'reference', 'references')
+# Images all the same, which Pillow does not read.
+UNREAD_SUFFIXES = ('.heic', '.heif', '.jxl', '.svg', '.psd', '.xcf', '.raw', '.dng', '.cr2', '.cr3',
+                   '.nef', '.arw', '.orf', '.raf', '.rw2')
 _ROLES = ('context', 'source', 'reference', 'inputs')
 
 
@@ -37,7 +47,8 @@ class FolderSource:
 
   The caption of ``a/b.jpg`` is the text of ``a/b.txt``, or stands at the top of the folder: in
   ``captions.jsonl``, one ``{"file": "a/b.jpg", "caption": "..."}`` to a line, or in
-  ``captions.json``, ``{"a/b.jpg": "..."}``. It may be absent, and a list in JSON is paraphrases.
+  ``captions.json``, ``{"a/b.jpg": "..."}``. It may be absent. A list in JSON is paraphrases, as are
+  several captions of one image. A caption in JSON comes before that of a text file.
   """
 
   def __init__(self, place: Place):
@@ -98,7 +109,7 @@ class ControlSource:
 
   def _add(self, role: str, folders: list[epath.Path], place: Place) -> None:
     """Adds the controls of one role to the targets they belong to."""
-    by_stem = {name.rpartition('.')[0]: name for name in self._targets.names}
+    by_stem = {plain_path(name.rpartition('.')[0]): name for name in self._targets.names}
     found: dict[str, list[str]] = {name: [] for name in self._targets.names}
     unused, missing = [], []
     for folder in folders:
@@ -123,7 +134,7 @@ class ControlSource:
 
 def control_folders(root: epath.Path) -> dict[str, Names]:
   """The ``fields`` of a folder that has targets and controls, {} for any other folder."""
-  entries = list(root.iterdir())
+  entries = [entry for entry in root.iterdir() if not is_hidden(entry.name)]
   folders = sorted(entry.name for entry in entries
                    if re.sub(r'_?\d+$', '', entry.name.lower()) in (*TARGETS, *CONTROLS)
                    and entry.is_dir())
@@ -148,11 +159,11 @@ class _Controls:
 def _controls(folder: epath.Path, targets: Iterable[str]) -> _Controls:
   targets, numbered, unused = set(targets), {}, []
   for file in sorted(_image_names(folder)):
-    stem = file.rpartition('.')[0]
+    stem = plain_path(file.rpartition('.')[0])
     head, _, number = stem.rpartition('_')
     if stem in targets:
       key, number = stem, None
-    elif head in targets and number.isdigit():
+    elif head in targets and number.isdecimal():
       key, number = head, int(number)
     else:
       unused.append(file)
@@ -173,31 +184,42 @@ def _controls(folder: epath.Path, targets: Iterable[str]) -> _Controls:
 
 
 class _Captioned:
-  """The images below a folder and their captions.
+  """The images below a folder and their captions; what belongs to no image is logged by name.
 
   Args:
     folder: where they lie.
     deep: look into folders below it, too.
+
+  Raises:
+    UserError: a table of captions is not as it should be, or names no image of the folder.
   """
 
   def __init__(self, folder: epath.Path, deep: bool = True):
     self.folder = folder
-    files = files_below(folder) if deep else folder.iterdir()
-    below = sorted(str(file.relative_to(folder)) for file in files)
+    left_out: dict[str, list[str]] = {}
+    below = sorted(str(file.relative_to(folder)) for file in files_below(folder, left_out))
+    below = [name for name in below if deep or '/' not in name]
     self.names = [name for name in below if name.lower().endswith(IMAGE_SUFFIXES)]
-    self._sidecars = {name for name in below if name.lower().endswith(TEXT_SUFFIX)}
-    self._captions: dict[str, tuple[str, ...]] = {}
-    if CAPTIONS_JSON in below:
-      self._captions |= _from_json(folder / CAPTIONS_JSON)
-    if CAPTIONS_LINES in below:
-      self._captions |= _from_lines(folder / CAPTIONS_LINES)
+    captions = Captions(self.names)
+    for name, read in ((CAPTIONS_JSON, _from_json), (CAPTIONS_LINES, _from_lines)):
+      if name in below:
+        captions.add(str(folder / name), read(folder / name), left_out)
+    captions.add_sidecars(folder, below, left_out)
+    self._captions, self._sidecars = captions.texts, captions.sidecars
+    unread = [name for name in below if name.lower().endswith(UNREAD_SUFFIXES)]
+    if unread:
+      left_out['images of formats that are not read; convert them'] = unread
+    warn_left_out(str(folder), left_out)
 
   def sample(self, name: str, inputs: Iterable[Part]) -> Sample:
-    """The inputs, the caption, the image."""
+    """The inputs, the caption, the image.
+
+    Raises:
+      RecordError: the caption cannot be read.
+    """
     file, captions = self.folder / name, self._captions.get(name, ())
-    sidecar = name.rpartition('.')[0] + TEXT_SUFFIX
-    if not captions and sidecar in self._sidecars:
-      captions = ((self.folder / sidecar).read_text().strip(),)
+    if not captions and name in self._sidecars:
+      captions = (_text(self.folder / self._sidecars[name]),)
     texts = (samples.text_part('user', captions),) if captions else ()
     target = Part('target', image=FileImage(str(file)), loss=True)
     return Sample(name, (*inputs, *texts, target), origin=str(file))
@@ -208,22 +230,37 @@ def _image_names(folder: epath.Path) -> list[str]:
           if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
-def _from_lines(path: epath.Path) -> dict[str, tuple[str, ...]]:
-  """captions.jsonl: sample id (the file, where no id is given) -> wordings."""
-  table = JsonLines(path)
-  found = (samples.from_json(table[index], table.origin(index), str(path.parent))
-           for index in range(len(table)))
-  return {sample.id: sample.texts[0].variants or (sample.texts[0].text,)
-          for sample in found if sample.texts}
-
-
-def _from_json(path: epath.Path) -> dict[str, tuple[str, ...]]:
-  """captions.json: file -> wordings."""
+def _text(file: epath.Path) -> str:
   try:
-    captions = json.loads(path.read_bytes())
-  except ValueError as error:
-    raise user_error(str(path), None, f'is not JSON: {error}') from None
+    return decoded(file.read_bytes(), str(file)).strip()
+  except OSError as error:
+    raise record_error(str(file), None, f'cannot be read ({error.strerror or error})') from None
+
+
+def _from_lines(path: epath.Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+  """captions.jsonl: (path of the image as it stands there, wordings)."""
+  table = JsonLines(path)
+  for index in range(len(table)):
+    sample = samples.from_json(table[index], table.origin(index), str(path.parent))
+    text = next(iter(sample.texts), None)
+    for image in sample.images[-1:]:
+      if isinstance(image.image, FileImage):
+        name = image.image.path.removeprefix(f'{path.parent}/')
+        yield name, () if text is None else text.variants or (text.text,)
+
+
+def _from_json(path: epath.Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+  """captions.json: (path of the image as it stands there, wordings)."""
+  captions = parsed(path.read_bytes(), str(path), pairs=_with_duplicates)
   if not isinstance(captions, dict):
     raise user_error(str(path), None, 'must be an object: {file: caption}')
-  return {name: texts_of({'caption': value}, 'caption', f'{path}: {name}')
-          for name, value in captions.items()}
+  for name, value in captions.items():
+    yield name, texts_of({'caption': value}, 'caption', f'{path}: {name}')
+
+
+def _with_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """An object of JSON; values of one name, of which ``json`` keeps the last, become a list."""
+  found: dict[str, list[Any]] = {}
+  for name, value in pairs:
+    found.setdefault(name, []).append(value)
+  return {name: values[0] if len(values) == 1 else values for name, values in found.items()}

@@ -20,6 +20,7 @@ from jaxgen.data.sources.base import Source
 from jaxgen.data.sources.base import data_files
 from jaxgen.data.sources.base import existing
 from jaxgen.data.sources.base import files_below
+from jaxgen.data.sources.base import is_hidden
 from jaxgen.data.sources.base import is_pattern
 from jaxgen.data.sources.builders import At
 from jaxgen.data.sources.builders import builder_of
@@ -27,6 +28,7 @@ from jaxgen.data.sources.fields import Row
 from jaxgen.data.sources.fields import has
 from jaxgen.data.sources.folder import CAPTIONS_JSON
 from jaxgen.data.sources.folder import CAPTIONS_LINES
+from jaxgen.data.sources.folder import UNREAD_SUFFIXES
 from jaxgen.data.sources.folder import control_folders
 from jaxgen.data.sources.parquet import ParquetTable
 from jaxgen.data.sources.rows import RowSource
@@ -146,7 +148,8 @@ def recognised(place: Place) -> str:
 def main_table(folder: epath.Path) -> epath.Path | None:
   """The one table at the top of a folder that describes its images; None where there is none."""
   found = [file for file in folder.iterdir() if KIND_OF.get(file.suffix.lower()) in
-           ('jsonl', 'json', 'csv') and file.name not in (CAPTIONS_LINES, CAPTIONS_JSON)]
+           ('jsonl', 'json', 'csv') and not is_hidden(file.name) and
+           file.name not in (CAPTIONS_LINES, CAPTIONS_JSON)]
   named = [file for file in found if file.stem == 'metadata']
   found = named or found
   return found[0] if len(found) == 1 else None
@@ -190,11 +193,12 @@ def _kind_of_folder(folder: epath.Path, place: Place) -> str:
   target = place.fields.get('target')
   if control_folders(folder) or isinstance(target, str) and (folder / target).is_dir():
     return 'controls'
-  kinds, images = set(), False
+  kinds, images, unread = set(), False, set()
   for file in files_below(folder):
     kind = KIND_OF.get(file.suffix.lower())
     kinds |= {kind} if kind in _CONTAINERS else set()
     images = images or file.name.lower().endswith(IMAGE_SUFFIXES)
+    unread |= {file.suffix.lower()} & set(UNREAD_SUFFIXES)
   if len(kinds) > 1:
     raise user_error(place.field, place.path, f'holds files of several kinds, {sorted(kinds)}; '
                      'name the kind, or a path that leads to one of them')
@@ -204,5 +208,6 @@ def _kind_of_folder(folder: epath.Path, place: Place) -> str:
     return 'table'
   if images:
     return 'folder'
+  advice = f'; convert the images of {", ".join(sorted(unread))}' if unread else ''
   raise user_error(place.field, place.path, 'nothing known in it: no images, tables, tars, parquet '
-                   'or ArrayRecord files')
+                   f'or ArrayRecord files{advice}')

@@ -9,7 +9,6 @@ import csv
 import dataclasses
 import fnmatch
 import io
-import json
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +16,8 @@ from typing import Any
 from etils import epath
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.texts import decoded
+from jaxgen.core.texts import parsed
 from jaxgen.data.sources import documents
 from jaxgen.data.sources.base import Chain
 from jaxgen.data.sources.base import Names
@@ -142,7 +143,8 @@ def _open(name: str, preset: Preset, table: Table, root: Root, place: Place) -> 
 def _indexed(file: epath.Path) -> list[tuple[Table, Root]]:
   """UniWorld's data.txt: lines of ``image root, annotation file, region weighting``."""
   found = []
-  for number, line in enumerate(csv.reader(io.StringIO(file.read_text())), start=1):
+  text = decoded(file.read_bytes(), str(file))
+  for number, line in enumerate(csv.reader(io.StringIO(text)), start=1):
     if not line:
       continue
     if len(line) < 2:
@@ -158,7 +160,8 @@ class _Prompts(Listed):
 
   def __getitem__(self, index: int) -> Row:
     row = super().__getitem__(index)
-    prompt = json.loads((self.path.parent / row['name'] / 'prompt.json').read_bytes())
+    file = self.path.parent / row['name'] / 'prompt.json'
+    prompt = parsed(file.read_bytes(), str(file))
     return {**row, 'edit': prompt.get('edit')}
 
 
@@ -166,7 +169,7 @@ def _seeds(file: epath.Path) -> Listed:
   """InstructPix2Pix as its authors serve it: seeds.json lists [name, [seed, ...]]."""
   rows = [{'id': f'{name}/{seed}', 'name': name, 'edit': None,
            'before': f'{name}/{seed}_0.jpg', 'after': f'{name}/{seed}_1.jpg'}
-          for name, seeds in json.loads(file.read_bytes()) for seed in seeds]
+          for name, seeds in parsed(file.read_bytes(), str(file)) for seed in seeds]
   return _Prompts(file, rows)
 
 

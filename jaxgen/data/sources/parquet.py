@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.data.sources.fields import Row
 from jaxgen.data.sources.table import Table
@@ -80,7 +81,10 @@ class ParquetTable(Table):
     with self._opened() as file:
       self.columns = set(file.schema_arrow.names)
       groups = range(file.metadata.num_row_groups)
-      self._ends = np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
+      counts = [file.metadata.row_group(group).num_rows for group in groups]
+      if min(counts, default=0) < 0:
+        raise ValueError(f'row groups of {counts} rows')
+      self._ends = np.cumsum(counts)
     self._wanted: list[str] | None = None
 
   def only(self, columns: set[str]) -> Table:
@@ -97,7 +101,10 @@ class ParquetTable(Table):
     before = int(self._ends[group - 1]) if group else 0
     rows = self._kept.get((self._key, group, tuple(self._wanted or ())),
                           lambda: self._read(group))
-    return rows.slice(index - before, 1).to_pylist()[0]
+    try:
+      return rows.slice(index - before, 1).to_pylist()[0]
+    except (ValueError, LookupError) as error:  # no UTF-8, or fewer rows than the file promises
+      raise record_error(self.origin(index), None, f'cannot be read ({error})') from None
 
   def scan(self, columns: tuple[str, ...]) -> Iterator[Row]:
     """All rows with these columns alone."""
@@ -120,7 +127,7 @@ class ParquetTable(Table):
         # Of a local file pyarrow reads without Python in between.
         where = self.where if self.is_local else stack.enter_context(self.path.open('rb'))
         yield stack.enter_context(parquet.ParquetFile(where))
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
       reason = ' '.join(str(error).split())[:100]
       raise user_error(self.where, None, f'is not a whole parquet file ({reason}); copy or '
                        'download it again') from error

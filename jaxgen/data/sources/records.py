@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.data import sample as samples
 from jaxgen.data.sample import Sample
 from jaxgen.data.sources.base import Place
 from jaxgen.data.sources.base import data_files
 from jaxgen.data.sources.base import existing
+from jaxgen.data.sources.base import is_hidden
 from jaxgen.data.sources.base import is_pattern
 from jaxgen.data.sources.builders import builder_of
 from jaxgen.data.sources.fields import Row
@@ -28,7 +30,8 @@ class ArrayRecordSource:
     from array_record.python import array_record_data_source
     field, path = place.field, place.path
     folder = not is_pattern(path) and existing(path, field).is_dir()
-    files = ([str(file) for file in sorted(epath.Path(path).glob('*.arrayrecord'))] if folder
+    files = ([str(file) for file in sorted(epath.Path(path).glob('*.arrayrecord'))
+              if not is_hidden(file.name)] if folder
              else [str(file) for file in data_files(place, ('.arrayrecord',))])
     if not files:
       raise user_error(field, path,
@@ -47,8 +50,8 @@ class ArrayRecordSource:
     try:
       data = self._records[index]
     except RuntimeError as error:
-      raise user_error(origin, None, 'the file is damaged; rewrite it with `jaxgen data pack` '
-                       f'({str(error)[:60]})') from error
+      raise record_error(origin, None, 'the file is damaged; rewrite it with `jaxgen data pack` '
+                         f'({str(error)[:60]})') from error
     return samples.from_bytes(data, origin)
 
 

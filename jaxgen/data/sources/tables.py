@@ -1,14 +1,17 @@
 """Tables as text: JSON Lines, a JSON list, CSV. A broken line is reported as file:line."""
 
+import codecs
 import csv
 import io
-import json
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.texts import decoded
+from jaxgen.core.texts import is_wide
+from jaxgen.core.texts import parsed
 from jaxgen.data.sources.fields import Row
 from jaxgen.data.sources.table import Table
 
@@ -21,11 +24,15 @@ class JsonLines(Table):
   def __init__(self, path: epath.Path):
     super().__init__(path)
     self._text = None if self.is_local else path.read_bytes()
+    if self._text is None and is_wide(self.read(0, 4)):
+      self._text = path.read_bytes()
+    if self._text is not None and is_wide(self._text):
+      self._text = decoded(self._text, self.where).encode()
     self.columns: set[str] = set()
     places, start = [], 0
-    with open(self.where, 'rb') if self.is_local else io.BytesIO(self._text) as file:
+    with open(self.where, 'rb') if self._text is None else io.BytesIO(self._text) as file:
       for number, line in enumerate(file, start=1):
-        if line.strip():
+        if line.removeprefix(codecs.BOM_UTF8).strip():
           places.append((number, start, len(line)))
           self.columns |= _object(line, f'{self.where}:{number}').keys()
         start += len(line)
@@ -72,11 +79,8 @@ def read_json(path: epath.Path) -> Listed:
   Raises:
     UserError: it holds something else.
   """
-  try:
-    rows = json.loads(path.read_bytes())
-  except ValueError as error:
-    raise user_error(str(path), None, f'is not JSON ({error}); a file with one object to a line '
-                     'must be named .jsonl') from None
+  rows = parsed(path.read_bytes(), str(path), '; a file with one object to a line must be named '
+                '.jsonl')
   if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
     raise user_error(str(path), None, 'must be a list of objects')
   return Listed(path, rows)
@@ -89,11 +93,14 @@ def read_csv(path: epath.Path) -> Listed:
     UserError: it is no CSV, or a line has more cells than the header.
   """
   csv.field_size_limit(2**31 - 1)
-  text = path.read_bytes().decode('utf-8-sig')
+  text = decoded(path.read_bytes(), str(path))
   reader = csv.DictReader(io.StringIO(text, newline=''),
                           delimiter='\t' if path.suffix.lower() == '.tsv' else ',')
   rows = []
   try:
+    names = [name for name in reader.fieldnames or () if name]
+    if len(set(names)) < len(names):
+      raise user_error(f'{path}:1', names, 'a column stands there twice; name each once')
     for row in reader:
       if None in row:
         raise user_error(f'{path}:{reader.line_num}', row[None], 'more cells than the header has; '
@@ -105,11 +112,7 @@ def read_csv(path: epath.Path) -> Listed:
 
 
 def _object(line: bytes, origin: str) -> dict[str, Any]:
-  try:
-    record = json.loads(line)
-  except ValueError as error:
-    shown = line[:80].decode(errors='replace').strip()
-    raise user_error(origin, shown, f'is not JSON: {error}') from None
+  record = parsed(line, origin)
   if not isinstance(record, dict):
     raise user_error(origin, record, 'each line must be one JSON object')
   return record

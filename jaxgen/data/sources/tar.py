@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import io
-import json
 import os
 import tarfile
 import zipfile
@@ -15,12 +14,15 @@ import numpy as np
 from etils import epath
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.texts import decoded
+from jaxgen.core.texts import parsed
 from jaxgen.data.sources.base import Chain
 from jaxgen.data.sources.base import IMAGE_SUFFIXES
 from jaxgen.data.sources.base import Names
 from jaxgen.data.sources.base import Place
 from jaxgen.data.sources.base import Source
 from jaxgen.data.sources.base import data_files
+from jaxgen.data.sources.base import is_hidden
 from jaxgen.data.sources.builders import builder_of
 from jaxgen.data.sources.fields import Row
 from jaxgen.data.sources.rows import RowSource
@@ -62,7 +64,7 @@ class TarTable(Table):
   def __getitem__(self, index: int) -> Row:
     members = {suffix: place for suffix, place in zip(self._suffixes,
                                                       self._places[index].tolist()) if place[0]}
-    return _Members(self, members)
+    return _Members(self, self.origin(index), members)
 
   def name(self, index: int) -> str:
     """tar/stem, because every tar of a set may count its stems from 0 on."""
@@ -76,21 +78,18 @@ class TarTable(Table):
 class _Members(Mapping):
   """The files of one sample by suffix, read when asked for: texts, JSON values, bytes."""
 
-  def __init__(self, table: TarTable, members: dict[str, tuple[int, int]]):
-    self._table, self._members = table, members
+  def __init__(self, table: TarTable, origin: str, members: dict[str, tuple[int, int]]):
+    self._table, self._origin, self._members = table, origin, members
     image = next((suffix for suffix in members if _is_image(suffix)), None)
     self._names = {**{suffix: suffix for suffix in members}, **({IMAGE: image} if image else {})}
 
   def __getitem__(self, name: str) -> Any:
     suffix = self._names[name]
     data = self._table.read(*self._members[suffix])
-    if suffix.rpartition('.')[2] == 'json':
-      try:
-        return json.loads(data)
-      except ValueError as error:
-        raise user_error(f'{self._table.where}: {suffix}', data[:80], f'is not JSON: {error}') \
-            from None
-    return data.decode().strip() if suffix.rpartition('.')[2] in TEXTS else data
+    kind, where = suffix.rpartition('.')[2], f'{self._origin}.{suffix}'
+    if kind == 'json':
+      return parsed(data, where)
+    return decoded(data, where).strip() if kind in TEXTS else data
 
   def __iter__(self) -> Iterator[str]:
     return iter(self._names)
@@ -169,8 +168,10 @@ def _members(path: epath.Path) -> tuple[np.ndarray, list[str], np.ndarray]:
   try:
     with path.open('rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
       for member in tar:
-        folder, slash, name = member.name.removeprefix('./').rpartition('/')
-        if not member.isreg() or name.startswith('.'):
+        # Names that are not UTF-8 become text that can be written down.
+        entry = member.name.removeprefix('./').encode(errors='backslashreplace').decode()
+        folder, slash, name = entry.rpartition('/')
+        if not member.isreg() or is_hidden(entry):
           continue
         stem, _, suffix = name.partition('.')
         suffixes[suffix.lower()] = None
