@@ -14,6 +14,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
 from jaxgen.data.sample import FileImage
+from jaxgen.data.sample import IMAGE_ROLES
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.sample import text_part
@@ -30,6 +31,7 @@ from jaxgen.data.sources.fields import value_of
 # conversations; the rest are images.
 FIELDS = ('id', 'caption', 'instruction', 'instructions', 'conversations', 'context', 'source',
           'reference', 'inputs', 'images', 'target')
+ROLES = ('id', 'roles', 'texts', 'images')  # columns of rows in any order, see ``by_roles``
 # <image>, <image_1>, <img><|image_1|></img>, and <gen_image> for an image to be generated
 _SLOT = re.compile(r'<gen_image>|<image(?:_(\d+))?>|<img>\s*<\|image_(\d+)\|>\s*</img>')
 _SPEAKERS = {'human': 'user', 'user': 'user', 'gpt': 'assistant', 'assistant': 'assistant',
@@ -189,6 +191,18 @@ def two_views(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   sample = named_sample(row, fields, at, [Part('reference', image=views[1 - at.view]),
                                      *_texts('user', wordings), *target_parts([views[at.view]])])
   return dataclasses.replace(sample, id=f'{sample.id}-{at.view}')
+
+
+def by_roles(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
+  """Parts in the order of ``roles``: each takes the next of the images, or the next of the texts."""
+  texts, images = iter(row['texts']), iter(images_of(row, fields['images'], at.root, at.origin))
+  parts = []
+  for role in (role.decode() for role in row['roles']):
+    if role in IMAGE_ROLES:
+      parts.append(Part(role, image=next(images), loss=role == 'target'))
+    else:
+      parts.append(Part(role, text=next(texts).decode(), loss=role == 'assistant'))
+  return named_sample(row, fields, at, parts)
 
 
 def named_sample(row: Row, fields: Mapping[str, Names], at: At, parts: Sequence[Part]) -> Sample:
