@@ -264,8 +264,8 @@ def _add_data(commands) -> None:
   for command in (inspect, pack, tokenizer):
     command.add_argument('--kind', default='auto', help='of source; auto (the default) looks at '
                          'the path; or the name of a public set')
-    command.add_argument('--path', default='', help='folder, file, glob or TFDS name; of shapes the '
-                         'drawn task, captions if not given')
+    command.add_argument('--path', default='', help='folder, file, glob or TFDS name; of '
+                         'shapes the drawn task, captions if not given')
     command.add_argument('--split', default='train', choices=('train', 'test', 'validation'))
     command.add_argument('--limit', type=int, default=0, help='the first records only; 0 is all')
     command.add_argument('--size', type=int, default=0, help='image side that shapes are drawn at')

@@ -2,9 +2,9 @@
 
   python tools/bench_shapes.py
 
-Every sample is a new one, as in training, with all its pictures in pixels. The scorer marks pictures
-as they are drawn, and with the noise of a model's output. Rates are per second of processor time,
-so that other programs of the machine do not count: medians of the repetitions.
+Every sample is a new one, as in training, with all its pictures in pixels. The scorer marks
+pictures as they are drawn, and with the noise of a model's output. Rates are per second of
+processor time, so that other programs of the machine do not count: medians of the repetitions.
 """
 
 import argparse

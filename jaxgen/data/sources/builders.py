@@ -194,7 +194,7 @@ def two_views(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
 
 
 def by_roles(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
-  """Parts in the order of ``roles``: each takes the next of the images, or the next of the texts."""
+  """Parts in the order of ``roles``, each of which takes the next image or the next text."""
   texts, images = iter(row['texts']), iter(images_of(row, fields['images'], at.root, at.origin))
   parts = []
   for role in (role.decode() for role in row['roles']):
