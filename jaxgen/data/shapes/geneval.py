@@ -3,7 +3,7 @@
 A scene is a few plain shapes on a grey ground, black unless the caption names a colour. Scene
 ``i`` of a seed is always the same, there is no end to them, and nothing is read from disk or
 network, so that the whole stack can be trained and scored anywhere.
-``jaxgen.evaluation.shapes.captions`` reads images back.
+``jaxgen.evaluation.shapes_scorer`` reads images back.
 """
 
 import dataclasses

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.sample import Sample
 from jaxgen.data.shapes.geneval import ShapesSource
 from jaxgen.data.shapes.problems import Settings
@@ -45,6 +47,7 @@ class ShapesConfig(tfds.core.BuilderConfig):
 class Shapes(tfds.core.GeneratorBasedBuilder):
   """Drawn scenes: captions in the manner of GenEval's six tasks, edits, references, dialogues."""
 
+  pkg_dir_path = epath.Path(__file__).parent  # TFDS cannot tell it of a module that is run
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First version.'}
   BUILDER_CONFIGS = [ShapesConfig(name='32px'), ShapesConfig(name='64px', size=64),
@@ -103,4 +106,7 @@ def main(folder: str, names: Sequence[str] = ()) -> None:
 
 
 if __name__ == '__main__':
-  main(sys.argv[1], sys.argv[2:])
+  try:
+    main(sys.argv[1], sys.argv[2:])
+  except UserError as error:
+    sys.exit(str(error))

@@ -70,6 +70,16 @@ def test_every_task_has_a_config_and_only_those_named_are_prepared(tmp_path, mon
     main(str(tmp_path), ['viewss'])
 
 
+@pytest.mark.slow  # 21,000 samples
+def test_the_command(tmp_path):
+  words = [sys.executable, '-m', 'jaxgen.data.shapes.tfds', str(tmp_path)]
+  done = subprocess.run([*words, 'scene'], capture_output=True, text=True, check=True)
+  source = open_source('tfds', done.stdout.split()[-1])
+  assert len(source) == 20_000 and source[7].texts[0].text
+  done = subprocess.run([*words, 'scenes'], capture_output=True, text=True)
+  assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("task = 'scenes': drawn")
+
+
 def test_reading_needs_no_tensorflow(prepared):
   code = ('import sys; from jaxgen.data.sources import open_source; '
           f'open_source("tfds", {prepared!r})[0]; print("tensorflow" in sys.modules)')
