@@ -289,14 +289,16 @@ def _add_data(commands) -> None:
   for command in (inspect, pack, tokenizer):
     command.add_argument('--kind', default='auto', help='of source; auto (the default) looks at '
                          'the path; or the name of a public set')
-    command.add_argument('--path', default='', help='folder, file, glob or TFDS name')
+    command.add_argument('--path', default='', help='folder, file, glob or TFDS name; of '
+                         'shapes the drawn task, captions if not given')
     command.add_argument('--split', default='train', choices=('train', 'test', 'validation'))
     command.add_argument('--limit', type=int, default=0, help='the first records only; 0 is all')
     command.add_argument('--size', type=int, default=0, help='image side that shapes are drawn at')
     command.add_argument('--seed', type=int, default=0, help='of shapes')
     command.add_argument('--fields', action='append', default=[], metavar='OURS=THEIRS',
                          help='column or folder where the names are not recognised, as '
-                         'target=after; may be given several times')
+                         'target=after; may be given several times; of shapes settings, as '
+                         'grids=2x2,3x3')
     command.add_argument('--root', default='', metavar='DIR',
                          help='that relative image paths start from')
   for command in (pack, tokenizer):

@@ -58,9 +58,11 @@ class Opening:
     Raises:
       UserError: no path, shapes without a limit and a size, or what ``open_source`` raises.
     """
-    if self.kind == 'shapes' and not (self.limit and self.size):
-      raise user_error('--limit', self.limit,
-                       'shapes have no end and no size; give --limit and --size')
+    if self.kind == 'shapes':
+      if not self.limit:
+        raise user_error('--limit', 0, 'shapes have no end; say how many')
+      if not (self.size or 'sizes' in self.fields):
+        raise user_error('--size', 0, 'shapes have no size of their own; give the side in pixels')
     if self.kind != 'shapes' and not self.path:
       raise user_error('--path', '', 'name the folder or file of the data')
     return open_source(self.kind, self.path, split=self.split, limit=self.limit, size=self.size,

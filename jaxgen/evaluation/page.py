@@ -8,6 +8,9 @@ from typing import Any
 
 from jaxgen.evaluation import charts
 
+DETAILS = ('cells', 'kept', 'identity', 'style')  # marks of drawn tasks, see shapes.marks.Marks
+TILE = 124  # width of one image in pixels of the page
+
 STYLE = '''
 :root { --ink: #1c2330; --dim: #667085; --line: #e4e7ec; --card: #fff; --ground: #f6f7f9;
   --accent: #3257d6; --good: #12805c; --bad: #c4320a; }
@@ -32,8 +35,9 @@ path.raw { opacity: .25; } path.mean { stroke-width: 1.8; }
 .track { position: relative; height: 12px; border-radius: 6px; background: var(--line); }
 .track b { position: absolute; inset: 0 auto 0 0; border-radius: 6px; background: var(--accent); }
 .track i { position: absolute; top: -3px; bottom: -3px; width: 2px; background: var(--bad); }
-.samples { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); }
-figure { margin: 0; font-size: 12px; line-height: 1.35; } figcaption { margin-top: 4px; }
+.samples { display: flex; flex-wrap: wrap; gap: 18px 14px; }
+figure { margin: 0; max-width: 100%; font-size: 12px; line-height: 1.35; }
+figcaption { margin-top: 4px; overflow-wrap: anywhere; }
 figure img { width: 100%; display: block; border-radius: 6px; image-rendering: pixelated; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--line); }
@@ -114,24 +118,40 @@ def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:
 def _samples(stage: Any) -> str:
   by_task: dict[str, list[str]] = {}
   for sample in stage.evaluation['samples']:
-    data = base64.b64encode((stage.folder / sample['file']).read_bytes()).decode()
-    verdict = ('<span class="good">✓ right</span>' if sample['correct']
-               else '<span class="bad">✗ wrong</span>')
-    by_task.setdefault(sample['task'], []).append(
-        f'<figure{_width(sample)}><img alt="" src="data:image/png;base64,{data}"><figcaption>'
-        f'{escape(sample["caption"])}<br>{verdict}</figcaption></figure>')
+    by_task.setdefault(sample['task'], []).append(_sample(stage, sample))
   blocks = ''.join(
       f'<h3>{escape(task.replace("_", " "))}</h3><div class="samples">{"".join(figures)}</div>'
       for task, figures in by_task.items())
   note = ('<p class="dim">What was given, then what was drawn over what was expected.</p>'
           if any('columns' in sample for sample in stage.evaluation['samples']) else '')
-  return f'<h2>Samples of {escape(stage.name)}, held-out prompts</h2>{note}{blocks}'
+  return (f'<h2>Samples of {escape(stage.name)}, held-out prompts</h2>'
+          f'{_details(stage.evaluation.get("details", {}))}{note}{blocks}')
 
 
-def _width(sample: dict[str, Any]) -> str:
-  """Pictures of several columns (given, drawn over expected) take as many places."""
-  columns = sample.get('columns', 1)
-  return f' style="grid-column: span {columns}"' if columns > 1 else ''
+def _sample(stage: Any, sample: dict[str, Any]) -> str:
+  """One image, or a picture of several columns (given, drawn over expected), which is as wide."""
+  data = base64.b64encode((stage.folder / sample['file']).read_bytes()).decode()
+  verdict = ('<span class="good">✓ right</span>' if sample['correct']
+             else '<span class="bad">✗ wrong</span>')
+  missed = sorted({name for mark in sample.get('marks', ()) for name in DETAILS
+                   if mark[name] is not None and mark[name] < 1})
+  if missed:
+    verdict += f' <span class="dim">({", ".join(missed)})</span>'
+  width = TILE * sample.get('columns', 1)
+  return (f'<figure style="width: {width}px"><img alt="" src="data:image/png;base64,{data}">'
+          f'<figcaption>{escape(sample["caption"])}<br>{verdict}</figcaption></figure>')
+
+
+def _details(details: dict[str, dict[str, float | None]]) -> str:
+  """What of the drawn tasks was right in which respect."""
+  if not details:
+    return ''
+  head = ''.join(f'<th>{name}</th>' for name in ('task', *DETAILS))
+  rows = ''.join(
+      f'<tr><td>{escape(task.replace("_", " "))}</td>' + ''.join(
+          f'<td>{"–" if found[name] is None else format(found[name], ".2f")}</td>'
+          for name in DETAILS) + '</tr>' for task, found in details.items())
+  return f'<div class="card"><table><tr>{head}</tr>{rows}</table></div>'
 
 
 def _export(summary: dict[str, Any]) -> str:

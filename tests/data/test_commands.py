@@ -44,11 +44,35 @@ def test_pack(spoilt, tmp_path, capsys):
   assert len(open_source('arrayrecord', out)) == 3
 
 
-def test_pack_shapes(tmp_path):
-  commands.pack(Opening('shapes', limit=5, size=16), str(tmp_path / 'out'))
-  assert len(open_source('arrayrecord', str(tmp_path / 'out'))) == 5
-  with pytest.raises(UserError, match='--limit = 0: shapes have no end'):
-    commands.pack(Opening('shapes', size=16), str(tmp_path / 'more'))
+@pytest.mark.parametrize('path, task, images', [
+    ('', 'pair', {'target': 6}), ('edit', 'edit', {'source': 6, 'target': 6}),
+    ('storyboard', 'many_to_many', {'reference': 10, 'target': 18}),
+    ('guide', 'dialogue', {'target': 18})])
+def test_shapes(path, task, images, tmp_path, capsys):
+  """Every command takes drawn tasks; packed samples are those that were drawn."""
+  drawn = ['--kind=shapes', f'--path={path}', '--limit=6', '--size=32']
+  drawn += ['--fields=count=3'] if path else []
+  code, out, _ = run(capsys, 'pack', *drawn, f'--out={tmp_path}/packed')
+  assert code == 0 and '6 samples in 1 file(s), 0 skipped' in out
+  reports = [run(capsys, 'inspect', *words)[1] for words in (drawn, [f'--path={tmp_path}/packed'])]
+  assert reports[0].split('\n', 1)[1] == reports[1].split('\n', 1)[1]
+  counts = ', '.join(f'{role} {count}' for role, count in images.items())
+  assert f'tasks            {task} 6\nimages           {counts}\n' in reports[0]
+  assert 'target heights   min 32, median 32, max 32\n' in reports[0]
+  code, out, _ = run(capsys, 'tokenizer', *drawn, f'--out={tmp_path}/tokenizer')
+  assert code == 0 and re.search(r': \d+ tokens from \d+ captions', out)
+  assert load_tokenizer(str(tmp_path / 'tokenizer')).vocab_size <= 512
+
+
+@pytest.mark.parametrize('words, message', [
+    (('--size=16',), '--limit = 0: shapes have no end'),
+    (('--limit=2', '--path=edit'), '--size = 0: shapes have no size'),
+    (('--limit=2', '--size=16', '--path=edits'), "--path = 'edits': drawn tasks are scene"),
+    (('--limit=2', '--size=16', '--path=edit', '--fields=grid=2x2'), 'have the fields sizes'),
+])
+def test_mistakes_about_shapes(words, message, capsys):
+  code, _, err = run(capsys, 'inspect', '--kind=shapes', *words)
+  assert code == 1 and message in err and err.count('\n') == 1
 
 
 @pytest.mark.parametrize('write', [layouts.numbered, layouts.omnigen2, layouts.bagel])

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import itertools
 import json
 import re
 
@@ -18,6 +19,7 @@ from jaxgen.core.types import Text
 from jaxgen.core.types import Vision
 from jaxgen.data.loader import make_loader
 from jaxgen.data.show import show
+from jaxgen.data.sources import open_source
 
 SEEING = Layout(latent=Latent(4, 48), vision=Vision('square', patch=4, merge=1, size=8), queries=2,
                 scheme='flux')
@@ -166,6 +168,29 @@ def test_the_page_has_every_image_and_no_markup_of_the_user(config_of, tmp_path)
       (16, 20), (8, 8), (16, 16), (18, 18), (8, 8), (16, 16), (17, 19), (16, 16)]
   assert html.escape(r'turn <img> \"blue\"') in page and '<img> ' not in page
   assert '<script' not in page and 'http' not in page
+
+
+@pytest.mark.parametrize('task', ['storyboard', 'control', 'guide', 'session'])
+def test_drawn_tasks_are_shown_in_order(task, make_config, tmp_path):
+  """The first record of the source: its texts, and every image of it with its role."""
+  fields = {'count': '2', 'languages': 'en,zh'}
+  config = make_config({'mine': source('shapes', 'auto', path=task, fields=tuple(fields.items()))},
+                       clean_roles=('source', 'reference', 'context'), visual_tokens=96,
+                       patches=16, prompt_tokens=300)
+  lines = show(config, SEEING, page=str(tmp_path / 'page.html'))
+  sample = open_source('shapes', task, size=16, fields=fields)[0]
+  told = itertools.takewhile(lambda line: 'prompt: ' not in line, lines[3:])
+  shown = [re.match(r' +\d+  (\w+)', line)[1] for line in told]
+  assert shown == [part.role for part in sample.parts][:len(shown)]  # a dialogue ends at one target
+  assert len(shown) == len(sample.parts) or task in ('guide', 'session')
+  page = (tmp_path / 'page.html').read_text()
+  originals = re.findall(r'base64,([^"]+)"><figcaption>\d+ (\w+)<', page)
+  assert originals
+  for (data, role), part in zip(originals, sample.images):
+    assert role == part.role
+    np.testing.assert_array_equal(Image.open(io.BytesIO(base64.b64decode(data))), part.image)
+  for part in sample.texts[:1]:
+    assert part.text in html.unescape(page)
 
 
 def test_the_view_of_the_language_model_is_what_it_was_made_of(make_config, tmp_path):

@@ -1,5 +1,8 @@
 """The report from what runs leave behind: the summary's keys and a page that needs nothing else."""
 
+import base64
+import html
+import io
 import json
 import os
 import re
@@ -7,13 +10,18 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from etils import epath
+from PIL import Image
 
 from jaxgen.config import base_config
 from jaxgen.config import to_json
 from jaxgen.core.errors import UserError
 from jaxgen.data.shapes import geneval
 from jaxgen.evaluation import charts
+from jaxgen.evaluation import evaluate
+from jaxgen.evaluation import page
 from jaxgen.evaluation.report import write_report
+from jaxgen.evaluation.shapes.cases import make_cases
 from jaxgen.sampling.images import to_png
 
 TABLE = {task: 0.5 for task in geneval.TASKS} | {'overall': 0.5}
@@ -89,9 +97,8 @@ def test_summary(finished):
 
 
 def test_page_stands_alone(finished):
-  page = write_report(str(finished))
+  assert write_report(str(finished)) == str(finished / 'report.html')
   text = (finished / 'report.html').read_text()
-  assert page == str(finished / 'report.html')
   checker = Checker()
   checker.feed(text)
   assert not checker.open
@@ -103,6 +110,40 @@ def test_page_stands_alone(finished):
   assert text.count('<svg') == 2
   assert '<td>20.0</td><td>3%</td><td>80%</td><td>1 min 00 s</td>' in text
   assert '1 min 41 s' in text and '50</b>optimizer steps' in text
+
+
+def test_drawn_tasks_are_shown_with_what_was_given_and_expected(tmp_path, tiny_config):
+  """An evaluation as it is written: every picture is as wide as its columns, with its verdict."""
+  folder = tmp_path / 'run'
+  write_run(folder, 5, began=1000)
+  cases = make_cases(tiny_config, 'edit,control,storyboard,session', prompts=1, images=1, seed=0)
+  truth = [list(case.expected) for case in cases]
+  drawn = [truth[0], [np.flip(image, axis=1) for image in truth[1]], *truth[2:]]
+  marks = [case.mark(images) for case, images in zip(cases, drawn, strict=True)]
+  shown = list(zip(cases, drawn, marks, strict=True))
+  samples = evaluate._save(epath.Path(folder / 'samples/evaluation'), shown)
+  marked = [(case.task, found) for case, _, found in shown]
+  (folder / 'evaluation.json').write_text(json.dumps(dict(
+      score=evaluate.accuracies(marked), details=evaluate._details(marked), samples=samples)))
+  write_report(str(folder))
+  text = (folder / 'report.html').read_text()
+  checker = Checker()
+  checker.feed(text)
+  assert not checker.open and 'what was drawn over what was expected' in text
+  figures = re.findall(r'<figure style="width: (\d+)px"><img alt="" src="data:image/png;base64,'
+                       r'([^"]+)"><figcaption>(.*?)<br>(.*?)</figcaption>', text)
+  assert len(figures) == len(cases)
+  for (width, data, caption, _), case, sample in zip(figures, cases, samples, strict=True):
+    columns = len(case.inputs) + len(case.expected)
+    assert int(width) == page.TILE * columns and sample['columns'] == columns
+    picture = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert picture.size == (columns * 18 - 2, 2 * 18 - 2)
+    assert html.unescape(caption) == case.text
+  verdicts = [verdict for *_, verdict in figures]
+  assert ['right' in verdict for verdict in verdicts] == [True, False, True, True]
+  assert '(cells' in verdicts[1]
+  assert '<td>edit</td><td>1.00</td><td>1.00</td><td>–</td><td>1.00</td>' in text
+  assert '<td>control</td><td>0.' in text
 
 
 def test_a_single_unfinished_run(tmp_path):

@@ -15,6 +15,7 @@ from jaxgen.core.texts import checked
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
 from jaxgen.data.sample import FileImage
+from jaxgen.data.sample import IMAGE_ROLES
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.sample import text_part
@@ -31,6 +32,7 @@ from jaxgen.data.sources.fields import value_of
 # conversations; the rest are images.
 FIELDS = ('id', 'caption', 'instruction', 'instructions', 'conversations', 'context', 'source',
           'reference', 'inputs', 'images', 'target')
+ROLES = ('id', 'roles', 'texts', 'images')  # columns of rows in any order, see ``by_roles``
 # <image>, <image_1>, <img><|image_1|></img>, and <gen_image> for an image to be generated
 _SLOT = re.compile(r'<gen_image>|<image(?:_(\d+))?>|<img>\s*<\|image_(\d+)\|>\s*</img>')
 _SPEAKERS = {'human': 'user', 'user': 'user', 'gpt': 'assistant', 'assistant': 'assistant',
@@ -191,6 +193,18 @@ def two_views(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   sample = named_sample(row, fields, at, [Part('reference', image=views[1 - at.view]),
                                      *_texts('user', wordings), *target_parts([views[at.view]])])
   return dataclasses.replace(sample, id=f'{sample.id}-{at.view}')
+
+
+def by_roles(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
+  """Parts in the order of ``roles``, each of which takes the next image or the next text."""
+  texts, images = iter(row['texts']), iter(images_of(row, fields['images'], at.root, at.origin))
+  parts = []
+  for role in (role.decode() for role in row['roles']):
+    if role in IMAGE_ROLES:
+      parts.append(Part(role, image=next(images), loss=role == 'target'))
+    else:
+      parts.append(Part(role, text=next(texts).decode(), loss=role == 'assistant'))
+  return named_sample(row, fields, at, parts)
 
 
 def named_sample(row: Row, fields: Mapping[str, Names], at: At, parts: Sequence[Part]) -> Sample:

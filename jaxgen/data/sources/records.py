@@ -15,6 +15,8 @@ from jaxgen.data.sources.base import existing
 from jaxgen.data.sources.base import is_hidden
 from jaxgen.data.sources.base import is_pattern
 from jaxgen.data.sources.builders import builder_of
+from jaxgen.data.sources.builders import by_roles
+from jaxgen.data.sources.builders import ROLES
 from jaxgen.data.sources.fields import Row
 from jaxgen.data.sources.rows import RowSource
 from jaxgen.data.sources.rows import check_fields
@@ -102,13 +104,12 @@ class TfdsTable(Table):
     return f'{self.where}:{index}'
 
 
-
-
 def open_tfds(place: Place) -> RowSource:
   """A prepared TFDS data set: the name of a builder, or the folder of a prepared version.
 
   Without ``fields`` it must have the feature ``image``; ``caption`` (or ``text``) and ``id`` are
-  used where present.
+  used where present. A set with the features of ``builders.ROLES`` (``jaxgen.data.shapes.tfds``)
+  is read in the order of its roles.
 
   Raises:
     UserError: it is not prepared, not as ArrayRecord, or lacks a feature.
@@ -117,6 +118,8 @@ def open_tfds(place: Place) -> RowSource:
   fields = dict(place.fields)
   if fields:
     check_fields(table, place)
+  elif set(ROLES) <= table.columns:
+    return RowSource(table, {name: name for name in ROLES}, root_of(table, place), by_roles)
   elif 'image' not in table.columns:
     raise user_error(place.field, place.path, 'has no feature "image", only '
                      f'{sorted(table.columns)}; name the features in fields')

@@ -30,6 +30,7 @@ RESOLUTION = 16  # larger cells are brought to this side
 EMPTY = 14.0  # root mean square difference to the ground, of 255, up to which a cell is empty
 EXPLAINED = 0.35  # share of a cell's difference to the ground that may stay unexplained
 CENTRED = 0.03  # up to this share the object is taken to stand in the middle
+RIVALS = 2.0  # times as much as the best style leaves unexplained: others are out
 _NAMES = tuple(COLORS)
 _PALETTE = np.array(list(COLORS.values()), np.float32)
 _GROUNDS = np.array(list(GROUNDS.values()), np.float32)
@@ -46,31 +47,61 @@ def read(image: np.ndarray, grid: Grid, styles: Sequence[str] = ('filled',)) -> 
   Returns:
     The scene; ``UNCLEAR`` stands in cells that show no object.
   """
-  best = None
-  for inverted in {style == 'inverted' for style in styles}:
-    plain = tuple(style for style in styles if style != 'inverted') if not inverted else ('filled',)
-    found, left = _read(255 - image if inverted else image, grid, plain)
-    if inverted:
-      found = Scene(grid, found.items, found.ground, 'inverted')
-    if best is None or left < best[1]:
-      best = found, left
-  return best[0]
+  looks = [_Look(image, grid, style) for style in styles]
+  for offsets in (False, True):  # most objects are centred: all offsets only for those that are not
+    for look in looks:
+      look.match(offsets)
+    best = min(looks, key=lambda look: look.unexplained)
+    if not len(best.open):
+      break
+    looks = [look for look in looks if look.unexplained <= RIVALS * best.unexplained]
+  return best.scene
 
 
-def _read(image: np.ndarray, grid: Grid, styles: tuple[str, ...]) -> tuple[Scene, float]:
-  """The scene in one of ``styles``, and what of the image it leaves unexplained."""
-  cells, side = _cells(image, grid)
-  ground, far = _ground(cells)
-  change = cells - _GROUNDS[ground]
-  pixels = change.reshape(len(cells), -1, 3)
-  energy = np.square(pixels).sum((1, 2))
-  found, best = None, np.inf
-  for style in styles:
-    items, left = _match(pixels, energy, ground, style, side)
-    if left.sum() < best:
-      found, best = items, left.sum()
-      chosen = style
-  return Scene(grid, tuple(found), tuple(GROUNDS)[ground], chosen), float(best + far)
+class _Look:
+  """An image taken as drawn in one style.
+
+  Args:
+    image: uint8[H, W, 3].
+    grid: rows and columns.
+    style: of all items.
+
+  Attributes:
+    open: cells whose object is still to be looked for off the centre, or at all.
+  """
+
+  def __init__(self, image: np.ndarray, grid: Grid, style: str):
+    self._grid, self._style = grid, style
+    cells, self._side = _cells(255 - image if style == 'inverted' else image, grid)
+    self._ground, self._far = _ground(cells)
+    self._pixels = (cells - _GROUNDS[self._ground]).reshape(len(cells), -1, 3)
+    self._energy = np.square(self._pixels).sum((1, 2))  # f32[cells], squared difference to ground
+    self._left = self._energy.copy()  # what of it the items do not explain
+    self._items: list[Item | None] = [None] * len(cells)
+    self.open = np.flatnonzero(self._energy >= EMPTY**2 * self._pixels[0].size)
+
+  def match(self, offsets: bool) -> None:
+    """Looks for the items of the open cells, in the middle of the cells or around it."""
+    if not len(self.open):
+      return
+    style = 'filled' if self._style == 'inverted' else self._style
+    energy = self._energy[self.open]
+    found, least = _nearest(self._pixels[self.open], energy, self._ground,
+                            _templates(style, self._side, offsets))
+    for cell, item, rest in zip(self.open, found, least, strict=True):
+      explained = rest <= EXPLAINED * self._energy[cell]
+      self._items[cell], self._left[cell] = (item, rest) if explained else (
+          UNCLEAR, self._energy[cell])
+    self.open = self.open[least > CENTRED * energy]
+
+  @property
+  def unexplained(self) -> float:
+    """Squared difference of the image to what has been found."""
+    return float(self._left.sum() + self._far)
+
+  @property
+  def scene(self) -> Scene:
+    return Scene(self._grid, tuple(self._items), tuple(GROUNDS)[self._ground], self._style)
 
 
 def _cells(image: np.ndarray, grid: Grid) -> tuple[np.ndarray, int]:
@@ -92,37 +123,15 @@ def _ground(cells: np.ndarray) -> tuple[int, float]:
   return int(away.argmin()), float(away.min() * cells[..., 0].size)
 
 
-def _match(pixels: np.ndarray, energy: np.ndarray, ground: int, style: str, side: int
-           ) -> tuple[list[Item | None], np.ndarray]:
-  """The item of each cell, and the squared difference f32[cells] that it leaves.
-
-  Args:
-    pixels: f32[cells, P, 3], difference to the ground.
-    energy: f32[cells], its squares.
-    ground: number of the ground.
-    style: of all items.
-    side: of a cell in pixels, before it was brought to ``RESOLUTION``.
-  """
-  items: list[Item | None] = [None] * len(pixels)
-  left = energy.copy()
-  full = np.flatnonzero(energy >= EMPTY**2 * pixels[0].size)
-  for offsets in (False, True):  # most objects are centred: all offsets only for those that are not
-    if len(full):
-      found, least = _nearest(pixels[full], energy[full], ground, _templates(style, side, offsets))
-      for cell, item, rest in zip(full, found, least, strict=True):
-        explained = rest <= EXPLAINED * energy[cell]
-        items[cell], left[cell] = (item, rest) if explained else (UNCLEAR, energy[cell])
-      full = full[least > CENTRED * energy[full]]
-  return items, left
-
-
 def _nearest(pixels: np.ndarray, energy: np.ndarray, ground: int, templates: 'Templates'
              ) -> tuple[list[Item], np.ndarray]:
   """The item of the best template for each cell, and the squared difference it leaves."""
   colors = _PALETTE - _GROUNDS[ground]
   gram, two = templates.gram, templates.two
   # Inner products of each mask with the cell: [cells, templates, 2, 3].
-  seen = np.tensordot(pixels, templates.covers, (1, 2)).transpose(0, 2, 3, 1)
+  # Products small enough to stay in one thread, which is quicker.
+  seen = np.matmul(pixels.swapaxes(1, 2)[:, None], templates.covers.transpose(1, 2, 0))
+  seen = seen.transpose(0, 3, 1, 2)
   fitted = np.einsum('tmn,ctnk->ctmk', templates.inverse, seen)
   away = (np.square(colors).sum(-1) - 2 * fitted @ colors.T)  # and |fitted|^2, alike for all
   chosen = away.argmin(-1)  # [cells, templates, 2]

@@ -1,6 +1,7 @@
 """Drawn tasks: seeded and endless, divided into training and test, and told in few words."""
 
 import collections
+import pathlib
 import random
 
 import numpy as np
@@ -138,6 +139,15 @@ def test_one_small_tokenizer_has_words_for_everything(tmp_path):
 def test_mistakes_are_told(path, fields, said):
   with pytest.raises(UserError, match=said):
     open_source('shapes', path, size=32, fields=fields)
+
+
+@pytest.mark.parametrize('task', DRAWN)
+def test_the_page_has_the_texts_of_its_picture(task):
+  """As ``tools/draw_tasks.py`` prints them."""
+  page = (pathlib.Path(__file__).parents[3] / 'docs/shapes.md').read_text()
+  sample = DrawnSource(task, Settings(((64, 64),), count=(2, 3)))[0]
+  row = next(line for line in page.splitlines() if line.startswith(f'| `{task}` |'))
+  assert row.endswith(f'| {" / ".join(part.text for part in sample.texts)} |')
 
 
 def test_settings_are_kept():
