@@ -29,7 +29,7 @@ WEIGHT_CHANGES = ('reinit', 'extend', 'drop', 'merge')
 
 def source(kind: str, task: str = 'auto', *, path: str = '', share: tuple = (1.0,),
            split: str = 'train', limit: int = 0, fields: tuple[tuple[str, str], ...] = (),
-           root: str = '') -> ConfigDict:
+           root: str = '', size: tuple[int, int] | tuple[()] = ()) -> ConfigDict:
   """One data source of the mixture.
 
   Args:
@@ -48,9 +48,10 @@ def source(kind: str, task: str = 'auto', *, path: str = '', share: tuple = (1.0
     fields: pairs (our name, name of the column or key) where they differ; of ``shapes`` pairs
       (setting, value), as ('grids', '3x3').
     root: folder that relative image paths are resolved against; '' = the folder of the file.
+    size: (height, width) of the targets in pixels; () = the bucket of each.
   """
   return ConfigDict(dict(kind=kind, task=task, path=path, share=share, split=split, limit=limit,
-                         fields=fields, root=root))
+                         fields=fields, root=root, size=size))
 
 
 def lora(modules: str, *, rank: int, alpha: float) -> ConfigDict:
@@ -77,6 +78,7 @@ def base_config() -> ConfigDict:
           frozen_dtype='bfloat16',  # frozen parameters
           quantized=(),  # (regex over group/path, 'int8' | 'fp8'): quantises these frozen kernels
           fp8=False,  # fp8 matmuls in the denoiser during training
+          guidance=1.0,  # scale that a guidance-distilled denoiser is told, in training too (L135)
           mask_ratio=0.85,  # probability that an image token is masked (L089, L091, A18)
       ),
       data=_data(),
@@ -173,7 +175,7 @@ def _data() -> dict[str, object]:
       ),
       reconstruction_prompt='Generate an image that is identical to the reference image:',
       pair_prompt='Generate an image: {caption}',
-      edit_prompt='{caption}',
+      edit_prompt='{caption}',  # {outputs} is the number of images that are asked for (L008)
       empty_prompt='Generate an image.',
       caption_prompt='Describe the image:',
       cache='',  # folder of `jaxgen data cache`: latents are read, not encoded; '' = none

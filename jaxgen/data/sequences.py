@@ -23,6 +23,7 @@ from jaxgen.data.sample import Sample
 from jaxgen.data.sample import draw_variant
 from jaxgen.data.sources import Source
 from jaxgen.data.sources import open_source
+from jaxgen.data.sources.base import Sized
 
 # A small data set is decoded once and kept, as far as there is room; a large one is not.
 KEPT_RECORDS, KEPT_BYTES = 20_000, 256 * 2**20
@@ -59,8 +60,10 @@ def open_sequences(config: ConfigDict, names: Sequence[str], maker: ExampleMaker
 
 def open_spec(spec: ConfigDict, config: ConfigDict, field: str) -> Source:
   """Opens the source that one ``source(...)`` of a config describes."""
-  return open_source(spec.kind, spec.path, split=spec.split, limit=spec.limit, fields=spec.fields,
-                     root=spec.root, size=config.data.image_size, seed=config.seed, field=field)
+  source = open_source(spec.kind, spec.path, split=spec.split, limit=spec.limit,
+                       fields=spec.fields, root=spec.root, size=config.data.image_size,
+                       seed=config.seed, field=field)
+  return Sized(source, tuple(spec.size)) if spec.size else source
 
 
 class ExampleSequence:

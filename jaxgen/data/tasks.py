@@ -103,7 +103,7 @@ def _image(sample: Sample, data: ConfigDict, draw: float) -> Sample:
 def _pair(sample: Sample, data: ConfigDict, draw: float) -> Sample:
   """Caption to image."""
   del draw
-  text = data.pair_prompt.replace('{caption}', _caption(sample, 'pair'))
+  text = _outputs(data.pair_prompt, 1).replace('{caption}', _caption(sample, 'pair'))
   return _with(sample, (Part('user', text=text), _only_target(sample, 'pair')))
 
 
@@ -145,11 +145,22 @@ def _reference(sample: Sample, data: ConfigDict, draw: float) -> Sample:
 
 
 def _many_to_many(sample: Sample, data: ConfigDict, draw: float) -> Sample:
-  """Every image before the targets is given, every target is drawn, in one pass (L010)."""
-  del data, draw
+  """Every image before the targets is given, every target is drawn, in one pass (L010).
+
+  The words stay where they are between the images; what ``edit_prompt`` says before and after an
+  instruction stands before the first and after the last of them.
+  """
+  del draw
   _require_targets(sample, 'many_to_many')
+  targets = _targets(sample)
   given = [part for part in sample.parts if part.role != 'target']
-  return _with(sample, (*given, *_targets(sample)))
+  before, after = _outputs(data.edit_prompt, len(targets)).split('{caption}', 1)
+  places = [place for place, part in enumerate(given) if part.role == 'user']
+  if places:
+    first, last = places[0], places[-1]
+    given[first] = dataclasses.replace(given[first], text=before + given[first].text)
+    given[last] = dataclasses.replace(given[last], text=given[last].text + after)
+  return _with(sample, (*given, *targets))
 
 
 def _dialogue(sample: Sample, data: ConfigDict, draw: float) -> Sample:
@@ -186,8 +197,12 @@ def _instructed(sample: Sample, data: ConfigDict, task: str, roles: Mapping[str,
   if not any(part.role == needed for part in given):
     raise record_error(sample.origin or sample.id, [part.role for part in sample.images],
                        f'task {task} needs an image of role {needed}')
-  text = data.edit_prompt.replace('{caption}', _caption(sample, task))
+  text = _outputs(data.edit_prompt, 1).replace('{caption}', _caption(sample, task))
   return _with(sample, (*given, Part('user', text=text), target))
+
+
+def _outputs(prompt: str, count: int) -> str:
+  return prompt.replace('{outputs}', str(count))
 
 
 def _with(sample: Sample, parts) -> Sample:

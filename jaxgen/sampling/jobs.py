@@ -15,6 +15,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.limits import MAX_SIDE
 from jaxgen.core.texts import parsed
 from jaxgen.data.sample import FileImage
+from jaxgen.data.wordings import worded
 from jaxgen.sampling.generate import Images
 from jaxgen.sampling.images import to_png
 from jaxgen.sampling.request import Request
@@ -85,7 +86,7 @@ def read_job(file: str, config: ConfigDict, **defaults: Any) -> list[Request]:
     entry = _from_imontage(entry, where) if names else entry
     values = _checked(entry, names, where, path.parent)
     requests.append(make_request(config, values.pop('prompt', None), number=number, origin=where,
-                                 **{**defaults, **values}))
+                                 whole=bool(names), **{**defaults, **values}))
   return requests
 
 
@@ -204,16 +205,32 @@ def _checked_size(sides: Sequence[Any], value: Any, where: str) -> tuple[int, in
 
 
 def _from_imontage(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-  """One numbered object of iMontage's job files as one of ours."""
+  """One numbered object of iMontage's job files as one of ours, worded as its task is."""
   for field in ('task_type', 'prompts', 'height', 'width'):
     if field not in entry:
       raise user_error(f'{where}.{field}', None, 'missing')
-  prompts, task = entry['prompts'], entry['task_type']
+  prompts, task, outputs = entry['prompts'], entry['task_type'], entry.get('output_num', 1)
   if isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts):
     prompts = '\n'.join(prompts)
+  if isinstance(prompts, str):
+    prompts = worded(task, **_split(task, prompts, where), outputs=outputs,
+                     where=f'{where}.task_type')
   role = 'source' if task in _IMONTAGE_EDITS else 'reference'
   return {'prompt': prompts, role: entry.get('images', []),
-          'size': [entry['height'], entry['width']], 'outputs': entry.get('output_num', 1)}
+          'size': [entry['height'], entry['width']], 'outputs': outputs}
+
+
+def _split(task: str, prompts: str, where: str) -> dict[str, str]:
+  """What the wording of a task takes from ``prompts``: the kind of control map of one task, style
+  and panels of another (L137)."""
+  if task == 'conditioned_cref':
+    return dict(text='', signal=prompts)
+  if task == 'storyboard':
+    style, colon, text = prompts.partition(':')
+    if not colon:
+      raise user_error(f'{where}.prompts', prompts, 'write "style: 1. ... 2. ..." for a storyboard')
+    return dict(text=text.strip(), style=style.strip())
+  return dict(text=prompts)
 
 
 def _described(part) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def make_request(config: ConfigDict, text: str | None, *, size: tuple[int, int] 
                  source: Sequence[Image] = (), reference: Sequence[Image] = (),
                  context: Sequence[Image] = (), outputs: int = 1, task: str = 'auto',
                  seed: int = 0, number: int = 0, guidance: float | None = None,
-                 image_guidance: float | None = None, name: str = '', origin: str = '') -> Request:
+                 image_guidance: float | None = None, name: str = '', origin: str = '',
+                 whole: bool = False) -> Request:
   """A request from its pieces.
 
   Args:
@@ -62,6 +63,7 @@ def make_request(config: ConfigDict, text: str | None, *, size: tuple[int, int] 
     guidance, image_guidance: scales; None takes the config's.
     name: of the request in results; the text unless given.
     origin: what errors point to; the name unless given.
+    whole: the text is the whole prompt, and the config's own wording is not put around it.
 
   Raises:
     UserError: no output, a seed or a scale out of range, pieces that do not make up the task, or a
@@ -79,7 +81,8 @@ def make_request(config: ConfigDict, text: str | None, *, size: tuple[int, int] 
   words = (Part('user', text=text),) if text else ()
   target = Part('target', loss=True, size=size or _default_size(config, source, origin))
   sample = Sample(name, (*given, *words, *(target,) * outputs), origin=origin)
-  return request_of(config, _worded(sample, task, config.data), seed=seed, number=number,
+  data = _bare(config.data) if whole else config.data
+  return request_of(config, _worded(sample, task, data), seed=seed, number=number,
                     guidance=guidance, image_guidance=image_guidance)
 
 
@@ -108,6 +111,14 @@ def _default_size(config: ConfigDict, source: Sequence[Image], origin: str) -> t
       raise user_error(origin, None, f'an image cannot be read: {error}') from None
   side = config.sampling.size or config.data.image_size
   return side, side
+
+
+def _bare(data: ConfigDict) -> ConfigDict:
+  """``config.data`` with prompts that are the caption alone."""
+  bare = data.copy_and_resolve_references()
+  with bare.unlocked():
+    bare.update(pair_prompt='{caption}', edit_prompt='{caption}')
+  return bare
 
 
 def _worded(sample: Sample, task: str, data: ConfigDict) -> Sample:

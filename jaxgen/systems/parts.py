@@ -113,6 +113,22 @@ def read_tower(tower: nn.Module, params, prompts: Tower, **options) -> Condition
                       segments.reshape(rows, groups * length))
 
 
+def read_pooled(tower: nn.Module, params, prompts: Tower) -> jax.Array:
+  """The pooled vector of a text tower for the prompt of every segment.
+
+  Args:
+    tower: a ``ClipText``.
+    params: of it.
+    prompts: of the rows, [B, G, T].
+
+  Returns:
+    f[B, G, D].
+  """
+  rows, groups, length = prompts.tokens.shape
+  _, pooled = tower.apply({'params': params}, prompts.tokens.reshape(rows * groups, length))
+  return pooled.reshape(rows, groups, -1)
+
+
 def text_branches(sample: Sample, scale: float, kind: str, empty: str
                   ) -> list[tuple[float, Sample]]:
   """``u + s (c - u)``, where u is the sample without a part of its condition.

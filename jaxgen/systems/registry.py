@@ -7,9 +7,10 @@ from ml_collections import ConfigDict
 from jaxgen.core.errors import user_error
 from jaxgen.models.layers import lora
 from jaxgen.systems.base import System
+from jaxgen.systems.imontage import IMontage
 from jaxgen.systems.iomm import IOMM
 
-SYSTEMS = {'iomm': IOMM}
+SYSTEMS = {'imontage': IMontage, 'iomm': IOMM}
 
 
 def make_system(config: ConfigDict) -> System:

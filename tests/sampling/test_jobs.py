@@ -56,12 +56,19 @@ def test_job_files_of_imontage(folder, tiny_base):
   job = written(folder, {
       '0': {'task_type': 'image_editing', 'prompts': 'make it red', 'images': ['a.png'],
             'height': 16, 'width': 24, 'output_num': 1},
-      '1': {'task_type': 'conditioned_cref', 'prompts': ['a dog', 'on grass'],
-            'images': ['a.png', 'b.png'], 'height': 8, 'width': 8, 'output_num': 3}})
-  edit, story = read_job(job, tiny_base, seed=1, size=(8, 8))
+      '1': {'task_type': 'storyboard', 'prompts': ['film: 1. a dog', '2. on grass'],
+            'images': ['a.png', 'b.png'], 'height': 8, 'width': 8, 'output_num': 12},
+      '2': {'task_type': 'conditioned_cref', 'prompts': 'depth', 'images': ['a.png', 'b.png'],
+            'height': 8, 'width': 8, 'output_num': 1}})
+  edit, story, control = read_job(job, tiny_base, seed=1, size=(8, 8))
   assert roles(edit) == ['source', 'user', 'target'] and edit.sample.targets[0].size == (16, 24)
-  assert roles(story) == ['reference', 'reference', 'user'] + ['target'] * 3
-  assert story.sample.texts[0].text == 'a dog\non grass' and story.seed == 1
+  assert roles(story) == ['reference', 'reference', 'user'] + ['target'] * 12
+  said = 'Please output {} images according to the instruction: {}'
+  assert [request.sample.texts[0].text for request in (edit, story, control)] == [
+      said.format(1, 'make it red'),
+      said.format(12, 'Inspired by this character, a film unfolds: 1. a dog\n2. on grass'),
+      said.format(1, 'Ref to the first depth image, generate image with other images.')]
+  assert story.seed == 1
   assert [part.image.path[-5:] for part in story.sample.images[:2]] == ['a.png', 'b.png']
 
 
@@ -96,6 +103,10 @@ def test_job_files_of_imontage(folder, tiny_base):
     ([{'prompt': 'a', 'task': 'paint'}], r"\[0\]: task = 'paint': use auto, or one of pair, edit"),
     ([{'prompt': 'a', 'task': 'edit'}], r'\[0\] = .*: task edit needs an image of role source'),
     ([{'source': 'a.png'}], r'\[0\]: caption: missing, but task edit needs one'),
+    ({'0': {'task_type': 'paint', 'prompts': 'a', 'width': 8, 'height': 8}},
+     r'\["0"\].task_type = .paint.: use one of image_editing, cref'),
+    ({'0': {'task_type': 'storyboard', 'prompts': 'a', 'width': 8, 'height': 8}},
+     r'\["0"\].prompts = .a.: write "style: 1'),
     ({'0': {'task_type': 'cref', 'prompts': 'a', 'width': 8}}, r'\["0"\].height: missing'),
     ({'0': {'task_type': 'cref', 'prompts': 'a', 'width': 8, 'height': 8, 'images': ['c.png']}},
      r'\["0"\].images = .*c.png.*no such file'),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs.imontage import shapes as imontage
 from jaxgen.config import source
 from jaxgen.conversion.commands import export
 from jaxgen.core import trees
@@ -34,11 +35,13 @@ class Case:
   """One system at a tiny size.
 
   Attributes:
-    stages: name -> what the stage changes in the tiny config, in the order of training.
+    tiny: the tiny config of the tests (IOMM's) as one of this system.
+    stages: name -> what the stage changes in it, in the order of training.
     requests: keyword arguments of ``make_request``, one for each task.
     exported: folders that ``jaxgen convert export`` writes; a model without parameters has none.
   """
 
+  tiny: Callable[[ConfigDict], ConfigDict]
   stages: dict[str, Callable[[ConfigDict], None]]
   requests: tuple[dict, ...]
   exported: tuple[str, ...]
@@ -55,13 +58,47 @@ def _images(config):
   config.data.sources = {'images': source('shapes', 'image')}
 
 
+def _imontage(tiny_base):
+  config = imontage.tiny()
+  config.model.text_encoder.update(width=32, layers=3, heads=4, mlp=64)
+  config.model.text_encoder_2.update(width=16)
+  config.model.denoiser.update(cond_dim=32, pooled_dim=16, width=32, heads=2, double_blocks=1,
+                               single_blocks=1, axes_dims=(4, 6, 6))
+  for group in ('text_encoder', 'text_encoder_2'):
+    config.data.tower_tokenizers[group] = tiny_base.data.tokenizer
+  config.data.prompt_tokens = 96
+  config.data.sources = {'edits': source('shapes', 'edit', path='edit')}
+  config.optimizer.warmup_steps = 0
+  config.train.update(rows=8)
+  return config
+
+
+def _pretrain(config):
+  config.trainable = imontage.get_config('pretrain').trainable
+  config.data.sources.video = source('shapes', 'edit', path='transition')
+
+
+def _many(config):
+  config.data.sources.update({name: source('shapes', 'many_to_many', path=drawn, fields=(
+      ('count', '1-2'),)) for name, drawn in imontage.DRAWN.items()})
+
+
 IMAGE = np.full((20, 24, 3), 200, np.uint8)
 CASES = {
     'iomm': Case(
+        tiny=lambda config: config,
         stages={'captions': _captions, 'images': _images, 'mixed': lambda config: None},
         requests=(dict(text='a red circle'), dict(text='a red circle', outputs=1, size=(16, 24)),
                   dict(text='make it blue', source=[IMAGE])),
         exported=('adapter', 'denoiser', 'mllm')),
+    'imontage': Case(
+        tiny=_imontage,
+        stages={'pretrain': _pretrain, 'sft': _many, 'hq': _many},
+        requests=(dict(text='a red circle'),
+                  dict(text='make it blue', source=[IMAGE], size=(16, 24)),
+                  dict(text='a story', reference=[IMAGE, IMAGE], outputs=3, size=(16, 16)),
+                  dict(text='turn left', source=[IMAGE], outputs=2, size=(8, 16))),
+        exported=('denoiser', 'text_encoder', 'text_encoder_2')),
 }
 
 
@@ -71,13 +108,21 @@ def case(request):
 
 
 @pytest.fixture(scope='module')
-def runs(case, tiny_base, tmp_path_factory) -> dict[str, pathlib.Path]:
+def tiny(case, tiny_base) -> ConfigDict:
+  """The system at a tiny size; copy before changing it."""
+  name, spec = case
+  config = spec.tiny(tiny_base)
+  assert config.system == name
+  return config
+
+
+@pytest.fixture(scope='module')
+def runs(case, tiny, tmp_path_factory) -> dict[str, pathlib.Path]:
   """A workdir for each stage, every one started from the one before and trained for a step."""
   name, spec = case
-  assert tiny_base.system == name
   folder, held, found = tmp_path_factory.mktemp(name), (), {}
   for stage, change in spec.stages.items():
-    config = copy.deepcopy(tiny_base)
+    config = copy.deepcopy(tiny)
     config.train.update(steps=1, checkpoint_every=1)
     config.sampling.update(steps=2, guidance=2.0)
     change(config)
@@ -102,9 +147,9 @@ def test_every_stage_trains_and_the_last_one_resumes(case, runs):
   assert [line['step'] for line in metrics_of(last, 'step')] == [1, 2]
 
 
-def test_shapes_of_conditioning_and_velocity(case, tiny_base):
-  system = make_system(tiny_base)
-  loader = make_loader(tiny_base, system.layout)
+def test_shapes_of_conditioning_and_velocity(tiny):
+  system = make_system(tiny)
+  loader = make_loader(tiny, system.layout)
   batch: Batch = next(loader).batch
   loader.close()
   params, rows = system.shapes(), len(batch.meta.rows)
@@ -120,8 +165,8 @@ def test_shapes_of_conditioning_and_velocity(case, tiny_base):
   assert velocity.shape == batch.visual.latents.shape and velocity.dtype == np.float32
 
 
-def test_every_axis_of_every_parameter_has_a_rule(case, tiny_base):
-  system = make_system(tiny_base)
+def test_every_axis_of_every_parameter_has_a_rule(tiny):
+  system = make_system(tiny)
   axes, shapes = trees.flatten(system.axes()), trees.flatten(system.shapes())
   assert axes.keys() == shapes.keys()
   for path, names in axes.items():

@@ -75,6 +75,27 @@ class First:
     return self._source[index]
 
 
+class Sized:
+  """Another source, whose targets are to have one size.
+
+  Args:
+    source: of samples.
+    size: (height, width) in pixels.
+  """
+
+  def __init__(self, source: Source, size: tuple[int, int]):
+    self._source, self._size = source, size
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Sample:
+    sample = self._source[index]
+    return dataclasses.replace(sample, parts=tuple(
+        dataclasses.replace(part, size=self._size) if part.role == 'target' else part
+        for part in sample.parts))
+
+
 class Chain:
   """Several sources, one after the other."""
 

@@ -1,0 +1,1 @@
+"""iMontage: every stage of the paper, and small runs on drawn scenes."""
