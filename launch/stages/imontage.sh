@@ -6,8 +6,8 @@ tokenizer tokenizer --path=all
 towers_from=() # the first stage trains the towers
 for name in pretrain sft hq; do
   train "$name" "$config:$name" "${towers_from[@]}" \
-    --config.data.tower_tokenizers.text_encoder="$tokenizer_folder" \
-    --config.data.tower_tokenizers.text_encoder_2="$tokenizer_folder"
+    --config.data.tower_tokenizers.text_encoder="$(folder_of tokenizer)" \
+    --config.data.tower_tokenizers.text_encoder_2="$(folder_of tokenizer)"
   towers_from=(text_encoder=pretrain text_encoder_2=pretrain denoiser="$name")
 done
 evaluate hq --prompts=50 --images-per-prompt=1 --untrained
