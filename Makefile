@@ -3,7 +3,9 @@
 PYTHON ?= python3
 WORKDIR ?= runs/quickstart
 PY := .venv/bin/python
-INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt --editable
+# Errors only: pip's warnings are about its own version and indices, not about jaxgen.
+PIP := -m pip --quiet --quiet --disable-pip-version-check
+INSTALL := $(PY) $(PIP) install --constraint constraints.txt --editable
 HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux); make constraints
 
 .PHONY: quickstart smoke test test-slow test-slurm plan-tpu plan-gpu constraints
@@ -53,5 +55,5 @@ $(PY):
 
 .venv-plan-gpu/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-plan-gpu
-	.venv-plan-gpu/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[plan-gpu]'
+	.venv-plan-gpu/bin/python $(PIP) install --constraint constraints.txt --editable '.[plan-gpu]'
 	touch $@

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxgen.config import base_config
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import check_place
 from jaxgen.data import shapes
 from jaxgen.data import tasks
 from jaxgen.data.archive import write_archive
@@ -142,6 +143,7 @@ def tokenizer(opening: Opening, out: str, *, vocab: int = 512) -> None:
     out: folder for the tokenizer.
     vocab: ids at the most.
   """
+  check_place(out)
   captions = (shapes.captions() if opening.kind == 'shapes'
               else list(_captions(opening.open())))
   if not captions:

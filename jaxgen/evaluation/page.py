@@ -114,6 +114,8 @@ def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:
 def _samples(stage: Any) -> str:
   by_task: dict[str, list[str]] = {}
   for sample in stage.evaluation['samples']:
+    if not (stage.folder / sample['file']).exists():
+      continue
     data = base64.b64encode((stage.folder / sample['file']).read_bytes()).decode()
     verdict = ('<span class="good">✓ right</span>' if sample['correct']
                else '<span class="bad">✗ wrong</span>')

@@ -24,6 +24,7 @@ from tests.training.launched import kill_when
 from tests.training.launched import metrics_of
 from tests.training.launched import steps_in
 from tests.training.launched import wait_for
+from tests.training.opened import Opened
 
 AGREED = ('step', 'loss', 'sample_ids', 'grad_norm', 'learning_rate', 'skipped')
 
@@ -52,20 +53,35 @@ def assert_same_bits(first, second):
   jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-def test_killed_twice_once_during_a_save_equals_straight(launcher, straight, tiny_base, tmp_path):
-  workdir = tmp_path / 'broken'
-  saves = workdir / 'checkpoints'
-  kill_when(launcher.start(tiny_base, workdir), (saves / '10').exists)
-  assert steps_in(workdir) == [10]
-  # Again from step 10, and now into the save of step 20, whose folder has a temporary name.
-  kill_when(launcher.start(tiny_base, workdir), lambda: any(saves.glob('20.*')))
-  assert steps_in(workdir) == [10] and any(saves.glob('20.*'))
-  restored(workdir, 10)
+@pytest.fixture
+def interrupted(straight, tmp_path):
+  """The run as if killed shortly before its save of step 20."""
+  workdir = tmp_path / 'interrupted'
+  shutil.copytree(straight, workdir)
+  shutil.rmtree(workdir / 'checkpoints' / '20')
+  for file in ('metrics.jsonl', 'starts.jsonl'):
+    lines = (workdir / file).read_text().splitlines(keepends=True)
+    (workdir / file).write_text(''.join(lines[:-1]))
+  return workdir
+
+
+def test_killed_in_a_restore_and_in_a_save_equals_straight(launcher, straight, interrupted,
+                                                           tiny_base):
+  """tools/kill_runs.py does the same at random points."""
+  saves = interrupted / 'checkpoints'
+  said = kill_when(launcher.start(tiny_base, interrupted), Opened(saves / '10' / 'train', 3))
+  assert 'resumes at step' not in said
+  assert steps_in(interrupted) == [10]
+  # From step 10 into the save of step 20, whose folder has a temporary name.
+  said = kill_when(launcher.start(tiny_base, interrupted), lambda: any(saves.glob('20.*')))
+  assert 'interrupted: resumes at step 10\n' in said
+  assert steps_in(interrupted) == [10] and any(saves.glob('20.*'))
+  workdir = interrupted
   train(tiny_base, str(workdir))
   assert_same_bits(restored(workdir, 20), restored(straight, 20))
   assert lines_of(workdir) == lines_of(straight)
   assert not any(saves.glob('20.*'))
-  # All three starts count, and only the steps that led to the end.
+  # All starts that came to a step count, and only the steps that led to the end.
   starts = metrics_of(workdir, 'step', 'time', file='starts.jsonl')
   assert [start['step'] for start in starts] == [0, 10, 10, 20]
   useful = sum(line['seconds'] for line in metrics_of(workdir, 'seconds'))
@@ -98,10 +114,8 @@ def test_restores_on_one_four_and_eight_devices(straight):
   assert int(whole[0][0].step) == 20
 
 
-def test_full_disk_during_a_save(launcher, straight, tiny_base, tmp_path):
-  workdir = tmp_path / 'full'
-  shutil.copytree(straight, workdir)
-  shutil.rmtree(workdir / 'checkpoints' / '20')
+def test_full_disk_during_a_save(launcher, straight, interrupted, tiny_base):
+  workdir = interrupted
   (workdir / 'metrics.jsonl').unlink()
   process = launcher.start(tiny_base, workdir)
   wait_for(process, lambda: (workdir / 'metrics.jsonl').exists() and lines_of(workdir))
@@ -109,7 +123,7 @@ def test_full_disk_during_a_save(launcher, straight, tiny_base, tmp_path):
   [code], [errors] = finish([process])
   assert code == 1, errors
   line = errors.splitlines()[-1]
-  assert str(workdir) in line and 'no room left' in line and 'Traceback' not in errors, errors
+  assert f'{workdir}: could not be written (' in line and 'Traceback' not in errors, errors
   assert steps_in(workdir) == [10]
   assert_same_bits(restored(workdir, 10), restored(straight, 10))
 

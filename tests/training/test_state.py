@@ -109,7 +109,7 @@ def test_how_a_run_is_carried_out_may_change(tiny_config, tmp_path):
   tiny_config.data.threads = 1
   workdirs.claim(tiny_config, str(tmp_path), ALONE)
   assert json.loads((tmp_path / 'config.json').read_text())['train']['steps'] == 40
-  assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+  assert {path.name for path in tmp_path.iterdir()} == {'config.json', 'tokenizer'}
 
 
 @pytest.mark.parametrize('schedule, step, rates', [
