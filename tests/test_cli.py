@@ -9,6 +9,7 @@ import time
 import pytest
 
 from jaxgen import cli
+from jaxgen.core import quiet
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -109,9 +110,28 @@ def test_wrong_usage_exits_with_2(capsys, words):
   assert 'usage: jaxgen' in capsys.readouterr().err
 
 
-def test_defects_keep_their_traceback(tmp_path):
-  (tmp_path / 'metrics.jsonl').write_text('not json')
-  (tmp_path / 'config.json').write_text('{}')
-  result = jaxgen('report', f'--workdir={tmp_path}')
-  assert result.returncode == 1
-  assert 'Traceback' in result.stderr and 'JSONDecodeError' in result.stderr
+def test_defects_keep_their_traceback(monkeypatch, tmp_path):
+  monkeypatch.setattr('jaxgen.evaluation.report.write_report', lambda workdir: {}['defect'])
+  with pytest.raises(KeyError, match='defect'):
+    cli.main(['report', f'--workdir={tmp_path}'])
+
+
+def test_libraries_are_quiet_about_hardware_that_is_not_there():
+  """Where libtpu is installed and no chip is, jax does not look for one."""
+  quiet = {'PATH': os.environ['PATH'], 'HOME': os.environ['HOME'], 'PYTHONPATH': str(ROOT)}
+  code = ('import os; from jaxgen.core import quiet; quiet.settle(os.environ); import jax; '
+          'print(jax.default_backend(), os.environ["TF_CPP_MIN_LOG_LEVEL"])')
+  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, check=True, env=quiet,
+                          capture_output=True)
+  assert result.stderr == '' and result.stdout in ('cpu 3\n', 'gpu 3\n', 'tpu 3\n')
+
+
+@pytest.mark.parametrize('name', ['TPU_WORKER_HOSTNAMES', 'TPU_NAME'])
+def test_jax_looks_for_tpus_where_anything_speaks_for_them(name):
+  environ = {name: 'x'}
+  quiet.settle(environ)
+  assert 'JAX_PLATFORMS' not in environ
+  environ = {'JAX_PLATFORMS': 'tpu', 'TF_CPP_MIN_LOG_LEVEL': '0'}
+  before = dict(environ)
+  quiet.settle(environ)
+  assert environ.items() >= before.items()

@@ -37,7 +37,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--kills', type=int, default=20)
   parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--out', default='', metavar='DIR', help='keep the runs there')
+  parser.add_argument('--out', default='', metavar='DIR', help='new; keep the runs there')
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as temporary:
     out = pathlib.Path(args.out or temporary).resolve()
@@ -50,18 +50,18 @@ def check(out: pathlib.Path, kills: int, rng: random.Random) -> None:
   tokenizer = out / 'tokenizer'
   subprocess.run([sys.executable, '-m', 'jaxgen.cli', 'data', 'tokenizer', '--kind=shapes',
                   f'--out={tokenizer}'], cwd=ROOT, check=True)
-  steps = EVERY * (kills + 2)  # a kill at a step or in a save comes after EVERY steps at most
+  steps = EVERY * (kills + 4)
   assert train(out / 'straight', tokenizer, steps).wait() == 0
   done, count = out / 'killed', collections.Counter()
-  while count.total() < kills:
-    process, saves = train(done, tokenizer, steps), done / 'checkpoints'
-    last = max(steps_in(done), default=0) if saves.exists() else 0
-    kind = rng.choice(KINDS) if last else rng.choice(('start', 'save'))
-    began = time.monotonic()
-    if kill(process, point(kind, done, last, rng)):
-      count[kind] += 1
-    else:
-      kind = 'not killed'
+  kinds = [KINDS[number % len(KINDS)] for number in range(kills)]
+  rng.shuffle(kinds)
+  while kinds:
+    last = max(steps_in(done), default=0) if (done / 'checkpoints').exists() else 0
+    # Without a checkpoint there is nothing to restore yet.
+    kind = kinds.pop(0 if last or 'save' not in kinds else kinds.index('save'))
+    process, began = train(done, tokenizer, steps), time.monotonic()
+    assert kill(process, point(kind, done, last, rng)), 'the run was done before it was killed'
+    count[kind] += 1
     print(f'{count.total()}/{kills}: {kind}, from step {last}, after '
           f'{time.monotonic() - began:.1f} s', flush=True)
   assert train(done, tokenizer, steps).wait() == 0
@@ -70,10 +70,10 @@ def check(out: pathlib.Path, kills: int, rng: random.Random) -> None:
 
 
 def train(workdir: pathlib.Path, tokenizer: pathlib.Path, steps: int) -> subprocess.Popen:
-  """Starts or resumes the run."""
+  """Starts or resumes the run; its log is of this start alone."""
   words = {'data.tokenizer': tokenizer, 'train.steps': steps, 'train.checkpoint_every': EVERY,
            'train.rows': 4, 'train.log_every': 1, 'optimizer.schedule': 'constant'}
-  with open(workdir.parent / f'{workdir.name}.log', 'a') as log:
+  with open(workdir.parent / f'{workdir.name}.log', 'w') as log:
     return subprocess.Popen(
         [sys.executable, '-m', 'jaxgen.cli', 'train', '--config=configs/iomm/tiny.py',
          f'--workdir={workdir}', *(f'--config.{name}={value}' for name, value in words.items())],
@@ -86,19 +86,20 @@ def point(kind: str, workdir: pathlib.Path, last: int, rng: random.Random):
     folder = workdir / 'checkpoints' / str(last)
     return Opened(folder, rng.randint(1, sum(path.is_file() for path in folder.rglob('*'))))
   if kind == 'step':
-    # The steps of an earlier start, lost since, are still in the file until this one begins.
-    start, more = rng.uniform(0, 0.1), rng.randint(1, EVERY - 1)
-    return delayed(lambda: resumed(workdir, last) and steps_written(workdir) == last + more, start)
+    more = rng.randint(1, 2 * EVERY - 1)
+    return delayed(lambda: begun(workdir) and steps_written(workdir) >= last + more,
+                   rng.uniform(0, 0.1))
   if kind == 'save':
-    saving = (workdir / 'checkpoints').glob
-    return delayed(lambda: any(saving(f'{last + EVERY}.*')), rng.uniform(0, 0.3))
+    # The first save of this start or the second, of which there is a first in any case.
+    saving = f'{last + EVERY * rng.randint(1 if last else 2, 2)}.*'
+    return delayed(lambda: begun(workdir) and any((workdir / 'checkpoints').glob(saving)),
+                   rng.uniform(0, 0.3))
   return delayed(lambda: True, rng.uniform(0, 15))
 
 
-def resumed(workdir: pathlib.Path, last: int) -> bool:
-  """Whether the start that goes on from ``last`` has begun its first step."""
-  log = (workdir.parent / f'{workdir.name}.log').read_text()
-  return f': step {last + 1} begins' in log.rpartition(f': resumes at step {last}')[2]
+def begun(workdir: pathlib.Path) -> bool:
+  """Whether this start has come to a step; what earlier ones left behind is removed by then."""
+  return ' begins after ' in (workdir.parent / f'{workdir.name}.log').read_text()
 
 
 def delayed(reached, seconds: float):

@@ -26,7 +26,6 @@ from jaxgen.core.mismatch import mismatch
 from jaxgen.core.types import Params
 
 _CHUNK = 1 << 20  # bytes per chunk, so reading a slice of a parameter reads little else
-CONFIG_FIX = 'copy it back, or take the one of another workdir with the same config'
 _FIX = 'copy the folder again, or use another checkpoint'
 
 
@@ -179,7 +178,7 @@ def read_config(folder: str) -> str:
   path = epath.Path(folder) / 'config.json'
   if not path.exists():
     raise user_error(str(folder), None, 'no config.json there; give a workdir or a weights folder')
-  read_json(path, CONFIG_FIX)
+  read_json(path, 'copy it back, or take the one of another workdir with the same config')
   return path.read_text()
 
 

@@ -194,6 +194,8 @@ def one_line(error: BaseException, length: int = 160) -> str:
 def _reason(error: BaseException | None) -> str:
   """Why a write failed; an empty string if the error is of another kind."""
   while error is not None:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+      return 'a file is in the place of a folder'
     if isinstance(error, OSError):
       return error.strerror or one_line(error)
     if found := next((text for text in _TEXTS if text in str(error)), ''):

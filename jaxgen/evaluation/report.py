@@ -11,7 +11,8 @@ from typing import Any
 
 from etils import epath
 
-from jaxgen.checkpoints.weights import CONFIG_FIX
+from jaxgen.checkpoints.weights import read_config
+from jaxgen.config import from_json
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import check_place
 from jaxgen.core.files import read_json
@@ -113,10 +114,9 @@ def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
 
 def _read_stage(folder: epath.Path) -> Stage:
   by_step = {line['step']: line for line in read_lines(folder / 'metrics.jsonl', _METRICS)}
-  if not (folder / 'config.json').exists():
-    raise user_error('--workdir', str(folder), 'has metrics but no config.json')
-  config = read_json(folder / 'config.json', CONFIG_FIX)
-  return Stage(folder.name, folder, config, [by_step[step] for step in sorted(by_step)],
+  text = read_config(str(folder))
+  from_json(text)  # known to be a config of ours, with all of its sections
+  return Stage(folder.name, folder, json.loads(text), [by_step[step] for step in sorted(by_step)],
                _scores(folder / 'evaluation.json'), _scores(folder / 'evaluation_untrained.json'))
 
 

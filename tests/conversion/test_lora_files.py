@@ -48,7 +48,7 @@ def test_mistakes_are_named(tmp_path):
   with pytest.raises(UserError, match='there are no adapters to write'):
     save_file(file, {}, COMFYUI)
   save_file(file, adapters(), COMFYUI)
-  with pytest.raises(UserError, match='exists; choose another file'):
+  with pytest.raises(UserError, match='exists; choose another --out'):
     save_file(file, adapters(), COMFYUI)
   with pytest.raises(UserError, match='6 tensors that are no LoRA of this style'):
     load_file(file, DIFFUSERS)

@@ -1,6 +1,7 @@
 """Tokenizers: whole words for captions, the same every time, readable by transformers too."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -136,10 +137,28 @@ def test_loading_needs_no_framework(tokenizer_folder):
   assert done.stdout.strip() == 'set()'
 
 
+@pytest.mark.parametrize('path', ['runs/tok', './tok', '/none/tok', 'tok', 'a/b/c', '~/tok',
+                                  'tests/tok', '../a', 'a/../b', ''])
+def test_what_looks_like_a_path_is_never_asked_for_on_the_hub(path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)  # importing it would fail
+  with pytest.raises(UserError, match='no such folder' if path else 'holds no tokenizer'):
+    load_tokenizer(path)
+
+
+@pytest.mark.parametrize('file', ['tokenizer.json', 'tokenizer_config.json'])
+@pytest.mark.parametrize('text', ['', '{"version": "1.0", "mod', '[]', '\xff'])
+def test_damaged_files_are_named(tokenizer_folder, tmp_path, file, text):
+  shutil.copytree(tokenizer_folder, tmp_path / 'tok')
+  (tmp_path / 'tok' / file).write_text(text, 'latin-1')
+  with pytest.raises(UserError, match=f'tok/{file}: damaged .*copy it again') as error:
+    load_tokenizer(str(tmp_path / 'tok'))
+  assert '\n' not in str(error.value)
+
+
 def test_bad_tokenizers(tmp_path):
   with pytest.raises(UserError, match='config.data.tokenizer.*no tokenizer.json'):
     load_tokenizer(str(tmp_path))
-  with pytest.raises(UserError, match="config.data.tokenizer = 'no/such'"):
+  with pytest.raises(UserError, match="config.data.tokenizer = 'no/such'.*can be reached"):
     load_tokenizer('no/such')
   tokenizers.Tokenizer(models.BPE()).save(str(tmp_path / 'tokenizer.json'))
   with pytest.raises(UserError, match='lacks .*tokens for images .<img>, <IMG_CONTEXT>, </img> or'):

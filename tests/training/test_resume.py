@@ -1,6 +1,7 @@
 """Real processes: kill -9, a kill during a save, two processes, a full disk, other devices."""
 
 import copy
+import json
 import resource
 import shutil
 
@@ -151,13 +152,30 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(straight, tiny_base,
 def test_a_damaged_checkpoint_is_named(straight, tiny_base, tmp_path):
   workdir = tmp_path / 'damaged'
   shutil.copytree(straight, workdir)
+  # A flipped bit in the largest file of each item; most of these give other arrays without a word.
+  for item in ('checkpoints/20/params', 'checkpoints/20/train', 'frozen'):
+    file = max((workdir / item).glob('ocdbt.process_0/d/*'), key=lambda file: file.stat().st_size)
+    whole = file.read_bytes()
+    half = len(whole) // 2
+    file.write_bytes(whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1:])
+    folder = item.removesuffix('/params').removesuffix('/train')
+    with pytest.raises(UserError, match=f'{folder}: damaged.*delete it'):
+      restored(workdir, 20)
+    file.write_bytes(whole)
+  data = workdir / 'checkpoints/20/data/metadata'
+  whole = data.read_text()
+  cursors = json.loads(whole)['cursors']
+  cursors[0][0] += 1
+  data.write_text(json.dumps(json.loads(whole) | {'cursors': cursors}))
+  with pytest.raises(UserError, match=r'1 of \d+ arrays .* saved: data/cursors.; delete it'):
+    restored(workdir, 20)
   shutil.rmtree(workdir / 'checkpoints' / '20' / 'train')
   with pytest.raises(UserError, match=r'checkpoints/20: damaged.*delete it') as error:
     restored(workdir, 20)
   assert '\n' not in str(error.value)
   shutil.rmtree(workdir / 'checkpoints' / '20')
   shutil.rmtree(workdir / 'frozen')
-  with pytest.raises(UserError, match=r'frozen: damaged'):
+  with pytest.raises(UserError, match=r'frozen: missing, .* copy it back'):
     train(tiny_base, str(workdir))
 
 
