@@ -36,11 +36,15 @@ class Checkpoints:
     Args:
       workdir: the run's workdir.
       keep: number of newest checkpoints to keep.
+
+    Raises:
+      UserError: the folder cannot be written.
     """
     self._workdir = epath.Path(workdir).resolve()
-    self._manager = ocp.CheckpointManager(
-        self._workdir / 'checkpoints',
-        options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True))
+    with disk_errors(self._workdir):
+      self._manager = ocp.CheckpointManager(
+          self._workdir / 'checkpoints',
+          options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True))
 
   def latest(self) -> int | None:
     """The newest complete step; None if there is none yet."""
