@@ -88,6 +88,23 @@ def test_mistakes_end_in_one_line(capsys, words, message):
   assert capsys.readouterr() == ('', message)
 
 
+@pytest.mark.parametrize('words', [
+    ['data', 'tokenizer', '--kind=shapes', '--out=FILE'],
+    ['data', 'pack', '--kind=shapes', '--limit=2', '--size=16', '--out=FILE/x'],
+    ['sample', '--workdir=none', '--prompt=a cat', '--out=FILE/x'],
+    ['convert', 'export', '--workdir=none', '--out=FILE'],
+    ['convert', 'import', '--path=none', '--out=FILE/x'],
+])
+def test_places_that_cannot_be_written_are_named_before_anything_is_read(capsys, tmp_path, words):
+  file = tmp_path / 'file'
+  file.write_text('')
+  assert cli.main([word.replace('FILE', str(file)) for word in words]) == 1
+  out, err = capsys.readouterr()
+  assert out == '' and err.startswith(f'jaxgen: {file}') and err.count('\n') == 1
+  assert 'could not be written (a file is in the place of a folder)' in err
+  assert os.listdir(tmp_path) == ['file'] and file.read_text() == ''
+
+
 def test_broken_override_ends_in_one_line(capsys, tmp_path):
   file = tmp_path / 'config.py'
   file.write_text('from jaxgen.config import base_config as get_config\n')
