@@ -140,7 +140,7 @@ def read_json(file: epath.PathLike, fix: str) -> dict[str, Any]:
   """
   try:
     value = json.loads(epath.Path(file).read_bytes())
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise user_error(str(file), None, f'damaged ({one_line(error)}); {fix}') from error
   if not isinstance(value, dict):
     raise user_error(str(file), None, f'damaged (it holds no JSON object); {fix}')
@@ -164,7 +164,7 @@ def read_lines(file: epath.Path, needed: Mapping[str, Any]) -> list[dict[str, An
       line = json.loads(text)
       whole = isinstance(line, dict) and all(
           isinstance(line.get(name), kind) and name in line for name, kind in needed.items())
-    except ValueError:
+    except (ValueError, RecursionError):
       whole = False
     if whole:
       lines.append(line)

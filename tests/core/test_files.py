@@ -87,7 +87,7 @@ def test_what_a_library_says_of_a_full_disk_counts_too():
           raise RuntimeError('save failed') from error
 
 
-@pytest.mark.parametrize('data', [b'', b'{"a": 1', b'\0\0\0', b'[1]', b'\xff\xfe', None])
+@pytest.mark.parametrize('data', [b'', b'{"a": 1', b'\0\0\0', b'[1]', b'\xff\xfe', b'[' * 10**5, None])
 def test_damaged_json_is_named(tmp_path, data):
   file = tmp_path / 'a.json'
   if data is not None:
