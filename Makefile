@@ -4,7 +4,9 @@ PYTHON ?= python3
 SYSTEM ?= iomm
 WORKDIR ?= runs/quickstart$(if $(filter-out iomm,$(SYSTEM)),_$(SYSTEM))
 PY := .venv/bin/python
-INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt --editable
+# Errors only: pip's warnings are about its own version and indices, not about jaxgen.
+PIP := -m pip --quiet --quiet --disable-pip-version-check
+INSTALL := $(PY) $(PIP) install --constraint constraints.txt --editable
 HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux); make constraints
 
 .PHONY: quickstart smoke test test-slow test-slurm plan-tpu plan-gpu constraints
@@ -55,5 +57,5 @@ $(PY):
 
 .venv-plan-gpu/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-plan-gpu
-	.venv-plan-gpu/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[plan-gpu]'
+	.venv-plan-gpu/bin/python $(PIP) install --constraint constraints.txt --editable '.[plan-gpu]'
 	touch $@

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from jaxgen.core import quiet
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 from jaxgen.core.limits import MAX_GUIDANCE
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error(f'unrecognised arguments: {" ".join(strangers or rest)}; '
                  f'overrides are written {OVERRIDE}section.key=value')
   args.overrides = [word.removeprefix(OVERRIDE) for word in rest]
+  quiet.settle(os.environ)
   try:
     _check(vars(args))
     args.run(args)
@@ -114,9 +116,6 @@ def _train(args) -> None:
   profile = _steps(args.profile)
   config = load_config(args.config, args.overrides)
   validate(config)  # before anything that takes long to import
-  # TensorFlow only writes event files here; its greetings would bury the progress.
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   from jaxgen.conversion.pretrained import read_external
   from jaxgen.training.loop import train
   if not train(config, args.workdir, _processes(args), read_external, profile):
@@ -161,6 +160,7 @@ def _sample(args) -> None:
   if bool(prompts) == bool(args.job):
     raise user_error('--prompt', None, 'give at least one --prompt, or a --prompts-file; or else a '
                      '--job')
+  from jaxgen.core.files import check_place
   from jaxgen.sampling import jobs
   from jaxgen.sampling.load import load_run
   from jaxgen.sampling.load import run_config
@@ -171,6 +171,7 @@ def _sample(args) -> None:
            for role in jobs.GIVEN}
   if args.job and any(given.values()):
     raise user_error('--job', args.job, 'its requests name their images; drop the other flags')
+  check_place(args.out)
   config = run_config(args.workdir)  # the weights, which take long, are read last
   requests = (jobs.read_job(args.job, config, **shared) if args.job else
               make_requests(config, prompts, **given, **shared))
@@ -221,7 +222,6 @@ def _add_plan(commands) -> None:
 
 def _plan(args) -> None:
   os.environ['JAX_PLATFORMS'] = 'cpu'  # nothing runs; a device of this machine stays free
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   from jaxgen.config import load_config
   config = load_config(args.config, args.overrides)
   from jaxgen.planning.commands import plan
@@ -330,7 +330,6 @@ def _add_cache(ways) -> None:
 def _cache(args) -> None:
   from jaxgen.config import load_config
   config = load_config(args.config, args.overrides)
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   from jaxgen.conversion.pretrained import read_external
   from jaxgen.training.caching import write_cache
   write_cache(config, args.out, _processes(args), read_external, every=args.every)

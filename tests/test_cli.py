@@ -9,6 +9,7 @@ import time
 import pytest
 
 from jaxgen import cli
+from jaxgen.core import quiet
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -122,6 +123,23 @@ def test_a_prompt_goes_on_to_the_end_of_its_line(capsys, tmp_path):
                                      '0xfc; save it as UTF-8\n')
 
 
+@pytest.mark.parametrize('words', [
+    ['data', 'tokenizer', '--kind=shapes', '--out=FILE'],
+    ['data', 'pack', '--kind=shapes', '--limit=2', '--size=16', '--out=FILE/x'],
+    ['sample', '--workdir=none', '--prompt=a cat', '--out=FILE/x'],
+    ['convert', 'export', '--workdir=none', '--out=FILE'],
+    ['convert', 'import', '--path=none', '--out=FILE/x'],
+])
+def test_places_that_cannot_be_written_are_named_before_anything_is_read(capsys, tmp_path, words):
+  file = tmp_path / 'file'
+  file.write_text('')
+  assert cli.main([word.replace('FILE', str(file)) for word in words]) == 1
+  out, err = capsys.readouterr()
+  assert out == '' and err.startswith(f'jaxgen: {file}') and err.count('\n') == 1
+  assert 'could not be written (a file is in the place of a folder)' in err
+  assert os.listdir(tmp_path) == ['file'] and file.read_text() == ''
+
+
 def test_broken_override_ends_in_one_line(capsys, tmp_path):
   file = tmp_path / 'config.py'
   file.write_text('from jaxgen.config import base_config as get_config\n')
@@ -144,9 +162,28 @@ def test_wrong_usage_exits_with_2(capsys, words):
   assert 'usage: jaxgen' in capsys.readouterr().err
 
 
-def test_defects_keep_their_traceback(tmp_path):
-  (tmp_path / 'metrics.jsonl').write_text('not json')
-  (tmp_path / 'config.json').write_text('{}')
-  result = jaxgen('report', f'--workdir={tmp_path}')
-  assert result.returncode == 1
-  assert 'Traceback' in result.stderr and 'JSONDecodeError' in result.stderr
+def test_defects_keep_their_traceback(monkeypatch, tmp_path):
+  monkeypatch.setattr('jaxgen.evaluation.report.write_report', lambda workdir: {}['defect'])
+  with pytest.raises(KeyError, match='defect'):
+    cli.main(['report', f'--workdir={tmp_path}'])
+
+
+def test_libraries_are_quiet_about_hardware_that_is_not_there():
+  """Where libtpu is installed and no chip is, jax does not look for one."""
+  quiet = {'PATH': os.environ['PATH'], 'HOME': os.environ['HOME'], 'PYTHONPATH': str(ROOT)}
+  code = ('import os; from jaxgen.core import quiet; quiet.settle(os.environ); import jax; '
+          'print(jax.default_backend(), os.environ["TF_CPP_MIN_LOG_LEVEL"])')
+  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, check=True, env=quiet,
+                          capture_output=True)
+  assert result.stderr == '' and result.stdout in ('cpu 3\n', 'gpu 3\n', 'tpu 3\n')
+
+
+@pytest.mark.parametrize('name', ['TPU_WORKER_HOSTNAMES', 'TPU_NAME'])
+def test_jax_looks_for_tpus_where_anything_speaks_for_them(name):
+  environ = {name: 'x'}
+  quiet.settle(environ)
+  assert 'JAX_PLATFORMS' not in environ
+  environ = {'JAX_PLATFORMS': 'tpu', 'TF_CPP_MIN_LOG_LEVEL': '0'}
+  before = dict(environ)
+  quiet.settle(environ)
+  assert environ.items() >= before.items()

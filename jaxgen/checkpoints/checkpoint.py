@@ -2,13 +2,12 @@
 
 ``checkpoints/<step>/`` holds four items: ``params`` (trainable parameters), ``ema`` (if the run
 keeps one), ``train`` (optimizer state, step, rng, counters) and ``data`` (cursors of all global
-rows). ``frozen/`` holds the frozen parameters, written once per run. A step's folder is renamed to
-its final name only when it is complete, so a run that dies while saving resumes from the previous
-checkpoint.
+rows, and the checksums of all items). ``frozen/`` holds the frozen parameters, written once per
+run. A step's folder is renamed to its final name only when it is complete, so a run that dies while
+saving resumes from the previous checkpoint.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,10 +16,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from jaxgen.checkpoints import checksums
+from jaxgen.checkpoints.damage import reading
 from jaxgen.checkpoints.disk import disk_errors
 from jaxgen.checkpoints.disk import reserve
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
+
+_KIND = 'damaged, or of another config'
+_CURSORS = f'{checksums.ITEM}/cursors'
 
 
 class Checkpoints:
@@ -32,11 +36,15 @@ class Checkpoints:
     Args:
       workdir: the run's workdir.
       keep: number of newest checkpoints to keep.
+
+    Raises:
+      UserError: the folder cannot be written.
     """
     self._workdir = epath.Path(workdir).resolve()
-    self._manager = ocp.CheckpointManager(
-        self._workdir / 'checkpoints',
-        options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True))
+    with disk_errors(self._workdir):
+      self._manager = ocp.CheckpointManager(
+          self._workdir / 'checkpoints',
+          options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True))
 
   def latest(self) -> int | None:
     """The newest complete step; None if there is none yet."""
@@ -51,10 +59,12 @@ class Checkpoints:
       cursors: int64[R, K], data cursors of all global rows.
 
     Raises:
-      UserError: the disk is full, now or during the previous save.
+      UserError: the files cannot be written, now or during the previous save.
     """
     saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-    saved['data'] = ocp.args.JsonSave({'cursors': cursors.tolist()})
+    saved[checksums.ITEM] = ocp.args.JsonSave({
+        'cursors': cursors.tolist(),
+        checksums.KEY: checksums.of_arrays(items) | {_CURSORS: checksums.of_numpy(cursors)}})
     with disk_errors(self._workdir):
       self._manager.wait_until_finished()
       reserve(self._workdir / 'checkpoints', _bytes_here(items))
@@ -71,18 +81,27 @@ class Checkpoints:
       UserError: the checkpoint has other shapes or is damaged.
     """
     wanted = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
-    wanted['data'] = ocp.args.JsonRestore()
-    with _restoring(self._workdir / 'checkpoints' / str(step), 'resume from the one before'):
+    wanted[checksums.ITEM] = ocp.args.JsonRestore()
+    folder, aim = self._workdir / 'checkpoints' / str(step), 'resume from the one before'
+    with reading(folder, f'delete it to {aim}', _KIND):
       restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
-    return ({name: restored[name] for name in items},
-            np.asarray(restored.data['cursors'], np.int64))
+      cursors = np.asarray(restored[checksums.ITEM]['cursors'], np.int64)
+      saved = restored[checksums.ITEM].get(checksums.KEY, {})
+      restored = {name: restored[name] for name in items}
+    found = checksums.of_arrays(restored) | {_CURSORS: checksums.of_numpy(cursors)}
+    checksums.check(found, saved, str(folder), f'delete it to {aim}')
+    return restored, cursors
 
   def save_frozen(self, frozen: Params) -> None:
     """Writes the frozen parameters, once per run, before the first checkpoint."""
     if frozen:
-      with disk_errors(self._workdir), ocp.StandardCheckpointer() as checkpointer:
-        reserve(self._workdir, _bytes_here(frozen))
-        checkpointer.save(self._workdir / 'frozen', frozen, force=True)
+      folder, sums = self._workdir / 'frozen', checksums.of_arrays(frozen)
+      with disk_errors(self._workdir):
+        with ocp.StandardCheckpointer() as checkpointer:
+          reserve(self._workdir, _bytes_here(frozen))
+          checkpointer.save(folder, frozen, force=True)
+        if jax.process_index() == 0:
+          checksums.write(folder, sums)
 
   def restore_frozen(self, stored: Params) -> Params:
     """Restores the frozen parameters onto the current devices.
@@ -91,19 +110,25 @@ class Checkpoints:
       stored: tree of ``ShapeDtypeStruct`` with shardings.
 
     Raises:
-      UserError: the files are damaged.
+      UserError: the files are missing or damaged.
     """
     if not stored:
       return {}
     folder = self._workdir / 'frozen'
-    with _restoring(folder, 'start again'), ocp.StandardCheckpointer() as checkpointer:
-      return checkpointer.restore(folder, stored)
+    if not folder.exists():
+      raise user_error(str(folder), None, 'missing, and this run has parameters that do not train; '
+                       'copy it back from where the run was, or start again in another --workdir')
+    aim = 'start again'
+    with reading(folder, f'delete it to {aim}', _KIND), ocp.StandardCheckpointer() as checkpointer:
+      restored, saved = checkpointer.restore(folder, stored), checksums.read(folder)
+    checksums.check(checksums.of_arrays(restored), saved, str(folder), f'delete it to {aim}')
+    return restored
 
   def close(self) -> None:
     """Waits until the last save is complete.
 
     Raises:
-      UserError: the disk is full.
+      UserError: the files cannot be written.
     """
     with disk_errors(self._workdir):
       self._manager.wait_until_finished()
@@ -121,16 +146,6 @@ def gather_cursors(local: np.ndarray, lo: int, rows: int) -> np.ndarray:
   for start, part in zip(starts, parts, strict=True):
     cursors[start:start + len(part)] = part
   return cursors.view(np.int64)
-
-
-@contextlib.contextmanager
-def _restoring(folder: epath.Path, aim: str) -> Iterator[None]:
-  try:
-    yield
-  except (KeyError, OSError, ValueError) as error:
-    text = ' '.join(str(error).split())[:200]
-    raise user_error(str(folder), None, f'damaged, or of another config ({text}); delete it to '
-                     f'{aim}') from error
 
 
 def _bytes_here(tree: Any) -> int:

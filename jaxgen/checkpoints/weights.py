@@ -6,10 +6,8 @@ Orbax; values are read as numpy arrays, whatever devices wrote them.
 """
 
 import abc
-import contextlib
 import dataclasses
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,12 +15,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from jaxgen.checkpoints import checksums
+from jaxgen.checkpoints.damage import reading
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import new_folder
+from jaxgen.core.files import read_json
+from jaxgen.core.files import write_text
 from jaxgen.core.mismatch import mismatch
 from jaxgen.core.types import Params
 
 _CHUNK = 1 << 20  # bytes per chunk, so reading a slice of a parameter reads little else
+_FIX = 'copy the folder again, or use another checkpoint'
 
 
 class Stored(abc.ABC):
@@ -55,11 +59,13 @@ class InStore(Stored):
     store: folder of the store.
     path: path of the parameter, starting with its group.
     entry: Orbax metadata of the parameter.
+    checksum: of its values, see ``checksums``; None in files of older versions.
   """
 
   store: epath.Path
   path: str
   entry: Any
+  checksum: int | None = None
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -70,14 +76,22 @@ class InStore(Stored):
     return np.dtype(self.entry.dtype)
 
   def onto(self, sharding: jax.sharding.NamedSharding, dtype: np.dtype) -> jax.Array:
-    return self._read(ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype,
-                                           global_shape=self.shape))
+    array = self._read(ocp.ArrayRestoreArgs(sharding=sharding, dtype=self.dtype,
+                                            global_shape=self.shape))
+    self._check(lambda: checksums.of_arrays([array])['0'])
+    return array.astype(dtype)
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    return self._read(ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype))
+    array = self._read(ocp.RestoreArgs(restore_type=np.ndarray))
+    self._check(lambda: checksums.of_numpy(array))
+    return array if dtype is None else array.astype(dtype, copy=False)
 
   def _read(self, how: ocp.RestoreArgs) -> Any:
     return trees.flatten(_read(self.store, {self.path: self.entry}, how))[self.path]
+
+  def _check(self, found: Callable[[], int]) -> None:
+    if self.checksum is not None:
+      checksums.check({self.path: found()}, {self.path: self.checksum}, str(self.store), _FIX)
 
 
 def open_weights(folder: str, groups: Sequence[str], weights: str = 'ema') -> Params:
@@ -94,7 +108,8 @@ def open_weights(folder: str, groups: Sequence[str], weights: str = 'ema') -> Pa
   """
   found: dict[str, InStore] = {}
   for store in _stores(folder, weights):
-    found |= {path: InStore(store, path, entry)
+    sums = checksums.read(store)
+    found |= {path: InStore(store, path, entry, sums.get(path))
               for path, entry in _entries(store, groups).items()}
   tree = trees.unflatten(found)
   return {group: tree.get(group, {}) for group in groups}
@@ -121,7 +136,9 @@ def load_weights(folder: str, groups: Sequence[str], weights: str = 'ema', *,
   params = trees.merge(*(_restore(store, groups) for store in _stores(folder, weights)))
   params = {group: params.get(group, {}) for group in groups}
   if shapes is not None:
-    check_fit(params, {group: shapes.get(group, {}) for group in groups}, folder)
+    alone = is_run(folder) and not (epath.Path(folder) / 'frozen').exists()
+    check_fit(params, {group: shapes.get(group, {}) for group in groups},
+              f'{folder}, which has no frozen/' if alone else folder)
   return params, config
 
 
@@ -136,27 +153,19 @@ def save_weights(folder: str, params: Params, config_json: str) -> None:
   Raises:
     UserError: the folder is not empty, or it cannot be written.
   """
-  target = epath.Path(folder)
-  if target.exists() and any(target.iterdir()):
-    raise user_error(str(folder), None, 'not empty; choose another --out or remove it')
-  target.parent.mkdir(parents=True, exist_ok=True)
-  partial = target.parent / f'{target.name}.partial-{uuid.uuid4().hex[:8]}'
-  partial.mkdir()
-  try:
-    (partial / 'config.json').write_text(config_json)
+  with new_folder(folder) as partial:
+    write_text(partial / 'config.json', config_json)
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(partial.resolve() / 'weights', params, save_args=jax.tree.map(
           lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params))
-    if target.exists():
-      target.rmdir()
-    partial.rename(target)
-  except (OSError, ValueError) as error:
-    text = ' '.join(str(error).split())[:200]
-    raise user_error(str(folder), None, f'could not be written ({text}); free space or choose '
-                     'another --out') from error
-  finally:
-    if partial.exists():
-      partial.rmtree()
+    checksums.write(partial / 'weights', {
+        path: checksums.of_numpy(np.asarray(leaf))
+        for path, leaf in trees.flatten(params).items()})
+
+
+def is_run(folder: str) -> bool:
+  """Whether ``folder`` is a workdir that has saved something."""
+  return (epath.Path(folder) / 'checkpoints').exists()
 
 
 def is_weights(folder: str) -> bool:
@@ -165,10 +174,11 @@ def is_weights(folder: str) -> bool:
 
 
 def read_config(folder: str) -> str:
-  """Text of the folder's config.json."""
+  """Text of the folder's config.json, known to be a JSON object."""
   path = epath.Path(folder) / 'config.json'
   if not path.exists():
     raise user_error(str(folder), None, 'no config.json there; give a workdir or a weights folder')
+  read_json(path, 'copy it back, or take the one of another workdir with the same config')
   return path.read_text()
 
 
@@ -203,12 +213,18 @@ def _stores(folder: str, weights: str) -> list[epath.Path]:
 def _restore(store: epath.Path, groups: Sequence[str]) -> Params:
   """Reads those of the groups that a store has, as numpy arrays, and nothing else."""
   entries = _entries(store, groups)
-  return _read(store, entries, ocp.RestoreArgs(restore_type=np.ndarray)) if entries else {}
+  if not entries:
+    return {}
+  params = _read(store, entries, ocp.RestoreArgs(restore_type=np.ndarray))
+  saved = checksums.read(store)
+  checksums.check({path: checksums.of_numpy(leaf) for path, leaf in trees.flatten(params).items()
+                   if path in saved}, saved, str(store), _FIX)
+  return params
 
 
 def _entries(store: epath.Path, groups: Sequence[str]) -> dict[str, Any]:
   """Orbax metadata of the parameters of these groups, by path."""
-  with _reading(store):
+  with reading(store, _FIX):
     tree = ocp.PyTreeCheckpointHandler().metadata(store).tree
   return trees.flatten({group: tree[group] for group in groups if group in tree})
 
@@ -216,15 +232,6 @@ def _entries(store: epath.Path, groups: Sequence[str]) -> dict[str, Any]:
 def _read(store: epath.Path, entries: Mapping[str, Any], how: ocp.RestoreArgs) -> Params:
   """Reads the given parameters of a store and nothing else."""
   tree = trees.unflatten(entries)
-  with _reading(store):
+  with reading(store, _FIX):
     return ocp.PyTreeCheckpointHandler().restore(store, args=ocp.args.PyTreeRestore(
         item=tree, restore_args=jax.tree.map(lambda _: how, tree), partial_restore=True))
-
-
-@contextlib.contextmanager
-def _reading(store: epath.Path) -> Iterator[None]:
-  try:
-    yield
-  except (OSError, ValueError, KeyError) as error:
-    text = ' '.join(str(error).split())[:200]
-    raise user_error(str(store), None, f'damaged ({text}); use another checkpoint') from error

@@ -31,6 +31,8 @@ from jaxgen.core import trees
 from jaxgen.checkpoints import weights as weights_on_disk
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import check_new
+from jaxgen.core.files import check_place
 from jaxgen.core.types import Params
 from jaxgen.models import registry
 from jaxgen.models.layers import lora as layers_lora
@@ -62,9 +64,10 @@ def export(workdir: str, out: str, weights: str = 'ema', *, layout: str = '',
 
   Raises:
     UserError: no weights, weights that do not fit their config, a size that the other class
-      does not know, or no adapters where they are asked for; all of it before anything is
-      written.
+      does not know, no adapters where they are asked for, or a folder that is not empty; all of it
+      before anything is written.
   """
+  check_place(out)
   models, run = _models(workdir)
   params, _ = weights_on_disk.load_weights(workdir, sorted(models), weights)
   models = {group: model for group, model in models.items() if trees.flatten(params[group])}
@@ -82,11 +85,15 @@ def export(workdir: str, out: str, weights: str = 'ema', *, layout: str = '',
              for group, model in models.items()}
   if lora != MERGE and not low:
     raise user_error('--lora', lora, f'{workdir} has no adapters; leave it out')
+  paths = {group: str(epath.Path(out) / FOLDERS[group]) for group in models}
+  paths |= {group: lora_files.target(f'{paths[group]}_lora', lora) for group in low}
+  for path in paths.values():
+    check_new(path)
   written = {}
   for group, model in models.items():
-    path, kind = str(epath.Path(out) / FOLDERS[group]), model.family.marker[1]
+    path, kind = paths[group], model.family.marker[1]
     if group in low:
-      path = lora_files.save(f'{path}_lora', low[group], lora, base=run['init_from'][group])
+      lora_files.save(path, low[group], lora, base=run['init_from'][group])
       kind, held = f'adapters of {kind}', layers_lora.split(params[group])[1]
     else:
       held = layers_lora.merge(params[group])
@@ -112,8 +119,10 @@ def import_(path: str, out: str, base: str = '') -> dict[str, dict[str, Any]]:
     ``{group: section}``.
 
   Raises:
-    UserError: no such folder, an unknown class, or tensors that do not fit the class's config.
+    UserError: no such folder, an unknown class, tensors that do not fit the class's config, or a
+      folder that cannot be written; the last is checked first.
   """
+  check_new(out)
   found = locate(path)
   if adapters := lora_files.find(found):
     config, params = _adapted(adapters, base, path)

@@ -1,10 +1,6 @@
 """Model folders of Hugging Face libraries: ``config.json`` and safetensors, streamed."""
 
-import contextlib
 import json
-import tempfile
-import uuid
-from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 from typing import BinaryIO
@@ -26,6 +22,8 @@ from jaxgen.conversion.weight_files import find_files
 from jaxgen.conversion.weight_files import read_json
 from jaxgen.conversion.weight_files import split_choice
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import new_folder
+from jaxgen.core.files import write_text
 from jaxgen.core.mismatch import shorten
 
 _SHARD_BYTES = 5_000_000_000
@@ -99,17 +97,9 @@ def save_folder(folder: str, config: Mapping[str, Any],
   Raises:
     UserError: the folder holds something already, or the disk is full.
   """
-  target = epath.Path(folder)
-  if target.exists() and any(target.iterdir()):
-    raise user_error(str(folder), None, 'not empty; choose another --out or remove it')
-  try:
-    with _partial(target) as partial:
-      (partial / config_name).write_text(json.dumps(dict(config), indent=2, sort_keys=True))
-      _write_shards(partial, tensors, stem, shard_bytes)
-      _publish(partial, target, last=config_name)
-  except OSError as error:
-    raise user_error(str(folder), None, f'could not be written ({error}); free space or choose '
-                     'another --out') from error
+  with new_folder(folder, last=config_name) as partial:
+    write_text(partial / config_name, json.dumps(dict(config), indent=2, sort_keys=True))
+    _write_shards(partial, tensors, stem, shard_bytes)
 
 
 def in_file_order(tensors: Mapping[str, np.ndarray | Unwritten]) -> list[str]:
@@ -156,32 +146,6 @@ def _write_array(file: BinaryIO, array: np.ndarray) -> None:
     file.write(rows.reshape(-1).view(np.uint8).data)
 
 
-@contextlib.contextmanager
-def _partial(target: epath.Path) -> Iterator[epath.Path]:
-  """A folder to fill next to the target, or a local one if the target is in a bucket."""
-  if '://' in str(target):
-    with tempfile.TemporaryDirectory(prefix='jaxgen-') as folder:
-      yield epath.Path(folder)
-    return
-  partial = target.parent / f'{target.name}.partial-{uuid.uuid4().hex[:8]}'
-  partial.mkdir(parents=True)
-  try:
-    yield partial
-  finally:
-    if partial.exists():
-      partial.rmtree()
-
-
-def _publish(partial: epath.Path, target: epath.Path, last: str) -> None:
-  """Gives a filled folder its name. In a bucket the config comes last: without it there is no
-  model."""
-  if '://' in str(target):
-    for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
-      file.copy(target / file.name)
-    return
-  if target.exists():
-    target.rmdir()
-  partial.rename(target)
 
 
 def _write_shards(root: epath.Path, tensors: Mapping[str, np.ndarray | Unwritten], stem: str,

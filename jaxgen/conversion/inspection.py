@@ -4,11 +4,10 @@ import json
 import math
 from typing import Any
 
-from etils import epath
 
 from jaxgen.conversion import engine
 from jaxgen.conversion.external import open_external
-from jaxgen.core.errors import user_error
+from jaxgen.core.files import write_text
 from jaxgen.core.mismatch import mismatches
 from jaxgen.core.mismatch import shorten
 from jaxgen.models import registry
@@ -70,7 +69,4 @@ def write_json(found: dict[str, Any], file: str) -> None:
   Raises:
     UserError: the file cannot be written.
   """
-  try:
-    epath.Path(file).write_text(json.dumps(found, indent=2) + '\n')
-  except OSError as error:
-    raise user_error('--json', file, f'cannot be written ({error})') from error
+  write_text(file, json.dumps(found, indent=2) + '\n')

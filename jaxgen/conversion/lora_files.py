@@ -20,6 +20,8 @@ from jaxgen.conversion.stored import StoredTensor
 from jaxgen.conversion.weight_files import ENDINGS
 from jaxgen.conversion.weight_files import split_choice
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import check_new
+from jaxgen.core.files import writing
 from jaxgen.core.mismatch import shorten
 
 CONFIG, STEM = 'adapter_config.json', 'adapter_model'
@@ -116,19 +118,20 @@ def save(path: str, adapters: Mapping[str, Adapter], style: str, *, base: str = 
   """Writes adapters in a program's format: a PEFT folder, or a file for the others.
 
   Args:
-    path: of the folder, or of the file without its ending.
+    path: ``target`` of the style.
     adapters: by the names of their modules.
     style: a key of ``STYLES``.
     base: name of the base model, where the style has a place for it.
-
-  Returns:
-    The path of what was written.
   """
   if STYLES[style] is PEFT:
     save_peft(path, adapters, base=base)
-    return path
-  save_file(f'{path}.safetensors', adapters, STYLES[style])
-  return f'{path}.safetensors'
+  else:
+    save_file(path, adapters, STYLES[style])
+
+
+def target(path: str, style: str) -> str:
+  """The folder or file that adapters of a style are written to, of a path without an ending."""
+  return path if STYLES[style] is PEFT else f'{path}.safetensors'
 
 
 def save_peft(folder: str, adapters: Mapping[str, Adapter], *, base: str = '') -> None:
@@ -161,19 +164,16 @@ def save_file(file: str, adapters: Mapping[str, Adapter], style: Style) -> None:
   Raises:
     UserError: the file exists, no adapter is given, or the disk is full.
   """
-  target = epath.Path(file)
-  if target.exists():
-    raise user_error(file, None, 'exists; choose another file or remove it')
+  check_new(file)
   if not adapters:
     raise user_error(file, None, 'there are no adapters to write; set config.model.lora')
-  partial = target.parent / f'{target.name}.partial'
+  whole = epath.Path(file)
+  partial = whole.parent / f'{whole.name}.partial'
   try:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_file(str(partial), named(adapters, style))
-    partial.rename(target)
-  except OSError as error:
-    raise user_error(file, None, f'could not be written ({error}); free space or choose another '
-                     'file') from error
+    with writing(file):
+      whole.parent.mkdir(parents=True, exist_ok=True)
+      write_file(str(partial), named(adapters, style))
+      partial.rename(whole)
   finally:
     partial.unlink(missing_ok=True)
 

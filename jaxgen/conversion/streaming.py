@@ -29,9 +29,10 @@ from jaxgen.core.mismatch import shorten
 SLAB = 4 << 20  # bytes of a tensor that are read, checked and laid out at once
 _PLAIN = 16 << 10  # bytes up to which a plain copy is as quick as any
 _ALIGNMENT = 64  # bytes, as XLA wants it
-# Bits of the exponent, all of which are set in NaN and infinity.
-_EXPONENTS = {'bfloat16': 0x7f80, 'float16': 0x7c00, 'float32': 0x7f800000,
-              'float64': 0x7ff0000000000000}
+# Bits that are all set in NaN and infinity, and in no other number: those of the exponent, and in
+# e4m3fn, which has no infinity, all but the sign.
+_NOT_FINITE = {'float8_e4m3fn': 0x7f, 'float8_e5m2': 0x7c, 'bfloat16': 0x7f80, 'float16': 0x7c00,
+               'float32': 0x7f800000, 'float64': 0x7ff0000000000000}
 
 
 @functools.cache
@@ -210,7 +211,7 @@ def _fastest(array: np.ndarray) -> int:
 
 
 def _is_finite(array: np.ndarray) -> bool:
-  mask = _EXPONENTS.get(array.dtype.name)
+  mask = _NOT_FINITE.get(array.dtype.name)
   if mask is None or array.size == 0:
     return True
   bits = array.view(np.dtype(f'u{array.dtype.itemsize}'))

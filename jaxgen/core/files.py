@@ -1,23 +1,204 @@
-"""Atomic writes of text files, and reading of JSON Lines."""
+"""Files and folders that are written whole or not at all, and JSON whose damage is named."""
 
 import contextlib
+import errno
 import json
+import os
+import re
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.errors import user_error
 
-def write_text(file: epath.Path, text: str) -> None:
-  """Writes a file atomically: into a temporary file that then replaces it."""
+OTHER_PLACE = 'free space, or choose another place'
+# Folders that runs and data stand in; nobody's name on the hub is taken to be meant by them.
+_FOLDERS = ('runs', 'out', 'outputs', 'data', 'models', 'checkpoints', 'tokenizers')
+# What a library may say of a write that failed without keeping the number of the error.
+_TEXTS = tuple(os.strerror(code) for code in (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO))
+
+
+@contextlib.contextmanager
+def writing(where: str, value: object = None, fix: str = OTHER_PLACE) -> Iterator[None]:
+  """Turns a write that fails, however deep in a library, into one line.
+
+  Args:
+    where: the file, folder or flag that is written to.
+    value: of the flag; None for a file or folder.
+    fix: what to do about it.
+
+  Raises:
+    UserError: a full disk, no permission, a file in place of a folder.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    reason = _reason(error)
+    if not reason:
+      raise
+    raise user_error(where, value, f'could not be written ({reason}); {fix}') from error
+
+
+def write_text(file: epath.PathLike, text: str) -> None:
+  """As ``write_bytes``, in UTF-8."""
+  write_bytes(file, text.encode())
+
+
+def write_bytes(file: epath.PathLike, data: bytes) -> None:
+  """Writes a file atomically, into a temporary file that then replaces it; makes its folder.
+
+  Raises:
+    UserError: it could not be written; a file that was there before is as it was.
+  """
+  file = epath.Path(file)
   fresh = file.parent / f'.{file.name}.new'
-  fresh.write_text(text)
-  fresh.replace(file)
+  with writing(str(file)):
+    try:
+      file.parent.mkdir(parents=True, exist_ok=True)
+      fresh.write_bytes(data)
+      fresh.replace(file)
+    except OSError:
+      with contextlib.suppress(OSError):
+        fresh.unlink(missing_ok=True)
+      raise
 
 
-def read_lines(file: epath.Path) -> list[dict[str, Any]]:
-  """Reads a JSON Lines file; a missing file gives no lines, and a truncated line is dropped."""
-  lines = []
-  for line in file.read_text().splitlines() if file.exists() else ():
-    with contextlib.suppress(json.JSONDecodeError):
-      lines.append(json.loads(line))
+@contextlib.contextmanager
+def new_folder(folder: str, last: str = '') -> Iterator[epath.Path]:
+  """A temporary folder beside ``folder`` that gets its name if all goes well, or vanishes.
+
+  Args:
+    folder: as ``check_new`` asks for it.
+    last: where ``folder`` is in a bucket, which renames nothing: the file without which the others
+      count for nothing. The temporary folder is then a local one, of files only.
+
+  Raises:
+    UserError: there is something already, or it could not be written.
+  """
+  check_new(folder)
+  target = epath.Path(folder)
+  in_bucket = last and '://' in str(folder)
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(writing(str(folder), fix='free space, or choose another --out'))
+    if in_bucket:
+      partial = epath.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='jaxgen-')))
+    else:
+      partial = target.parent / f'{target.name}.partial-{uuid.uuid4().hex[:8]}'
+      stack.callback(lambda: partial.exists() and partial.rmtree())
+      partial.mkdir(parents=True)
+    yield partial
+    if in_bucket:
+      for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
+        file.copy(target / file.name)
+      return
+    if target.exists():
+      target.rmdir()
+    partial.rename(target)
+
+
+def check_new(path: str) -> None:
+  """Raises a ``UserError`` unless a folder or file can be made there and nothing would be lost."""
+  target = epath.Path(path)
+  if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    kind = 'not empty' if target.is_dir() else 'exists'
+    raise user_error(str(path), None, f'{kind}; choose another --out or remove it')
+  check_place(target.parent)
+
+
+def check_place(folder: epath.PathLike) -> None:
+  """Raises a ``UserError`` if no file can be written in ``folder``, before the work for it starts.
+
+  The folder need not exist yet. Buckets are not checked.
+  """
+  if '://' in str(folder):
+    return
+  place = epath.Path(os.path.abspath(folder))
+  while not os.path.lexists(place):
+    place = place.parent
+  with writing(str(folder)):
+    tempfile.TemporaryFile(dir=place).close()
+
+
+def read_json(file: epath.PathLike, fix: str) -> dict[str, Any]:
+  """Reads a file that holds one JSON object.
+
+  Args:
+    file: the file.
+    fix: what to do where it is damaged.
+
+  Raises:
+    UserError: it is missing, cut short or otherwise damaged.
+  """
+  try:
+    value = json.loads(epath.Path(file).read_bytes())
+  except (OSError, ValueError, RecursionError) as error:
+    raise user_error(str(file), None, f'damaged ({one_line(error)}); {fix}') from error
+  if not isinstance(value, dict):
+    raise user_error(str(file), None, f'damaged (it holds no JSON object); {fix}')
+  return value
+
+
+def read_lines(file: epath.Path, needed: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Reads a JSON Lines file; a missing file has no lines.
+
+  Lines that are damaged are left out, and their number is printed. The last one is not counted:
+  a process that is killed leaves it behind.
+
+  Args:
+    file: the file.
+    needed: names that each line must have, with the type of the value.
+  """
+  lines, damaged = [], 0
+  texts = file.read_bytes().splitlines() if file.exists() else []
+  for number, text in enumerate(texts, start=1):
+    try:
+      line = json.loads(text)
+      whole = isinstance(line, dict) and all(
+          isinstance(line.get(name), kind) and name in line for name, kind in needed.items())
+    except (ValueError, RecursionError):
+      whole = False
+    if whole:
+      lines.append(line)
+    elif number < len(texts):
+      damaged += 1
+  if damaged:
+    print(f'jaxgen: {file}: {damaged} damaged lines are left out', file=sys.stderr, flush=True)
   return lines
+
+
+def is_hub_id(path: str) -> bool:
+  """Whether ``path`` may be asked for on the Hugging Face hub, as owner/name.
+
+  What looks like a path is not: a stranger's repository could answer for a folder that is missing.
+  """
+  owner, slash, name = path.partition('/')
+  named = all(re.fullmatch(r'[A-Za-z0-9][\w.-]*', part) for part in (owner, name))
+  return bool(slash) and named and owner not in _FOLDERS and not os.path.isdir(owner)
+
+
+def one_line(error: BaseException, length: int = 160) -> str:
+  """The text of an exception on one line, cut to ``length`` characters."""
+  text = ' '.join(str(error).split()) or type(error).__name__
+  return text if len(text) <= length else f'{text[:length]}...'
+
+
+def _reason(error: BaseException | None) -> str:
+  """Why a write failed; an empty string if the error is of another kind."""
+  while error is not None:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+      return 'a file is in the place of a folder'
+    if isinstance(error, OSError):
+      return error.strerror or one_line(error)
+    if found := next((text for text in _TEXTS if text in str(error)), ''):
+      return found
+    error = error.__cause__ or error.__context__
+  return ''

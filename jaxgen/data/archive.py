@@ -4,15 +4,16 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Callable
-from collections.abc import Iterator
 
 import numpy as np
 from array_record.python import array_record_module
 
 from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import check_new
+from jaxgen.core.files import new_folder
+from jaxgen.core.files import write_text
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
 from jaxgen.data.sample import FileImage
@@ -46,25 +47,23 @@ def write_archive(source: Source, out: str, *, shards: int = 1,
 
   Args:
     source: what to write.
-    out: a folder that does not exist yet.
+    out: a folder that is empty or does not exist yet.
     shards: number of files.
     progress: called with (records done, records in all) after each record.
 
   Raises:
-    UserError: ``out`` exists, there is no sample to write, or the disk is full.
+    UserError: ``out`` is not empty or cannot be written, or there is no sample to write.
   """
-  if os.path.exists(out):
-    raise user_error('--out', out, 'exists already; choose another folder or remove it')
+  check_new(out)
   if not 1 <= shards <= len(source):
     raise user_error('--shards', shards, f'use 1 to {len(source)}, the number of records')
-  with _renamed_at_end(out) as folder:
-    archive = _write(source, folder, shards, progress)
+  with new_folder(out) as folder:
+    archive = _write(source, str(folder), shards, progress)
     if not archive.samples:
       name, reason = next(iter(archive.skipped.items()))
       raise user_error('--path', None, f'none of the {len(archive.skipped)} records can be '
                        f'used; the first is {name}: {reason}')
-    with open(os.path.join(folder, INFO_FILE), 'w') as file:
-      json.dump(dataclasses.asdict(archive), file, indent=2)
+    write_text(folder / INFO_FILE, json.dumps(dataclasses.asdict(archive), indent=2))
   return archive
 
 
@@ -110,18 +109,3 @@ def _read(sample: Sample) -> Sample:
 
 def _named(image: bytes | np.ndarray | FileImage) -> str:
   return f', {image.path}' if isinstance(image, FileImage) else ''
-
-
-@contextlib.contextmanager
-def _renamed_at_end(out: str) -> Iterator[str]:
-  """A temporary folder that becomes ``out`` if all goes well, and vanishes if not."""
-  folder = f'{out.rstrip("/")}.partial-{os.getpid()}'
-  os.makedirs(folder)
-  try:
-    yield folder
-    os.rename(folder, out)
-  except OSError as error:
-    raise user_error('--out', out, f'could not be written ({error.strerror or error}); '
-                     'nothing was left behind; make room or choose another disk') from error
-  finally:
-    shutil.rmtree(folder, ignore_errors=True)

@@ -19,7 +19,9 @@ import numpy as np
 from etils import epath
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import read_json
 from jaxgen.core.files import write_text
+from jaxgen.core.files import writing
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import file_bytes
 from jaxgen.data.example import Size
@@ -70,7 +72,6 @@ def claim(folder: str, fields: Mapping[str, Any]) -> None:
   """
   file = epath.Path(folder) / INFO_FILE
   if not file.exists():
-    file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps({'version': VERSION} | dict(fields), indent=2))
   check(folder, fields, '--out')
   for left in file.parent.glob(f'*{_PARTIAL}'):  # of a run that was killed
@@ -204,11 +205,7 @@ def _read_info(folder: str, where: str) -> dict[str, Any]:
   file = epath.Path(folder) / INFO_FILE
   if not file.exists():
     raise user_error(where, folder, f'no cache there; write one with {COMMAND}')
-  try:
-    return json.loads(file.read_text())
-  except json.JSONDecodeError as error:
-    raise user_error(str(file), None, f'damaged ({error}); remove the folder and write the cache '
-                     f'again with {COMMAND}') from error
+  return read_json(file, f'remove the folder and write the cache again with {COMMAND}')
 
 
 def _damaged(file: epath.Path, reason: str = 'other entries than its keys say') -> Exception:
@@ -225,12 +222,7 @@ def _reading(file: epath.Path) -> Iterator[None]:
     raise _damaged(file, ' '.join(str(error).split())[:100]) from error
 
 
-@contextlib.contextmanager
-def _writing(folder: str) -> Iterator[None]:
+def _writing(folder: str) -> contextlib.AbstractContextManager[None]:
   """Names the folder that cannot be written to."""
-  try:
-    yield
-  except (RuntimeError, OSError) as error:
-    text = ' '.join(str(error).split())[:100]
-    raise user_error('--out', folder, f'could not be written to ({text}); make room and run the '
-                     'command again, which goes on with what is missing') from error
+  return writing('--out', folder, 'make room and run the command again, which goes on with what is '
+                 'missing')

@@ -13,6 +13,7 @@ import numpy as np
 from jaxgen.config import base_config
 from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import check_place
 from jaxgen.data import tasks
 from jaxgen.data.archive import write_archive
 from jaxgen.data.buckets import best_bucket
@@ -149,6 +150,7 @@ def tokenizer(opening: Opening, out: str, *, vocab: int = 512) -> None:
     out: folder for the tokenizer.
     vocab: ids at the most.
   """
+  check_place(out)
   captions = (texts(opening.path, parse_settings(opening.fields, opening.size or 64, '--fields'),
                     '--path')
               if opening.kind == 'shapes' else list(_captions(opening.open())))

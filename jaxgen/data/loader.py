@@ -99,6 +99,12 @@ class Loader:
     return tuple(sorted({size for sequence in self._rows.supply.sequences
                          for size in sequence.target_sizes}))
 
+  @property
+  def records(self) -> dict[str, int]:
+    """Number of records of each source."""
+    supply = self._rows.supply
+    return dict(zip(supply.mixture.names, map(len, supply.sequences), strict=True))
+
   def report(self) -> dict[str, object]:
     """What happened so far: records and samples skipped by name, epochs of each source, padding."""
     supply = self._rows.supply

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import write_text
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Vision
 from jaxgen.data.decode import decode
@@ -293,11 +293,7 @@ def _pre(lines: Sequence[str]) -> str:
 def _write(page: str, sections: Sequence[str]) -> None:
   text = ('<!doctype html><html lang="en"><head><meta charset="utf-8"><title>jaxgen data show'
           f'</title><style>{_STYLE}</style></head><body>{"".join(sections)}</body></html>\n')
-  try:
-    epath.Path(page).parent.mkdir(parents=True, exist_ok=True)
-    epath.Path(page).write_text(text)
-  except OSError as error:
-    raise user_error('--html', page, f'cannot be written: {error.strerror}') from error
+  write_text(page, text)
 
 
 def _use(image: LatentImage) -> str:

@@ -14,7 +14,11 @@ from tokenizers import pre_tokenizers
 from tokenizers import trainers
 
 from jaxgen.core.errors import user_error
-from jaxgen.core.texts import parsed
+from jaxgen.core.files import is_hub_id
+from jaxgen.core.files import one_line
+from jaxgen.core.files import read_json
+from jaxgen.core.files import write_bytes
+from jaxgen.core.files import write_text
 
 PAD, UNKNOWN, END = '<pad>', '<unk>', '<|im_end|>'
 IMAGE_START, IMAGE_END, IMAGE = '<img>', '</img>', '<IMG_CONTEXT>'
@@ -23,6 +27,7 @@ SPECIALS = (PAD, UNKNOWN, END, IMAGE_START, IMAGE_END, IMAGE)
 # Qwen's names too, so its own come first.
 IMAGE_NAMES = ((IMAGE_START, IMAGE, IMAGE_END),
                ('<|vision_start|>', '<|image_pad|>', '<|vision_end|>'))
+FILE, SETTINGS = 'tokenizer.json', 'tokenizer_config.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,48 +143,63 @@ def open_tokenizer(path: str, field: str) -> tuple[tokenizers.Tokenizer, dict[st
   """The tokenizer of a folder or hub id, which neither cuts nor pads, and its settings.
 
   Raises:
-    UserError: nothing there; it names ``field``.
+    UserError: nothing there, which names ``field``, or a damaged file, which is named itself.
   """
-  file, settings = _find(path, field)
+  file, *settings = _find(path, field)
+  fix = 'copy it again'
   try:
-    backend = tokenizers.Tokenizer.from_file(file)
-  except Exception as error:  # the library has no class of its own
-    reason = ' '.join(str(error).split())
-    raise user_error(field, path, f'tokenizer.json is cut or damaged ({reason}); save the '
-                     'tokenizer again') from None
+    backend = tokenizers.Tokenizer.from_str(file.read_text())
+  except Exception as error:  # the library raises no narrower class
+    raise user_error(str(file), None, f'damaged ({one_line(error)}); {fix}') from error
   backend.no_padding()
   backend.no_truncation()
-  return backend, settings
+  return backend, read_json(settings[0], fix) if settings else {}
 
 
-def _find(path: str, field: str) -> tuple[str, dict[str, object]]:
-  """The local tokenizer.json of a folder or hub id, and its settings."""
+def identity(path: str, field: str) -> tuple[object, ...]:
+  """What two tokenizers have in common if and only if they give the same ids."""
+  backend, settings = open_tokenizer(path, field)
+  return backend.to_str(), _named(settings, 'pad_token'), _named(settings, 'eos_token')
+
+
+def has_tokenizer(folder: epath.Path) -> bool:
+  """Whether the folder holds a tokenizer."""
+  return (folder / FILE).exists()
+
+
+def copy_tokenizer(path: str, folder: epath.Path, field: str) -> None:
+  """Copies the files that ``load_tokenizer`` reads from a folder or hub id.
+
+  Raises:
+    UserError: nothing there, a damaged file, or the folder cannot be written.
+  """
+  open_tokenizer(path, field)
+  # The settings first: a folder with a tokenizer.json is whole.
+  for file in reversed(_find(path, field)):
+    write_bytes(folder / file.name, file.read_bytes())
+
+
+def _find(path: str, field: str) -> list[epath.Path]:
+  """The tokenizer.json of a folder or hub id, and its settings where there are any."""
   folder = epath.Path(path)
   if folder.exists():
-    file, settings = folder / 'tokenizer.json', folder / 'tokenizer_config.json'
-    if not file.exists():
+    if not has_tokenizer(folder):
       raise user_error(field, path, 'holds no tokenizer.json; save a fast tokenizer there '
                        '(AutoTokenizer.from_pretrained(...).save_pretrained(...)), or train one '
                        'with `jaxgen data tokenizer`')
-    return str(file), _settings(settings) if settings.exists() else {}
+    return [folder / name for name in (FILE, SETTINGS) if (folder / name).exists()]
+  if not is_hub_id(path):
+    raise user_error(field, path, 'no such folder; `jaxgen data tokenizer` trains a tokenizer, and '
+                     'one of the Hugging Face hub is named owner/name')
   # Imported here: only hub ids need it, and it takes a while.
   import huggingface_hub
   from huggingface_hub import errors
   try:
-    file = huggingface_hub.hf_hub_download(path, 'tokenizer.json')
-    settings = huggingface_hub.hf_hub_download(path, 'tokenizer_config.json')
-    return file, _settings(epath.Path(settings))
+    return [epath.Path(huggingface_hub.hf_hub_download(path, name)) for name in (FILE, SETTINGS)]
   except (errors.HfHubHTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError,
           OSError) as error:
     raise user_error(field, path, 'neither a folder nor a hub id that can be reached '
                      f'({type(error).__name__}); `jaxgen data tokenizer` trains one') from error
-
-
-def _settings(file: epath.Path) -> dict[str, object]:
-  settings = parsed(file.read_bytes(), str(file))
-  if not isinstance(settings, dict):
-    raise user_error(str(file), settings, 'must be a JSON object; save the tokenizer again')
-  return settings
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str) -> Tokenizer:
@@ -205,10 +225,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str) -> Token
       initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
   backend.train_from_iterator(texts, trainer)
   out = epath.Path(folder)
-  out.mkdir(parents=True, exist_ok=True)
-  (out / 'tokenizer.json').write_text(backend.to_str(pretty=True))
-  (out / 'tokenizer_config.json').write_text(json.dumps({
+  write_text(out / SETTINGS, json.dumps({
       'tokenizer_class': 'PreTrainedTokenizerFast', 'pad_token': PAD, 'unk_token': UNKNOWN,
       'eos_token': END, 'additional_special_tokens': [IMAGE_START, IMAGE_END, IMAGE],
   }, indent=2))
+  write_text(out / FILE, backend.to_str(pretty=True))
   return load_tokenizer(folder)

@@ -11,6 +11,8 @@ import numpy as np
 from etils import epath
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import write_bytes
+from jaxgen.core.files import write_text
 from jaxgen.data import tasks
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.sequences import open_spec
@@ -49,10 +51,9 @@ def evaluate_fit(workdir: str, count: int, *, seed: int = 0,
   table = dict(images=len(drawn), psnr=float(right.mean()), psnr_min=float(right.min()),
                psnr_shuffled=float(wrong.mean()))
   root = epath.Path(workdir)
-  (root / 'samples').mkdir(parents=True, exist_ok=True)
-  (root / 'samples' / 'fit.png').write_bytes(
-      to_png(image_grid(np.concatenate([originals, drawn]), len(drawn))))
-  (root / 'fit.json').write_text(json.dumps(
+  write_bytes(root / 'samples' / 'fit.png',
+              to_png(image_grid(np.concatenate([originals, drawn]), len(drawn))))
+  write_text(root / 'fit.json', json.dumps(
       dict(table, seed=seed, weights=weights, captions=captions), indent=2))
   print('fit: ' + '  '.join(f'{name} {value:.2f}' for name, value in table.items()), flush=True)
   return table

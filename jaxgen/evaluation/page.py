@@ -118,7 +118,8 @@ def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:
 def _samples(stage: Any) -> str:
   by_task: dict[str, list[str]] = {}
   for sample in stage.evaluation['samples']:
-    by_task.setdefault(sample['task'], []).append(_sample(stage, sample))
+    if (stage.folder / sample['file']).exists():
+      by_task.setdefault(sample['task'], []).append(_sample(stage, sample))
   blocks = ''.join(
       f'<h3>{escape(task.replace("_", " "))}</h3><div class="samples">{"".join(figures)}</div>'
       for task, figures in by_task.items())

@@ -2,7 +2,7 @@
 
 Reads ``config.json``, ``metrics.jsonl`` and ``evaluation*.json`` with its images from each run's
 workdir, plus ``timings.jsonl`` and ``export/``. Nothing is recomputed; missing files count as not
-done.
+done. Lines that a killed run has cut short are left out; a damaged file is an error that names it.
 """
 
 import dataclasses
@@ -11,8 +11,18 @@ from typing import Any
 
 from etils import epath
 
+from jaxgen.checkpoints.weights import read_config
+from jaxgen.config import from_json
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import check_place
+from jaxgen.core.files import read_json
+from jaxgen.core.files import read_lines
+from jaxgen.core.files import write_text
 from jaxgen.evaluation.page import render_page
+
+# What the report reads of each line, with the types.
+_METRICS = {'step': int, 'loss': (int, float, type(None))}
+_TIMINGS = {'stage': str, 'seconds': (int, float)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +61,22 @@ def write_report(workdir: str) -> str:
     workdir: the workdir of a run, or a folder whose subfolders are runs.
 
   Raises:
-    UserError: there is no run in it.
+    UserError: there is no run in it, a file of it is damaged, or the report cannot be written.
   """
   root = epath.Path(workdir)
+  check_place(root)
   stages = read_stages(root)
   summary = summarise(root, stages)
   page = root / 'report.html'
-  page.write_text(render_page(root.name, stages, summary))
-  (root / 'summary.json').write_text(json.dumps(summary, indent=2))
+  write_text(page, render_page(root.name, stages, summary))
+  write_text(root / 'summary.json', json.dumps(summary, indent=2))
   return str(page)
 
 
 def read_stages(root: epath.Path) -> list[Stage]:
   """The runs in a folder, ordered as in ``timings.jsonl``, else by when config.json was written."""
-  turns = {line['stage']: turn for turn, line in enumerate(_lines(root / 'timings.jsonl'))}
+  timings = read_lines(root / 'timings.jsonl', _TIMINGS)
+  turns = {line['stage']: turn for turn, line in enumerate(timings)}
 
   def age(folder: epath.Path) -> tuple[int, float]:
     return turns.get(folder.name, len(turns)), (folder / 'config.json').stat().mtime
@@ -89,7 +101,7 @@ def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
   """
   evaluated = [stage for stage in stages if stage.evaluation]
   best = evaluated[-1] if evaluated else None
-  timings = _lines(root / 'timings.jsonl')
+  timings = read_lines(root / 'timings.jsonl', _TIMINGS)
   return dict(
       score=best.evaluation['score'] if best else None,
       score_untrained=best.untrained['score'] if best and best.untrained else None,
@@ -101,30 +113,30 @@ def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
 
 
 def _read_stage(folder: epath.Path) -> Stage:
-  by_step = {line['step']: line for line in _lines(folder / 'metrics.jsonl')}
-  config = _record(folder / 'config.json')
-  if config is None:
-    raise user_error('--workdir', str(folder), 'has metrics but no config.json')
-  return Stage(folder.name, folder, config, [by_step[step] for step in sorted(by_step)],
-               _record(folder / 'evaluation.json'), _record(folder / 'evaluation_untrained.json'))
+  by_step = {line['step']: line for line in read_lines(folder / 'metrics.jsonl', _METRICS)}
+  text = read_config(str(folder))
+  from_json(text)  # known to be a config of ours, with all of its sections
+  return Stage(folder.name, folder, json.loads(text), [by_step[step] for step in sorted(by_step)],
+               _scores(folder / 'evaluation.json'), _scores(folder / 'evaluation_untrained.json'))
 
 
 def _read_export(root: epath.Path) -> dict[str, Any] | None:
   """The models of an export: folder -> class and bytes; None if there are none."""
   models = {}
   for file in sorted(root.glob('*/config.json')):
-    config = json.loads(file.read_text())
+    config = read_json(file, 'export again')
     models[file.parent.name] = {
         'class': config.get('_class_name') or config.get('model_type'),
         'bytes': sum(part.stat().length for part in file.parent.glob('*.safetensors'))}
   return models or None
 
 
-def _record(path: epath.Path) -> Any:
-  return json.loads(path.read_text()) if path.exists() else None
-
-
-def _lines(path: epath.Path) -> list[dict[str, Any]]:
+def _scores(path: epath.Path) -> dict[str, Any] | None:
+  """The contents of an evaluation file; None where there is none."""
   if not path.exists():
-    return []
-  return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    return None
+  fix = 'remove it, or run `jaxgen evaluate` again'
+  found = read_json(path, fix)
+  if missing := [name for name in ('score', 'samples') if name not in found]:
+    raise user_error(str(path), None, f'damaged (without {" and ".join(missing)}); {fix}')
+  return found

@@ -14,9 +14,11 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from jaxgen.core.errors import user_error
+from jaxgen.core.files import read_json
+from jaxgen.core.files import write_text
 from jaxgen.sharding import rules
 from jaxgen.sharding.hosts import Hosts
-from jaxgen.core.files import write_text
 
 FILE = 'topology.json'
 
@@ -76,9 +78,19 @@ def applied(config: ConfigDict, topology: Topology) -> ConfigDict:
 
 
 def last(workdir: epath.Path) -> Topology | None:
-  """The topology of the last start; None for a new run."""
+  """The topology of the last start; None for a new run.
+
+  Raises:
+    UserError: the file is damaged.
+  """
   file = workdir / FILE
-  return Topology(**json.loads(file.read_text())) if file.exists() else None
+  if not file.exists():
+    return None
+  fix = 'remove it; the micro-batches are then worked out from config.train.accumulate again'
+  values = read_json(file, fix)
+  if values.keys() != {field.name for field in dataclasses.fields(Topology)}:
+    raise user_error(str(file), None, f'damaged (other fields than it was written with); {fix}')
+  return Topology(**values)
 
 
 def save(topology: Topology, workdir: epath.Path, hosts: Hosts) -> None:

@@ -14,6 +14,7 @@ from jaxgen.core.files import read_lines
 from jaxgen.core.files import write_text
 
 FILE = 'starts.jsonl'
+_NEEDED = {'time': (int, float), 'step': int}
 
 
 class Goodput:
@@ -31,7 +32,7 @@ class Goodput:
         among them; steps from before ``starts.jsonl`` existed are ignored.
     """
     self._file = workdir / FILE
-    self._events = read_lines(self._file)
+    self._events = read_lines(self._file, _NEEDED)
     self._note(time=began, step=start)
     self._useful = 0.0
     for line in lines:
@@ -44,8 +45,12 @@ class Goodput:
       self._useful += line['seconds']
 
   def share(self, now: float) -> float:
-    """The goodput at ``now`` (``time.time()``), a share in [0, 1]."""
-    return self._useful / max(wall_time(self._events, now), 1e-9)
+    """The goodput at ``now`` (``time.time()``), a share in [0, 1].
+
+    Where the clock was set back, less wall time is known than has passed, but no less than the
+    useful steps took.
+    """
+    return self._useful / max(wall_time(self._events, now), self._useful, 1e-9)
 
   def done(self, now: float, step: int) -> None:
     """Records that all steps are done."""
@@ -57,11 +62,13 @@ class Goodput:
 
 
 def wall_time(events: Iterable[Mapping[str, Any]], now: float) -> float:
-  """Seconds from the first start to ``now``, excluding time between a completion and a restart."""
+  """Seconds from the first start to ``now``, excluding time between a completion and a restart.
+
+  An interval in which the clock was set back counts as none.
+  """
   total, since = 0.0, None
   for event in events:
-    if since is None:
-      since = event['time']
-    elif 'done' in event:
-      total, since = total + event['time'] - since, None
-  return total + (now - since if since is not None else 0.0)
+    if since is not None:
+      total += max(event['time'] - since, 0.0)
+    since = None if 'done' in event else event['time']
+  return total + (max(now - since, 0.0) if since is not None else 0.0)

@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 
 from jaxgen.config import validate
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import check_place
+from jaxgen.core.files import write_text
 from jaxgen.planning import report
 from jaxgen.planning import search
 from jaxgen.planning.plan import make_plan
@@ -27,9 +29,9 @@ def plan(config: ConfigDict, topology: str, *, json_file: str = '', tries: int =
       config, an unknown topology, a missing compiler, or a file that cannot be written.
   """
   validate(config)
-  hardware, file = parse(topology), epath.Path(json_file)
+  hardware = parse(topology)
   if json_file:
-    _make_folder(file)  # fail before minutes of compilation
+    check_place(epath.Path(json_file).parent)  # fail before minutes of compilation
   if tries:
     found = search.search(config, hardware, tries)
     print(search.to_text(found))
@@ -38,13 +40,6 @@ def plan(config: ConfigDict, topology: str, *, json_file: str = '', tries: int =
     result = make_plan(config, hardware)
     print(report.to_text(result))
   if json_file:
-    file.write_text(json.dumps(report.to_json(result), indent=2) + '\n')
+    write_text(json_file, json.dumps(report.to_json(result), indent=2) + '\n')
   if not result.fits:
     raise user_error('--topology', topology, report.shortfall(result))
-
-
-def _make_folder(file: epath.Path) -> None:
-  try:
-    file.parent.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise user_error('--json', str(file), f'its folder cannot be made: {error.strerror}') from error

@@ -7,7 +7,6 @@ the plain conditional model. Papers that write ``c + g (c - u)`` mean the same w
 from collections.abc import Callable
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 
 from jaxgen.core.types import Array

@@ -12,6 +12,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import write_bytes
+from jaxgen.core.files import write_text
 from jaxgen.core.limits import MAX_SIDE
 from jaxgen.core.texts import parsed
 from jaxgen.data.sample import FileImage
@@ -99,23 +101,25 @@ def save_results(requests: Sequence[Request], images: Sequence[Images], folder: 
 
   Returns:
     The paths of the images.
+
+  Raises:
+    UserError: they cannot be written.
   """
   root = epath.Path(folder)
-  root.mkdir(parents=True, exist_ok=True)
   earlier = _earlier(root / RESULTS)
   paths, results = [], []
   for number, (request, outputs) in enumerate(zip(requests, images, strict=True)):
     names = ([f'{number:04d}.png'] if len(outputs) == 1 else
              [f'{number:04d}_{output}.png' for output in range(len(outputs))])
     for name, image in zip(names, outputs):
-      (root / name).write_bytes(to_png(image))
+      write_bytes(root / name, to_png(image))
       paths.append(str(root / name))
     results.append(dict(
         name=request.sample.id, task=request.sample.task, files=names, seed=request.seed,
         number=request.number, scales=dict(request.scales),
         sizes=[list(image.shape[:2]) for image in outputs],
         parts=[_described(part) for part in request.sample.parts if not part.is_target]))
-  (root / RESULTS).write_text(json.dumps(results, indent=2, ensure_ascii=False))
+  write_text(root / RESULTS, json.dumps(results, indent=2, ensure_ascii=False))
   for name in earlier - {name for result in results for name in result['files']}:
     (root / name).unlink(missing_ok=True)
   return paths

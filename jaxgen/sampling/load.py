@@ -11,6 +11,7 @@ from jaxgen.checkpoints.weights import read_config
 from jaxgen.config import from_json
 from jaxgen.core.types import Params
 from jaxgen.data.examples import ExampleMaker
+from jaxgen.data.kept_tokenizers import with_kept
 from jaxgen.sampling.generate import Images
 from jaxgen.sampling.generate import generate
 from jaxgen.sampling.request import Request
@@ -62,7 +63,7 @@ def load_run(workdir: str, weights: str = 'ema') -> Run:
     UserError: no such run, no checkpoint in it, or weights that do not fit its config.
   """
   use_compilation_cache()
-  config = run_config(workdir)
+  config = with_kept(run_config(workdir), workdir)
   system = make_system(config)
   params, _ = load_weights(workdir, system.groups, weights, shapes=system.shapes())
   return Run(config, system, params, ExampleMaker.of(config, system.layout))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.quiet import tpu_chips
 from jaxgen.sharding.hosts import Hosts
 
 COORDINATOR = 'JAXGEN_COORDINATOR'
@@ -233,8 +234,7 @@ LAUNCHERS: dict[str, Callable[[Environ], Start | None]] = {
 
 
 def _on_tpu_vm() -> bool:
-  chips = glob.glob('/dev/accel[0-9]*') or glob.glob('/dev/vfio/[0-9]*')
-  return bool(chips) and importlib.util.find_spec('libtpu') is not None
+  return bool(tpu_chips()) and importlib.util.find_spec('libtpu') is not None
 
 
 def _metadata(environ: Environ, key: str) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from jaxgen.config import validate
 from jaxgen.core.types import Params
+from jaxgen.data.kept_tokenizers import with_kept
 from jaxgen.data.loader import make_loader
 from jaxgen.objectives.registry import Objectives
 from jaxgen.objectives.registry import make_objectives
@@ -27,6 +29,7 @@ from jaxgen.systems.base import System
 from jaxgen.systems.registry import make_system
 from jaxgen.operations import elastic
 from jaxgen.operations import fingerprint
+from jaxgen.operations import lock
 from jaxgen.training import caching
 from jaxgen.training import overview
 from jaxgen.training import workdir as workdirs
@@ -71,7 +74,8 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
 
   Raises:
     UserError: an invalid config, missing data or weights, a workdir of another config, hosts that
-      differ, too many consecutive non-finite steps, or a full disk.
+      differ, another training in that workdir, damaged files there, too many consecutive
+      non-finite steps, or a full disk.
   """
   # --- Set up: errors in the config are raised here, before any array exists.
   validate(config)
@@ -91,9 +95,11 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
   system, objectives = make_system(config), make_objectives(config)
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
   blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
-  path, before = workdirs.claim(asked, workdir, hosts)
 
   with contextlib.ExitStack() as stack:
+    stack.enter_context(lock.held(epath.Path(workdir), hosts))
+    path, before = workdirs.claim(asked, workdir, hosts)
+    config = with_kept(config, path)
     programs = stack.enter_context(Programs())
     # --- Restore: from the newest complete checkpoint, else from init_from, else at random.
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(path, config.train.keep)))
@@ -104,12 +110,14 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
     trace = Trace(profile, path, hosts, first, config.train.steps)
     low, high = partition.process_rows(mesh, config.train.rows)
     loader = make_loader(config, system.layout, rows=(low, high), start_step=first)
+    records = workdirs.record_changes(path, loader.records, hosts)
     if first:
       state, frozen, cursors = _resumed(checkpoints, first, blueprint)
       sources = dict.fromkeys(system.groups, 'from checkpoint')
       loader.restore(cursors[low:high], first)
       moved = elastic.changes(elastic.last(path), topology, config.train.rows)
-      _say(f'{path.name}: resumes at step {first}{moved}{workdirs.changes(before, asked, first)}')
+      _say(f'{path.name}: resumes at step {first}{moved}{workdirs.changes(before, asked, first)}'
+           f'{records}')
     else:
       loaded, sources = load_groups(config, blueprint, read_external)
       state, frozen = init_state(config, system, blueprint, loaded)

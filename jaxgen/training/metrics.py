@@ -16,6 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxgen.checkpoints.disk import disk_errors
+from jaxgen.core import quiet
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_lines
 from jaxgen.core.files import write_text
@@ -24,6 +25,8 @@ from jaxgen.operations.goodput import Goodput
 from jaxgen.operations.programs import Programs
 from jaxgen.training.latents import StepInput
 
+# What readers of metrics.jsonl count on, and the types.
+NEEDED = {'step': int, 'loss': (int, float, type(None)), 'seconds': (int, float)}
 Ids = tuple[tuple[str, ...], ...]
 
 
@@ -43,6 +46,7 @@ class Journal:
       programs: counter of compiled programs.
     """
     self._config, self._workdir, self._start, self._began = config, workdir, start, began
+    self._offset = time.time() - time.monotonic()  # the clock may be set while the run goes on
     self._flops, self._programs = flops, programs
     self._leads = jax.process_index() == 0
     self._pending: tuple[int, dict[str, Any], StepInput] | None = None
@@ -68,7 +72,7 @@ class Journal:
     """
     self.flush()
     if self._leads and step == self._start + 1:
-      print(f'{self._workdir.name}: step {step} begins after {time.time() - self._began:.1f} s; '
+      print(f'{self._workdir.name}: step {step} begins after {self._now() - self._began:.1f} s; '
             f'{self._programs.count} programs, {self._programs.compiled} compiled', file=sys.stderr,
             flush=True)
     self._pending = (step, metrics, dataclasses.replace(fed, batch=None))
@@ -84,7 +88,7 @@ class Journal:
       _write_bad_batch(self._workdir, record, fed.ids)
     if self._leads:
       self._goodput.add(record)
-      record['goodput'] = self._goodput.share(time.time())
+      record['goodput'] = self._goodput.share(self._now())
       with disk_errors(self._workdir):
         self._file.write(json.dumps(record) + '\n')
         self._file.flush()
@@ -104,7 +108,11 @@ class Journal:
   def done(self, step: int) -> None:
     """Records that ``step`` was the last step of the run."""
     if self._leads:
-      self._goodput.done(time.time(), step)
+      self._goodput.done(self._now(), step)
+
+  def _now(self) -> float:
+    """``time.time()``, had nobody set the clock since the start."""
+    return self._offset + time.monotonic()
 
   def _record(self, step: int, metrics: dict[str, Any], fed: StepInput) -> dict[str, Any]:
     """One line of metrics.jsonl; per-source and per-timestep losses at log steps only."""
@@ -161,7 +169,7 @@ def cut_lines(file: epath.Path, last: int) -> list[dict[str, Any]]:
   Returns:
     The remaining lines.
   """
-  kept = [line for line in read_lines(file) if line['step'] <= last]
+  kept = [line for line in read_lines(file, NEEDED) if line['step'] <= last]
   if file.exists():
     write_text(file, ''.join(json.dumps(line) + '\n' for line in kept))
   return kept
@@ -206,9 +214,7 @@ def memory_peak(stats: Sequence[Mapping[str, int] | None]) -> int | None:
 
 def _board(workdir: epath.Path):
   """A TensorBoard writer; imported here because it loads TensorFlow, which takes seconds."""
-  # TensorFlow only writes files here; silence its start-up messages.
-  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  quiet.settle_tensorflow(os.environ)
   from clu.metric_writers.summary_writer import SummaryWriter
   return SummaryWriter(str(workdir))
 
@@ -218,6 +224,5 @@ def _write_bad_batch(workdir: epath.Path, record: dict[str, Any], ids: Ids) -> N
   folder = workdir / 'bad_batches'
   part = '' if jax.process_count() == 1 else f'_process_{jax.process_index()}'
   with disk_errors(workdir):
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f'step_{record["step"]}{part}.json', json.dumps(
         {'step': record['step'], 'hash': record['sample_ids'], 'sample_ids': ids}, indent=2))

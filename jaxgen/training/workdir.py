@@ -1,6 +1,7 @@
 """The workdir of a run: writes its config, and checks that it belongs to this run."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -8,20 +9,26 @@ from ml_collections import ConfigDict
 
 from jaxgen.config import from_json
 from jaxgen.config import to_json
+from jaxgen.checkpoints.weights import read_config
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import read_json
 from jaxgen.core.files import write_text
+from jaxgen.data import kept_tokenizers
 from jaxgen.models import registry as models
 from jaxgen.sharding.hosts import Hosts
 from jaxgen.training.optimizer import make_schedule
 
+RECORDS = 'records.json'
 # Fields that a resumed run may change: they say how it goes on, and what was learned stays right.
-# Whatever a message advises to change in a run that stopped is among them.
+# Whatever a message advises to change in a run that stopped is among them. Of tokenizers the
+# contents are compared, not the paths.
 MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
               'train/halt_after', 'train/accumulate', 'train/zero', 'train/host_timeout',
               'optimizer/memory', 'optimizer/learning_rate', 'mesh/', 'data/threads',
               'data/prefetch', 'data/cache', 'data/max_bad_share', 'data/oversize',
-              'data/prompt_tokens', 'data/visual_tokens', 'data/patches', 'sampling/')
+              'data/prompt_tokens', 'data/visual_tokens', 'data/patches', 'data/tokenizer',
+              'data/tower_tokenizers', 'sampling/')
 # What becomes of these is said by ``operations.elastic``.
 _OF_TOPOLOGY = ('mesh/data', 'mesh/fsdp', 'mesh/context', 'mesh/tensor', 'train/accumulate')
 
@@ -29,20 +36,22 @@ _OF_TOPOLOGY = ('mesh/data', 'mesh/fsdp', 'mesh/context', 'mesh/tensor', 'train/
 def claim(config: ConfigDict, workdir: str, hosts: Hosts) -> tuple[epath.Path, ConfigDict | None]:
   """Creates the workdir, or checks that it belongs to this config; writes ``config.json``.
 
+  The tokenizers of the config are copied there too, see ``kept_tokenizers``.
+
   Returns:
     ``(workdir, config of the previous start or None for a new run)``.
 
   Raises:
-    UserError: the workdir belongs to another config (names the first field that differs), or some
-      host did not arrive in time.
+    UserError: the workdir belongs to another config (names the first field that differs), its
+      config.json is damaged, it cannot be written, or some host did not arrive in time.
   """
   path = epath.Path(workdir)
   file = path / 'config.json'
-  before = from_json(file.read_text()) if file.exists() else None
+  before = from_json(read_config(workdir)) if file.exists() else None
   if before:
     _check_same(config, before, workdir)
   if hosts.index == 0:
-    path.mkdir(parents=True, exist_ok=True)
+    kept_tokenizers.keep(config, before, path)
     write_text(file, to_json(config))
   hosts.barrier('workdir')
   return path, before
@@ -66,6 +75,27 @@ def changes(before: ConfigDict | None, now: ConfigDict, step: int) -> str:
   if old != new:
     text += f', which the schedule follows: learning rate {old:.3g} -> {new:.3g}'
   return text
+
+
+def record_changes(workdir: epath.Path, now: Mapping[str, int], hosts: Hosts) -> str:
+  """Describes sources whose number of records is another than at the previous start.
+
+  The order of a source follows from its number of records. ``records.json`` keeps them.
+
+  Args:
+    workdir: of the run.
+    now: number of records of each source.
+    hosts: of the run; all of them must call this.
+  """
+  file = workdir / RECORDS
+  before = read_json(file, 'remove it') if file.exists() else {}
+  hosts.barrier('records')
+  if hosts.index == 0:
+    write_text(file, json.dumps(now, indent=2))
+  changed = [f'{name} {before[name]} -> {count}' for name, count in now.items()
+             if before.get(name, count) != count]
+  return changed and (f'; records of {", ".join(changed)}; these are in another order from here '
+                      'on: of the current epoch some may come twice, and others not') or ''
 
 
 def _check_same(config: ConfigDict, old: ConfigDict, workdir: str) -> None:

@@ -1,11 +1,16 @@
 """Weights folders: whole, partial and wrong ones."""
 
+import contextlib
+import json
+import pathlib
 import resource
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.checkpoints import checksums
 from jaxgen.core.errors import UserError
 from jaxgen.checkpoints.weights import load_weights
 from jaxgen.checkpoints.weights import open_weights
@@ -58,6 +63,43 @@ def test_wrong_places_are_named(folder, tmp_path):
     save_weights(folder, PARAMS, '{}')
   with pytest.raises(UserError, match="weights = 'best'"):
     load_weights(folder, ['mllm'], 'best')
+
+
+def test_a_changed_array_is_named(folder):
+  """Its files are valid in themselves, as after a flipped bit in values that are not compressed."""
+  params, _ = load_weights(folder, ['mllm', 'bridge'])
+  sums = json.loads((pathlib.Path(folder) / 'weights' / checksums.FILE).read_text())
+  assert sums['bridge/half'] == checksums.of_numpy(params['bridge']['half'])
+  sums['bridge/half'] ^= 1
+  (pathlib.Path(folder) / 'weights' / checksums.FILE).write_text(json.dumps(sums))
+  load_weights(folder, ['mllm'])
+  opened = open_weights(folder, ['mllm', 'bridge'])
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  assert opened['mllm']['a']['kernel'].onto(sharding, np.float16).dtype == np.float16
+  for read in (lambda: load_weights(folder, ['bridge']),
+               lambda: np.asarray(opened['bridge']['half']),
+               lambda: opened['bridge']['half'].onto(sharding, np.float32)):
+    with pytest.raises(UserError, match='weights: damaged .1 of . arrays .* saved: bridge/half.; '
+                                        'copy the folder again'):
+      read()
+  (pathlib.Path(folder) / 'weights' / checksums.FILE).unlink()  # as of an older version
+  load_weights(folder, ['bridge'])
+
+
+def test_damaged_files_are_named(folder):
+  for file in sorted((pathlib.Path(folder) / 'weights').rglob('*')):
+    if file.is_file() and file.parent.name == 'd':
+      whole = file.read_bytes()
+      for data in (whole[:len(whole) // 2], b'', bytes(len(whole))):
+        file.write_bytes(data)
+        with contextlib.suppress(UserError):  # a file of which nothing is read may be as it likes
+          params, _ = load_weights(folder, ['mllm', 'bridge'])
+          assert params['mllm']['a']['kernel'].tobytes() == (
+              PARAMS['mllm']['a']['kernel'].tobytes())
+      file.write_bytes(whole)
+  (pathlib.Path(folder) / 'config.json').write_text('{"model"')
+  with pytest.raises(UserError, match='config.json: damaged .*; copy it back'):
+    load_weights(folder, ['mllm'])
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path):

@@ -8,6 +8,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -119,10 +120,14 @@ def test_a_config_of_another_family(folder):
   refused(folder, 'of no model that jaxgen knows by their names')
 
 
-def test_numbers_that_are_not_finite_are_named(folder):
+@pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn,
+                                   ml_dtypes.float8_e5m2])
+def test_numbers_that_are_not_finite_are_named(folder, dtype):
   def change(tensors):
+    for name in ('mlp.up.bias', 'queries'):
+      tensors[name] = np.nan_to_num(np.asarray(tensors[name]).astype(dtype))
     tensors['queries'][1, 2] = np.nan
-    tensors['mlp.up.bias'][0] = -np.inf
+    tensors['mlp.up.bias'][0] = -np.inf  # NaN in a format without infinity
   edit(folder, change)
   with pytest.warns(UserWarning, match='2 tensors hold NaN or infinite numbers: mlp.up.bias, '
                                        'queries'):
@@ -132,7 +137,8 @@ def test_numbers_that_are_not_finite_are_named(folder):
   for read in (np.asarray, lambda leaf: leaf.onto(jax.sharding.SingleDeviceSharding(
       jax.devices()[0]), np.float32)):
     with pytest.warns(UserWarning, match='1 tensors hold NaN or infinite numbers: queries'):
-      np.testing.assert_array_equal(read(stored), params['queries'])
+      np.testing.assert_array_equal(read(stored).astype(np.float32),
+                                    params['queries'].astype(np.float32))
 
 
 class Bomb:

@@ -116,7 +116,7 @@ def test_mistakes_are_named(tmp_path):
   with pytest.raises(UserError, match='there are no adapters to write'):
     save_file(file, {}, COMFYUI)
   save_file(file, adapters(), COMFYUI)
-  with pytest.raises(UserError, match='exists; choose another file'):
+  with pytest.raises(UserError, match='exists; choose another --out'):
     save_file(file, adapters(), COMFYUI)
   tensors = safetensors.numpy.load_file(file)
   del tensors[f'diffusion_model.{MODULES[0]}.lora_up.weight']

@@ -161,6 +161,29 @@ def test_order_without_timings(finished):
   assert list(summary['steps']) == ['finetune', 'pretrain']
 
 
+@pytest.mark.parametrize('file, fix', [
+    ('finetune/metrics.jsonl', ''), ('timings.jsonl', ''),
+    ('finetune/config.json', 'copy it back'), ('finetune/evaluation.json', 'jaxgen evaluate'),
+    ('finetune/evaluation_untrained.json', 'jaxgen evaluate'),
+    ('export/denoiser/config.json', 'export again')])
+def test_damaged_files_are_left_out_or_named(finished, file, fix):
+  """Cut at any length, filled with zeros, and of another content."""
+  whole = (finished / file).read_bytes()
+  cuts = [whole[:length] for length in range(0, len(whole) - 1, max(len(whole) // 20, 1))]
+  for data in (*cuts, bytes(len(whole)), b'{}', b'[]', b'"a"\n', b'\xff\n'):
+    if data == b'{}' and 'export' in file:  # a class without a name
+      continue
+    (finished / file).write_bytes(data)
+    if fix:
+      with pytest.raises(UserError, match=f'^{finished / file}: .*{fix}|^config.json = '):
+        write_report(str(finished))
+    else:
+      write_report(str(finished))
+  (finished / file).write_bytes(whole)
+  (finished / 'finetune/samples/evaluation/0000.png').unlink()
+  write_report(str(finished))
+
+
 def test_no_run(tmp_path):
   with pytest.raises(UserError, match='holds no metrics.jsonl'):
     write_report(str(tmp_path))

@@ -4,6 +4,7 @@ import jax
 import pytest
 from etils import epath
 
+from jaxgen.core.errors import UserError
 from jaxgen.sharding.hosts import Hosts
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.operations import elastic
@@ -61,3 +62,13 @@ def test_the_config_gets_the_micro_batches_and_stays_locked(start, tiny_config):
   applied = elastic.applied(tiny_config, start(4)[0])
   assert (applied.train.accumulate, tiny_config.train.accumulate) == (2, 1)
   assert applied.is_locked
+
+
+@pytest.mark.parametrize('damage', [lambda text: text[:len(text) // 2], lambda text: '{}',
+                                    lambda text: text.replace('asked', 'aksed')])
+def test_a_damaged_topology_is_named(start, tmp_path, damage):
+  start(8)
+  file = tmp_path / elastic.FILE
+  file.write_text(damage(file.read_text()))
+  with pytest.raises(UserError, match='topology.json: damaged .*; remove it'):
+    start(8)

@@ -27,6 +27,22 @@ def test_steps_that_were_lost_or_skipped_are_not_useful(tmp_path):
   assert again.share(130.0) == pytest.approx(9 / 30)
 
 
+@pytest.mark.parametrize('again, now', [(90.0, 95.0), (50.0, 51.0), (105.0, 90.0)])
+def test_a_clock_that_was_set_back_gives_a_share_all_the_same(tmp_path, again, now):
+  workdir = epath.Path(tmp_path)
+  first = Goodput(workdir, 100.0, 0, [])
+  first.add(line(1, seconds=4.0))
+  second = Goodput(workdir, again, 1, [line(1, seconds=4.0)])
+  second.add(line(2, seconds=2.0))
+  assert 0.5 < second.share(now) <= 1
+
+
+def test_damaged_lines_are_left_out(tmp_path, capsys):
+  (tmp_path / 'starts.jsonl').write_text('{"time": 100.0, "step": 0}\n{"time": "x"}\n[]\n{"ti')
+  assert Goodput(epath.Path(tmp_path), 110.0, 0, [line(1)]).share(120.0) == pytest.approx(1 / 20)
+  assert 'starts.jsonl: 2 damaged lines are left out' in capsys.readouterr().err
+
+
 def test_time_after_the_end_does_not_count(tmp_path):
   workdir = epath.Path(tmp_path)
   first = Goodput(workdir, 100.0, 0, [])

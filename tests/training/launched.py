@@ -73,11 +73,12 @@ def wait_for(process, appears):
 
 
 def kill_when(process, appears):
-  """Sends SIGKILL as soon as ``appears()`` is true."""
+  """Sends SIGKILL as soon as ``appears()`` is true; returns what the process has said."""
   wait_for(process, appears)
   process.send_signal(signal.SIGKILL)
-  process.communicate()
+  _, said = process.communicate()
   assert process.returncode == -signal.SIGKILL
+  return said
 
 
 def finish(processes):

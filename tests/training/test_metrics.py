@@ -109,9 +109,11 @@ def test_a_run_that_diverges_names_its_samples_and_halts(tiny_config, tmp_path):
 
 def test_lines_after_the_restored_step_are_cut(tmp_path):
   file = epath.Path(tmp_path / 'metrics.jsonl')
-  file.write_text(''.join(f'{{"step": {step}}}\n' for step in range(1, 6)) + '{"step": 6, "lo')
-  assert cut_lines(file, 3) == [{'step': 1}, {'step': 2}, {'step': 3}]
-  assert file.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+  lines = [dict(step=step, loss=0.5, seconds=1.0) for step in range(1, 6)]
+  texts = [json.dumps(line) + '\n' for line in lines]
+  file.write_text(''.join(texts) + '{"step": 6, "lo')
+  assert cut_lines(file, 3) == lines[:3]
+  assert file.read_text() == ''.join(texts[:3])
   assert cut_lines(file, 0) == [] and file.read_text() == ''
   assert cut_lines(epath.Path(tmp_path / 'absent'), 3) == []
 

@@ -1,6 +1,7 @@
 """Real processes: kill -9, a kill during a save, two processes, a full disk, other devices."""
 
 import copy
+import json
 import resource
 import shutil
 
@@ -24,6 +25,7 @@ from tests.training.launched import kill_when
 from tests.training.launched import metrics_of
 from tests.training.launched import steps_in
 from tests.training.launched import wait_for
+from tests.training.opened import Opened
 
 AGREED = ('step', 'loss', 'sample_ids', 'grad_norm', 'learning_rate', 'skipped')
 
@@ -52,20 +54,35 @@ def assert_same_bits(first, second):
   jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-def test_killed_twice_once_during_a_save_equals_straight(launcher, straight, tiny_base, tmp_path):
-  workdir = tmp_path / 'broken'
-  saves = workdir / 'checkpoints'
-  kill_when(launcher.start(tiny_base, workdir), (saves / '10').exists)
-  assert steps_in(workdir) == [10]
-  # Again from step 10, and now into the save of step 20, whose folder has a temporary name.
-  kill_when(launcher.start(tiny_base, workdir), lambda: any(saves.glob('20.*')))
-  assert steps_in(workdir) == [10] and any(saves.glob('20.*'))
-  restored(workdir, 10)
+@pytest.fixture
+def interrupted(straight, tmp_path):
+  """The run as if killed shortly before its save of step 20."""
+  workdir = tmp_path / 'interrupted'
+  shutil.copytree(straight, workdir)
+  shutil.rmtree(workdir / 'checkpoints' / '20')
+  for file in ('metrics.jsonl', 'starts.jsonl'):
+    lines = (workdir / file).read_text().splitlines(keepends=True)
+    (workdir / file).write_text(''.join(lines[:-1]))
+  return workdir
+
+
+def test_killed_in_a_restore_and_in_a_save_equals_straight(launcher, straight, interrupted,
+                                                           tiny_base):
+  """tools/kill_runs.py does the same at random points."""
+  saves = interrupted / 'checkpoints'
+  said = kill_when(launcher.start(tiny_base, interrupted), Opened(saves / '10' / 'train', 3))
+  assert 'resumes at step' not in said
+  assert steps_in(interrupted) == [10]
+  # From step 10 into the save of step 20, whose folder has a temporary name.
+  said = kill_when(launcher.start(tiny_base, interrupted), lambda: any(saves.glob('20.*')))
+  assert 'interrupted: resumes at step 10\n' in said
+  assert steps_in(interrupted) == [10] and any(saves.glob('20.*'))
+  workdir = interrupted
   train(tiny_base, str(workdir))
   assert_same_bits(restored(workdir, 20), restored(straight, 20))
   assert lines_of(workdir) == lines_of(straight)
   assert not any(saves.glob('20.*'))
-  # All three starts count, and only the steps that led to the end.
+  # All starts that came to a step count, and only the steps that led to the end.
   starts = metrics_of(workdir, 'step', 'time', file='starts.jsonl')
   assert [start['step'] for start in starts] == [0, 10, 10, 20]
   useful = sum(line['seconds'] for line in metrics_of(workdir, 'seconds'))
@@ -98,10 +115,8 @@ def test_restores_on_one_four_and_eight_devices(straight):
   assert int(whole[0][0].step) == 20
 
 
-def test_full_disk_during_a_save(launcher, straight, tiny_base, tmp_path):
-  workdir = tmp_path / 'full'
-  shutil.copytree(straight, workdir)
-  shutil.rmtree(workdir / 'checkpoints' / '20')
+def test_full_disk_during_a_save(launcher, straight, interrupted, tiny_base):
+  workdir = interrupted
   (workdir / 'metrics.jsonl').unlink()
   process = launcher.start(tiny_base, workdir)
   wait_for(process, lambda: (workdir / 'metrics.jsonl').exists() and lines_of(workdir))
@@ -109,7 +124,7 @@ def test_full_disk_during_a_save(launcher, straight, tiny_base, tmp_path):
   [code], [errors] = finish([process])
   assert code == 1, errors
   line = errors.splitlines()[-1]
-  assert str(workdir) in line and 'no room left' in line and 'Traceback' not in errors, errors
+  assert f'{workdir}: could not be written (' in line and 'Traceback' not in errors, errors
   assert steps_in(workdir) == [10]
   assert_same_bits(restored(workdir, 10), restored(straight, 10))
 
@@ -137,13 +152,30 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(straight, tiny_base,
 def test_a_damaged_checkpoint_is_named(straight, tiny_base, tmp_path):
   workdir = tmp_path / 'damaged'
   shutil.copytree(straight, workdir)
+  # A flipped bit in the largest file of each item; most of these give other arrays without a word.
+  for item in ('checkpoints/20/params', 'checkpoints/20/train', 'frozen'):
+    file = max((workdir / item).glob('ocdbt.process_0/d/*'), key=lambda file: file.stat().st_size)
+    whole = file.read_bytes()
+    half = len(whole) // 2
+    file.write_bytes(whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1:])
+    folder = item.removesuffix('/params').removesuffix('/train')
+    with pytest.raises(UserError, match=f'{folder}: damaged.*delete it'):
+      restored(workdir, 20)
+    file.write_bytes(whole)
+  data = workdir / 'checkpoints/20/data/metadata'
+  whole = data.read_text()
+  cursors = json.loads(whole)['cursors']
+  cursors[0][0] += 1
+  data.write_text(json.dumps(json.loads(whole) | {'cursors': cursors}))
+  with pytest.raises(UserError, match=r'1 of \d+ arrays .* saved: data/cursors.; delete it'):
+    restored(workdir, 20)
   shutil.rmtree(workdir / 'checkpoints' / '20' / 'train')
   with pytest.raises(UserError, match=r'checkpoints/20: damaged.*delete it') as error:
     restored(workdir, 20)
   assert '\n' not in str(error.value)
   shutil.rmtree(workdir / 'checkpoints' / '20')
   shutil.rmtree(workdir / 'frozen')
-  with pytest.raises(UserError, match=r'frozen: damaged'):
+  with pytest.raises(UserError, match=r'frozen: missing, .* copy it back'):
     train(tiny_base, str(workdir))
 
 

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
@@ -109,7 +110,24 @@ def test_how_a_run_is_carried_out_may_change(tiny_config, tmp_path):
   tiny_config.data.threads = 1
   workdirs.claim(tiny_config, str(tmp_path), ALONE)
   assert json.loads((tmp_path / 'config.json').read_text())['train']['steps'] == 40
-  assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+  assert {path.name for path in tmp_path.iterdir()} == {'config.json', 'tokenizer'}
+
+
+def test_a_damaged_config_is_named(tiny_config, tmp_path):
+  workdirs.claim(tiny_config, str(tmp_path), ALONE)
+  file = tmp_path / 'config.json'
+  file.write_text(file.read_text()[:500])
+  with pytest.raises(UserError, match='config.json: damaged .*; copy it back'):
+    workdirs.claim(tiny_config, str(tmp_path), ALONE)
+
+
+def test_sources_that_have_grown_or_shrunk_are_told(tmp_path):
+  workdir = epath.Path(tmp_path)
+  for now, said in (({'a': 5, 'b': 7}, ''), ({'a': 5, 'b': 7}, ''),
+                    ({'a': 6, 'b': 7, 'c': 1}, '; records of a 5 -> 6; these are in another order'),
+                    ({'a': 2, 'b': 8, 'c': 1}, '; records of a 6 -> 2, b 7 -> 8; these are')):
+    assert workdirs.record_changes(workdir, now, ALONE).startswith(said) and (
+        said or not workdirs.record_changes(workdir, now, ALONE))
 
 
 def test_what_messages_advise_may_change_and_is_said(tiny_config, tmp_path):
