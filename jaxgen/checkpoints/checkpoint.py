@@ -23,6 +23,11 @@ from jaxgen.checkpoints.disk import reserve
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 
+# Replicas share the writing of an array only where a slice is worth it: each slice of another shape
+# compiles a program of its own, hundreds of them at the first save of a run.
+ocp.type_handlers.register_type_handler(
+    jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
+    override=True)
 _KIND = 'damaged, or of another config'
 _CURSORS = f'{checksums.ITEM}/cursors'
 
