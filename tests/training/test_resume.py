@@ -150,24 +150,27 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(straight, tiny_base,
 
 
 def test_a_damaged_checkpoint_is_named(straight, tiny_base, tmp_path):
+  # Bits flipped all over the largest file of an item, as not every byte of it is in use. Each in a
+  # folder of its own, as the files of the last one may still be cached.
+  for item, folder in (('checkpoints/20/train', 'checkpoints/20'), ('frozen', 'frozen')):
+    workdir = tmp_path / folder.replace('/', '_')
+    shutil.copytree(straight, workdir)
+    file = max((workdir / item).glob('ocdbt.process_0/d/*'), key=lambda file: file.stat().st_size)
+    data = np.frombuffer(file.read_bytes(), np.uint8).copy()
+    data[::50] ^= 1
+    file.write_bytes(data.tobytes())
+    with pytest.raises(UserError, match=f'{workdir}/{folder}: damaged.*delete it'):
+      restored(workdir, 20)
+  # Arrays and cursors that are others than were saved, in files that are valid in themselves.
   workdir = tmp_path / 'damaged'
   shutil.copytree(straight, workdir)
-  # A flipped bit in the largest file of each item; most of these give other arrays without a word.
-  for item in ('checkpoints/20/params', 'checkpoints/20/train', 'frozen'):
-    file = max((workdir / item).glob('ocdbt.process_0/d/*'), key=lambda file: file.stat().st_size)
-    whole = file.read_bytes()
-    half = len(whole) // 2
-    file.write_bytes(whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1:])
-    folder = item.removesuffix('/params').removesuffix('/train')
-    with pytest.raises(UserError, match=f'{folder}: damaged.*delete it'):
-      restored(workdir, 20)
-    file.write_bytes(whole)
-  data = workdir / 'checkpoints/20/data/metadata'
-  whole = data.read_text()
-  cursors = json.loads(whole)['cursors']
-  cursors[0][0] += 1
-  data.write_text(json.dumps(json.loads(whole) | {'cursors': cursors}))
-  with pytest.raises(UserError, match=r'1 of \d+ arrays .* saved: data/cursors.; delete it'):
+  file = workdir / 'checkpoints/20/data/metadata'
+  saved = json.loads(file.read_text())
+  saved['cursors'][0][0] += 1
+  saved['checksums']['ema/bridge/queries'] ^= 1
+  file.write_text(json.dumps(saved))
+  with pytest.raises(UserError, match=r'checkpoints/20: damaged .2 of \d+ arrays .* saved: '
+                                      'data/cursors, ema/bridge/queries.; delete it'):
     restored(workdir, 20)
   shutil.rmtree(workdir / 'checkpoints' / '20' / 'train')
   with pytest.raises(UserError, match=r'checkpoints/20: damaged.*delete it') as error:
