@@ -19,6 +19,8 @@ import numpy as np
 from etils import epath
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import write_bytes
+from jaxgen.core.files import write_text
 from jaxgen.evaluation.shapes.cases import Case
 from jaxgen.evaluation.shapes.cases import make_cases
 from jaxgen.sampling.images import columns_of
@@ -84,12 +86,12 @@ def _score(run: Run, cases: Sequence[Case], workdir: str, name: str,
   samples = _save(folder / name, [(cases[index], images[index], marks[index]) for index in shown])
   grid = image_grid([image for index in shown for image in images[index]],
                     columns=max(1, len(shown) // len(set(tasks))))
-  (folder / f'{name}.png').write_bytes(to_png(grid))
+  write_bytes(folder / f'{name}.png', to_png(grid))
   record = dict(
       settings, score=table, details=_details(marked),
       seconds=round(time.monotonic() - started, 1),
       images=sum(map(len, images)), samples=samples)
-  (epath.Path(workdir) / f'{name}.json').write_text(json.dumps(record, indent=2))
+  write_text(epath.Path(workdir) / f'{name}.json', json.dumps(record, indent=2))
   print(f'{name}: ' + '  '.join(f'{task} {value:.3f}' for task, value in table.items()), flush=True)
   return table
 
@@ -107,7 +109,7 @@ def _save(folder: epath.Path, shown: Sequence[tuple[Case, Sequence[np.ndarray], 
                  file=_below(own[0], folder))
     if case.expected:
       strip = folder / f'case_{number:04d}.png'
-      strip.write_bytes(to_png(columns_of(case.inputs, images, case.expected)))
+      write_bytes(strip, to_png(columns_of(case.inputs, images, case.expected)))
       entry |= dict(file=_below(str(strip), folder), marks=marks,
                     columns=len(case.inputs) + len(images))
     entries.append(entry)
