@@ -10,6 +10,7 @@ from etils import epath
 from jaxgen.conversion.weight_files import ENDINGS
 from jaxgen.conversion.weight_files import split_choice
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import is_hub_id
 
 _HUB = re.compile(r'(?P<repo>[\w.-]+/[\w.-]+)(/(?P<place>[\w./-]+))?(@(?P<revision>[\w./-]+))?')
 # Many repositories hold the same weights as .bin too, which is fetched where there is nothing else.
@@ -41,7 +42,7 @@ def _locate(path: str) -> str:
   if '://' in path:
     raise user_error(path, None, 'no such folder or file in that bucket')
   match = _HUB.fullmatch(path)
-  if path.startswith(('/', '.', '~')) or not match:
+  if not match or not is_hub_id(match['repo']):
     raise user_error(path, None, 'no such folder or file; give one with a model, or the id of a '
                      'model on the Hugging Face hub (owner/name)')
   return _download(path, **match.groupdict())

@@ -19,7 +19,7 @@ from jaxgen.core.errors import user_error
 
 OTHER_PLACE = 'free space, or choose another place'
 # Folders that runs and data stand in; nobody's name on the hub is taken to be meant by them.
-_FOLDERS = ('runs', 'out', 'outputs', 'data', 'models', 'checkpoints', 'tokenizers')
+_FOLDERS = ('runs', 'out', 'outputs', 'data', 'models', 'checkpoints', 'tokenizers', 'weights')
 # What a library may say of a write that failed without keeping the number of the error.
 _TEXTS = tuple(os.strerror(code) for code in (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO))

@@ -185,6 +185,12 @@ def test_hub_ids_while_offline():
   refused('no-one/no-model/folder@main', 'HF_HUB_OFFLINE')
 
 
+@pytest.mark.parametrize('path', ['weights/flux_vae', 'runs/pretrain', './a/b', 'tests/models'])
+def test_what_looks_like_a_path_is_never_asked_for_on_the_hub(path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)  # importing it would fail
+  refused(f'{path}_none' if path.startswith('tests') else path, 'no such folder or file')
+
+
 def test_places_that_are_none(tmp_path):
   refused(tmp_path / 'nowhere', 'no such folder or file')
   refused('a/b/../../c d', 'no such folder or file')
