@@ -15,7 +15,7 @@ HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux);
 quickstart: .venv/installed
 	SYSTEM=$(SYSTEM) bash launch/quickstart.sh $(WORKDIR)
 
-# Trains, saves, resumes and samples every IOMM recipe for a few steps.
+# Trains, saves, resumes and samples every recipe and stage for a few steps.
 smoke: .venv/installed
 	bash launch/smoke.sh
 

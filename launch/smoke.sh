@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains, saves, resumes and samples every IOMM recipe for a few steps on drawn shapes, without a
-# network.
+# Trains, saves, resumes and samples every IOMM recipe and every stage of iMontage for a few steps on
+# drawn scenes, without a network.
 #
 #   launch/smoke.sh [WORKDIR]
 #
@@ -20,6 +20,13 @@ train() {
     --config.data.tokenizer="$root/tokenizer" "${@:4}"
 }
 
+# check NAME FLAG...: the run went on from step 2 to step 4, and it draws.
+check() {
+  [[ $(wc -l < "$root/$1/metrics.jsonl") == 4 ]] ||
+    die "$root/$1/metrics.jsonl: the run did not go on from step 2 to step 4"
+  jaxgen sample --workdir="$root/$1" --steps=2 --out="$root/$1/drawn" "${@:2}"
+}
+
 rm -rf "$root"
 jaxgen data tokenizer --kind=shapes --out="$root/tokenizer"
 train mllm configs/iomm/quickstart.py:mllm 2
@@ -29,9 +36,18 @@ for recipe in pretrain_image pretrain_pair finetune_image finetune_pair finetune
     train "$recipe" "configs/iomm/recipes.py:$recipe" "$steps" \
       --config.init_from.mllm="$root/mllm"
   done
-  [[ $(wc -l < "$root/$recipe/metrics.jsonl") == 4 ]] ||
-    die "$root/$recipe/metrics.jsonl: the run did not go on from step 2 to step 4"
-  jaxgen sample --workdir="$root/$recipe" --prompt='a photo of a red circle' --steps=2 \
-    --out="$root/$recipe/drawn"
+  check "$recipe" --prompt='a photo of a red circle'
 done
-echo "smoke: all recipes trained, resumed and sampled"
+
+jaxgen data tokenizer --kind=shapes --path=all --out="$root/words"
+for stage in pretrain sft hq; do
+  echo "== imontage $stage"
+  for steps in 2 4; do
+    train "imontage_$stage" "configs/imontage/shapes.py:$stage" "$steps" \
+      --config.data.tower_tokenizers.text_encoder="$root/words" \
+      --config.data.tower_tokenizers.text_encoder_2="$root/words"
+  done
+  check "imontage_$stage" --prompt='1. a red circle 2. a blue cross' --outputs=2 \
+    --reference="$root/finetune_mix/drawn/0000.png"
+done
+echo "smoke: all recipes and stages trained, resumed and sampled"
