@@ -18,6 +18,7 @@ from jaxgen.core.types import Params
 from jaxgen.core.types import Visual
 from jaxgen.data.sample import Sample
 from jaxgen.models.layers import lora
+from jaxgen.systems import parts
 
 Branches = list[tuple[float, Sample]]
 
@@ -54,18 +55,18 @@ class System(abc.ABC):
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
     """What the denoiser is told; ``rng`` None is inference, where nothing is masked."""
 
-  @abc.abstractmethod
   def denoise(self, params: Params, x_t: jax.Array, t: jax.Array, visual: Visual,
               conditioning: Conditioning) -> jax.Array:
     """Velocity f32[B, L, C] at x_t f[B, L, C] and t f32[B, G]."""
+    return self._run('denoiser', params, x_t, t, visual, conditioning)
 
-  @abc.abstractmethod
   def encode(self, params: Params, images: jax.Array) -> jax.Array:
     """Images f32[n, H, W, 3] in [-1, 1] to clean latent tokens f32[n, h w, C]."""
+    return parts.encode(self.models['autoencoder'], params.get('autoencoder', {}), images)
 
-  @abc.abstractmethod
   def decode(self, params: Params, tokens: jax.Array, grid: tuple[int, int]) -> jax.Array:
     """Latent tokens f[n, h w, C] on a grid (h, w) to images f32[n, H, W, 3]."""
+    return parts.decode(self.models['autoencoder'], params.get('autoencoder', {}), tokens, grid)
 
   @abc.abstractmethod
   def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:

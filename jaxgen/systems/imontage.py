@@ -18,7 +18,6 @@ from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
 from jaxgen.core.types import Text
-from jaxgen.core.types import Visual
 from jaxgen.data.sample import Sample
 from jaxgen.systems import parts
 from jaxgen.systems.base import Branches
@@ -62,16 +61,6 @@ class IMontage(System):
     told = self.models['denoiser'].takes_guidance
     return states.replace(pooled=pooled, guidance=jnp.full(pooled.shape[:2], self.guidance)
                           if told else None)
-
-  def denoise(self, params: Params, x_t: jax.Array, t: jax.Array, visual: Visual,
-              conditioning: Conditioning) -> jax.Array:
-    return self._run('denoiser', params, x_t, t, visual, conditioning)
-
-  def encode(self, params: Params, images: jax.Array) -> jax.Array:
-    return parts.encode(self.models['autoencoder'], params.get('autoencoder', {}), images)
-
-  def decode(self, params: Params, tokens: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    return parts.decode(self.models['autoencoder'], params.get('autoencoder', {}), tokens, grid)
 
   def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:
     return parts.text_branches(sample, scales['text'], 'text', self.negative_prompt)

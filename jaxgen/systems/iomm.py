@@ -18,7 +18,6 @@ from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
 from jaxgen.core.types import Vision
-from jaxgen.core.types import Visual
 from jaxgen.data.sample import Sample
 from jaxgen.models.bridges.queries import place_queries
 from jaxgen.systems import parts
@@ -67,10 +66,6 @@ class IOMM(System):
                        method='decode')  # [B, S, D]
     return parts.shown(states, prompt, self._pooled(batch))
 
-  def denoise(self, params: Params, x_t: jax.Array, t: jax.Array, visual: Visual,
-              conditioning: Conditioning) -> jax.Array:
-    return self._run('denoiser', params, x_t, t, visual, conditioning)
-
   def hidden(self, params: Params, batch: Batch) -> jax.Array:
     """f[B, S, D], what ``head`` reads."""
     prompt = batch.prompt
@@ -81,12 +76,6 @@ class IOMM(System):
   def head(self, params: Params, hidden: jax.Array) -> jax.Array:
     """Logits f32[..., V] of f[..., D]."""
     return self._run('mllm', params, hidden, method='logits')
-
-  def encode(self, params: Params, images: jax.Array) -> jax.Array:
-    return parts.encode(self.models['autoencoder'], params.get('autoencoder', {}), images)
-
-  def decode(self, params: Params, tokens: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    return parts.decode(self.models['autoencoder'], params.get('autoencoder', {}), tokens, grid)
 
   def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:
     return parts.text_branches(sample, scales['text'], 'all', self.negative_prompt)
