@@ -34,10 +34,16 @@ Sums = dict[str, int]
 def of_arrays(tree: Any) -> Sums:
   """The checksum of each array on the devices, by path; every process must call this."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  sums = {jax.tree_util.keystr(path, simple=True, separator='/'):
-          of_numpy(np.asarray(leaf)) if _is_here(leaf) else on_devices(leaf)
+  sums = {jax.tree_util.keystr(path, simple=True, separator='/'): _of_array(leaf)
           for path, leaf in leaves}
   return {name: int(value) for name, value in jax.device_get(sums).items()}
+
+
+def _of_array(array: jax.Array) -> int | jax.Array:
+  if array.sharding.memory_kind == memory.HOST:
+    # Copied here: a program that reads arrays of several devices from there aborts on CPUs.
+    array = jax.device_put(array, array.sharding.with_memory_kind('device'))
+  return of_numpy(np.asarray(array)) if _is_here(array) else on_devices(array)
 
 
 def on_devices(array: jax.Array) -> jax.Array:
@@ -93,7 +99,7 @@ def read(store: epath.Path) -> Sums:
 
 def _is_here(array: jax.Array) -> bool:
   """Whether the values are in this process's memory, where summing them needs no program."""
-  return array.is_fully_addressable and array.sharding.memory_kind != memory.HOST and all(
+  return array.is_fully_addressable and all(
       device.platform == 'cpu' for device in array.devices())
 
 
@@ -104,7 +110,6 @@ def _program(whole: jax.sharding.Sharding | None):
 
 def _sum(array: jax.Array) -> jax.Array:
   """u32[] of an array of any shape."""
-  array = memory.on_device(array)
   if array.dtype == jnp.bool_:
     bits = array.astype(jnp.uint32)
   else:
