@@ -46,7 +46,8 @@ def test_numbers_that_cannot_be_written_are_refused_before_anything_is_compiled(
   config, file = ROOT / 'configs/plans/flux_12b.py', tmp_path / 'file/plan.json'
   assert cli.main(['plan', f'--config={config}', '--topology=tpu:v5p:4x4x4', f'--json={file}']) == 1
   assert capsys.readouterr() == (
-      '', f'jaxgen: --json = {str(file)!r}: its folder cannot be made: File exists\n')
+      '', f'jaxgen: {file.parent}: could not be written (a file is in the place of a folder); free '
+      'space, or choose another place\n')
 
 
 def test_devices_of_slices_know_their_torus_and_their_slice():
