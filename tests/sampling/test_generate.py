@@ -243,8 +243,13 @@ def test_a_source_of_plain_iomm_stands_in_the_prompt_alone(run):
 
 def test_grid():
   images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-  grid = image_grid(images, columns=2, gap=1)
-  assert grid.shape == (5, 5, 3)
+  grid = image_grid(images, columns=2)
+  gap = [255, 255]  # GAP
+  assert grid.shape == (6, 6, 3)
   np.testing.assert_array_equal(grid[..., 0], [
-      [0, 0, 255, 1, 1], [0, 0, 255, 1, 1], [255] * 5, [2, 2, 255, 255, 255],
-      [2, 2, 255, 255, 255]])
+      [0, 0, *gap, 1, 1], [0, 0, *gap, 1, 1], [255] * 6, [255] * 6, [2, 2, *gap, *gap],
+      [2, 2, *gap, *gap]])
+  # Images of several sizes stand at the top left of tiles of the largest.
+  mixed = image_grid([images[1], np.zeros((1, 3, 3), np.uint8)], columns=2)
+  np.testing.assert_array_equal(mixed[..., 0], [[1, 1, 255, *gap, 0, 0, 0],
+                                                [1, 1, 255, *gap, 255, 255, 255]])
