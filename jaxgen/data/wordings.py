@@ -33,7 +33,7 @@ def worded(task: str, text: str, *, outputs: int, where: str = 'task', **fields:
   Raises:
     UserError: an unknown task, or a field too many or too few.
   """
-  if task not in WORDINGS:
+  if task not in tuple(WORDINGS):  # of a file, where it may be of any type
     raise user_error(where, task, f'use one of {", ".join(WORDINGS)}')
   template = COUNT + WORDINGS[task]
   needed = sorted(set(_FIELD.findall(template)) - {'outputs', 'text'})
