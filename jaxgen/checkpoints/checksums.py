@@ -1,32 +1,35 @@
 """Checksums of arrays, by which a restore knows that it gives what was saved.
 
-The files of a checkpoint have no checksums of their own. These are computed on the devices where
-the arrays lie, and depend on values, dtype and position only: not on the mesh, nor on which process
-wrote what. A checksum is sum_i w_i bits_i mod 2^32 over the elements i, where the w_i are odd, so
+The files of a checkpoint have no checksums of their own. These are computed shard by shard, on the
+devices where the arrays lie, and depend on values, dtype and position only: not on the mesh, nor on
+which process wrote what. A checksum is sum_i w_i bits_i mod 2^32 over the elements i, where the w_i are odd, so
 that one changed element always shows.
 """
 
 import functools
 import json
+import math
+from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_text
 from jaxgen.core.mismatch import shorten
 from jaxgen.sharding import memory
-from jaxgen.sharding import partition
 
 FILE = 'checksums.json'
 ITEM = 'data'  # of a checkpoint; holds the checksums of the other items
 KEY = 'checksums'
-_CHUNK = 1 << 22  # elements
+_CHUNK = 1 << 19  # elements that numpy takes at a time
 
 Sums = dict[str, int]
 
@@ -34,33 +37,35 @@ Sums = dict[str, int]
 def of_arrays(tree: Any) -> Sums:
   """The checksum of each array on the devices, by path; every process must call this."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  sums = {jax.tree_util.keystr(path, simple=True, separator='/'): _of_array(leaf)
-          for path, leaf in leaves}
-  return {name: int(value) for name, value in jax.device_get(sums).items()}
+  parts = {jax.tree_util.keystr(path, simple=True, separator='/'):
+           [_of_shard(shard, leaf.shape) for shard in leaf.addressable_shards
+            if shard.replica_id == 0] for path, leaf in leaves}
+  sums = {name: sum(map(int, part)) % 2**32 for name, part in jax.device_get(parts).items()}
+  return sums | _over_processes({name: sums[name] for name, (_, leaf) in zip(parts, leaves)
+                                 if not leaf.is_fully_addressable})
 
 
-def _of_array(array: jax.Array) -> int | jax.Array:
-  if array.sharding.memory_kind == memory.HOST:
-    # Copied here: a program that reads arrays of several devices from there aborts on CPUs.
-    array = jax.device_put(array, array.sharding.with_memory_kind('device'))
-  return of_numpy(np.asarray(array)) if _is_here(array) else on_devices(array)
+def of_numpy(array: np.ndarray, starts: Sequence[int] = (), shape: Sequence[int] = ()) -> int:
+  """The same of an array on the host, some elements at a time.
 
-
-def on_devices(array: jax.Array) -> jax.Array:
-  """The same as u32[] that every device has; one small program for each shape and sharding."""
-  sharding = array.sharding
-  named = isinstance(sharding, jax.sharding.NamedSharding)
-  return _program(partition.replicated(sharding.mesh) if named else None)(array)
-
-
-def of_numpy(array: np.ndarray) -> int:
-  """The same of an array on the host, some elements at a time."""
-  flat, total = np.ascontiguousarray(array).reshape(-1), 0
-  bits = flat.view(np.dtype(f'u{min(flat.dtype.itemsize, 4)}'))
-  for start in range(0, len(bits), _CHUNK):
-    part = bits[start:start + _CHUNK].astype(np.uint32)
-    index = np.arange(start, start + len(part), dtype=np.uint64).astype(np.uint32)
-    total += int(np.sum(part * _weights(index), dtype=np.uint32))
+  Args:
+    array: all of it, or a block of one of ``shape``.
+    starts: first index of the block along each axis.
+    shape: of the whole array.
+  """
+  if not starts:
+    array = np.ascontiguousarray(array).reshape(-1)
+    array = array.view(np.dtype(f'u{min(array.dtype.itemsize, 4)}'))
+    starts, shape = (0,), array.shape
+  strides, total = _strides(shape), 0
+  for block in _blocks(array.shape):
+    index = np.zeros((), np.uint32)
+    for axis, part in enumerate(block):
+      places = np.arange(part.start, part.stop, dtype=np.uint64) + np.uint64(starts[axis])
+      index = index[..., None] + (places * np.uint64(strides[axis] % 2**32)).astype(np.uint32)
+    bits = np.ascontiguousarray(array[block])
+    bits = bits.view(np.dtype(f'u{bits.dtype.itemsize}')).astype(np.uint32)
+    total += int(np.sum(bits * _weights(index), dtype=np.uint32))
   return total % 2**32
 
 
@@ -97,27 +102,55 @@ def read(store: epath.Path) -> Sums:
           if name.startswith(start)}
 
 
-def _is_here(array: jax.Array) -> bool:
-  """Whether the values are in this process's memory, where summing them needs no program."""
-  return array.is_fully_addressable and all(
-      device.platform == 'cpu' for device in array.devices())
+def _of_shard(shard: jax.Shard, shape: tuple[int, ...]) -> int | jax.Array:
+  """Its part of the checksum of an array of ``shape``, by numpy where it lies in this process."""
+  starts = tuple(part.start or 0 for part in shard.index)
+  data = shard.data
+  if shard.device.platform == 'cpu':
+    return of_numpy(np.asarray(data), starts, shape)
+  if data.sharding.memory_kind == memory.HOST:
+    data = jax.device_put(data, data.sharding.with_memory_kind('device'))
+  return _sum(data, np.array(starts, np.uint32), shape)
 
 
-@functools.cache
-def _program(whole: jax.sharding.Sharding | None):
-  return jax.jit(_sum, out_shardings=whole)
+def _over_processes(sums: Sums) -> Sums:
+  """Added up over all processes, each of which has a part of the arrays."""
+  if not sums:
+    return {}
+  mine = np.array(list(sums.values()), np.uint32)
+  added = multihost_utils.process_allgather(mine).sum(axis=0, dtype=np.uint32)
+  return dict(zip(sums, added.tolist(), strict=True))
 
 
-def _sum(array: jax.Array) -> jax.Array:
-  """u32[] of an array of any shape."""
-  if array.dtype == jnp.bool_:
-    bits = array.astype(jnp.uint32)
+def _strides(shape: Sequence[int]) -> list[int]:
+  """How far the next element along each axis is, in elements."""
+  return [math.prod(shape[axis + 1:]) for axis in range(len(shape))]
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+  """Blocks of at most ``_CHUNK`` elements that make up the shape."""
+  axis = next((axis for axis in range(len(shape)) if math.prod(shape[axis + 1:]) <= _CHUNK), 0)
+  step = max(1, _CHUNK // max(1, math.prod(shape[axis + 1:])))
+  rest = tuple(slice(0, size) for size in shape[axis + 1:])
+  for outer in np.ndindex(shape[:axis]):
+    lead = tuple(slice(place, place + 1) for place in outer)
+    for start in range(0, shape[axis], step) if shape else ():
+      yield (*lead, slice(start, min(start + step, shape[axis])), *rest)
+  if not shape:
+    yield ()
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _sum(block: jax.Array, starts: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """u32[] of a block of an array of ``shape`` that begins at ``starts``."""
+  if block.dtype == jnp.bool_:
+    bits = block.astype(jnp.uint32)
   else:
-    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f'u{array.dtype.itemsize}'))
-  index, stride = jnp.zeros(array.shape, jnp.uint32), 1
-  for axis in reversed(range(array.ndim)):
-    numbers = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-    index, stride = index + numbers * np.uint32(stride % 2**32), stride * array.shape[axis]
+    bits = jax.lax.bitcast_convert_type(block, jnp.dtype(f'u{block.dtype.itemsize}'))
+  index = jnp.zeros(block.shape, jnp.uint32)
+  for axis, stride in enumerate(_strides(shape)):
+    places = jax.lax.broadcasted_iota(jnp.uint32, block.shape, axis) + starts[axis]
+    index = index + places * np.uint32(stride % 2**32)
   return jnp.sum(bits.astype(jnp.uint32) * _weights(index), dtype=jnp.uint32)
 
 
