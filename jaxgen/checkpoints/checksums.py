@@ -1,9 +1,9 @@
 """Checksums of arrays, by which a restore knows that it gives what was saved.
 
 The files of a checkpoint have no checksums of their own. These are computed shard by shard, on the
-devices where the arrays lie, and depend on values, dtype and position only: not on the mesh, nor on
-which process wrote what. A checksum is sum_i w_i bits_i mod 2^32 over the elements i, where the w_i are odd, so
-that one changed element always shows.
+devices where the arrays lie, and depend on values, dtype and position only: not on the mesh, nor
+on which process wrote what. A checksum is sum_i w_i bits_i mod 2^32 over the elements i, where the
+w_i are odd, so that one changed element always shows.
 """
 
 import functools
