@@ -20,7 +20,7 @@ smoke: .venv/installed
 	bash launch/smoke.sh
 
 test: .venv/installed-test
-	$(PY) -m pytest -n 2 --dist loadfile -q
+	$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart=0 -q
 
 test-slow: .venv/installed-test
 	$(PY) -m pytest -q -m slow
