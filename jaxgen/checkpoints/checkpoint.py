@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
@@ -23,13 +24,23 @@ from jaxgen.checkpoints.disk import reserve
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 
-# Replicas share the writing of an array only where a slice is worth it: each slice of another shape
-# compiles a program of its own, hundreds of them at the first save of a run.
-ocp.type_handlers.register_type_handler(
-    jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
-    override=True)
+_SHARED_BYTES = 2**20  # of a slice that a replica writes
 _KIND = 'damaged, or of another config'
 _CURSORS = f'{checksums.ITEM}/cursors'
+
+
+def _share_large_arrays_only() -> None:
+  """Lets replicas share the writing of an array only where a slice is worth it: each slice of
+  another shape compiles a program of its own, hundreds of them at the first save of a run."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)  # Orbax warns of every handler that is replaced
+  ocp.type_handlers.register_type_handler(
+      jax.Array, ocp.type_handlers.ArrayHandler(
+          min_slice_bytes_for_replica_parallel=_SHARED_BYTES), override=True)
+  logging.set_verbosity(verbosity)
+
+
+_share_large_arrays_only()
 
 
 class Checkpoints:
