@@ -63,6 +63,7 @@ def get_config(stage: str = 'sft'):
   config = tiny()
   if stage == 'pretrain':
     config.trainable = ((r'denoiser/.*|text_encoder.*/.*', True), (r'.*', False))
+    config.data.prompt_tokens = 24  # single edits are short
     config.data.sources.video = source('shapes', 'edit', path='transition', share=(0.75, 0.25))
     config.data.sources.edits = source('shapes', 'edit', path='edit', share=(0.25, 0.75))
   else:
