@@ -130,6 +130,7 @@ def from_json(text: str) -> ConfigDict:
     missing = sorted(defaults.keys() - values.keys())
     if missing:
       raise user_error('config.json', missing, 'sections are missing; is this a jaxgen workdir?')
+    _add_sources(defaults, values['data'])
     config = ConfigDict(_filled(values, defaults, 'config.json: '))
   except UserError:
     raise
@@ -138,6 +139,13 @@ def from_json(text: str) -> ConfigDict:
                      ) from error
   config.lock()
   return config
+
+
+def _add_sources(defaults: dict[str, Any], data: Any) -> None:
+  """Gives the defaults an entry for every data source, whose names are the run's own."""
+  sources = data.get('sources') if isinstance(data, dict) else None
+  for name in sources if isinstance(sources, dict) else ():
+    defaults['data']['sources'][name] = schema.source('').to_dict()
 
 
 def _filled(values: Any, defaults: Any, where: str) -> Any:
