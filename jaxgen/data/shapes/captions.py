@@ -10,14 +10,13 @@ from jaxgen.data.shapes.problems import Problem
 from jaxgen.data.shapes.problems import Setting
 from jaxgen.data.shapes.problems import Words
 from jaxgen.data.shapes.scenes import Item
-from jaxgen.data.shapes.scenes import Scene
+from jaxgen.data.shapes.scenes import only
 
 
 def scene(setting: Setting) -> Problem:
   """A scene of which everything is said: objects, places and ground."""
   palette, speaker = setting.palette, setting.speaker
-  cells = palette.grid[0] * palette.grid[1]
-  found = palette.scene(setting.rng.randint(1, min(3, cells)), patterned=0)
+  found = palette.scene(setting.rng.randint(1, min(3, palette.cells)), patterned=0)
   text = speaker.listed([speaker.say('placed', who=speaker.a(found.items[cell]),
                                      place=speaker.place(cell)) for cell in found.filled])
   text = speaker.say('on', what=text, color=speaker.word(found.ground))
@@ -39,16 +38,16 @@ def partial(setting: Setting) -> Problem:
   wanted = [_wished(shape, color, rng) for shape, color in request.wanted]
   cells = _cells(request, len(wanted), setting)
   placed = dict(zip(cells, wanted))
-  free = [cell for cell in range(palette.grid[0] * palette.grid[1]) if cell not in placed]
+  free = [cell for cell in range(palette.cells) if cell not in placed]
   others = [shape for shape in SHAPES if shape not in {item.shape for item in wanted}]
   for cell in free:
     if others and rng.random() < 0.6:
       shape = rng.choice(others)
       item = palette.item('patterned')
       placed[cell] = Item(shape, item.colors, item.pattern)
-  empty = Scene(palette.grid, (None,) * (palette.grid[0] * palette.grid[1]), palette.ground())
-  return Problem((Words('user', request.caption),
-                  Picture('target', empty.placed(placed), request=request)), keys=())
+  shown = only(placed, palette.grid, palette.ground())
+  return Problem((Words('user', request.caption), Picture('target', shown, request=request)),
+                 keys=())
 
 
 def _wished(shape: str, color: str | None, rng: random.Random) -> Item:
@@ -57,13 +56,9 @@ def _wished(shape: str, color: str | None, rng: random.Random) -> Item:
 
 def _cells(request: geneval.Request, count: int, setting: Setting) -> list[int]:
   """Cells of the wanted objects, the first in the asked direction from the second."""
-  rows, columns = setting.palette.grid
+  palette = setting.palette
   while True:
-    cells = setting.rng.sample(range(rows * columns), count)
-    if request.relation is None:
-      return cells
-    right, down = geneval.RELATIONS[request.relation]
-    (y, x), (other_y, other_x) = (divmod(cell, columns) for cell in cells)
-    dx, dy = x - other_x, y - other_y
-    if dx * right + dy * down > 0 and dx * down == 0 and dy * right == 0:
+    cells = setting.rng.sample(range(palette.cells), count)
+    if request.relation is None or tuple(cells) in geneval.related_cells(palette.grid,
+                                                                         request.relation):
       return cells

@@ -59,13 +59,18 @@ def transition(setting: Setting) -> Problem:
 
 def multi_turn(setting: Setting) -> Problem:
   """A source and two to four instructions; the image after each of them (L017)."""
-  first = _start(setting)
+  first = start(setting)
   steps = changes(setting, first, setting.number(2, 4))
   text = setting.speaker.numbered([step.said(setting) for step in steps])
   words = worded('image_editing', text, outputs=len(steps))
   return Problem((Picture('source', first), Words('user', words), *targets(first, steps)),
                  (*(key for step in steps for key in step.keys(setting)),
                   f'turns {len(steps)} {steps[0].kind} {steps[-1].kind}'))
+
+
+def start(setting: Setting) -> Scene:
+  """A scene with room for changes: two items or more, and a free cell."""
+  return setting.palette.scene(setting.rng.randint(2, setting.palette.cells - 1))
 
 
 def changes(setting: Setting, scene: Scene, count: int) -> list[Change]:
@@ -86,15 +91,10 @@ def targets(scene: Scene, steps: list[Change]) -> list[Picture]:
 
 
 def _one_change(setting: Setting, suffix: str) -> Problem:
-  scene = _start(setting)
+  scene = start(setting)
   step = change(setting, scene)
   return Problem((Picture('source', scene), Words('user', step.said(setting, suffix)),
                   *targets(scene, [step])), step.keys(setting))
-
-
-def _start(setting: Setting) -> Scene:
-  cells = setting.palette.grid[0] * setting.palette.grid[1]
-  return setting.palette.scene(setting.rng.randint(2, max(2, cells - 1)))
 
 
 def _possible(kind: str, scene: Scene) -> bool:

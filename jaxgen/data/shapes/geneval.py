@@ -163,6 +163,23 @@ def arrange(request: Request, rng: random.Random) -> Scene:
       return Scene(request, tuple(placed))
 
 
+@functools.cache
+def related_cells(grid: tuple[int, int], relation: str) -> tuple[tuple[int, int], ...]:
+  """All pairs of cells in one row or column of which the first lies so from the second.
+
+  Args:
+    grid: rows and columns; cells are numbered row by row.
+    relation: a key of ``RELATIONS``.
+  """
+  right, down = RELATIONS[relation]
+  found = []
+  for first, second in itertools.permutations(range(grid[0] * grid[1]), 2):
+    y, x = (one - other for one, other in zip(divmod(first, grid[1]), divmod(second, grid[1])))
+    if x * right + y * down > 0 and x * down == 0 and y * right == 0:
+      found.append((first, second))
+  return tuple(found)
+
+
 def draw(objects: tuple[Object, ...], size: int) -> np.ndarray:
   """Draws objects with smooth edges; uint8[size, size, 3]."""
   image = np.empty((size, size, 3), np.float32)

@@ -71,6 +71,11 @@ class Scene:
     return [cell for cell, item in enumerate(self.items) if not item]
 
 
+def only(items: Mapping[int, Item], grid: Grid, ground: str) -> Scene:
+  """A scene of nothing but these items, by their cells."""
+  return Scene(grid, (None,) * (grid[0] * grid[1]), ground).placed(items)
+
+
 def held_out(key: str) -> bool:
   """True for the keys (of items, relations, edits, ...) that training never shows."""
   return zlib.crc32(f'shapes/{key}'.encode()) % HELD_OUT_ONE_IN == HELD_OUT_REST
@@ -113,6 +118,11 @@ class Palette:
   split: str
   grid: Grid
 
+  @property
+  def cells(self) -> int:
+    """Number of cells of a scene."""
+    return self.grid[0] * self.grid[1]
+
   def item(self, kind: str = 'plain', but: Sequence[Item | None] = ()) -> Item:
     """An item that differs in shape or colours from those of ``but``."""
     split = 'train' if self.split == 'train' else 'all'
@@ -122,10 +132,13 @@ class Palette:
       if item.key not in keys:
         return item
 
-  def character(self, but: Sequence[Item | None] = ()) -> Item:
-    """A patterned item; those of tests were never seen in training."""
-    taken = frozenset(item.shape for item in but if item)
-    return self.rng.choice(_patterned(self.split, taken))
+  def characters(self, count: int) -> list[Item]:
+    """Patterned items of different shapes; those of tests were never seen in training."""
+    found: list[Item] = []
+    for _ in range(count):
+      taken = frozenset(item.shape for item in found)
+      found.append(self.rng.choice(_patterned(self.split, taken)))
+    return found
 
   def ground(self, but: str = '') -> str:
     """A colour of the ground."""
@@ -141,9 +154,8 @@ class Palette:
       count: up to the number of cells.
       patterned, small: shares of patterned items, and of small ones among the plain.
     """
-    cells = self.grid[0] * self.grid[1]
-    found: list[Item | None] = [None] * cells
-    for cell in self.rng.sample(range(cells), count):
+    found: list[Item | None] = [None] * self.cells
+    for cell in self.rng.sample(range(self.cells), count):
       kind = 'patterned' if self.rng.random() < patterned else 'plain'
       item = self.item(kind, found)
       if kind == 'plain' and self.rng.random() < small:
@@ -153,9 +165,8 @@ class Palette:
 
   def alone(self, item: Item) -> Scene:
     """A picture of one item: how a reference shows it."""
-    cells = self.grid[0] * self.grid[1]
-    return Scene(self.grid, (None,) * cells, self.ground()).placed(
-        {self.rng.randrange(cells): item})
+    ground = self.ground()
+    return only({self.rng.randrange(self.cells): item}, self.grid, ground)
 
 
 def layout(size: tuple[int, int], grid: Grid) -> tuple[int, int, int]:

@@ -66,10 +66,14 @@ class DrawnSource:
     size = rng.choice(self.settings.sizes)
     return make_problem(DRAWN[self.task], self.settings, self.split, rng), size
 
-  def __getitem__(self, index: int) -> Sample:
+  def drawn(self, index: int) -> tuple[Problem, Sample]:
+    """Problem ``index``, and its sample."""
     problem, size = self.problem(index)
     name = f'shapes/{self.task}/{self.split}/{self.seed}/{index}'
-    return Sample(name, tuple(_part(part, size) for part in problem.parts), origin=name)
+    return problem, Sample(name, tuple(_part(part, size) for part in problem.parts), origin=name)
+
+  def __getitem__(self, index: int) -> Sample:
+    return self.drawn(index)[1]
 
 
 def as_request(sample: Sample) -> Sample:
@@ -107,9 +111,9 @@ def parse_settings(fields: Mapping[str, str | tuple[str, ...]], size: int, where
     raise user_error(f'{where}: count', fields['count'], 'write a number, or least-most as 1-3')
   for height, width in sizes:
     for rows, columns in grids:
-      side = min(height // rows, width // columns)
-      if side < LEAST_CELL or not 1 <= min(rows, columns) <= max(rows, columns) <= 4:
-        raise user_error(f'{where}: grids', f'{rows}x{columns}', f'grids have 1 to 4 rows and '
+      if not (2 <= min(rows, columns) <= max(rows, columns) <= 4
+              and min(height // rows, width // columns) >= LEAST_CELL):
+        raise user_error(f'{where}: grids', f'{rows}x{columns}', f'grids have 2 to 4 rows and '
                          f'columns, of {LEAST_CELL} pixels or more each; the image has '
                          f'{height}x{width}')
   return Settings(sizes, grids, languages, (int(count[1]), int(count[2] or count[1])))

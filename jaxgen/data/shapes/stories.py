@@ -9,6 +9,7 @@ from jaxgen.data.shapes.problems import Setting
 from jaxgen.data.shapes.problems import Words
 from jaxgen.data.shapes.scenes import Item
 from jaxgen.data.shapes.scenes import Scene
+from jaxgen.data.shapes.scenes import only
 from jaxgen.data.wordings import worded
 
 WAYS = {'pan': ('left', 'right', 'up', 'down'), 'turn': ('left', 'right')}
@@ -21,8 +22,7 @@ def views(setting: Setting) -> Problem:
   upright. A zoom shows one cell alone and comes last.
   """
   rng, speaker = setting.rng, setting.speaker
-  cells = setting.palette.grid[0] * setting.palette.grid[1]
-  scene = first = setting.palette.scene(rng.randint(1, cells))
+  scene = first = setting.palette.scene(rng.randint(1, setting.palette.cells))
   seen, said, kinds = [], [], []
   count = setting.number(1, 4)
   for number in range(count):
@@ -72,11 +72,9 @@ def storyboard(setting: Setting) -> Problem:
   All pictures have one ground; a character that is alone may have an object beside it.
   """
   palette, rng = setting.palette, setting.rng
-  characters: list[Item] = []
-  for _ in range(rng.randint(1, 2)):
-    characters.append(palette.character(characters))
+  characters = palette.characters(rng.randint(1, 2))
   given = [palette.alone(item) for item in characters]
-  empty = Scene(palette.grid, (None,) * len(given[0].items), given[0].ground)
+  empty = only({}, palette.grid, given[0].ground)
   panels, said = [], []
   for _ in range(setting.number(2, 4)):
     panel, words, who = _panel(setting, empty, characters)
@@ -108,9 +106,8 @@ def _panel(setting: Setting, empty: Scene, characters: list[Item]
 def guide(setting: Setting) -> Problem:
   """From a text, step by step: the assistant says and shows how each object is added (L110)."""
   palette = setting.palette
-  cells = palette.grid[0] * palette.grid[1]
-  empty = Scene(palette.grid, (None,) * cells, palette.ground())
-  count = setting.number(2, min(4, cells))
+  empty = only({}, palette.grid, palette.ground())
+  count = setting.number(2, min(4, palette.cells))
   scene, steps = empty, []
   for _ in range(count):
     steps.append(edits.change(setting, scene, ('add',)))
@@ -125,8 +122,7 @@ def guide(setting: Setting) -> Problem:
 
 def session(setting: Setting) -> Problem:
   """From the user's image, step by step: the assistant says and shows each of two to four edits."""
-  cells = setting.palette.grid[0] * setting.palette.grid[1]
-  scene = setting.palette.scene(setting.rng.randint(2, max(2, cells - 1)))
+  scene = edits.start(setting)
   steps = edits.changes(setting, scene, setting.number(2, 4))
   asked = setting.speaker.say('edit steps', list=setting.speaker.listed(
       [step.said(setting) for step in steps]))

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
 from jaxgen.data import tasks
+from jaxgen.data.sample import Sample
 from jaxgen.data.shapes import geneval
 from jaxgen.data.shapes.problems import Picture
 from jaxgen.data.shapes.problems import Problem
@@ -97,14 +98,13 @@ def _drawn_cases(config: ConfigDict, name: str, spec: ConfigDict | None, prompts
   task = spec.task if spec and spec.task in TASKS else 'auto'
   cases = []
   for index in range(prompts):
-    problem, size = source.problem(index)
-    for _ in range(images):
-      cases.append(_case(config, name, source[index], problem, size, task, seed, numbers))
+    problem, sample = source.drawn(index)
+    cases += [_case(config, name, sample, problem, task, seed, numbers) for _ in range(images)]
   return cases
 
 
-def _case(config: ConfigDict, name: str, sample, problem: Problem, size: tuple[int, int], task: str,
-          seed: int, numbers: Iterator[int]) -> Case:
+def _case(config: ConfigDict, name: str, sample: Sample, problem: Problem, task: str, seed: int,
+          numbers: Iterator[int]) -> Case:
   task = tasks.kind_of(sample) if task == 'auto' else task
   targets = [part.image for part in sample.parts if part.role == 'target']
   if task == 'dialogue':  # each image after the true ones before it
@@ -115,7 +115,7 @@ def _case(config: ConfigDict, name: str, sample, problem: Problem, size: tuple[i
   asked = [request_of(config, item, seed=seed, number=next(numbers)) for item in wanted]
   given = [part.image for part in sample.parts if part.image is not None and part.role != 'target']
   text = ' / '.join(part.text for part in problem.parts if not isinstance(part, Picture))
-  return Case(name, text, asked, _mark_problem(problem, size), given, targets)
+  return Case(name, text, asked, _mark_problem(problem, targets[0].shape[:2]), given, targets)
 
 
 def _mark_caption(request: geneval.Request):
@@ -132,5 +132,3 @@ def _mark_problem(problem: Problem, size: tuple[int, int]):
             for image, picture in zip(images, problem.targets, strict=True)]
 
   return marks
-
-

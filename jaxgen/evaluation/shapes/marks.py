@@ -50,12 +50,12 @@ def mark(image: np.ndarray, picture: Picture) -> Marks:
   if picture.request is not None:
     right = grants(seen, picture.request)
     return Marks(right, float(right), None, None, True)
-  answers = (wanted, *picture.also)
-  best = max(answers, key=lambda answer: _alike(seen, answer, range(len(seen.items))))
+  answers, cells = (wanted, *picture.also), range(len(seen.items))
+  best = max(answers, key=lambda answer: _alike(seen, answer, cells))
   untouched = _untouched(picture.before, best)
   known = {_look(item) for item in seen.items if item}
   return Marks(
-      correct=seen in answers, cells=_alike(seen, best, range(len(seen.items))),
+      correct=seen in answers, cells=_alike(seen, best, cells),
       kept=_alike(seen, best, untouched) if untouched else None,
       identity=(float(np.mean([_look(item) in known for item in picture.identity]))
                 if picture.identity else None),

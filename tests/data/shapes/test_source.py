@@ -128,7 +128,10 @@ def test_one_small_tokenizer_has_words_for_everything(tmp_path):
 @pytest.mark.parametrize('path, fields, said', [
     ('drawing', {}, 'drawn tasks are scene, partial, edit'),
     ('edit', {'grid': '2x2'}, 'drawn tasks have the fields sizes, grids, languages, count'),
-    ('edit', {'grids': '5x5', 'sizes': '64'}, 'grids have 1 to 4 rows'),
+    ('edit', {'grids': '5x5', 'sizes': '64'}, 'grids have 2 to 4 rows'),
+    ('edit', {'grids': '1x1'}, 'grids have 2 to 4 rows'),
+    ('reference', {'grids': '1x4', 'sizes': '64'}, 'grids have 2 to 4 rows'),
+    ('edit', {'grids': '0x2'}, 'grids have 2 to 4 rows'),
     ('edit', {'grids': '4x4', 'sizes': '24x32'}, 'the image has 24x32'),
     ('edit', {'grids': 'two'}, 'write numbers as 32'),
     ('edit', {'languages': 'fr'}, 'use en or zh'),
