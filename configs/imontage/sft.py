@@ -3,10 +3,10 @@
   jaxgen train --config=configs/imontage/sft.py --workdir=runs/imontage/sft
   jaxgen train --config=configs/imontage/sft.py:flat --workdir=runs/imontage/sft_flat
 
-15K steps on 64 H800, one sample for each. The argument names the schedule of the tasks (L032, L033):
-``cocktail`` adds one task at a time, ``stage`` first the tasks of one output, ``flat`` mixes all from
-the beginning with weights inverse to their sizes. Every task has an output size of its own, given
-images any size (L023).
+15K steps on 64 H800, one sample for each. The argument names the schedule of the tasks (L032,
+L033): ``cocktail`` adds one task at a time, ``stage`` first the tasks of one output, ``flat`` mixes
+all from the beginning with weights inverse to their sizes. Every task has an output size of its
+own, given images any size (L023).
 """
 
 from configs.imontage import base

@@ -2,9 +2,9 @@
 
   make quickstart SYSTEM=imontage
 
-Images of 16 x 16 pixels, a parameter-free pixel autoencoder, a tiny Llama and CLIP. The towers train
-together with the denoiser in the first stage, since there is nothing to take them from, and are
-frozen after it. The argument names the stage: ``shapes.py:pretrain``, ``sft``, ``hq``.
+Images of 16 x 16 pixels, a parameter-free pixel autoencoder, a tiny Llama and CLIP. The towers
+train together with the denoiser in the first stage, since there is nothing to take them from, and
+are frozen after it. The argument names the stage: ``shapes.py:pretrain``, ``sft``, ``hq``.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ STEPS = dict(pretrain=3000, sft=3000, hq=600)
 # Source of the paper's stages -> drawn task.
 DRAWN = dict(multi_reference='reference', control_reference='control', style_reference='style',
              multi_turn='multi_turn', multi_view='views', storyboard='storyboard')
-GRID = (('count', '1-3'),)
+COUNT = (('count', '1-3'),)  # of references and outputs: rows are small
 
 
 def tiny() -> ConfigDict:
@@ -74,6 +74,6 @@ def get_config(stage: str = 'sft'):
     config.data.sources.edits = source('shapes', 'edit', path='edit', share=(edits,))
     for name, knots in shares.items():
       config.data.sources[name] = source('shapes', 'many_to_many', path=DRAWN[name], share=knots,
-                                         fields=GRID)
+                                         fields=COUNT)
   config.train.steps = STEPS[stage]
   return config

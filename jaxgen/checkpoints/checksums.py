@@ -128,16 +128,14 @@ def _strides(shape: Sequence[int]) -> list[int]:
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-  """Blocks of at most ``_CHUNK`` elements that make up the shape."""
+  """Blocks of at most ``_CHUNK`` elements that make up the shape, which has an axis or more."""
   axis = next((axis for axis in range(len(shape)) if math.prod(shape[axis + 1:]) <= _CHUNK), 0)
   step = max(1, _CHUNK // max(1, math.prod(shape[axis + 1:])))
   rest = tuple(slice(0, size) for size in shape[axis + 1:])
   for outer in np.ndindex(shape[:axis]):
     lead = tuple(slice(place, place + 1) for place in outer)
-    for start in range(0, shape[axis], step) if shape else ():
+    for start in range(0, shape[axis], step):
       yield (*lead, slice(start, min(start + step, shape[axis])), *rest)
-  if not shape:
-    yield ()
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -146,8 +146,6 @@ def _write_array(file: BinaryIO, array: np.ndarray) -> None:
     file.write(rows.reshape(-1).view(np.uint8).data)
 
 
-
-
 def _write_shards(root: epath.Path, tensors: Mapping[str, np.ndarray | Unwritten], stem: str,
                   shard_bytes: int) -> None:
   shards: list[list[str]] = [[]]
