@@ -88,12 +88,19 @@ def _score(run: Run, cases: Sequence[Case], workdir: str, name: str,
                     columns=max(1, len(shown) // len(set(tasks))))
   write_bytes(folder / f'{name}.png', to_png(grid))
   record = dict(
-      settings, score=table, details=_details(marked),
+      settings, score=table, details=_details(marked), copied=_copied(cases),
       seconds=round(time.monotonic() - started, 1),
       images=sum(map(len, images)), samples=samples)
   write_text(epath.Path(workdir) / f'{name}.json', json.dumps(record, indent=2))
-  print(f'{name}: ' + '  '.join(f'{task} {value:.3f}' for task, value in table.items()), flush=True)
+  _say(name, table)
+  if record['copied'] and name == 'evaluation':
+    _say('inputs copied', record['copied'])
   return table
+
+
+def _say(what: str, table: Mapping[str, float]) -> None:
+  print(f'{what}: ' + '  '.join(f'{task} {value:.3f}' for task, value in table.items()),
+        flush=True)
 
 
 def _save(folder: epath.Path, shown: Sequence[tuple[Case, Sequence[np.ndarray], Marks]]
@@ -137,6 +144,13 @@ def _details(marked: Sequence[tuple[str, Marks]]) -> dict[str, dict[str, float]]
     if found:
       details[task] = found
   return details
+
+
+def _copied(cases: Sequence[Case]) -> dict[str, float]:
+  """The accuracies of giving back the first input; empty where no task has one."""
+  marked = [(case.task, case.mark([case.inputs[0]] * len(case.expected))) for case in cases
+            if case.inputs and case.inputs[0].shape == case.expected[0].shape]
+  return accuracies(marked) if marked else {}
 
 
 def _by_task(marked: Sequence[tuple[str, Marks]]) -> dict[str, Marks]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from jaxgen.evaluation import charts
 
-DETAILS = ('cells', 'kept', 'identity', 'style')  # marks of drawn tasks, see shapes.marks.Marks
 TILE = 124  # width of one image in pixels of the page
 
 STYLE = '''
@@ -126,7 +125,7 @@ def _samples(stage: Any) -> str:
   note = ('<p class="dim">What was given, then what was drawn over what was expected.</p>'
           if any('columns' in sample for sample in stage.evaluation['samples']) else '')
   return (f'<h2>Samples of {escape(stage.name)}, held-out prompts</h2>'
-          f'{_details(stage.evaluation.get("details", {}))}{note}{blocks}')
+          f'{_details(stage.evaluation)}{note}{blocks}')
 
 
 def _sample(stage: Any, sample: dict[str, Any]) -> str:
@@ -134,8 +133,8 @@ def _sample(stage: Any, sample: dict[str, Any]) -> str:
   data = base64.b64encode((stage.folder / sample['file']).read_bytes()).decode()
   verdict = ('<span class="good">✓ right</span>' if sample['correct']
              else '<span class="bad">✗ wrong</span>')
-  missed = sorted({name for mark in sample.get('marks', ()) for name in DETAILS
-                   if mark[name] is not None and mark[name] < 1})
+  missed = sorted({name for mark in sample.get('marks', ()) for name, value in mark.items()
+                   if name != 'correct' and value is not None and value < 1})
   if missed:
     verdict += f' <span class="dim">({", ".join(missed)})</span>'
   width = TILE * sample.get('columns', 1)
@@ -143,15 +142,20 @@ def _sample(stage: Any, sample: dict[str, Any]) -> str:
           f'<figcaption>{escape(sample["caption"])}<br>{verdict}</figcaption></figure>')
 
 
-def _details(details: dict[str, dict[str, float | None]]) -> str:
-  """What of the drawn tasks was right in which respect."""
+def _details(evaluation: dict[str, Any]) -> str:
+  """What of the drawn tasks was right in which respect, and what a copy of the input would be."""
+  details = evaluation.get('details')
   if not details:
     return ''
-  head = ''.join(f'<th>{name}</th>' for name in ('task', *DETAILS))
-  rows = ''.join(
-      f'<tr><td>{escape(task.replace("_", " "))}</td>' + ''.join(
-          f'<td>{"–" if found[name] is None else format(found[name], ".2f")}</td>'
-          for name in DETAILS) + '</tr>' for task, found in details.items())
+  copied = evaluation.get('copied', {})
+  names = list(next(iter(details.values())))  # the marks, see shapes.marks.Marks
+  head = ''.join(f'<th>{name}</th>' for name in ('task', 'right', 'input copied', *names))
+  rows = ''
+  for task, found in details.items():
+    values = (evaluation['score'][task], copied.get(task), *(found[name] for name in names))
+    cells = ''.join(f'<td>{"–" if value is None else format(value, ".2f")}</td>'
+                    for value in values)
+    rows += f'<tr><td>{escape(task.replace("_", " "))}</td>{cells}</tr>'
   return f'<div class="card"><table><tr>{head}</tr>{rows}</table></div>'
 
 

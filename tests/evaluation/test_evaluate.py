@@ -18,6 +18,7 @@ from jaxgen.evaluation import evaluate as evaluation
 from jaxgen.evaluation.shapes import captions
 from jaxgen.evaluation.shapes.cases import make_cases
 from jaxgen.evaluation.shapes.marks import mark
+from jaxgen.evaluation.shapes.marks import Marks
 
 
 # IOMM draws one image at a time.
@@ -89,10 +90,12 @@ def test_drawn_tasks(workdir):
   assert list(record['details']) == list(DRAWN)
   for task, detail in record['details'].items():
     cells = [sample['marks'][0]['cells'] for sample in samples if sample['task'] == task]
-    assert set(detail) == {'cells', 'kept', 'identity', 'style'}
+    assert set(detail) == {field.name for field in dataclasses.fields(Marks)} - {'correct'}
     assert detail['cells'] == pytest.approx(np.mean(cells))
     assert (detail['kept'] is not None) == (task == 'edit')
     assert (detail['identity'] is not None) == (task == 'reference')
+    assert detail['consistent'] is None
+  assert record['copied'] == {'edit': 0.0, 'reference': 0.0, 'overall': 0.0}
 
 
 def test_tasks_are_those_of_the_sources_unless_named(tiny_config):

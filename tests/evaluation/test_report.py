@@ -124,7 +124,8 @@ def test_drawn_tasks_are_shown_with_what_was_given_and_expected(tmp_path, tiny_c
   samples = evaluate._save(epath.Path(folder / 'samples/evaluation'), shown)
   marked = [(case.task, found) for case, _, found in shown]
   (folder / 'evaluation.json').write_text(json.dumps(dict(
-      score=evaluate.accuracies(marked), details=evaluate._details(marked), samples=samples)))
+      score=evaluate.accuracies(marked), details=evaluate._details(marked),
+      copied=evaluate._copied(cases), samples=samples)))
   write_report(str(folder))
   text = (folder / 'report.html').read_text()
   checker = Checker()
@@ -142,7 +143,8 @@ def test_drawn_tasks_are_shown_with_what_was_given_and_expected(tmp_path, tiny_c
   verdicts = [verdict for *_, verdict in figures]
   assert ['right' in verdict for verdict in verdicts] == [True, False, True, True]
   assert '(cells' in verdicts[1]
-  assert '<td>edit</td><td>1.00</td><td>1.00</td><td>–</td><td>1.00</td>' in text
+  values = ('1.00', '0.00', '1.00', '1.00', '–', '–', '–', '1.00')  # right, copied, marks
+  assert '<td>edit</td>' + ''.join(f'<td>{value}</td>' for value in values) in text
   assert '<td>control</td><td>0.' in text
 
 

@@ -21,7 +21,7 @@ from jaxgen.data.shapes.source import DrawnSource
 from jaxgen.data.shapes.source import parse_settings
 from jaxgen.data.shapes.source import task_names
 from jaxgen.evaluation.shapes import captions
-from jaxgen.evaluation.shapes.marks import mark
+from jaxgen.evaluation.shapes.marks import mark_series
 from jaxgen.sampling.request import make_requests
 from jaxgen.sampling.request import TASKS
 from jaxgen.sampling.request import Request
@@ -128,7 +128,6 @@ def _mark_problem(problem: Problem, size: tuple[int, int]):
       if image.shape[:2] != size:
         raise user_error('--tasks', image.shape[:2], f'the run draws images of another size than '
                          f'the problems, {size}; give its source the field sizes')
-    return [dataclasses.asdict(mark(image, picture))
-            for image, picture in zip(images, problem.targets, strict=True)]
+    return list(map(dataclasses.asdict, mark_series(images, problem.targets)))
 
   return marks

@@ -28,6 +28,10 @@ class Marks:
     cells: share of the cells that show what they should, in the best of those scenes.
     kept: share of the cells that nothing should happen to and that are as before; None without any.
     identity: share of the items known from other images only that are in it; None without any.
+    recognised: the same where objects stand in the cells where they should, and nowhere else;
+      None elsewhere.
+    consistent: share of the items due in this image and in the one before it that look the same in
+      both, right or wrong; None without any.
     style: it has the style, and the ground, that it should have.
   """
 
@@ -35,6 +39,8 @@ class Marks:
   cells: float
   kept: float | None
   identity: float | None
+  recognised: float | None
+  consistent: float | None
   style: bool
 
 
@@ -45,20 +51,37 @@ def mark(image: np.ndarray, picture: Picture) -> Marks:
     image: uint8[H, W, 3].
     picture: what was asked for.
   """
+  return mark_series([image], [picture])[0]
+
+
+def mark_series(images: Sequence[np.ndarray], pictures: Sequence[Picture]) -> list[Marks]:
+  """Marks the images of one problem, in their order; see ``mark``."""
+  seen = [read(image, picture.scene.grid,
+               ('filled',) if picture.scene.style == 'filled' else STYLES)
+          for image, picture in zip(images, pictures, strict=True)]
+  marks = [_marks(scene, picture) for scene, picture in zip(seen, pictures)]
+  return marks[:1] + [
+      dataclasses.replace(marks[turn], consistent=_consistent(
+          seen[turn - 1], pictures[turn - 1].scene, seen[turn], pictures[turn].scene))
+      for turn in range(1, len(marks))]
+
+
+def _marks(seen: Scene, picture: Picture) -> Marks:
+  """Marks of what was read back from an image; those that need another image are None."""
   wanted = picture.scene
-  seen = read(image, wanted.grid, ('filled',) if wanted.style == 'filled' else STYLES)
   if picture.request is not None:
     right = grants(seen, picture.request)
-    return Marks(right, float(right), None, None, True)
+    return Marks(right, float(right), None, None, None, None, True)
   answers, cells = (wanted, *picture.also), range(len(seen.items))
   best = max(answers, key=lambda answer: _alike(seen, answer, cells))
   untouched = _untouched(picture.before, best)
   known = {_look(item) for item in seen.items if item}
+  identity = (float(np.mean([_look(item) in known for item in picture.identity]))
+              if picture.identity else None)
   return Marks(
       correct=seen in answers, cells=_alike(seen, best, cells),
-      kept=_alike(seen, best, untouched) if untouched else None,
-      identity=(float(np.mean([_look(item) in known for item in picture.identity]))
-                if picture.identity else None),
+      kept=_alike(seen, best, untouched) if untouched else None, identity=identity,
+      recognised=identity if seen.filled == best.filled else None, consistent=None,
       style=(seen.style, seen.ground) == (best.style, best.ground))
 
 
@@ -133,6 +156,15 @@ _SENTENCES = {'step': _sentences('step', number=r'\d', what=f'(?:{_CHANGES})'),
 def _alike(seen: Scene, wanted: Scene, cells: Sequence[int]) -> float:
   """Share of some cells that show the same."""
   return float(np.mean([seen.items[cell] == wanted.items[cell] for cell in cells]))
+
+
+def _consistent(before: Scene, due_before: Scene, seen: Scene, due: Scene) -> float | None:
+  """Share of the items of two successive pictures that look the same where they should stand."""
+  places = {_look(item): cell for cell, item in enumerate(due_before.items) if item}
+  pairs = [(before.items[places[_look(item)]], seen.items[cell])
+           for cell, item in enumerate(due.items) if item and _look(item) in places]
+  return float(np.mean([bool(first and second) and _look(first) == _look(second)
+                        for first, second in pairs])) if pairs else None
 
 
 def _untouched(before: Scene | None, after: Scene) -> list[int]:

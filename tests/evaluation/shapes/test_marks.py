@@ -14,6 +14,7 @@ from jaxgen.data.shapes.source import DrawnSource
 from jaxgen.evaluation.shapes.marks import is_sentence
 from jaxgen.evaluation.shapes.marks import mark
 from jaxgen.evaluation.shapes.marks import mark_dialogue
+from jaxgen.evaluation.shapes.marks import mark_series
 
 COUNT = 60
 # What a picture of another problem may get right by chance.
@@ -77,10 +78,27 @@ def test_each_respect_is_marked_by_itself():
   twin = dataclasses.replace(item, colors=item.colors[::-1])
   cell, = picture.scene.filled
   wrong = mark(draw_scene(picture.scene.placed({cell: twin}), (32, 32)), picture)
-  assert wrong.identity == 0 and not wrong.correct
-  moved = picture.scene.placed({cell: None, (cell + 1) % 4: item})
-  marks = mark(draw_scene(moved, (32, 32)), picture)
-  assert marks.identity == 1 and not marks.correct
+  assert wrong.identity == wrong.recognised == 0 and not wrong.correct
+  elsewhere = dataclasses.replace(picture.scene, items=picture.scene.items[::-1])
+  moved = mark(draw_scene(elsewhere, (32, 32)), picture)
+  assert moved.identity == 1 and moved.recognised is None and not moved.correct
+
+
+def test_outputs_of_a_series_are_compared_with_each_other():
+  pictures = next(problem.targets for problem in problems('storyboard')
+                  if len(problem.targets) == 2
+                  and all(len(picture.scene.filled) == 1 for picture in problem.targets))
+  item, = pictures[0].identity
+  twin = dataclasses.replace(item, colors=item.colors[::-1])
+
+  def consistent(*drawn):
+    """``consistent`` of each panel, where an item stands in its cell."""
+    images = [draw_scene(picture.scene.placed({picture.scene.filled[0]: item}), (32, 32))
+              for picture, item in zip(pictures, drawn, strict=True)]
+    return [marks.consistent for marks in mark_series(images, pictures)]
+
+  assert consistent(item, item) == consistent(twin, twin) == [None, 1]
+  assert consistent(item, twin) == consistent(item, None) == [None, 0]
 
 
 @pytest.mark.parametrize('task', ['guide', 'session'])
