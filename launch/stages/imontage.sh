@@ -3,12 +3,12 @@
 config=${CONFIG:-configs/imontage/shapes.py}
 
 tokenizer tokenizer --path=all
-towers_from=() # the first stage trains the towers
+before=() # the first stage starts from nothing
 for name in pretrain sft hq; do
-  train "$name" "$config:$name" "${towers_from[@]}" \
+  train "$name" "$config:$name" "${before[@]}" \
     --config.data.tower_tokenizers.text_encoder="$(folder_of tokenizer)" \
     --config.data.tower_tokenizers.text_encoder_2="$(folder_of tokenizer)"
-  towers_from=(text_encoder=pretrain text_encoder_2=pretrain denoiser="$name")
+  before=(text_encoder="$name" text_encoder_2="$name" denoiser="$name")
 done
 evaluate hq --prompts=50 --images-per-prompt=1 --untrained
 export_stage hq
