@@ -4,7 +4,8 @@
 
 Images of 16 x 16 pixels, a parameter-free pixel autoencoder, a tiny Llama and CLIP. Unlike the
 published towers these know no language before, and train along in every stage. The argument names
-the stage: ``shapes.py:pretrain``, ``sft``, ``hq``. Scores: docs/imontage.md.
+the stage: ``shapes.py:pretrain``, ``sft``, ``hq``; ``sft:flat`` has another schedule, see sft.py.
+Scores: docs/imontage.md.
 """
 
 from ml_collections import ConfigDict
@@ -59,6 +60,7 @@ def tiny() -> ConfigDict:
 
 
 def get_config(stage: str = 'sft'):
+  stage, _, schedule = stage.partition(':')
   if stage not in STEPS:
     raise user_error('--config', f'shapes.py:{stage}', f'write one of {", ".join(STEPS)}')
   config = tiny()
@@ -69,7 +71,7 @@ def get_config(stage: str = 'sft'):
     config.data.sources.edits = source('shapes', 'edit', path='edit', share=(0.25, 0.75))
   else:
     edits = sft.EDITS if stage == 'sft' else 0.5
-    shares = sft.shares('cocktail') if stage == 'sft' else flat_mix(
+    shares = sft.shares(schedule or 'cocktail') if stage == 'sft' else flat_mix(
         base.ORDER, base.SIZES, total=1 - edits)
     config.data.interpolation = 'step'
     config.data.sources.edits = source('shapes', 'edit', path='edit', share=(edits,))

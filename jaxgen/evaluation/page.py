@@ -54,7 +54,8 @@ def render_page(title: str, stages: Sequence[Any], summary: dict[str, Any]) -> s
     stages: ``report.Stage`` objects in training order.
     summary: the contents of ``summary.json``.
   """
-  sections = [_header(title, summary), _scores(summary), _curves(stages), _speed(stages, summary),
+  sections = [_header(title, summary), _scores(summary), _curves(stages),
+              _losses(summary), _speed(stages, summary),
               *(_samples(stage) for stage in stages if stage.evaluation), _export(summary),
               _configs(stages)]
   return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
@@ -93,6 +94,16 @@ def _curves(stages: Sequence[Any]) -> str:
     cards.append(f'<div class="card"><h3>{escape(stage.name)}: loss, last {last}</h3>'
                  f'{charts.line_chart(steps, losses, f"loss of {stage.name}")}</div>')
   return f'<h2>Training</h2><div class="cards">{"".join(cards)}</div>'
+
+
+def _losses(summary: dict[str, Any]) -> str:
+  """Of the runs with several sources, the loss of each: how hard the tasks are."""
+  rows = ''.join(
+      f'<tr><td>{escape(name)}</td><td>' + ', '.join(
+          f'{escape(source)} {loss:.4f}' for source, loss in losses.items()) + '</td></tr>'
+      for name, losses in summary['losses'].items() if len(losses) > 1)
+  return rows and ('<h3>Loss by source, last quarter of the steps, the easiest first</h3>'
+                   f'<div class="card"><table>{rows}</table></div>')
 
 
 def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:

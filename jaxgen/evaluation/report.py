@@ -22,6 +22,7 @@ from jaxgen.evaluation.page import render_page
 
 # What the report reads of each line, with the types.
 _METRICS = {'step': int, 'loss': (int, float, type(None))}
+SOURCE = '/loss_source/'  # what stands before the name of a source in the metrics
 _TIMINGS = {'stage': str, 'seconds': (int, float)}
 
 
@@ -52,6 +53,18 @@ class Stage:
   def goodput(self) -> float | None:
     """Share of wall time, over all starts, spent on useful steps; None before the first step."""
     return self.metrics[-1].get('goodput') if self.metrics else None
+
+  @property
+  def losses(self) -> dict[str, float]:
+    """Mean loss of each source over the last quarter of the steps, the easiest source first."""
+    found: dict[str, list[float]] = {}
+    for line in self.metrics:
+      if line['step'] > 0.75 * self.steps:
+        for name, value in line.items():
+          if SOURCE in name:
+            found.setdefault(name.partition(SOURCE)[2], []).append(value)
+    means = {name: sum(values) / len(values) for name, values in found.items()}
+    return dict(sorted(means.items(), key=lambda item: item[1]))
 
 
 def write_report(workdir: str) -> str:
@@ -96,8 +109,8 @@ def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
   Returns:
     ``score`` and ``score_untrained`` (six tasks and ``overall``, of the last run that was
     evaluated), ``seconds`` and ``stage_seconds`` (times of the stages including start-up, measured
-    by the launch script), ``steps`` and ``goodput`` (of each run) and ``export`` (the PyTorch
-    models that were written).
+    by the launch script), ``steps``, ``goodput`` and ``losses`` (of each run, see
+    ``Stage.losses``) and ``export`` (the PyTorch models that were written).
   """
   evaluated = [stage for stage in stages if stage.evaluation]
   best = evaluated[-1] if evaluated else None
@@ -109,6 +122,7 @@ def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
       stage_seconds={line['stage']: line['seconds'] for line in timings},
       steps={stage.name: stage.steps for stage in stages},
       goodput={stage.name: stage.goodput for stage in stages},
+      losses={stage.name: stage.losses for stage in stages},
       export=_read_export(root / 'export'))
 
 

@@ -1,5 +1,7 @@
 """Configs of iMontage: every number of the paper's Table 5 and its schedules."""
 
+import json
+
 import pytest
 
 from configs.imontage import base
@@ -9,6 +11,7 @@ from configs.imontage import sft
 from configs.imontage import shapes
 from jaxgen.config.shares import Shares
 from jaxgen.config.validate import validate
+from jaxgen.core.errors import UserError
 from jaxgen.data.buckets import CANONICAL_BUCKETS
 from jaxgen.data.buckets import bucket_set
 from jaxgen.systems.registry import make_system
@@ -82,6 +85,24 @@ def test_schedules_of_the_tasks_leave_a_tenth_to_edits(schedule):
     else:
       assert len(tasks) == (3 if schedule == 'stage' and not phase else 6)
       assert len({round(share, 6) for share in tasks.values()}) == 1  # inverse to the sizes
+
+
+def test_a_probe_gives_the_order_of_the_tasks(tmp_path):
+  folder = tmp_path / 'probe'
+  folder.mkdir()
+  losses = dict(zip((*reversed(base.ORDER), 'edits'), (1, 2, 3, 4, 5, 6, 0.5)))
+  (folder / 'summary.json').write_text(json.dumps({'losses': {'probe': losses}}))
+  assert sft.order(str(folder)) == base.ORDER[::-1]
+  config = sft.get_config(f'cocktail:{folder}')
+  validate(config)
+  assert shares(config, 0) == pytest.approx(
+      dict.fromkeys(base.ORDER, 0) | {'edits': 0.1, base.ORDER[-1]: 0.9})
+  del losses['storyboard']
+  (folder / 'summary.json').write_text(json.dumps({'losses': {'probe': losses}}))
+  with pytest.raises(UserError, match=r"summary.json = \['storyboard'\]: no losses of these tasks"):
+    sft.get_config(f'cocktail:{folder}')
+  with pytest.raises(UserError, match='nowhere/summary.json: damaged .*train sft.py:flat there'):
+    sft.get_config('cocktail:nowhere')
 
 
 def test_hq_halves():

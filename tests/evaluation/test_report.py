@@ -112,6 +112,20 @@ def test_page_stands_alone(finished):
   assert '1 min 41 s' in text and '50</b>optimizer steps' in text
 
 
+def test_losses_by_source_say_which_is_easy(finished):
+  """The mean of the last quarter, in which a source may be logged now and then only."""
+  lines = [{'step': step, 'loss': 1.0, 'flow_matching/loss_source/hard': 9.0 if step < 16 else 0.4,
+            **({'flow_matching/loss_source/easy': step / 100} if step % 2 else {})}
+           for step in range(1, 21)]
+  (finished / 'finetune/metrics.jsonl').write_text(''.join(json.dumps(line) + '\n'
+                                                           for line in lines))
+  write_report(str(finished))
+  losses = json.loads((finished / 'summary.json').read_text())['losses']
+  assert list(losses['finetune']) == ['easy', 'hard'] and losses['pretrain'] == {}
+  assert losses['finetune'] == pytest.approx(dict(easy=0.18, hard=0.4))
+  assert '<td>easy 0.1800, hard 0.4000</td>' in (finished / 'report.html').read_text()
+
+
 def test_drawn_tasks_are_shown_with_what_was_given_and_expected(tmp_path, tiny_config):
   """An evaluation as it is written: every picture is as wide as its columns, with its verdict."""
   folder = tmp_path / 'run'
@@ -153,7 +167,7 @@ def test_a_single_unfinished_run(tmp_path):
   write_report(str(tmp_path / 'run'))
   summary = json.loads((tmp_path / 'run/summary.json').read_text())
   assert summary == dict(score=None, score_untrained=None, seconds=None, stage_seconds={},
-                         steps={'run': 5}, goodput={'run': 0.55}, export=None)
+                         steps={'run': 5}, goodput={'run': 0.55}, losses={'run': {}}, export=None)
 
 
 def test_order_without_timings(finished):
