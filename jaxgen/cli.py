@@ -368,14 +368,16 @@ def _show(args) -> None:
 
 
 def _add_report(commands) -> None:
-  parser = _command(commands, 'report', _report, 'write report.html and summary.json')
+  parser = _command(commands, 'report', _report, 'write report.html and summary.json, or the table of an ablation')
   parser.add_argument('--workdir', required=True, metavar='DIR',
                       help='a run, or a folder of runs that follow one another')
 
 
 def _report(args) -> None:
+  from jaxgen.evaluation import ablation
   from jaxgen.evaluation.report import write_report
-  print(write_report(args.workdir))
+  write = ablation.write_table if ablation.seeds(args.workdir) else write_report
+  print(write(args.workdir))
 
 
 def _add_weights(parser) -> None:

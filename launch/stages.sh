@@ -34,6 +34,15 @@ tokenizer() {
   tokenizer_folder=$(folder_of "$1")
   mkdir -p "${tokenizer_folder%/*}"
   stage "$1" jaxgen data tokenizer --kind=shapes --out="$tokenizer_folder" "${@:2}"
+  tokenizer_flags=(--config.data.tokenizer="$tokenizer_folder")
+}
+
+# tower_tokenizers GROUP...: the text towers that use it too.
+tower_tokenizers() {
+  local group
+  for group in "$@"; do
+    tokenizer_flags+=(--config.data.tower_tokenizers."$group"="$tokenizer_folder")
+  done
 }
 
 # train NAME CONFIG [GROUP=NAME | --config.section.key=value ...]: trains a stage in its own folder.
@@ -48,7 +57,7 @@ train() {
     esac
   done
   stage "$1" jaxgen train --config="$2" --workdir="$(folder_of "$1")" --stopped-code=75 \
-    --config.data.tokenizer="$tokenizer_folder" "${flags[@]}" "${overrides[@]}"
+    "${tokenizer_flags[@]}" "${flags[@]}" "${overrides[@]}"
 }
 
 # evaluate NAME [--prompts=N ...]: scores a trained stage.

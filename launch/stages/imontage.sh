@@ -3,11 +3,10 @@
 config=${CONFIG:-configs/imontage/shapes.py}
 
 tokenizer tokenizer --path=all
+tower_tokenizers text_encoder text_encoder_2
 before=() # the first stage starts from nothing
 for name in pretrain sft hq; do
-  train "$name" "$config:$name" "${before[@]}" \
-    --config.data.tower_tokenizers.text_encoder="$(folder_of tokenizer)" \
-    --config.data.tower_tokenizers.text_encoder_2="$(folder_of tokenizer)"
+  train "$name" "$config:$name" "${before[@]}"
   before=(text_encoder="$name" text_encoder_2="$name" denoiser="$name")
 done
 evaluate hq --prompts=50 --images-per-prompt=1 --untrained

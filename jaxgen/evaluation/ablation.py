@@ -1,0 +1,79 @@
+"""The table of an ablation: what runs with several seeds scored, in which task, how steadily."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from jaxgen.core.files import check_place
+from jaxgen.core.files import write_text
+from jaxgen.evaluation.report import read_stages
+from jaxgen.evaluation.report import Stage
+
+PIECES = 20  # of a run, for the swing
+
+
+def seeds(workdir: str) -> list[epath.Path]:
+  """The folders ``seed<N>`` of an ablation, by number; none for a run or for consecutive runs."""
+  folders = [folder for folder in epath.Path(workdir).glob('seed*')
+             if folder.name[4:].isdecimal()]
+  return sorted(folders, key=lambda folder: int(folder.name[4:]))
+
+
+def write_table(workdir: str) -> str:
+  """Writes ``table.md`` into the folder of an ablation; returns its path.
+
+  A line for each run that was scored: mean and standard deviation over the seeds of the overall
+  score, the mean of each task, the loss of the last quarter, and how much the loss swings.
+
+  Args:
+    workdir: holds ``seed0``, ``seed1``, ..., which hold the runs, as launch/ablations.sh has them.
+
+  Raises:
+    UserError: a run is damaged, or the table cannot be written.
+  """
+  root = epath.Path(workdir)
+  check_place(root)
+  write_text(root / 'table.md', table(root))
+  return str(root / 'table.md')
+
+
+def table(root: epath.Path) -> str:
+  """The table in Markdown; see ``write_table``."""
+  runs: dict[str, list[Stage]] = {}
+  for seed in seeds(str(root)):
+    for stage in read_stages(seed):
+      if stage.evaluation:
+        runs.setdefault(stage.name, []).append(stage)
+  tasks = list(dict.fromkeys(task for stages in runs.values() for stage in stages
+                             for task in stage.evaluation['score'] if task != 'overall'))
+  head = ('run', 'seeds', 'overall', *tasks, 'loss', 'swing of the loss')
+  lines = [head, ('---',) * len(head), *(_row(name, stages, tasks)
+                                        for name, stages in runs.items())]
+  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def _row(name: str, stages: Sequence[Stage], tasks: Sequence[str]) -> tuple[str, ...]:
+  def mean(value: Callable[[Stage], float | None]) -> float:
+    found = [number for number in map(value, stages) if number is not None]
+    return float(np.mean(found)) if found else float('nan')
+
+  overall = [stage.evaluation['score']['overall'] for stage in stages]
+  spread = f' ± {np.std(overall, ddof=1):.3f}' if len(overall) > 1 else ''
+  return (name, str(len(stages)), f'{np.mean(overall):.3f}{spread}',
+          *(f'{mean(lambda stage: stage.evaluation["score"].get(task)):.3f}' for task in tasks),
+          f'{mean(lambda stage: _parts(stage)[-PIECES // 4:].mean()):.4f}',
+          f'{mean(swing):.1%}')
+
+
+def _parts(stage: Stage) -> np.ndarray:
+  """Mean losses of twentieths of a run, f64[PIECES]; skipped steps do not count."""
+  losses = [line['loss'] for line in stage.metrics if line['loss'] is not None]
+  return np.asarray([np.mean(piece) for piece in np.array_split(losses, PIECES) if len(piece)])
+
+
+def swing(stage: Stage) -> float:
+  """Mean step of the loss between the twentieths of a run's second half, over their mean."""
+  second = _parts(stage)[PIECES // 2:]
+  return float(np.abs(np.diff(second)).mean() / second.mean()) if len(second) > 1 else 0.0

@@ -1,0 +1,50 @@
+"""The table of an ablation: means over the seeds, and how much a loss swings."""
+
+import json
+
+import pytest
+
+from jaxgen import cli
+from jaxgen.config import base_config
+from jaxgen.config import to_json
+
+STEPS = 80
+
+
+def write_run(folder, losses, score):
+  folder.mkdir(parents=True)
+  (folder / 'config.json').write_text(to_json(base_config()))
+  (folder / 'metrics.jsonl').write_text(''.join(
+      json.dumps(dict(step=step, loss=loss)) + '\n' for step, loss in enumerate(losses, start=1)))
+  if score is not None:
+    (folder / 'evaluation.json').write_text(json.dumps(dict(
+        score=dict(edit=score, style=0.5, overall=(score + 0.5) / 2), samples=[])))
+
+
+def test_table(tmp_path, capsys):
+  steady, swings = [0.5] * STEPS, [0.4, 0.4, 0.4, 0.4, 0.6, 0.6, 0.6, 0.6] * (STEPS // 8)
+  for seed, score in ((0, 0.25), (10, 0.5), (2, 0.75)):
+    write_run(tmp_path / f'seed{seed}/pretrain', steady, None)  # not scored, not in the table
+    write_run(tmp_path / f'seed{seed}/flat', swings, score)
+    write_run(tmp_path / f'seed{seed}/cocktail', steady, 1.0)
+  cli.main(['report', f'--workdir={tmp_path}'])
+  assert capsys.readouterr().out == f'{tmp_path}/table.md\n'
+  head, _, *rows = [[cell.strip() for cell in line.split('|')[1:-1]]
+                    for line in (tmp_path / 'table.md').read_text().splitlines()]
+  assert head == ['run', 'seeds', 'overall', 'edit', 'style', 'loss', 'swing of the loss']
+  assert sorted(rows) == [
+      ['cocktail', '3', '0.750 ± 0.000', '1.000', '0.500', '0.5000', '0.0%'],
+      ['flat', '3', '0.500 ± 0.125', '0.500', '0.500', '0.5200', '40.0%']]
+
+
+def test_a_single_seed_has_no_deviation(tmp_path):
+  write_run(tmp_path / 'seed3/flat', [1.0, None, 1.0], 0.25)
+  cli.main(['report', f'--workdir={tmp_path}'])
+  assert '| flat | 1 | 0.375 | 0.250 | 0.500 | 1.0000 | 0.0% |' in (tmp_path / 'table.md').read_text()
+
+
+@pytest.mark.parametrize('folder', ['seed', 'seeds', 'seed1a'])
+def test_other_names_are_runs(tmp_path, folder):
+  write_run(tmp_path / folder, [1.0], 0.25)
+  cli.main(['report', f'--workdir={tmp_path}'])
+  assert (tmp_path / 'report.html').exists() and not (tmp_path / 'table.md').exists()
