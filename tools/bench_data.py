@@ -41,8 +41,7 @@ from jaxgen.core.types import Layout
 from jaxgen.core.types import Vision
 from jaxgen.data import images
 from jaxgen.data import sequences
-from jaxgen.data.decode import decode
-from jaxgen.data.decode import image_size
+from jaxgen.data.decode import read_picture
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.loader import make_loader
 from jaxgen.data.packing import pack
@@ -211,8 +210,8 @@ def decoding_share(config: ConfigDict, flags: argparse.Namespace) -> float:
 def fit(file: bytes, side: int, vision) -> None:
   """Decodes an image once and brings it to what its uses need."""
   least = max(side, vision.side) if vision else side
-  image = decode(file, (least, least))
-  images.fit_image(image, (side, side), 'crop', image_size(file))
+  image = read_picture(file, (least, least))
+  images.fit_image(image, (side, side))
   if vision:
     vision.resize(image, (vision.side, vision.side))
 

@@ -22,9 +22,10 @@ from jaxgen.data.buckets import bucket_set
 from jaxgen.data.cache import COMMAND
 from jaxgen.data.cache import Cache
 from jaxgen.data.cache import image_key
-from jaxgen.data.decode import decode
+from jaxgen.data.decode import Picture
 from jaxgen.data.decode import decoded_size
 from jaxgen.data.decode import image_size
+from jaxgen.data.decode import read_picture
 from jaxgen.data.example import Example
 from jaxgen.data.example import LatentImage
 from jaxgen.data.example import Patches
@@ -267,7 +268,7 @@ class _Pixels:
 
   def __init__(self, kept: Fitted):
     self._kept = kept
-    self._decoded: dict[tuple[int, Size], np.ndarray] = {}
+    self._decoded: dict[tuple[int, Size], Picture] = {}
 
   def view(self, part: Part, size: Size, vision) -> np.ndarray:
     """uint8[h, w, 3] as the language model sees the image."""
@@ -288,10 +289,10 @@ class _Pixels:
       self._kept[key] = make()
     return self._kept[key]
 
-  def _decode(self, part: Part, size: Size) -> np.ndarray:
+  def _decode(self, part: Part, size: Size) -> Picture:
     key = (id(part.image), decoded_size(part.image, size))
     if key not in self._decoded:
-      self._decoded[key] = decode(part.image, size)
+      self._decoded[key] = read_picture(part.image, size)
     return self._decoded[key]
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from jaxgen.core.errors import user_error
 from jaxgen.data.buckets import Size
 from jaxgen.data.buckets import best_bucket
+from jaxgen.data.decode import Picture
 
 MODES = ('crop', 'pad')
 # OmniGen2's largest area in pixels with 1, 2, 3 and 4 or more references (L145).
@@ -133,18 +133,18 @@ def same_shape(first: Size, second: Size) -> bool:
   return low < high
 
 
-def fit_image(image: np.ndarray, size: Size, mode: str = 'crop',
+def fit_image(image: np.ndarray | Picture, size: Size, mode: str = 'crop',
               like: Size | None = None) -> np.ndarray:
   """Brings an image to a size without changing its proportions.
 
   Args:
-    image: uint8[H, W, 3], whole, perhaps decoded at reduced scale.
+    image: uint8[H, W, 3], or a picture, perhaps decoded at reduced scale.
     size: (height, width) wanted.
     mode: ``crop`` covers the size and cuts the middle out; ``pad`` shows the whole image in the
       middle of a white one (L020).
     like: size of an image of the same shape whose fit is repeated, None = the image's own. It is
-      that of the file where the image was decoded at reduced scale, and that of the target where
-      it is a source: sides that were rounded differently would otherwise move the crop.
+      that of the target where the image is a source: sides that were rounded differently would
+      otherwise move the crop.
 
   Returns:
     uint8[height, width, 3].
@@ -153,44 +153,42 @@ def fit_image(image: np.ndarray, size: Size, mode: str = 'crop',
   return (resize_and_crop if mode == 'crop' else _resize_and_pad)(image, size, like)
 
 
-def resize_and_crop(image: np.ndarray, size: Size, like: Size | None = None) -> np.ndarray:
+def resize_and_crop(image: np.ndarray | Picture, size: Size, like: Size | None = None
+                    ) -> np.ndarray:
   """Scales the image until it just covers ``size``, then cuts the middle out.
 
   For a square this is: short edge resized, central crop (L097). Only the middle is computed.
 
   Args:
-    image: uint8[H, W, 3].
-    size: (height, width) wanted.
-    like: as for ``fit_image``.
+    image, size, like: as for ``fit_image``.
 
   Returns:
     uint8[height, width, 3]; the image itself where it has the size already.
   """
-  own = image.shape[:2]
-  height, width = like or own
-  if own == (height, width) == tuple(size):
-    return image
+  picture = Picture.of(image)
+  own_height, own_width = picture.extent
+  height, width = like or picture.extent
   scale = min(height / size[0], width / size[1])
   crop_height, crop_width = size[0] * scale, size[1] * scale
   top, left = (height - crop_height) / 2, (width - crop_width) / 2
-  box = (left, top, left + crop_width, top + crop_height)
   # From pixels of the image to be followed to those of this one: by 1 where they are the same.
-  across, down = own[1] / width, own[0] / height
-  box = (max(box[0] * across, 0), max(box[1] * down, 0),
-         min(box[2] * across, own[1]), min(box[3] * down, own[0]))
-  resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
-  return np.asarray(resized)
+  across, down = own_width / width, own_height / height
+  first_column, first_row = picture.box[:2]
+  return picture.resize(size, (
+      first_column + max(left * across, 0), first_row + max(top * down, 0),
+      first_column + min((left + crop_width) * across, own_width),
+      first_row + min((top + crop_height) * down, own_height)))
 
 
-def _resize_and_pad(image: np.ndarray, size: Size, like: Size | None) -> np.ndarray:
-  height, width = like or image.shape[:2]
+def _resize_and_pad(image: np.ndarray | Picture, size: Size, like: Size | None) -> np.ndarray:
+  picture = Picture.of(image)
+  height, width = like or picture.extent
   scale = min(size[0] / height, size[1] / width)
   inner = tuple(min(max(round(side * scale), 1), limit)
                 for side, limit in zip((height, width), size, strict=True))
   padded = np.full((*size, 3), 255, np.uint8)
   top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-  padded[top:top + inner[0], left:left + inner[1]] = Image.fromarray(image).resize(
-      inner[::-1], Image.Resampling.BICUBIC)
+  padded[top:top + inner[0], left:left + inner[1]] = picture.resize(inner)
   return padded
 
 

@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Vision
+from jaxgen.data.decode import Picture
 from jaxgen.data.example import Size
 from jaxgen.data.images import resize_and_crop
 from jaxgen.data.positions import grid_positions
@@ -78,7 +78,7 @@ class SquareVision:
     del size
     return (self.side, self.side)
 
-  def resize(self, image: np.ndarray, size: Size) -> np.ndarray:
+  def resize(self, image: np.ndarray | Picture, size: Size) -> np.ndarray:
     """uint8[H, W, 3] at its fitted size: short edge resized, the middle cut out."""
     return resize_and_crop(image, size)
 
@@ -154,11 +154,9 @@ class NativeVision:
     return fitted_size(*size, factor=self.patch * self.merge, min_pixels=self.min_pixels,
                        max_pixels=self.max_pixels, max_side=self.max_side)
 
-  def resize(self, image: np.ndarray, size: Size) -> np.ndarray:
+  def resize(self, image: np.ndarray | Picture, size: Size) -> np.ndarray:
     """uint8[H, W, 3] at its fitted size, the whole image."""
-    if size == image.shape[:2]:
-      return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+    return Picture.of(image).resize(size)
 
   def tokens(self, size: Size) -> int:
     """Image tokens of an image of the fitted ``size``."""

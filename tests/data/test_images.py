@@ -1,5 +1,6 @@
 """Sizes by role, and crops that keep a source and its target on top of each other."""
 
+import functools
 import io
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.data import images
 from jaxgen.data.buckets import CANONICAL_BUCKETS
 from jaxgen.data.buckets import bucket_set
-from jaxgen.data.decode import decode
+from jaxgen.data.decode import read_picture
 from jaxgen.data.images import Given
 from jaxgen.data.images import Planned
 from jaxgen.data.images import Rules
@@ -22,6 +23,7 @@ RULES = Rules(CANONICAL_BUCKETS)
 DOTS = np.array([(0.3, 0.27), (0.5, 0.5), (0.7, 0.72)])
 
 
+@functools.cache
 def _dots(height, width):
   """A white picture with three soft dots, drawn exactly at any size."""
   rows, columns = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
@@ -145,18 +147,26 @@ def test_cropping_each_image_on_its_own_would_shift_them():
   assert np.abs(_centres(pair[0]) - _centres(pair[1])).max() > 0.3
 
 
-@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
-def test_a_source_decoded_at_reduced_scale_stays_aligned(orientation):
+# EXIF orientation -> from an image as shown to its pixels as stored.
+STORED = {1: lambda shown: shown, 2: np.fliplr, 3: lambda shown: shown[::-1, ::-1], 4: np.flipud,
+          5: lambda shown: shown.swapaxes(0, 1), 6: np.rot90,
+          7: lambda shown: shown[::-1, ::-1].swapaxes(0, 1), 8: lambda shown: np.rot90(shown, -1)}
+
+
+@pytest.mark.parametrize('mode', images.MODES)
+@pytest.mark.parametrize('orientation', STORED)
+def test_a_source_decoded_at_reduced_scale_stays_aligned(orientation, mode):
   target, source, size = (201, 301), (1605, 2405), (128, 192)
-  turns = {1: 0, 3: 2, 6: 1, 8: -1}[orientation]  # quarter turns from as shown to as stored
   exif, file = Image.Exif(), io.BytesIO()
   exif[0x0112] = orientation
-  Image.fromarray(np.rot90(_dots(*source), turns).copy()).save(file, 'JPEG', exif=exif, quality=95,
-                                                               subsampling=0)
-  reduced = decode(file.getvalue(), size)
-  assert reduced.shape[:2] == (402, 602)  # a quarter: 401.25 x 601.25 pixels
-  fitted = fit_image(reduced, size, like=target)
-  assert np.abs(_centres(fitted) - _centres(fit_image(_dots(*target), size))).max() < 0.1
+  stored = np.ascontiguousarray(STORED[orientation](_dots(*source)))
+  Image.fromarray(stored).save(file, 'JPEG', exif=exif, quality=95, subsampling=0)
+  reduced = read_picture(file.getvalue(), size)
+  assert reduced.pixels.size == (602, 402) and reduced.extent == (401.25, 601.25)
+  for like in (target, None):
+    fitted = fit_image(reduced, size, mode, like)
+    own = fit_image(_dots(*(like or source)), size, mode)
+    assert np.abs(_centres(fitted) - _centres(own)).max() < 0.03
 
 
 def test_square_crop_is_the_middle():
