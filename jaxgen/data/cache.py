@@ -27,7 +27,7 @@ from jaxgen.data.decode import file_bytes
 from jaxgen.data.example import Size
 from jaxgen.data.sample import FileImage
 
-VERSION = 1  # of keys and files
+VERSION = 2  # of keys and files; and of how images are decoded and fitted
 KEY_BYTES = 16
 INFO_FILE = 'info.json'
 FIELD = 'config.data.cache'
