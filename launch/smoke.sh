@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains, saves, resumes and samples every IOMM recipe and every stage of iMontage for a few steps on
-# drawn scenes, without a network.
+# Trains, saves, resumes and samples every IOMM recipe and every stage of iMontage and Query-Kontext
+# for a few steps on drawn scenes, without a network.
 #
 #   launch/smoke.sh [WORKDIR]
 #
@@ -49,5 +49,23 @@ for stage in pretrain sft hq; do
   done
   check "imontage_$stage" --prompt='1. a red circle 2. a blue cross' --outputs=2 \
     --reference="$root/finetune_mix/drawn/0000.png"
+done
+
+train qwen2_5_vl configs/query_kontext/shapes.py:mllm 2 --config.data.tokenizer="$root/words"
+taken=("mllm=$root/qwen2_5_vl") # of the stage before
+for stage in stage1 stage2 stage3; do
+  echo "== query_kontext $stage"
+  for steps in 2 4; do
+    train "query_kontext_$stage" "configs/query_kontext/shapes.py:$stage" "$steps" \
+      --config.data.tokenizer="$root/words" \
+      "${taken[@]/#/--config.init_from.}"
+  done
+  check "query_kontext_$stage" --prompt='make the circle red' \
+    --source="$root/finetune_mix/drawn/0000.png"
+  taken=()
+  for group in mllm bridge connector denoiser; do
+    # The second stage exchanges the head of the first for another denoiser.
+    [[ $group$stage == denoiserstage1 ]] || taken+=("$group=$root/query_kontext_$stage")
+  done
 done
 echo "smoke: all recipes and stages trained, resumed and sampled"

@@ -48,7 +48,7 @@ class IMontage(System):
         latent=parts.latent_layout(models['autoencoder']), scheme=config.data.scheme, dialect='',
         towers=FrozenDict(text_encoder=Text('llama', length=config.data.prompt_tokens),
                           text_encoder_2=Text('clip', models['text_encoder_2'].config.positions)))
-    _check(models, layout)
+    _check(config, models, layout)
     return cls(models=models, layout=layout, guidance=config.model.guidance,
                negative_prompt=config.sampling.negative_prompt or config.data.empty_prompt)
 
@@ -66,11 +66,10 @@ class IMontage(System):
     return parts.text_branches(sample, scales['text'], 'text', self.negative_prompt)
 
 
-def _check(models, layout: Layout) -> None:
+def _check(config: ConfigDict, models, layout: Layout) -> None:
   denoiser = models['denoiser'].config
   parts.check_equal('model.denoiser.cond_dim', denoiser.cond_dim,
                     'config.model.text_encoder.width', models['text_encoder'].config.width)
   parts.check_equal('model.denoiser.pooled_dim', denoiser.pooled_dim,
                     'config.model.text_encoder_2.width', models['text_encoder_2'].config.width)
-  parts.check_equal('model.denoiser.in_channels', denoiser.in_channels,
-                    'the channels of a latent token', layout.latent.channels)
+  parts.check_latents(config, models['denoiser'], layout.latent)

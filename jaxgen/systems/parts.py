@@ -170,6 +170,15 @@ def check_equal(field: str, value: int, other: str, wanted: int) -> None:
     raise user_error(f'config.{field}', value, f'must equal {other} = {wanted}')
 
 
+def check_latents(config: ConfigDict, denoiser: nn.Module, latent: Latent) -> None:
+  """Raises a ``UserError`` where a denoiser reads other tokens, or images give no whole ones."""
+  check_equal('model.denoiser.in_channels', denoiser.config.in_channels,
+              'the channels of a latent token', latent.channels)
+  if config.data.image_size % latent.factor:
+    raise user_error('config.data.image_size', config.data.image_size,
+                     f'must be a multiple of {latent.factor}')
+
+
 def check_vision(config: ConfigDict, vision: Vision) -> None:
   """Raises a ``UserError`` where images are not prepared at the size that the tower reads."""
   if vision.kind == 'square':

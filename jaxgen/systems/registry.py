@@ -9,8 +9,9 @@ from jaxgen.models.layers import lora
 from jaxgen.systems.base import System
 from jaxgen.systems.imontage import IMontage
 from jaxgen.systems.iomm import IOMM
+from jaxgen.systems.query_kontext import QueryKontext
 
-SYSTEMS = {'imontage': IMontage, 'iomm': IOMM}
+SYSTEMS = {'imontage': IMontage, 'iomm': IOMM, 'query_kontext': QueryKontext}
 
 
 def make_system(config: ConfigDict) -> System:

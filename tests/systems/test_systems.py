@@ -14,6 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.imontage import shapes as imontage
+from configs.query_kontext import shapes as query_kontext
 from jaxgen.config import source
 from jaxgen.conversion.commands import export
 from jaxgen.core import trees
@@ -83,6 +84,46 @@ def _many(config):
       ('count', '1-2'),)) for name, drawn in imontage.DRAWN.items()})
 
 
+def _query_kontext(tiny_base):
+  """Stage 3 without its adapter, which the stage adds."""
+  config = query_kontext.get_config('stage3')
+  config.model.mllm.vision.update(width=24, layers=2, heads=2, mlp=32)
+  config.model.mllm.text.update(width=32, heads=2, kv_heads=1, mlp=64, rope_sections=(2, 3, 3))
+  config.model.bridge.width = config.model.connector.width = 32
+  config.model.connector.update(hidden=16, out_width=32)
+  config.model.denoiser.update(cond_dim=32, width=32, heads=2, layers=2, axes_dims=(4, 6, 6))
+  config.model.lora = {}
+  config.data.tokenizer = tiny_base.data.tokenizer
+  config.data.prompt_tokens = 160
+  config.data.sources = {'images': source('shapes', 'pair', path='scene')}
+  config.optimizer.warmup_steps = 0
+  config.train.update(rows=8)
+  return config
+
+
+def _stage1(config):
+  config.model.lora = query_kontext.get_config('stage1').model.lora
+  config.trainable = query_kontext.get_config('stage1').trainable
+  config.init_from.changes = query_kontext.stage1.get_config().init_from.changes
+  config.data.clean_roles = ()
+  for task in ('reconstruction', 'transformation'):
+    config.data.sources[task] = source('shapes', task, path=task)
+
+
+def _stage2(config):
+  config.trainable = query_kontext.stage2.get_config().trainable
+  config.init_from.changes = query_kontext.stage2.get_config().init_from.changes
+  config.data.clean_roles = ()
+
+
+def _stage3(config):
+  config.model.lora = query_kontext.get_config('stage3').model.lora
+  config.init_from.changes = query_kontext.stage3.get_config().init_from.changes
+  for name in ('edit', 'reference'):
+    config.data.sources[name] = source('shapes', name, path=name, fields=(
+        (('count', '1-2'),) if name == 'reference' else ()))
+
+
 IMAGE = np.full((20, 24, 3), 200, np.uint8)
 CASES = {
     'iomm': Case(
@@ -99,6 +140,13 @@ CASES = {
                   dict(text='a story', reference=[IMAGE, IMAGE], outputs=3, size=(16, 16)),
                   dict(text='turn left', source=[IMAGE], outputs=2, size=(8, 16))),
         exported=('denoiser', 'text_encoder', 'text_encoder_2')),
+    'query_kontext': Case(
+        tiny=_query_kontext,
+        stages={'stage1': _stage1, 'stage2': _stage2, 'stage3': _stage3},
+        requests=(dict(text='a red circle'),
+                  dict(text='make it blue', source=[IMAGE], size=(16, 24)),
+                  dict(text='both together', reference=[IMAGE, IMAGE], size=(8, 16))),
+        exported=('adapter', 'connector', 'denoiser', 'mllm')),
 }
 
 

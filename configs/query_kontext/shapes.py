@@ -1,0 +1,101 @@
+"""Query-Kontext on the drawn world, small enough for two CPU cores: its stages from nothing.
+
+  make quickstart SYSTEM=query_kontext
+
+Images of 16 x 16 pixels, a parameter-free pixel autoencoder, a tiny Qwen2.5-VL that first learns to
+describe scenes. The argument names the stage: ``shapes.py:mllm``, ``stage1``, ``stage2``,
+``stage3``.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.query_kontext import base
+from configs.query_kontext import stage1
+from configs.query_kontext import stage2
+from configs.query_kontext import stage3
+from jaxgen.config import source
+from jaxgen.core.errors import user_error
+from jaxgen.models.registry import section
+
+VOCAB, WIDTH, QUERIES = 512, 128, 8
+STEPS = dict(mllm=500, stage1=500, stage2=2000, stage3=2000)
+PUBLISHED = dict(stage1=stage1, stage2=stage2, stage3=stage3)
+# Source of the paper's stages -> drawn task, and the task that it is used for.
+DRAWN = dict(english=('scene', 'pair'), reconstruction=('scene', 'reconstruction'),
+             transformation=('transformation', 'transformation'), editing=('edit', 'edit'),
+             customised=('reference', 'reference'), multi_subject=('reference', 'reference'))
+
+
+def denoiser(width: int, layers: int) -> ConfigDict:
+  return ConfigDict(section(
+      'qwen_image', in_channels=48, out_channels=48, cond_dim=WIDTH, width=width, layers=layers,
+      heads=width // 32, axes_dims=(8, 12, 12)))
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+  """Small models and rows in place of the published ones; the sources stay."""
+  config.model.mllm = ConfigDict(section(
+      'qwen2_5_vl', image_token_id=VOCAB - 1, video_token_id=VOCAB - 2, vision_start_id=VOCAB - 3,
+      vision_end_id=VOCAB - 4,
+      vision=dict(width=96, layers=2, heads=3, mlp=256, patch_size=4, window=16,
+                  full_attention=(1,)),
+      text=dict(vocab=VOCAB, width=WIDTH, layers=2, heads=4, kv_heads=2, mlp=384,
+                rope_theta=10_000.0, rope_sections=(4, 6, 6), embedding_std=1.0)))
+  config.model.bridge = ConfigDict(section('learnable_queries', width=WIDTH, queries=QUERIES))
+  config.model.connector = ConfigDict(section('mlp_connector', width=WIDTH, hidden=WIDTH,
+                                              out_width=WIDTH))
+  config.model.denoiser = denoiser(128, 4)
+  config.model.autoencoder = ConfigDict(section('pixel', factor=2))
+  config.model.compute_dtype = config.model.frozen_dtype = 'float32'
+  for adapter in config.model.lora.values():
+    adapter.update(rank=32, alpha=32.0)
+  for group in ('mllm', 'bridge', 'connector', 'denoiser', 'autoencoder'):
+    config.init_from[group] = ''
+  config.data.update(tokenizer='runs/quickstart_query_kontext/tokenizer', dialect='plain',
+                     image_size=16, buckets='', vision_pixels=(64, 256), threads=1)
+  config.objective.timestep_shift = config.sampling.timestep_shift = 3.0
+  config.optimizer.update(name='muon', learning_rate=8e-3, warmup_steps=50, schedule='cosine',
+                          ema_decay=0.99)
+  config.train.update(rows=32, log_every=10, checkpoint_every=500)
+  config.mesh.update(data=-1, fsdp=1)
+  config.sampling.update(steps=20, guidance=3.0)
+  return config
+
+
+def drawn(config: ConfigDict) -> None:
+  """Drawn tasks in place of the published sources, with their shares; all words are English."""
+  sources = config.data.sources
+  sources.english.share = (sources.english.share[0] + sources.chinese.share[0],)
+  del sources.chinese
+  for name, spec in list(sources.items()):
+    path, task = DRAWN[name]
+    fields = dict(customised=(('count', '1'),), multi_subject=(('count', '2'),)).get(name, ())
+    sources[name] = source('shapes', task, path=path, share=spec.share, fields=fields)
+
+
+def get_config(stage: str = 'stage3') -> ConfigDict:
+  if stage not in STEPS:
+    raise user_error('--config', f'shapes.py:{stage}', f'write one of {", ".join(STEPS)}')
+  if stage == 'mllm':
+    return _captions()
+  config = tiny(PUBLISHED[stage].get_config())
+  drawn(config)
+  if stage == 'stage1':
+    config.model.denoiser = denoiser(64, 2)
+  images = 2 if stage == 'stage3' else 1
+  config.data.update(segments_per_row=1, look_ahead=0, prompt_tokens=48 + QUERIES + 6 * images,
+                     patches=16 * images, visual_tokens=16 * (3 if stage == 'stage3' else 1))
+  config.train.steps = STEPS[stage]
+  return config
+
+
+def _captions() -> ConfigDict:
+  """Before the paper's stages: the language model learns to say what it sees."""
+  config = tiny(base.get_config())
+  config.data.sources.captions = source('shapes', 'caption', path='scene')
+  config.data.update(visual_tokens=0, prompt_tokens=64, patches=16)
+  config.objective.update(flow_matching=0.0, next_token=1.0)
+  config.trainable = ((r'mllm/.*', True), (r'(bridge|connector|denoiser|autoencoder)/.*', False))
+  config.optimizer.ema_decay = 0.0
+  config.train.steps = STEPS['mllm']
+  return config
