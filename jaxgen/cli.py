@@ -152,6 +152,7 @@ def _add_sample(commands) -> None:
   parser.add_argument('--steps', type=int, default=0, help="0 takes the config's")
   parser.add_argument('--guidance', type=float, help="1 is none; the config's if not given")
   parser.add_argument('--image-guidance', type=float, help='the same for images')
+  _add_preset(parser)
   _add_weights(parser)
 
 
@@ -172,11 +173,11 @@ def _sample(args) -> None:
   if args.job and any(given.values()):
     raise user_error('--job', args.job, 'its requests name their images; drop the other flags')
   check_place(args.out)
-  config = run_config(args.workdir)  # the weights, which take long, are read last
+  config = run_config(args.workdir, args.preset)  # the weights, which take long, come last
   requests = (jobs.read_job(args.job, config, **shared) if args.job else
               make_requests(config, prompts, **given, **shared))
-  images = load_run(args.workdir, args.weights).draw(requests, steps=args.steps,
-                                                     progress=jobs.progress())
+  run = load_run(args.workdir, args.weights, args.preset)
+  images = run.draw(requests, steps=args.steps, progress=jobs.progress())
   for path in jobs.save_results(requests, images, args.out):
     print(path)
 
@@ -195,17 +196,20 @@ def _add_evaluate(commands) -> None:
                            "run's own sources unless given")
   parser.add_argument('--fit', type=int, default=0, metavar='N',
                       help='instead: PSNR of the first N training images drawn from their captions')
+  _add_preset(parser)
   _add_weights(parser)
 
 
 def _evaluate(args) -> None:
   if args.fit:
     from jaxgen.evaluation.fit import evaluate_fit
-    evaluate_fit(args.workdir, args.fit, seed=args.seed, weights=args.weights)
+    evaluate_fit(args.workdir, args.fit, seed=args.seed, weights=args.weights,
+                 preset=args.preset)
     return
   from jaxgen.evaluation.evaluate import evaluate
   evaluate(args.workdir, prompts=args.prompts, images_per_prompt=args.images_per_prompt,
-           seed=args.seed, weights=args.weights, untrained=args.untrained, tasks=args.tasks)
+           seed=args.seed, weights=args.weights, preset=args.preset, untrained=args.untrained,
+           tasks=args.tasks)
 
 
 def _add_plan(commands) -> None:
@@ -378,6 +382,11 @@ def _report(args) -> None:
   from jaxgen.evaluation.report import write_report
   write = ablation.write_table if ablation.seeds(args.workdir) else write_report
   print(write(args.workdir))
+
+
+def _add_preset(parser) -> None:
+  parser.add_argument('--preset', default='', metavar='NAME',
+                      help="settings that the system's authors draw with; other flags win over it")
 
 
 def _add_weights(parser) -> None:

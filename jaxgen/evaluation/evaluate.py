@@ -35,7 +35,8 @@ Marks = list[Mapping[str, Any]]  # of each image of a case
 
 
 def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 0,
-             weights: str = 'ema', untrained: bool = False, tasks: str = '') -> dict[str, float]:
+             weights: str = 'ema', preset: str = '', untrained: bool = False, tasks: str = ''
+             ) -> dict[str, float]:
   """Scores the newest checkpoint of a run.
 
   Args:
@@ -44,6 +45,7 @@ def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 
     images_per_prompt: number of times that each is drawn.
     seed: seeds the choice of problems and the sampling.
     weights: ``ema`` or ``params``.
+    preset: of the system; '' = as the run's config says.
     untrained: whether to score a random initialisation of the same system as well.
     tasks: drawn tasks with commas; '' = those of the run's sources.
 
@@ -53,9 +55,10 @@ def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 
   for flag, value in (('--prompts', prompts), ('--images-per-prompt', images_per_prompt)):
     if value < 1:
       raise user_error(flag, value, 'use at least 1')
-  run = load_run(workdir, weights)
+  run = load_run(workdir, weights, preset)
   cases = make_cases(run.config, tasks, prompts=prompts, images=images_per_prompt, seed=seed)
-  settings = dict(prompts=prompts, images_per_prompt=images_per_prompt, seed=seed, weights=weights)
+  settings = dict(prompts=prompts, images_per_prompt=images_per_prompt, seed=seed, weights=weights,
+                  preset=preset)
   table = _score(run, cases, workdir, 'evaluation', settings)
   if untrained:
     random = dataclasses.replace(run, params=jax.jit(run.system.init)(jax.random.key(seed)))

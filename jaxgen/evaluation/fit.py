@@ -22,8 +22,8 @@ from jaxgen.sampling.load import Run
 from jaxgen.sampling.load import load_run
 
 
-def evaluate_fit(workdir: str, count: int, *, seed: int = 0,
-                 weights: str = 'ema') -> dict[str, float]:
+def evaluate_fit(workdir: str, count: int, *, seed: int = 0, weights: str = 'ema',
+                 preset: str = '') -> dict[str, float]:
   """Samples the first ``count`` captions of the run's pairs and compares them with their images.
 
   Writes ``fit.json`` and ``samples/fit.png`` (originals above, samples below) into the workdir.
@@ -33,6 +33,7 @@ def evaluate_fit(workdir: str, count: int, *, seed: int = 0,
     count: number of records to sample.
     seed: seeds the sampling.
     weights: ``ema`` or ``params``.
+    preset: of the system; '' = as the run's config says.
 
   Returns:
     ``psnr`` and ``psnr_shuffled`` (means over the images) and ``psnr_min``, in dB, and ``images``,
@@ -41,7 +42,7 @@ def evaluate_fit(workdir: str, count: int, *, seed: int = 0,
   Raises:
     UserError: the run has no pairs, or fewer than two.
   """
-  run = load_run(workdir, weights)
+  run = load_run(workdir, weights, preset)
   originals, captions = _pairs(run, count)
   drawn = run.generate(captions, seed=seed)
   right = np.array([psnr(image, original) for image, original in zip(drawn, originals)])
@@ -54,7 +55,7 @@ def evaluate_fit(workdir: str, count: int, *, seed: int = 0,
   write_bytes(root / 'samples' / 'fit.png',
               to_png(image_grid(np.concatenate([originals, drawn]), len(drawn))))
   write_text(root / 'fit.json', json.dumps(
-      dict(table, seed=seed, weights=weights, captions=captions), indent=2))
+      dict(table, seed=seed, weights=weights, preset=preset, captions=captions), indent=2))
   print('fit: ' + '  '.join(f'{name} {value:.2f}' for name, value in table.items()), flush=True)
   return table
 

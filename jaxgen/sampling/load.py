@@ -19,6 +19,7 @@ from jaxgen.sampling.request import make_requests
 from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.systems.base import System
 from jaxgen.systems.registry import make_system
+from jaxgen.systems.registry import with_preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,27 +44,32 @@ class Run:
     return np.stack([image for image, in self.draw(requests, steps=steps, progress=progress)])
 
 
-def run_config(workdir: str) -> ConfigDict:
+def run_config(workdir: str, preset: str = '') -> ConfigDict:
   """The config of a workdir.
 
+  Args:
+    workdir: folder of a run.
+    preset: of its system, see ``System.presets``; '' = as the run's config says.
+
   Raises:
-    UserError: no such run, or a config with unknown fields.
+    UserError: no such run, a config with unknown fields, or no such preset.
   """
-  return from_json(read_config(workdir))
+  return with_preset(from_json(read_config(workdir)), preset)
 
 
-def load_run(workdir: str, weights: str = 'ema') -> Run:
+def load_run(workdir: str, weights: str = 'ema', preset: str = '') -> Run:
   """Reads a workdir.
 
   Args:
     workdir: folder of a run; its newest complete checkpoint is taken.
     weights: ``ema`` (the plain parameters where the run keeps none) or ``params``.
+    preset: as for ``run_config``.
 
   Raises:
-    UserError: no such run, no checkpoint in it, or weights that do not fit its config.
+    UserError: as ``run_config``, no checkpoint in it, or weights that do not fit its config.
   """
   use_compilation_cache()
-  config = with_kept(run_config(workdir), workdir)
+  config = with_kept(run_config(workdir, preset), workdir)
   system = make_system(config)
   params, _ = load_weights(workdir, system.groups, weights, shapes=system.shapes())
   return Run(config, system, params, ExampleMaker.of(config, system.layout))

@@ -35,12 +35,15 @@ class System(abc.ABC):
     layout: what the data pipeline must know of the models.
     adapters: low-rank adapters beside kernels of these groups.
     reads: method -> the groups that it reads.
+    presets: name -> fields of the config, as 'sampling.steps', that published results were drawn
+      with.
   """
 
   models: FrozenDict[str, nn.Module]
   layout: Layout
   adapters: tuple[lora.LoRA, ...] = ()
   reads: ClassVar[Mapping[str, tuple[str, ...]]]
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
   @classmethod
   @abc.abstractmethod

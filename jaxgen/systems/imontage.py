@@ -24,6 +24,9 @@ from jaxgen.systems.base import Branches
 from jaxgen.systems.base import System
 
 SKIPPED = 2  # last blocks of the Llama tower that are left out: hidden_states[-3] (L134)
+# NEGATIVE_PROMPT of the release's constants.py, HunyuanVideo's own (L135).
+NEGATIVE_PROMPT = ('Aerial view, aerial view, overexposed, low quality, deformation, a poor '
+                   'composition, bad hands, bad teeth, bad eyes, bad limbs, distortion')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,14 @@ class IMontage(System):
 
   reads = {'condition': ('text_encoder', 'text_encoder_2'), 'denoise': ('denoiser',),
            'encode': ('autoencoder',)}
+  presets = {
+      'released': {'model.guidance': 1.0, 'sampling.steps': 50, 'sampling.solver': 'euler',
+                   'sampling.guidance': 6.0, 'sampling.timestep_shift': 7.0,
+                   'sampling.negative_prompt': NEGATIVE_PROMPT},  # L135
+      # The shift of training, and the prompt that its dropout leaves (L024, L029, L037).
+      'paper': {'sampling.steps': 50, 'sampling.guidance': 6.0, 'sampling.timestep_shift': 5.0,
+                'sampling.negative_prompt': ''},
+  }
 
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'IMontage':

@@ -14,6 +14,17 @@ from jaxgen.systems.query_kontext import QueryKontext
 SYSTEMS = {'imontage': IMontage, 'iomm': IOMM, 'query_kontext': QueryKontext}
 
 
+def system_class(config: ConfigDict) -> type[System]:
+  """The class that ``config.system`` names.
+
+  Raises:
+    UserError: an unknown system.
+  """
+  if config.system not in SYSTEMS:
+    raise user_error('config.system', config.system, f'must be one of {sorted(SYSTEMS)}')
+  return SYSTEMS[config.system]
+
+
 def make_system(config: ConfigDict) -> System:
   """Builds the system that ``config.system`` names, with the adapters of ``config.model.lora``.
 
@@ -21,10 +32,29 @@ def make_system(config: ConfigDict) -> System:
     UserError: an unknown system, model sizes that do not fit each other, or adapters of modules
       that it lacks.
   """
-  if config.system not in SYSTEMS:
-    raise user_error('config.system', config.system, f'must be one of {sorted(SYSTEMS)}')
-  system = SYSTEMS[config.system].from_config(config)
+  system = system_class(config).from_config(config)
   adapters = tuple(lora.LoRA(**entry) for entry in config.model.lora.values())
   if adapters:
     lora.check_used(system.axes(), adapters)
   return dataclasses.replace(system, adapters=adapters)
+
+
+def with_preset(config: ConfigDict, name: str) -> ConfigDict:
+  """The config, changed to draw as one of its system's presets does.
+
+  Args:
+    config: of a run.
+    name: of the preset; '' changes nothing.
+
+  Raises:
+    UserError: the system has no such preset; says which it has.
+  """
+  if not name:
+    return config
+  presets = system_class(config).presets
+  if name not in presets:
+    raise user_error('--preset', name, f'use one of {", ".join(sorted(presets))}' if presets else
+                     f'the system {config.system} has none; leave it out')
+  changed = config.copy_and_resolve_references()
+  changed.update_from_flattened_dict(presets[name])
+  return changed

@@ -99,6 +99,13 @@ def test_nothing_is_written_where_a_job_is_wrong(workdir, tmp_path, capsys):
   assert not out.exists()
 
 
+def test_a_system_without_presets_says_so(workdir, tmp_path, capsys):
+  assert cli.main(['sample', f'--workdir={workdir}', '--prompt=a cross', f'--out={tmp_path}',
+                   '--preset=paper']) == 1
+  assert capsys.readouterr() == (
+      '', "jaxgen: --preset = 'paper': the system iomm has none; leave it out\n")
+
+
 def copied(workdir: pathlib.Path, target: pathlib.Path, change) -> str:
   """The weights under a config that ``change`` has edited."""
   target.mkdir()

@@ -1,18 +1,32 @@
-"""iMontage: where its images stand, what guidance keeps, and what it refuses."""
+"""iMontage: where its images stand, what guidance keeps, its presets, and what it refuses."""
+
+import copy
 
 import jax
 import numpy as np
 import pytest
 
 from configs.imontage import shapes
+from jaxgen import cli
+from jaxgen.checkpoints.weights import save_weights
+from jaxgen.config import to_json
 from jaxgen.core.errors import UserError
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Tower
 from jaxgen.data.examples import ExampleMaker
+from jaxgen.data.sample import Part
+from jaxgen.data.sample import Sample
 from jaxgen.data.sources import open_source
 from jaxgen.data.tasks import worded
+from jaxgen.sampling.generate import generate
 from jaxgen.sampling.request import make_request
+from jaxgen.sampling.request import request_of
+from jaxgen.systems.imontage import IMontage
 from jaxgen.systems.registry import make_system
+from jaxgen.systems.registry import with_preset
+from tests.sampling.test_generate import Runner
+from tests.sampling.test_generate import near
+from tests.sampling.test_generate import picture
 
 IMAGE = np.full((16, 16, 3), 200, np.uint8)
 
@@ -23,7 +37,10 @@ def config(tiny_tokenizer):
   for group in ('text_encoder', 'text_encoder_2'):
     made.data.tower_tokenizers[group] = tiny_tokenizer
   made.data.prompt_tokens = 256
-  made.model.text_encoder_2.positions = 256
+  made.model.text_encoder.update(width=32, layers=3, mlp=64)
+  made.model.text_encoder_2.update(width=16, positions=256)
+  made.model.denoiser.update(cond_dim=32, pooled_dim=16, width=32, heads=2, double_blocks=1,
+                             single_blocks=1, axes_dims=(4, 6, 6))
   return made
 
 
@@ -65,8 +82,8 @@ def test_the_denoiser_is_told_states_a_pooled_vector_and_a_guidance_scale(config
   towers = dict.fromkeys(('text_encoder', 'text_encoder_2'), Tower(ids, flags, flags, places))
   batch = Batch(None, None, None, towers)
   found = jax.eval_shape(system.condition, system.shapes(list(towers)), batch)
-  assert found.states.shape == (2, 3 * 256, 128)
-  assert found.pooled.shape == (2, 3, 64) and found.guidance.shape == (2, 3)
+  assert found.states.shape == (2, 3 * 256, 32)
+  assert found.pooled.shape == (2, 3, 16) and found.guidance.shape == (2, 3)
 
 
 @pytest.mark.parametrize('images, outputs, said', [
@@ -76,3 +93,63 @@ def test_more_images_than_time_indices_are_refused(config, system, images, outpu
   request = make_request(config, 'a story', reference=[IMAGE] * images, outputs=outputs)
   with pytest.raises(UserError, match=said):
     ExampleMaker.of(config, system.layout)(request.sample)
+
+
+def test_a_seed_gives_the_same_images_of_mixed_sizes_on_any_number_of_devices(config, system):
+  """Sizes that differ between requests and within one, in one solve."""
+  config = copy.deepcopy(config)
+  config.sampling.steps = 2
+  runner, sizes = Runner(config, system), [(16, 8), (8, 16), (12, 12)]
+  told = Sample('three', (Part('reference', image=picture(2)), Part('user', text='a cross'),
+                          *(Part('target', loss=True, size=size) for size in sizes)),
+                task='many_to_many')
+  requests = [
+      make_request(config, 'a red circle', size=(8, 8), seed=5, number=0),
+      make_request(config, 'turn left', source=[picture(1)], size=(16, 24), seed=5, number=1),
+      request_of(config, told, seed=6, number=2)]
+  assert jax.device_count() == 8
+  one, eight = (generate(system, runner.params, requests, maker=runner.maker, config=config,
+                         mesh=mesh) for mesh in (runner.mesh, None))
+  for drawn in (one, eight):
+    assert [image.shape[:2] for images in drawn for image in images] == [(8, 8), (16, 24), *sizes]
+    assert all(near(left, right) and left.std() > 10 for images, others in zip(drawn, one)
+               for left, right in zip(images, others, strict=True))
+
+
+def test_presets_are_what_was_published(config):
+  config = copy.deepcopy(config)
+  config.data.empty_prompt, config.model.guidance = 'nothing', 2.0
+  paper, released = (with_preset(config, name) for name in ('paper', 'released'))
+  assert set(IMontage.presets) == {'paper', 'released'}
+  for found, shift, told, words in ((paper, 5.0, 2.0, 'nothing'), (released, 7.0, 1.0, (
+      'Aerial view, aerial view, overexposed, low quality, deformation, a poor composition, bad '
+      'hands, bad teeth, bad eyes, bad limbs, distortion'))):
+    assert (found.sampling.steps, found.sampling.guidance) == (50, 6.0)
+    assert found.sampling.timestep_shift == shift and found.sampling.solver == 'euler'
+    system = make_system(found)
+    assert (system.guidance, system.negative_prompt) == (told, words)
+  assert with_preset(config, '') is config and config.sampling.steps == 20
+
+
+def test_flags_win_over_a_preset(config, system, tmp_path, capsys):
+  """The command draws what a run does whose config says all of it."""
+  plain, explicit = copy.deepcopy(config), with_preset(config, 'released')
+  explicit.sampling.update(steps=2, guidance=3.0)
+  params = Runner(config, system).params
+  for name, saved in (('plain', plain), ('explicit', explicit)):
+    save_weights(str(tmp_path / name), params, to_json(saved))
+
+  def sample(workdir, *flags):
+    out = tmp_path / f'out{len(list(tmp_path.glob("out*")))}'
+    assert cli.main(['sample', f'--workdir={tmp_path / workdir}', '--prompt=a cross',
+                     f'--out={out}', *flags]) == 0
+    return (out / '0000.png').read_bytes()
+
+  flags = ('--steps=2', '--guidance=3')
+  expected = sample('explicit')
+  assert sample('plain', '--preset=released', *flags) == expected
+  assert sample('plain', *flags) != expected
+  capsys.readouterr()
+  for command in (['sample', '--prompt=a cross', f'--out={tmp_path / "none"}'], ['evaluate']):
+    assert cli.main([*command, f'--workdir={tmp_path / "plain"}', '--preset=best']) == 1
+    assert capsys.readouterr() == ('', "jaxgen: --preset = 'best': use one of paper, released\n")
