@@ -164,7 +164,9 @@ def _sample(args) -> None:
   from jaxgen.sampling import jobs
   from jaxgen.sampling.load import load_run
   from jaxgen.sampling.load import run_config
+  from jaxgen.sampling.request import check_fits
   from jaxgen.sampling.request import make_requests
+  from jaxgen.systems.registry import make_system
   shared = dict(size=jobs.parse_size(args.size), outputs=args.outputs, task=args.task,
                 seed=args.seed, guidance=args.guidance, image_guidance=args.image_guidance)
   given = {role: [jobs.existing(path, f'--{role}') for path in vars(args)[role]]
@@ -173,8 +175,10 @@ def _sample(args) -> None:
     raise user_error('--job', args.job, 'its requests name their images; drop the other flags')
   check_place(args.out)
   config = run_config(args.workdir)  # the weights, which take long, are read last
-  requests = (jobs.read_job(args.job, config, **shared) if args.job else
-              make_requests(config, prompts, **given, **shared))
+  layout = make_system(config).layout
+  requests = (jobs.read_job(args.job, config, factor=layout.latent.factor, **shared) if args.job
+              else make_requests(config, prompts, **given, **shared))
+  check_fits(requests, layout, config.data.clean_roles)
   images = load_run(args.workdir, args.weights).draw(requests, steps=args.steps,
                                                      progress=jobs.progress())
   for path in jobs.save_results(requests, images, args.out):

@@ -164,7 +164,9 @@ def _data() -> dict[str, object]:
       dialect='plain',  # prompt template of the language model (data/templates.py)
       scheme='flux',  # position scheme of latent tokens and hidden states (data/positions.py)
       shown='all',  # hidden states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17)
-      placeholders=False,  # <image_n> in a text inserts image n there (L008, A03)
+      # Texts name every given image as <image_n>; where the language model sees images, image n is
+      # inserted there (L008, A03).
+      placeholders=False,
       bov_weight=1.0,  # loss weight of the token that starts an image (A20)
       dropout=dict(  # condition dropout: probability that a sample trains without ...
           all=0.1,  # any condition but the empty prompt
