@@ -16,6 +16,8 @@ ENDINGS = ('.safetensors', *TORCH_ENDINGS)
 _STEMS = ('model', 'diffusion_pytorch_model', 'adapter_model')
 _TORCH_STEMS = ('pytorch_model', *_STEMS[1:])
 _INDEX = re.compile(r'.*\.index(\.[\w-]+)?\.json')
+# The same weights in another dtype, in a release that has no usual names.
+_PRECISIONS = re.compile(r'[._-](fp8|fp16|bf16|int8)([._-]\w+)?')
 _NO_WEIGHTS = re.compile(r'(training_args|optimizer|scheduler|scaler|rng_state|random_states).*')
 
 
@@ -85,6 +87,7 @@ def _in_folder(root: epath.Path) -> epath.Path:
     if not (plain or variants):
       plain = [name for name in names
                if name.endswith(endings) and not _NO_WEIGHTS.fullmatch(name)]
+      plain = _first_of_precisions(plain) or plain
     found = indices or plain or [name for name in variants if _INDEX.fullmatch(name)] or variants
     if len(found) == 1:
       if found[0] in variants:
@@ -95,6 +98,20 @@ def _in_folder(root: epath.Path) -> epath.Path:
                        'place of the folder')
   raise user_error(str(root), None, f'must hold weights ({", ".join(ENDINGS)}), or an index of '
                    'them')
+
+
+def _first_of_precisions(names: list[str]) -> list[str]:
+  """The file that all others are another precision of, as ``states_fp8.pt``; [] = none is."""
+  stems = {name: name.rpartition('.')[0] for name in names}
+  return [name for name in names if len(names) > 1 and all(
+      stems[other].startswith(stems[name]) and
+      _PRECISIONS.fullmatch(stems[other].removeprefix(stems[name]))
+      for other in names if other != name)]
+
+
+def holds_weights(folder: epath.Path) -> bool:
+  """Whether files of weights lie in a folder."""
+  return folder.is_dir() and any(file.suffix in ENDINGS for file in folder.iterdir())
 
 
 def _stem_pattern(stems: Iterable[str], endings: Iterable[str]) -> re.Pattern[str]:
