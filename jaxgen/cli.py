@@ -26,9 +26,9 @@ RANGES = {
     'num_processes': (0, None), 'process_id': (-1, None), 'stopped_code': (0, 255),
     'outputs': (1, MAX_OUTPUTS), 'seed': (0, MAX_SEED), 'steps': (0, 10_000),
     'guidance': (0, MAX_GUIDANCE), 'image_guidance': (0, MAX_GUIDANCE),
-    'images_per_prompt': (1, None), 'prompts': (1, None), 'fit': (0, None), 'search': (0, None),
-    'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None), 'shards': (1, None),
-    'vocab': (1, None), 'every': (1, None)}
+    'images_per_prompt': (1, None), 'prompts': (1, None), 'fit': (0, None), 'held_out': (0, None),
+    'search': (0, None), 'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None),
+    'shards': (1, None), 'vocab': (1, None), 'every': (1, None)}
 NAMED = ('config', 'workdir', 'out')
 
 
@@ -199,10 +199,17 @@ def _add_evaluate(commands) -> None:
                            "run's own sources unless given")
   parser.add_argument('--fit', type=int, default=0, metavar='N',
                       help='instead: PSNR of the first N training images drawn from their captions')
+  parser.add_argument('--held-out', type=int, default=0, metavar='N',
+                      help='instead: PSNR of the outputs of N held-out samples of each source, '
+                      'beside that of copying their first image')
   _add_weights(parser)
 
 
 def _evaluate(args) -> None:
+  if args.held_out:
+    from jaxgen.evaluation.held_out import evaluate_held_out
+    evaluate_held_out(args.workdir, args.held_out, seed=args.seed, weights=args.weights)
+    return
   if args.fit:
     from jaxgen.evaluation.fit import evaluate_fit
     evaluate_fit(args.workdir, args.fit, seed=args.seed, weights=args.weights)

@@ -51,15 +51,14 @@ def worded(task: str, text: str, *, outputs: int, where: str = 'task', **fields:
   return _FIELD.sub(lambda match: values[match[1]], template)
 
 
-def steps_of(text: str) -> int:
-  """How many steps an instruction such as ``1. pan left 2. zoom in`` lists; 0 = it is no list."""
-  numbers = [int(match[1]) for match in _STEP.finditer(text)]
-  if not (numbers and _STEP.match(text.strip()) and numbers[0] == 1):
-    return 0
-  steps = 0
-  for number in numbers:  # other numbers of the text may stand between
-    steps += number == steps + 1
-  return steps
+def steps_of(text: str) -> list[str]:
+  """The steps that an instruction such as ``1. pan left 2. zoom in`` lists; [] = it lists none."""
+  starts: list[re.Match[str]] = []
+  for match in _STEP.finditer(text):  # other numbers of the text may stand between
+    if int(match[1]) == len(starts) + 1:
+      starts.append(match)
+  ends = [*(match.start() for match in starts[1:]), len(text)]
+  return [text[match.end():end].strip(' .,;\n') for match, end in zip(starts, ends)]
 
 
 def check_asked(text: str, outputs: int, where: str) -> None:

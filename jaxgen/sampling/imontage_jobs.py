@@ -70,7 +70,8 @@ def fitted(size: tuple[int, int], factor: int, where: str) -> tuple[int, int]:
 def _prompt(task: str, prompts: str, outputs: Any, where: str) -> str:
   """``prompts`` in the wording of its task; says what does not agree with the outputs."""
   made = worded(task, **_split(task, prompts, where), outputs=outputs, where=f'{where}.task_type')
-  steps = steps_of(prompts.partition(':')[2] if task == 'storyboard' else prompts)
+  listed = prompts.partition(':')[2] if task == 'storyboard' else prompts
+  steps = len(steps_of(listed)) if listed.lstrip().startswith('1') else 0
   if steps and steps != outputs and (task in _LISTS or outputs != 1):
     raise user_error(f'{where}.output_num', outputs, f'its instruction lists {steps} images; mend '
                      'one of the two')

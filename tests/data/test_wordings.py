@@ -118,13 +118,17 @@ def test_images_without_a_name_and_names_without_an_image(words, said):
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('words, count', [
-    ('1. pan left 2. zoom in by 1.5 3. pan up', 3), ('1) a\n2) b', 2), ('1、看 2、走', 2),
-    (' 1. once', 1), ('zoom in 1. then 2. then', 0), ('turn by 90 degrees.', 0), ('', 0),
-    ('1.5 times as large', 0), ('1. the 7. cat 2. walks', 2),
-    (' '.join(f'{number}. x' for number in range(1, 13)), 12)])
-def test_steps_of_an_instruction(words, count):
-  assert steps_of(words) == count
+@pytest.mark.parametrize('words, steps', [
+    ('1. pan left 2. zoom in by 1.5. 3. pan up', ['pan left', 'zoom in by 1.5', 'pan up']),
+    ('1) a\n2) b', ['a', 'b']), ('1、看 2、走', ['看', '走']), (' 1. once', ['once']),
+    ('Please output 2 images according to the instruction: Please change views, 1. a, 2. b.',
+     ['a', 'b']),
+    ('1. the 7. cat 2. walks', ['the 7. cat', 'walks']),
+    ('turn by 90 degrees.', []), ('', []), ('1.5 times as large', []), ('2. then', []),
+    (' '.join(f'{number}. x{number}' for number in range(1, 13)),
+     [f'x{number}' for number in range(1, 13)])])
+def test_steps_of_an_instruction(words, steps):
+  assert steps_of(words) == steps
 
 
 def test_another_number_of_images_than_there_are_is_refused():
