@@ -87,7 +87,7 @@ def _in_folder(root: epath.Path) -> epath.Path:
     if not (plain or variants):
       plain = [name for name in names
                if name.endswith(endings) and not _NO_WEIGHTS.fullmatch(name)]
-      plain = _first_of_precisions(plain) or plain
+      plain = _first_of_precisions(root, plain) or plain
     found = indices or plain or [name for name in variants if _INDEX.fullmatch(name)] or variants
     if len(found) == 1:
       if found[0] in variants:
@@ -100,13 +100,16 @@ def _in_folder(root: epath.Path) -> epath.Path:
                    'them')
 
 
-def _first_of_precisions(names: list[str]) -> list[str]:
+def _first_of_precisions(root: epath.Path, names: list[str]) -> list[str]:
   """The file that all others are another precision of, as ``states_fp8.pt``; [] = none is."""
   stems = {name: name.rpartition('.')[0] for name in names}
-  return [name for name in names if len(names) > 1 and all(
-      stems[other].startswith(stems[name]) and
-      _PRECISIONS.fullmatch(stems[other].removeprefix(stems[name]))
-      for other in names if other != name)]
+  first = min(names, key=len, default='')
+  others = [stems[name].removeprefix(stems[first]) for name in names if name != first]
+  if not others or not all(map(_PRECISIONS.fullmatch, others)):
+    return []
+  print(f'{root}: takes {first}, of which the other files are copies in another precision',
+        file=sys.stderr, flush=True)
+  return [first]
 
 
 def holds_weights(folder: epath.Path) -> bool:

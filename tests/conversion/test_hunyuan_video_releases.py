@@ -143,8 +143,9 @@ def test_the_folders_of_hunyuan_video_go_in_and_out_byte_for_byte(tmp_path, capf
   assert cli.main(['convert', 'inspect', str(root)]) == 1
   assert 'holds several models (lora, transformers, vae); give the path' in capfd.readouterr().err
   assert cli.main(['convert', 'inspect', str(root / 'transformers')]) == 0
-  assert ('HunyuanVideoTransformer3DModel, family hunyuan_video, original names' in
-          capfd.readouterr().out)
+  out, err = capfd.readouterr()
+  assert 'HunyuanVideoTransformer3DModel, family hunyuan_video, original names' in out
+  assert f'{root}/transformers: takes mp_rank_00_model_states.pt, of which the other files' in err
   assert cli.main(['convert', 'import', f'--path={root}', f'--out={tmp_path / "in"}']) == 0
   assert f'{root}/lora: holds adapters, which are left out' in capfd.readouterr().err
   assert cli.main(['convert', 'export', f'--workdir={tmp_path / "in"}', '--layout=original',

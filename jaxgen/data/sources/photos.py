@@ -158,8 +158,8 @@ def _of_split(photos: Source, split: str, place: Place) -> list[Sample]:
   samples = [photos[index] for index in range(len(photos))]
   for sample in samples:
     if len(sample.images) != 1:
-      raise record_error(sample.origin or sample.id, len(sample.images), 'photos are samples of one '
-                         'image each')
+      raise record_error(sample.origin or sample.id, len(sample.images), 'photos are samples of '
+                         'one image each')
   subjects = sorted({_subject(sample) for sample in samples})
   if len(subjects) < 2:
     raise user_error(place.field, place.path, 'holds photographs of one subject alone, and none '
