@@ -26,9 +26,9 @@ RANGES = {
     'num_processes': (0, None), 'process_id': (-1, None), 'stopped_code': (0, 255),
     'outputs': (1, MAX_OUTPUTS), 'seed': (0, MAX_SEED), 'steps': (0, 10_000),
     'guidance': (0, MAX_GUIDANCE), 'image_guidance': (0, MAX_GUIDANCE),
-    'images_per_prompt': (1, None), 'prompts': (1, None), 'fit': (0, None), 'search': (0, None),
-    'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None), 'shards': (1, None),
-    'vocab': (1, None), 'every': (1, None)}
+    'images_per_prompt': (1, None), 'prompts': (1, None), 'fit': (0, None), 'held_out': (0, None),
+    'search': (0, None), 'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None),
+    'shards': (1, None), 'vocab': (1, None), 'every': (1, None)}
 NAMED = ('config', 'workdir', 'out')
 
 
@@ -165,7 +165,9 @@ def _sample(args) -> None:
   from jaxgen.sampling import jobs
   from jaxgen.sampling.load import load_run
   from jaxgen.sampling.load import run_config
+  from jaxgen.sampling.request import check_fits
   from jaxgen.sampling.request import make_requests
+  from jaxgen.systems.registry import make_system
   shared = dict(size=jobs.parse_size(args.size), outputs=args.outputs, task=args.task,
                 seed=args.seed, guidance=args.guidance, image_guidance=args.image_guidance)
   given = {role: [jobs.existing(path, f'--{role}') for path in vars(args)[role]]
@@ -174,8 +176,10 @@ def _sample(args) -> None:
     raise user_error('--job', args.job, 'its requests name their images; drop the other flags')
   check_place(args.out)
   config = run_config(args.workdir, args.preset)  # the weights, which take long, come last
-  requests = (jobs.read_job(args.job, config, **shared) if args.job else
-              make_requests(config, prompts, **given, **shared))
+  layout = make_system(config).layout
+  requests = (jobs.read_job(args.job, config, factor=layout.latent.factor, **shared) if args.job
+              else make_requests(config, prompts, **given, **shared))
+  check_fits(requests, layout, config.data.clean_roles)
   run = load_run(args.workdir, args.weights, args.preset)
   images = run.draw(requests, steps=args.steps, progress=jobs.progress())
   for path in jobs.save_results(requests, images, args.out):
@@ -196,11 +200,19 @@ def _add_evaluate(commands) -> None:
                            "run's own sources unless given")
   parser.add_argument('--fit', type=int, default=0, metavar='N',
                       help='instead: PSNR of the first N training images drawn from their captions')
+  parser.add_argument('--held-out', type=int, default=0, metavar='N',
+                      help='instead: PSNR of the outputs of N held-out samples of each source, '
+                      'beside that of copying their first image')
   _add_preset(parser)
   _add_weights(parser)
 
 
 def _evaluate(args) -> None:
+  if args.held_out:
+    from jaxgen.evaluation.held_out import evaluate_held_out
+    evaluate_held_out(args.workdir, args.held_out, seed=args.seed, weights=args.weights,
+                      preset=args.preset)
+    return
   if args.fit:
     from jaxgen.evaluation.fit import evaluate_fit
     evaluate_fit(args.workdir, args.fit, seed=args.seed, weights=args.weights,

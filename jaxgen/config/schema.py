@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 # Kinds and tasks of data sources. ``jaxgen.data`` has a reader for each kind and public data set,
 # and a function for each task (tests/config/test_validate.py).
 SOURCE_KINDS = ('auto', 'shapes', 'folder', 'controls', 'json', 'jsonl', 'csv', 'parquet', 'tar',
-                'arrayrecord', 'tfds')
+                'arrayrecord', 'tfds', 'photos')
 PUBLIC_SETS = (
     'anyedit', 'blip3o-60k', 'blip3o-pretrain', 'comm', 'echo-4o-image', 'gpt-image-edit',
     'hq-edit', 'imgedit', 'imgedit-multi', 'instructpix2pix', 'instructpix2pix-original',
@@ -40,13 +40,14 @@ def source(kind: str, task: str = 'auto', *, path: str = '', share: tuple = (1.0
       ``pair``: caption to image; ``caption``: image to caption, for the next-token objective; for
       the others see data/tasks.py.
     path: folder, file, glob or TFDS name; of ``shapes`` the drawn task, as ``edit`` or
-      ``storyboard`` (data/shapes/source.py), empty for captions.
+      ``storyboard`` (data/shapes/source.py), empty for captions; of ``photos`` any path of images
+      (data/sources/photos.py).
     share: sampling share of this source, as knots spread evenly over the run or as pairs
       (progress, share); one knot is a constant. Shares are normalised over the sources.
     split: ``train`` or ``test``, for kinds that have splits.
     limit: use the first ``limit`` records only; 0 = all.
     fields: pairs (our name, name of the column or key) where they differ; of ``shapes`` pairs
-      (setting, value), as ('grids', '3x3').
+      (setting, value), as ('grids', '3x3'); of ``photos`` ('task', 'views') or 'turns'.
     root: folder that relative image paths are resolved against; '' = the folder of the file.
     size: (height, width) of the targets in pixels; () = the bucket of each.
   """
@@ -164,7 +165,9 @@ def _data() -> dict[str, object]:
       dialect='plain',  # prompt template of the language model (data/templates.py)
       scheme='flux',  # position scheme of latent tokens and hidden states (data/positions.py)
       shown='all',  # hidden states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17)
-      placeholders=False,  # <image_n> in a text inserts image n there (L008, A03)
+      # Texts name every given image as <image_n>; where the language model sees images, image n is
+      # inserted there (L008, A03).
+      placeholders=False,
       bov_weight=1.0,  # loss weight of the token that starts an image (A20)
       dropout=dict(  # condition dropout: probability that a sample trains without ...
           all=0.1,  # any condition but the empty prompt

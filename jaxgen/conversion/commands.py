@@ -18,6 +18,7 @@ from jaxgen.conversion.engine import to_torch
 from jaxgen.conversion.external import External
 from jaxgen.conversion.external import open_all
 from jaxgen.conversion.external import open_external
+from jaxgen.conversion.external import parts_of
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Layout
 from jaxgen.conversion.folders import save_folder
@@ -243,5 +244,11 @@ def _model_folders(path: str) -> list[str]:
   root = epath.Path(path)
   if not root.is_dir() or (root / 'config.json').exists():
     return [str(path)]
-  inner = sorted(str(folder) for folder in root.iterdir() if (folder / 'config.json').exists())
-  return inner or [str(path)]
+  models = []
+  for folder in map(str, parts_of(root)):
+    if lora_files.find(folder):
+      print(f'{folder}: holds adapters, which are left out; import them with --base',
+            file=sys.stderr, flush=True)
+    else:
+      models.append(folder)
+  return models or [str(path)]

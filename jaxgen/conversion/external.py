@@ -16,7 +16,7 @@ from jaxgen.conversion.folders import read_config
 from jaxgen.conversion.locate import locate
 from jaxgen.conversion.stored import StoredTensor
 from jaxgen.conversion.torch_files import TorchTensor
-from jaxgen.conversion.weight_files import ENDINGS
+from jaxgen.conversion.weight_files import holds_weights
 from jaxgen.conversion.weight_files import split_choice
 from jaxgen.core.errors import user_error
 from jaxgen.models import registry
@@ -106,6 +106,14 @@ def open_all(path: str) -> list[External]:
                    layout.parameters(tensors))]
 
 
+def parts_of(root: epath.Path) -> list[epath.Path]:
+  """The subfolders that hold models: those with a config.json and, in a folder without weights of
+  its own, those with weights alone."""
+  bare = not holds_weights(root)
+  return sorted(part for part in root.iterdir()
+                if (part / 'config.json').exists() or (bare and holds_weights(part)))
+
+
 def _renamed(tensors: dict[str, Any], family: Family | None, where: str) -> dict[str, Any]:
   """The tensors without what torch's wrappers leave in names, and without a prefix that all names
   share and no table knows, which it prints."""
@@ -119,10 +127,10 @@ def _renamed(tensors: dict[str, Any], family: Family | None, where: str) -> dict
 
 def _check_folder(root: epath.Path) -> None:
   """Raises the error for a folder without config.json that is not a release."""
-  inner = sorted(part.name for part in root.iterdir() if (part / 'config.json').exists())
+  inner = [part.name for part in parts_of(root)]
   if inner:
     raise user_error(str(root), None, f'holds several models ({", ".join(inner)}); give the path '
                      'of one of them')
-  if not any(file.suffix in ENDINGS for file in root.iterdir()):
+  if not holds_weights(root):
     raise user_error(str(root), None, 'no config.json there, and no weights; give the folder of a '
                      'model')

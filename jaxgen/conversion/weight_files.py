@@ -16,6 +16,8 @@ ENDINGS = ('.safetensors', *TORCH_ENDINGS)
 _STEMS = ('model', 'diffusion_pytorch_model', 'adapter_model')
 _TORCH_STEMS = ('pytorch_model', *_STEMS[1:])
 _INDEX = re.compile(r'.*\.index(\.[\w-]+)?\.json')
+# The same weights in another dtype, in a release that has no usual names.
+_PRECISIONS = re.compile(r'[._-](fp8|fp16|bf16|int8)([._-]\w+)?')
 _NO_WEIGHTS = re.compile(r'(training_args|optimizer|scheduler|scaler|rng_state|random_states).*')
 
 
@@ -85,6 +87,7 @@ def _in_folder(root: epath.Path) -> epath.Path:
     if not (plain or variants):
       plain = [name for name in names
                if name.endswith(endings) and not _NO_WEIGHTS.fullmatch(name)]
+      plain = _first_of_precisions(root, plain) or plain
     found = indices or plain or [name for name in variants if _INDEX.fullmatch(name)] or variants
     if len(found) == 1:
       if found[0] in variants:
@@ -95,6 +98,23 @@ def _in_folder(root: epath.Path) -> epath.Path:
                        'place of the folder')
   raise user_error(str(root), None, f'must hold weights ({", ".join(ENDINGS)}), or an index of '
                    'them')
+
+
+def _first_of_precisions(root: epath.Path, names: list[str]) -> list[str]:
+  """The file that all others are another precision of, as ``states_fp8.pt``; [] = none is."""
+  stems = {name: name.rpartition('.')[0] for name in names}
+  first = min(names, key=len, default='')
+  others = [stems[name].removeprefix(stems[first]) for name in names if name != first]
+  if not others or not all(map(_PRECISIONS.fullmatch, others)):
+    return []
+  print(f'{root}: takes {first}, of which the other files are copies in another precision',
+        file=sys.stderr, flush=True)
+  return [first]
+
+
+def holds_weights(folder: epath.Path) -> bool:
+  """Whether files of weights lie in a folder."""
+  return folder.is_dir() and any(file.suffix in ENDINGS for file in folder.iterdir())
 
 
 def _stem_pattern(stems: Iterable[str], endings: Iterable[str]) -> re.Pattern[str]:

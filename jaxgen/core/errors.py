@@ -23,6 +23,10 @@ class RecordError(UserError):
     super().__init__(f'{where}{reason}')
     self.where, self.reason = where, reason.lstrip(' =:')
 
+  def of(self, name: str) -> 'RecordError':
+    """The same error, told of the record that is named."""
+    return RecordError(f'{name}: {self.where}', str(self).removeprefix(self.where))
+
 
 def user_error(where: str, value: object, fix: str) -> UserError:
   """Builds the one-line error ``where = value: fix``.

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxgen.config.schema import LANGUAGE_TASKS
+from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Layout
@@ -124,7 +125,8 @@ class ExampleMaker:
     """
     generate = sample.task not in LANGUAGE_TASKS
     return (templates.shown_images(self._read(sample), generate),
-            self._drawn(sample.parts) if generate else [])
+            drawn_images(sample.parts, self._layout.scheme, self._data.clean_roles)
+            if generate else [])
 
   def __call__(self, sample: Sample, source: int = 0, kept: Fitted | None = None) -> Example:
     """The example of a prepared sample.
@@ -145,14 +147,14 @@ class ExampleMaker:
     views = [self._vision.fit(image_size(part.image)) for part in shown]
     pixels = _Pixels({} if kept is None else kept)
     patches = self._patches(shown, views, pixels)
-    grids = [positions.Grid(_grid_role(part), *self._grid(plan.size))
+    grids = [positions.Grid(grid_role(part), *self._grid(plan.size))
              for part, plan in zip(drawn, plans)]
     tokens = self._tokens(sample, views, generate, self._layout.queries if drawn else 0)
     self._check_length(sample, len(tokens.tokens))
     visible = self._visible(tokens)
     towers = {group: tower.tokens(_words(sample)) for group, tower in self._towers.items()}
     states = max([int(visible.sum()), *(int(tower.shown.sum()) for tower in towers.values())])
-    placed = positions.place(self._layout.scheme, grids, states)
+    placed = self._place(sample, grids, states)
     return Example(
         sample.id, source, self._prompt(tokens, visible, placed.states, views), patches,
         tuple(self._latent_image(sample, part, plan, where, pixels)
@@ -196,17 +198,18 @@ class ExampleMaker:
       return sample.parts
     return [dataclasses.replace(part, seen=False) for part in sample.parts]
 
-  def _drawn(self, parts: Sequence[Part]) -> list[int]:
-    found = [index for index, part in enumerate(parts) if part.is_target
-             or (part.is_image and part.clean and _grid_role(part) in self._data.clean_roles)]
-    order = positions.order(self._layout.scheme, [_grid_role(parts[index]) for index in found])
-    return [found[index] for index in order]
-
   def _plans(self, drawn: Sequence[Part]) -> list[images.Planned]:
     """The size of every image of the denoiser; a source shares its target's crop."""
-    given = [images.Given(_grid_role(part), None if part.image is None else
+    given = [images.Given(grid_role(part), None if part.image is None else
                           image_size(part.image), part.size) for part in drawn]
     return images.plan_sizes(given, self._rules, self._layout.latent.factor)
+
+  def _place(self, sample: Sample, grids: Sequence[positions.Grid], states: int
+             ) -> positions.Placed:
+    try:
+      return positions.place(self._layout.scheme, grids, states)
+    except RecordError as error:
+      raise error.of(sample.origin or sample.id) from None
 
   def _tokens(self, sample: Sample, views: Sequence[Size], generate: bool, queries: int
               ) -> templates.Tokens:
@@ -296,8 +299,22 @@ class _Pixels:
     return self._decoded[key]
 
 
-def _grid_role(part: Part) -> str:
-  """An image that was a target once and is given now is context."""
+def drawn_images(parts: Sequence[Part], scheme: str, clean_roles: Sequence[str]) -> list[int]:
+  """The images that the denoiser gets, as indices into the parts in the order of its sequence.
+
+  Args:
+    parts: as a task leaves them.
+    scheme: of positions.
+    clean_roles: roles whose images are clean latents.
+  """
+  found = [index for index, part in enumerate(parts) if part.is_target
+           or (part.is_image and part.clean and grid_role(part) in clean_roles)]
+  order = positions.order(scheme, [grid_role(parts[index]) for index in found])
+  return [found[index] for index in order]
+
+
+def grid_role(part: Part) -> str:
+  """Role by which an image is placed: one that was a target once and is given now is context."""
   return 'context' if part.role == 'target' and not part.is_target else part.role
 
 

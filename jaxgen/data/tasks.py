@@ -5,7 +5,7 @@ sample and a request look alike, and everything that follows treats them so.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -14,6 +14,8 @@ from jaxgen.core.errors import record_error
 from jaxgen.data.mixture import uniform
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
+from jaxgen.data.wordings import check_asked
+from jaxgen.data.wordings import marked
 
 DROPPABLE = ('all', 'text', 'last_text', 'vision', 'latents')
 
@@ -104,7 +106,7 @@ def _pair(sample: Sample, data: ConfigDict, draw: float) -> Sample:
   """Caption to image."""
   del draw
   text = _outputs(data.pair_prompt, 1).replace('{caption}', _caption(sample, 'pair'))
-  return _with(sample, (Part('user', text=text), _only_target(sample, 'pair')))
+  return _asked(sample, (Part('user', text=text),), [_only_target(sample, 'pair')], data)
 
 
 def _captioning(sample: Sample, data: ConfigDict, draw: float) -> Sample:
@@ -160,7 +162,7 @@ def _many_to_many(sample: Sample, data: ConfigDict, draw: float) -> Sample:
     first, last = places[0], places[-1]
     given[first] = dataclasses.replace(given[first], text=before + given[first].text)
     given[last] = dataclasses.replace(given[last], text=given[last].text + after)
-  return _with(sample, (*given, *targets))
+  return _asked(sample, given, targets, data)
 
 
 def _dialogue(sample: Sample, data: ConfigDict, draw: float) -> Sample:
@@ -198,7 +200,17 @@ def _instructed(sample: Sample, data: ConfigDict, task: str, roles: Mapping[str,
     raise record_error(sample.origin or sample.id, [part.role for part in sample.images],
                        f'task {task} needs an image of role {needed}')
   text = _outputs(data.edit_prompt, 1).replace('{caption}', _caption(sample, task))
-  return _with(sample, (*given, Part('user', text=text), target))
+  return _asked(sample, (*given, Part('user', text=text)), [target], data)
+
+
+def _asked(sample: Sample, given: Sequence[Part], targets: Sequence[Part], data: ConfigDict
+           ) -> Sample:
+  """The sample as given parts, then targets: whose number, and images, the texts agree with."""
+  where = f'{sample.origin or sample.id}: caption'
+  for part in given:
+    if part.role == 'user':
+      check_asked(part.text, len(targets), where)
+  return _with(sample, (*(marked(given, where) if data.placeholders else given), *targets))
 
 
 def _outputs(prompt: str, count: int) -> str:

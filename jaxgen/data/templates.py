@@ -12,9 +12,9 @@ from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.data.sample import Part
 from jaxgen.data.tokenizer import Tokenizer
+from jaxgen.data.wordings import PLACEHOLDER
 
 _SPECIAL = re.compile(r'(<\|\w+\|>)')
-_PLACEHOLDER = re.compile(r'<image_(\d+)>')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _placed(parts: Sequence[Part], stop: int, shown: Sequence[int],
   def split(text: str) -> list[str | int]:
     content: list[str | int] = []
     done = 0
-    for match in _PLACEHOLDER.finditer(text):
+    for match in PLACEHOLDER.finditer(text):
       number = int(match[1])
       if not 1 <= number <= len(images):
         raise record_error(where, match[0], f'the sample has {len(images)} images, counted from 1; '

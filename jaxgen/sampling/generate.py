@@ -28,6 +28,7 @@ from jaxgen.sampling.batching import plan
 from jaxgen.sampling.guidance import Branches
 from jaxgen.sampling.guidance import guided_velocity
 from jaxgen.sampling.request import Request
+from jaxgen.sampling.request import check_fits
 from jaxgen.sampling.schedules import linear_sigmas
 from jaxgen.sampling.solvers import SOLVERS
 from jaxgen.sharding import partition
@@ -60,13 +61,13 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
     The outputs of each request.
 
   Raises:
-    UserError: a prompt that is too long, an image that cannot be read, a rule that the mesh
-      cannot follow, or latents that are not finite.
+    UserError: a prompt that is too long, an image that cannot be read, a size or a number of
+      images that the models cannot draw, a rule that the mesh cannot follow, or latents that are
+      not finite.
   """
   sampling = config.sampling
   sigmas = linear_sigmas(steps or sampling.steps, sampling.timestep_shift)
-  for request in requests:
-    _check_sizes(request, system.layout.latent.factor)
+  check_fits(requests, system.layout, config.data.clean_roles)
   mesh, table = mesh or make_mesh(ALL_DEVICES), with_changes(config.mesh.rules)
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   rows = math.ceil(sampling.rows / ways) * ways
@@ -84,13 +85,6 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
       done += len(chosen)
       progress(done, len(requests))
   return images
-
-
-def _check_sizes(request: Request, factor: int) -> None:
-  for part in request.sample.targets:
-    if part.size and (min(part.size) < factor or any(side % factor for side in part.size)):
-      raise user_error('config.sampling.size', part.size, f'both sides must be multiples of '
-                       f'{factor}, the pixels along a latent token')
 
 
 def _placed(system: System, params: Params, config: ConfigDict, mesh: Mesh, table) -> Params:

@@ -17,7 +17,7 @@ from jaxgen.core.files import write_text
 from jaxgen.core.limits import MAX_SIDE
 from jaxgen.core.texts import parsed
 from jaxgen.data.sample import FileImage
-from jaxgen.data.wordings import worded
+from jaxgen.sampling import imontage_jobs
 from jaxgen.sampling.generate import Images
 from jaxgen.sampling.images import to_png
 from jaxgen.sampling.request import Request
@@ -38,11 +38,6 @@ _KINDS = {
     'image_guidance': ((int, float), 'a number'),
     'name': ((str,), 'a string'),
 }
-# Our field -> that of iMontage's job files, which have no others but ``task_type``.
-_IMONTAGE = {'prompt': 'prompts', 'source': 'images', 'reference': 'images', 'size': 'height',
-             'outputs': 'output_num'}
-# The images of these tasks are edited, those of the others are references.
-_IMONTAGE_EDITS = ('image_editing', 'multiview')
 
 
 def parse_size(text: str, where: str = '--size') -> tuple[int, int] | None:
@@ -59,21 +54,26 @@ def parse_size(text: str, where: str = '--size') -> tuple[int, int] | None:
   return _checked_size([int(sides[0]), int(sides[-1])], text, where)
 
 
-def read_job(file: str, config: ConfigDict, **defaults: Any) -> list[Request]:
+def read_job(file: str, config: ConfigDict, *, factor: int = 1, **defaults: Any) -> list[Request]:
   """The requests of a job file.
 
   Ours is a JSON list of objects: ``prompt``, ``source``, ``reference`` and ``context`` (a path or a
   list of paths), ``size``, ``outputs``, ``task``, ``seed``, ``guidance``, ``image_guidance`` and
   ``name``. iMontage's is an object of numbered objects with ``task_type``, ``prompts``, ``images``,
-  ``height``, ``width`` and ``output_num`` (DATASETS, section 6). Paths are relative to the file.
+  ``height``, ``width`` and ``output_num`` (DATASETS, section 6). Paths are relative to the file; in
+  iMontage's, where there is no such file, to the current folder.
 
   Args:
     file: JSON.
     config: of the run.
+    factor: pixels along a latent token. Sizes of iMontage's files are rounded up to multiples of
+      it, as the release does, and a line on stderr says so.
     **defaults: fields of requests that do not give them: ``seed``, ``guidance``, ...
 
   Raises:
-    UserError: no such file, no JSON, an unknown field or one of a wrong kind, with its entry.
+    UserError: no such file, no JSON, an unknown field or one of a wrong kind, an image or a number
+      of images that its task cannot use, or a list of other length than the outputs; with its
+      entry.
   """
   path = existing_file(file, '--job')
   job = parsed(path.read_bytes(), f'--job = {file!r}')
@@ -84,9 +84,11 @@ def read_job(file: str, config: ConfigDict, **defaults: Any) -> list[Request]:
     where, entry = f'{file}[{json.dumps(key)}]', job[key]
     if not isinstance(entry, dict):
       raise user_error(where, entry, 'each request must be a JSON object')
-    names = _IMONTAGE if isinstance(job, dict) else {}
-    entry = _from_imontage(entry, where) if names else entry
+    names = imontage_jobs.NAMES if isinstance(job, dict) else {}
+    entry = imontage_jobs.translated(entry, where) if names else entry
     values = _checked(entry, names, where, path.parent)
+    if names and values.get('size'):
+      values['size'] = imontage_jobs.fitted(values['size'], factor, where)
     requests.append(make_request(config, values.pop('prompt', None), number=number, origin=where,
                                  whole=bool(names), **{**defaults, **values}))
   return requests
@@ -193,7 +195,7 @@ def _checked(entry: Mapping[str, Any], names: Mapping[str, str], where: str, fol
       listed = [value] if isinstance(value, str) else value
       if not all(isinstance(item, str) for item in listed):
         raise user_error(shown, value, f'must be {kind}')
-      value = [existing(str(folder / item), shown) for item in listed]
+      value = [existing(_placed(item, folder, bool(names)), shown) for item in listed]
     elif field == 'size':
       value = (_checked_size(value, value, shown) if isinstance(value, list) else
                parse_size(str(value), shown))
@@ -208,33 +210,13 @@ def _checked_size(sides: Sequence[Any], value: Any, where: str) -> tuple[int, in
   return sides[0], sides[1]
 
 
-def _from_imontage(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-  """One numbered object of iMontage's job files as one of ours, worded as its task is."""
-  for field in ('task_type', 'prompts', 'height', 'width'):
-    if field not in entry:
-      raise user_error(f'{where}.{field}', None, 'missing')
-  prompts, task, outputs = entry['prompts'], entry['task_type'], entry.get('output_num', 1)
-  if isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts):
-    prompts = '\n'.join(prompts)
-  if isinstance(prompts, str):
-    prompts = worded(task, **_split(task, prompts, where), outputs=outputs,
-                     where=f'{where}.task_type')
-  role = 'source' if task in _IMONTAGE_EDITS else 'reference'
-  return {'prompt': prompts, role: entry.get('images', []),
-          'size': [entry['height'], entry['width']], 'outputs': outputs}
-
-
-def _split(task: str, prompts: str, where: str) -> dict[str, str]:
-  """What the wording of a task takes from ``prompts``: the kind of control map of one task, style
-  and panels of another (L137)."""
-  if task == 'conditioned_cref':
-    return dict(text='', signal=prompts)
-  if task == 'storyboard':
-    style, colon, text = prompts.partition(':')
-    if not colon:
-      raise user_error(f'{where}.prompts', prompts, 'write "style: 1. ... 2. ..." for a storyboard')
-    return dict(text=text.strip(), style=style.strip())
-  return dict(text=prompts)
+def _placed(path: str, folder: epath.Path, elsewhere: bool) -> str:
+  """The path from a job file's folder, or (``elsewhere``) from here if there is none."""
+  beside = folder / path
+  with contextlib.suppress(OSError, ValueError):
+    if elsewhere and not beside.exists() and epath.Path(path).exists():
+      return path
+  return str(beside)
 
 
 def _described(part) -> dict[str, Any]:

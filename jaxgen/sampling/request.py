@@ -6,17 +6,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.core.limits import MAX_GUIDANCE
 from jaxgen.core.limits import MAX_OUTPUTS
 from jaxgen.core.limits import MAX_SEED
 from jaxgen.core.limits import check_range
 from jaxgen.core.texts import checked
+from jaxgen.core.types import Layout
+from jaxgen.data import positions
 from jaxgen.data import tasks
 from jaxgen.data.buckets import best_bucket
 from jaxgen.data.buckets import bucket_set
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import image_size
+from jaxgen.data.examples import drawn_images
+from jaxgen.data.examples import grid_role
 from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
@@ -95,6 +100,40 @@ def request_of(config: ConfigDict, sample: Sample, *, seed: int, number: int,
   for kind, scale in scales.items():
     check_range(f'{sample.origin}: {kind} guidance', scale, 0, MAX_GUIDANCE)
   return Request(sample, seed, number, scales)
+
+
+def check_fits(requests: Sequence[Request], layout: Layout, clean_roles: Sequence[str]) -> None:
+  """Refuses what the models of a run cannot draw, before any image or weight is read.
+
+  Args:
+    requests: to be drawn.
+    layout: what the models need.
+    clean_roles: ``config.data.clean_roles``, whose images the denoiser gets.
+
+  Raises:
+    UserError: a side that is no multiple of the pixels of a latent token, or more images than the
+      position scheme has places for.
+  """
+  factor = layout.latent.factor
+  for request in requests:
+    sample = request.sample
+    for part in sample.targets:
+      if part.size and part.size != round_up(part.size, factor):
+        height, width = round_up(part.size, factor)
+        raise user_error(f'{sample.origin}: size', part.size, 'both sides must be multiples of '
+                         f'{factor}, the pixels along a latent token, as {height}x{width}')
+    grids = [positions.Grid(grid_role(sample.parts[index]), 1, 1)
+             for index in drawn_images(sample.parts, layout.scheme, clean_roles)]
+    try:
+      positions.place(layout.scheme, grids, states=0)
+    except RecordError as error:
+      raise error.of(sample.origin) from None
+
+
+def round_up(size: tuple[int, int], factor: int) -> tuple[int, int]:
+  """(height, width), both rounded up to multiples of ``factor`` pixels."""
+  height, width = (-(-side // factor) * factor for side in size)
+  return height, width
 
 
 def make_requests(config: ConfigDict, texts: Sequence[str], **options) -> list[Request]:

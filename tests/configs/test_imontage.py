@@ -6,6 +6,7 @@ import pytest
 
 from configs.imontage import base
 from configs.imontage import hq
+from configs.imontage import photos
 from configs.imontage import pretrain
 from configs.imontage import sft
 from configs.imontage import shapes
@@ -116,3 +117,12 @@ def test_the_small_stages_are_whole(stage):
   config = shapes.get_config(stage)
   validate(config)
   make_system(config)
+
+
+def test_photographs_are_trained_on_at_the_path_that_is_given(tmp_path):
+  config = photos.get_config(str(tmp_path))
+  validate(config)
+  layout = make_system(config).layout
+  assert {spec.path for spec in config.data.sources.values()} == {str(tmp_path)}
+  # One given image and three outputs fill a row.
+  assert (config.data.image_size // layout.latent.factor) ** 2 * 4 == config.data.visual_tokens

@@ -72,6 +72,12 @@ def test_what_does_not_fit_is_listed(tmp_path, capsys):
     ('kl', 'sd3_vae.safetensors', dict(scaling=1.5305, shift=0.0609), 'Stable Diffusion 3'),
     ('hunyuan_video', 'hunyuan_video_i2v.safetensors', dict(clean_time='zero'),
      'HunyuanVideo-I2V'),
+    ('hunyuan_video', 'iMontage/diffusion_pytorch_model.safetensors', {}, 'iMontage'),
+    ('hunyuan_video', 'hunyuan_video_i2v/iMontage_ckpts/model.safetensors', {}, 'iMontage'),
+    ('hunyuan_video', 'iMontage/ckpts/hunyuan-video-i2v-720p/transformers/model.safetensors',
+     dict(clean_time='zero'), 'HunyuanVideo-I2V'),
+    ('hunyuan_video', 'iMontage/ckpts/hunyuan-video-t2v-720p/transformers/model.safetensors', {},
+     'HunyuanVideo'),
 ])
 def test_releases_are_known_by_their_names(tmp_path, capfd, name, file, fields, told):
   """Also by their path, where the tensors do not tell: see ``Release``."""
@@ -80,6 +86,7 @@ def test_releases_are_known_by_their_names(tmp_path, capfd, name, file, fields, 
     shapes['net.pos_embedder.seq'] = (7,)
   if name == 'mmdit':  # as in the files of ComfyUI
     shapes = {f'model.diffusion_model.{tensor}': shape for tensor, shape in shapes.items()}
+  (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
   write_header(tmp_path / file, shapes)
   found = inspect(str(tmp_path / file))
   assert f'no config.json; by its tensors this is {told}, with' in capfd.readouterr().err

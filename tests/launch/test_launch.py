@@ -238,6 +238,25 @@ def test_a_stage_that_is_stopped_stops_all_and_goes_on_next_time(script, tmp_pat
   assert again[:2] == ['mllm', 'mllm'] and again[2].startswith('pretrain')
 
 
+def test_photographs_are_trained_on_by_one_command(tmp_path):
+  """The tokenizer once, the training every time; the path of the photographs is the caller's."""
+  shutil.copytree(ROOT / 'launch', tmp_path / 'launch')
+  (tmp_path / '.venv/bin').mkdir(parents=True)
+  (tmp_path / '.venv/bin/jaxgen').write_text(
+      '#!/bin/sh\necho "$@" >> calls\n[ "$1" = train ] || mkdir -p run/tokenizer\n')
+  (tmp_path / '.venv/bin/jaxgen').chmod(0o755)
+  (tmp_path / 'mine').mkdir()
+  for _ in range(2):
+    subprocess.run([tmp_path / 'launch/imontage_photos.sh', 'mine', 'run', '--config.seed=5'],
+                   env=ENVIRON, check=True, cwd=tmp_path)
+  first, second, third = (tmp_path / 'calls').read_text().splitlines()
+  mine = tmp_path / 'mine'
+  assert first.startswith(f'data tokenizer --kind=photos --path={mine} --size=64')
+  assert second == third
+  assert second.startswith(f'train --config=configs/imontage/photos.py:{mine} --workdir=run/run')
+  assert second.endswith('--config.seed=5')
+
+
 def start_local(*command, processes=2):
   return subprocess.Popen(
       [ROOT / 'launch/local.sh', '-n', str(processes), '-d', '1', '--', *command], cwd=ROOT,

@@ -155,8 +155,8 @@ def test_whatever_is_wrong_with_a_request_is_said_before_any_is_drawn(run, tmp_p
   (tmp_path / 'torn.png').write_bytes(b'\x89PNG torn')
   for wrong, message in (
       (run.requests(['circle ' * 200]), 'prompt_tokens = 96'),
-      (run.requests(['a cross'], size=(16, 18)), r'config.sampling.size = \(16, 18\).*multiples of '
-       '4'),
+      (run.requests(['a cross'], size=(16, 18)), r"prompt 'a cross': size = \(16, 18\).*multiples "
+       'of 4, .* as 16x20'),
       (run.requests(['a cross'], source=[(tmp_path / 'torn.png').read_bytes()]),
        "prompt 'a cross': an image cannot be read: no image of a format that is read")):
     with pytest.raises(UserError, match=message):

@@ -18,6 +18,10 @@ from jaxgen.sampling.request import make_request
 from jaxgen.sampling.request import make_requests
 
 
+# An entry of iMontage's job files.
+RELEASED = {'task_type': 'cref', 'prompts': 'a', 'images': ['a.png'], 'height': 8, 'width': 8}
+
+
 @pytest.fixture
 def folder(tmp_path):
   """A folder with two images."""
@@ -53,11 +57,12 @@ def test_our_job_files(folder, tiny_base):
 
 
 def test_job_files_of_imontage(folder, tiny_base):
+  panels = [f'{number}. she walks on' for number in range(1, 13)]
   job = written(folder, {
       '0': {'task_type': 'image_editing', 'prompts': 'make it red', 'images': ['a.png'],
             'height': 16, 'width': 24, 'output_num': 1},
-      '1': {'task_type': 'storyboard', 'prompts': ['film: 1. a dog', '2. on grass'],
-            'images': ['a.png', 'b.png'], 'height': 8, 'width': 8, 'output_num': 12},
+      '1': {'task_type': 'storyboard', 'prompts': [f'film: {panels[0]}', *panels[1:]],
+            'images': 'a.png,b.png', 'height': 8, 'width': 8, 'output_num': 12},
       '2': {'task_type': 'conditioned_cref', 'prompts': 'depth', 'images': ['a.png', 'b.png'],
             'height': 8, 'width': 8, 'output_num': 1}})
   edit, story, control = read_job(job, tiny_base, seed=1, size=(8, 8))
@@ -66,10 +71,39 @@ def test_job_files_of_imontage(folder, tiny_base):
   said = 'Please output {} images according to the instruction: {}'
   assert [request.sample.texts[0].text for request in (edit, story, control)] == [
       said.format(1, 'make it red'),
-      said.format(12, 'Inspired by this character, a film unfolds: 1. a dog\n2. on grass'),
+      said.format(12, 'Inspired by this character, a film unfolds: ' + '\n'.join(panels)),
       said.format(1, 'Ref to the first depth image, generate image with other images.')]
   assert story.seed == 1
   assert [part.image.path[-5:] for part in story.sample.images[:2]] == ['a.png', 'b.png']
+
+
+def test_a_released_job_file_lies_beside_its_images_or_below_them(folder, tiny_base, monkeypatch):
+  """In the release it lies in assets/ and its paths begin there; sizes are rounded up."""
+  (folder / 'assets').mkdir()
+  (folder / 'assets/job.json').write_text(json.dumps({'7': RELEASED | {'images': ['b.png']}}))
+  with pytest.raises(UserError, match='assets/b.png.: no such file'):
+    read_job(str(folder / 'assets/job.json'), tiny_base)
+  monkeypatch.chdir(folder)
+  request, = read_job('assets/job.json', tiny_base)
+  assert request.sample.images[0].image == FileImage('b.png')
+  (folder / 'assets/b.png').write_bytes((folder / 'b.png').read_bytes())
+  request, = read_job('assets/job.json', tiny_base)
+  assert request.sample.images[0].image == FileImage('assets/b.png')
+
+
+def test_sizes_of_released_job_files_are_fitted_and_said(folder, tiny_base, capsys):
+  sizes = [(604, 1024), (16, 17), (416, 640)]
+  job = written(folder, {str(number): RELEASED | {'height': height, 'width': width}
+                         for number, (height, width) in enumerate(sizes)})
+  found = [request.sample.targets[0].size for request in read_job(job, tiny_base, factor=16)]
+  assert found == [(608, 1024), (16, 32), (416, 640)]
+  assert capsys.readouterr().err == (
+      f'{job}["0"]: 604x1024 is drawn as 608x1024, multiples of 16 pixels\n'
+      f'{job}["1"]: 16x17 is drawn as 16x32, multiples of 16 pixels\n')
+  # Without sizes it takes those of the flags.
+  unsized = {key: RELEASED[key] for key in ('task_type', 'prompts', 'images')}
+  request, = read_job(written(folder, {'0': unsized}), tiny_base, size=(32, 16))
+  assert request.sample.targets[0].size == (32, 16)
 
 
 @pytest.mark.parametrize('job, message', [
@@ -103,14 +137,30 @@ def test_job_files_of_imontage(folder, tiny_base):
     ([{'prompt': 'a', 'task': 'paint'}], r"\[0\]: task = 'paint': use auto, or one of pair, edit"),
     ([{'prompt': 'a', 'task': 'edit'}], r'\[0\] = .*: task edit needs an image of role source'),
     ([{'source': 'a.png'}], r'\[0\]: caption: missing, but task edit needs one'),
-    ({'0': {'task_type': 'paint', 'prompts': 'a', 'width': 8, 'height': 8}},
+    ({'0': RELEASED | {'task_type': 'paint'}},
      r'\["0"\].task_type = .paint.: use one of image_editing, cref'),
+    ({'0': RELEASED | {'task_type': ['cref'], 'prompts': 5}},
+     r'\["0"\].prompts = 5: must be a string'),
+    ({'0': RELEASED | {'outputs': 2}}, r'\["0"\].outputs = 2: no such field; known: task_type'),
+    ({'0': RELEASED | {'images': []}}, r'\["0"\].images = \[\]: cref needs an image'),
+    ({'0': RELEASED | {'task_type': 'sref', 'images': ['a.png']}},
+     r'\["0"\].images = .*: sref needs 2 images or more: the content first, the style second'),
+    ({'0': RELEASED | {'task_type': 'conditioned_cref', 'prompts': 'depth'}},
+     r'\["0"\].images = .*: conditioned_cref needs 2 images or more: the control map first'),
+    ({'0': RELEASED | {'task_type': 'multiview', 'prompts': '1. pan left 2. zoom in by 1.5'}},
+     r'\["0"\].output_num = 1: its instruction lists 2 images'),
+    ({'0': RELEASED | {'task_type': 'storyboard', 'prompts': 'film: 1、a 2、b', 'output_num': 3}},
+     r'\["0"\].output_num = 3: its instruction lists 2 images'),
+    ({'0': RELEASED | {'task_type': 'image_editing', 'prompts': '1. a 2. b 3. c', 'output_num': 2}},
+     r'\["0"\].output_num = 2: its instruction lists 3 images'),
+    ({'0': RELEASED | {'height': 0}}, r'\["0"\].height = \[0, 8\]: sides are whole numbers'),
+    ([{'prompt': 'Please output 3 images according to the instruction: a', 'outputs': 2}],
+     r"\[0\]: caption = 'Please output 3 .*': contradicts the number of outputs, 2"),
     ({'0': {'task_type': 'storyboard', 'prompts': 'a', 'width': 8, 'height': 8}},
      r'\["0"\].prompts = .a.: write "style: 1'),
     ({'0': {'task_type': 'cref', 'prompts': 'a', 'width': 8}}, r'\["0"\].height: missing'),
-    ({'0': {'task_type': 'cref', 'prompts': 'a', 'width': 8, 'height': 8, 'images': ['c.png']}},
-     r'\["0"\].images = .*c.png.*no such file'),
-    ({'0': {'task_type': 'cref', 'prompts': 'a', 'width': 8, 'height': 8, 'output_num': 'x'}},
+    ({'0': RELEASED | {'images': ['c.png']}}, r'\["0"\].images = .*c.png.*no such file'),
+    ({'0': RELEASED | {'output_num': 'x'}},
      r"\[\"0\"\].output_num = 'x': must be a whole number"),
 ])
 def test_mistakes_name_the_entry_and_the_field(folder, tiny_base, job, message):

@@ -136,6 +136,8 @@ FAMILY = Family(
     ),
     others=(Layout('original', ORIGINAL_RULES, published=(
         # The same sizes as text to video, which has no clean frames that it could matter to.
+        # iMontage's are often kept below those of I2V, or above them.
+        Release('iMontage', path='imontage(?!.*[it]2v)'),
         Release('HunyuanVideo-I2V', {'clean_time': 'zero'}, path='i2v'),
         Release('HunyuanVideo'),
         Release('HunyuanVideo without distilled guidance', {'guidance_embed': False}),

@@ -25,6 +25,7 @@ from jaxgen.data.sources.layouts import main_table
 from jaxgen.data.sources.layouts import open_table
 from jaxgen.data.sources.named import open_named
 from jaxgen.data.sources.named import PRESETS
+from jaxgen.data.sources.photos import PhotoSource
 from jaxgen.data.sources.records import ArrayRecordSource
 from jaxgen.data.sources.records import open_tfds
 from jaxgen.data.sources.tar import open_tars
@@ -44,11 +45,12 @@ def open_source(kind: str, path: str, *, split: str = 'train', limit: int = 0, s
     path: folder, file, glob, brace pattern or TFDS name; of shapes the drawn task, '' = captions.
     split: ``train``, ``test`` or ``validation``, where the kind knows splits.
     limit: first records to keep; 0 = all.
-    size: side of the drawn images, for shapes only.
-    seed: of the drawn images, for shapes only.
+    size: side of the images, for shapes and photos only.
+    seed: of the samples, for shapes and photos only.
     fields: our name -> name or names of a column, member, feature or (kind ``controls``) folder;
       ``builders.FIELDS`` lists ours. A dotted name reaches into a struct, ``{n}`` stands for a
-      number. Empty: recognised. Of shapes: setting -> value, see ``parse_settings``.
+      number. Empty: recognised. Of shapes: setting -> value, see ``parse_settings``; of photos:
+      ``task``, see ``PhotoSource``.
     root: folder that relative image paths start from; '' = beside the file that names them.
     field: config field or flag that holds the path, for errors.
 
@@ -61,6 +63,8 @@ def open_source(kind: str, path: str, *, split: str = 'train', limit: int = 0, s
   place = Place(path, split, field, dict(fields), root)
   if kind == 'shapes':
     source = _open_shapes(place, size, seed)
+  elif kind == 'photos':
+    source = PhotoSource(_open_auto(dataclasses.replace(place, fields={})), place, size, seed)
   else:
     source = open_named(kind, place) if kind in PRESETS else KINDS[kind](place)
   if not len(source):
@@ -118,4 +122,5 @@ KINDS: dict[str, Callable[..., Source]] = {
     'tar': open_tars,
     'arrayrecord': ArrayRecordSource,
     'tfds': open_tfds,
+    'photos': PhotoSource,
 }
