@@ -29,6 +29,9 @@ RANGES = {
     'images_per_prompt': (1, None), 'prompts': (1, None), 'fit': (0, None), 'held_out': (0, None),
     'search': (0, None), 'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None),
     'shards': (1, None), 'vocab': (1, None), 'every': (1, None)}
+# Images that a request can be given, by their roles.
+GIVEN = {'source': 'image to edit', 'reference': 'image whose content to use',
+         'context': 'image that came before'}
 NAMED = ('config', 'workdir', 'out')
 
 
@@ -137,8 +140,7 @@ def _add_sample(commands) -> None:
   parser.add_argument('--workdir', required=True, metavar='DIR', help='a trained run')
   parser.add_argument('--prompt', action='append', default=[], help='may be given several times')
   parser.add_argument('--prompts-file', metavar='FILE', help='one prompt in each line')
-  for role, text in (('source', 'image to edit'), ('reference', 'image whose content to use'),
-                     ('context', 'image that came before')):
+  for role, text in GIVEN.items():
     parser.add_argument(f'--{role}', action='append', default=[], metavar='FILE',
                         help=f'{text}; may be given several times, for every prompt')
   parser.add_argument('--size', default='', metavar='HxW', help="of the images; the config's "
@@ -157,33 +159,12 @@ def _add_sample(commands) -> None:
 
 
 def _sample(args) -> None:
-  prompts = args.prompt + (_lines(args.prompts_file) if args.prompts_file else [])
-  if bool(prompts) == bool(args.job):
-    raise user_error('--prompt', None, 'give at least one --prompt, or a --prompts-file; or else a '
-                     '--job')
-  from jaxgen.core.files import check_place
-  from jaxgen.sampling import jobs
-  from jaxgen.sampling.load import load_run
-  from jaxgen.sampling.load import run_config
-  from jaxgen.sampling.request import check_fits
-  from jaxgen.sampling.request import make_requests
-  from jaxgen.systems.registry import make_system
-  shared = dict(size=jobs.parse_size(args.size), outputs=args.outputs, task=args.task,
-                seed=args.seed, guidance=args.guidance, image_guidance=args.image_guidance)
-  given = {role: [jobs.existing(path, f'--{role}') for path in vars(args)[role]]
-           for role in jobs.GIVEN}
-  if args.job and any(given.values()):
-    raise user_error('--job', args.job, 'its requests name their images; drop the other flags')
-  check_place(args.out)
-  config = run_config(args.workdir, args.preset)  # the weights, which take long, come last
-  layout = make_system(config).layout
-  requests = (jobs.read_job(args.job, config, factor=layout.latent.factor, **shared) if args.job
-              else make_requests(config, prompts, **given, **shared))
-  check_fits(requests, layout, config.data.clean_roles)
-  run = load_run(args.workdir, args.weights, args.preset)
-  images = run.draw(requests, steps=args.steps, progress=jobs.progress())
-  for path in jobs.save_results(requests, images, args.out):
-    print(path)
+  from jaxgen.sampling.commands import sample
+  sample(args.workdir, args.out, prompts=args.prompt, prompts_file=args.prompts_file,
+         job=args.job, given={role: vars(args)[role] for role in GIVEN}, size=args.size,
+         steps=args.steps, weights=args.weights, preset=args.preset, outputs=args.outputs,
+         task=args.task, seed=args.seed, guidance=args.guidance,
+         image_guidance=args.image_guidance)
 
 
 def _add_evaluate(commands) -> None:
@@ -384,7 +365,8 @@ def _show(args) -> None:
 
 
 def _add_report(commands) -> None:
-  parser = _command(commands, 'report', _report, 'write report.html and summary.json, or the table of an ablation')
+  parser = _command(commands, 'report', _report,
+                    'write report.html and summary.json, or the table of an ablation')
   parser.add_argument('--workdir', required=True, metavar='DIR',
                       help='a run, or a folder of runs that follow one another')
 
@@ -404,14 +386,6 @@ def _add_preset(parser) -> None:
 def _add_weights(parser) -> None:
   parser.add_argument('--weights', default='ema', choices=('ema', 'params'),
                       help='ema (where the run keeps one) or params')
-
-
-def _lines(path: str) -> list[str]:
-  from jaxgen.core.texts import decoded
-  from jaxgen.core.texts import lines_of
-  from jaxgen.sampling.jobs import existing_file
-  text = decoded(existing_file(path, '--prompts-file').read_bytes(), f'--prompts-file = {path!r}')
-  return [line.strip() for line in lines_of(text) if line.strip()]
 
 
 if __name__ == '__main__':

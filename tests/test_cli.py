@@ -10,6 +10,7 @@ import pytest
 
 from jaxgen import cli
 from jaxgen.core import quiet
+from jaxgen.sampling import commands
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -116,7 +117,7 @@ def test_numbers_out_of_range_and_empty_paths(capsys, command, flag, message):
 def test_a_prompt_goes_on_to_the_end_of_its_line(capsys, tmp_path):
   file = tmp_path / 'prompts.txt'
   file.write_text('a cat,\u2028asleep\r\n\n  a dog\x85 \n', 'utf-8-sig', newline='')
-  assert cli._lines(str(file)) == ['a cat,\u2028asleep', 'a dog']
+  assert commands._lines(str(file)) == ['a cat,\u2028asleep', 'a dog']
   file.write_bytes('Füße'.encode('latin-1'))
   assert cli.main(['sample', '--workdir=w', '--out=o', f'--prompts-file={file}']) == 1
   assert capsys.readouterr().err == (f"jaxgen: --prompts-file = '{file}': is not UTF-8, byte 1 is "

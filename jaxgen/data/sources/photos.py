@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
-from jaxgen.data.decode import decode
+from jaxgen.data.decode import read_picture
 from jaxgen.data.images import resize_and_crop
 from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Part
@@ -92,8 +92,8 @@ class PhotoSource:
   def _decoded(self, place: int) -> np.ndarray:
     """uint8[H, W, 3], the short side ``SCALE`` windows long."""
     short = SCALE * self._size
-    photo = decode(self._photos[place].images[0].image, (short, short))
-    height, width = photo.shape[:2]
+    photo = read_picture(self._photos[place].images[0].image, (short, short))
+    height, width = photo.extent
     scale = short / min(height, width)
     return resize_and_crop(photo, (max(round(height * scale), short),
                                    max(round(width * scale), short)))
