@@ -41,3 +41,20 @@ load_flags() {
     die "$1: made for jax $JAXGEN_FLAGS_JAX, but $installed is installed; compile a plan with" \
       "it (jaxgen plan), then change JAXGEN_FLAGS_JAX there"
 }
+
+# chain CONFIGS STAGE[:GROUP,...]...: trains stages one after the other in folders of `root`, with the
+# flags `overrides`; each takes the named groups from the one before. A stage that is done ends at
+# once, so every process of a run may call this, and call it again to go on.
+chain() {
+  local stage group before='' configs=$1 flags
+  # shellcheck disable=SC2154
+  for stage in "${@:2}"; do
+    flags=()
+    for group in $(tr , ' ' <<< "${stage#"${stage%%:*}"}" | tr -d :); do
+      flags+=(--config.init_from."$group"="$root/$before")
+    done
+    before=${stage%%:*}
+    run jaxgen train --config="$configs/$before.py" --workdir="$root/$before" --stopped-code=75 \
+      "${flags[@]}" "${overrides[@]}"
+  done
+}

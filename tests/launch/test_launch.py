@@ -238,6 +238,31 @@ def test_a_stage_that_is_stopped_stops_all_and_goes_on_next_time(script, tmp_pat
   assert again[:2] == ['mllm', 'mllm'] and again[2].startswith('pretrain')
 
 
+# Script -> stages, and the groups that each takes from the one before.
+CHAINS = {
+    'imontage.sh': {'pretrain': (), 'sft': ('denoiser',), 'hq': ('denoiser',)},
+    'query_kontext.sh': {'stage1': (), 'stage2': ('mllm', 'bridge', 'connector'),
+                         'stage3': ('mllm', 'bridge', 'connector', 'denoiser'),
+                         'stage3_1024': ('mllm', 'bridge', 'connector', 'denoiser')}}
+
+
+@pytest.mark.parametrize('script', CHAINS)
+def test_stages_at_full_size_follow_one_another(script):
+  """Each is a config that is there, and starts from the one before, wherever the runs lie."""
+  result = subprocess.run([ROOT / 'launch' / script, 'runs/a run', '--config.seed=3'], text=True,
+                          env=ENVIRON | {'dry_run': '1'}, check=True, capture_output=True)
+  lines = [shlex.split(line) for line in result.stderr.splitlines()]
+  before = ''
+  for (_, *command), (stage, groups) in zip(lines, CHAINS[script].items(), strict=True):
+    folder = f'configs/{script.removesuffix(".sh")}'
+    assert (ROOT / folder / f'{stage}.py').exists()
+    assert command == [
+        'jaxgen', 'train', f'--config={folder}/{stage}.py', f'--workdir=runs/a run/{stage}',
+        '--stopped-code=75', *(f'--config.init_from.{group}=runs/a run/{before}'
+                               for group in groups), '--config.seed=3']
+    before = stage
+
+
 def test_photographs_are_trained_on_by_one_command(tmp_path):
   """The tokenizer once, the training every time; the path of the photographs is the caller's."""
   shutil.copytree(ROOT / 'launch', tmp_path / 'launch')
