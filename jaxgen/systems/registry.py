@@ -11,7 +11,11 @@ from jaxgen.systems.imontage import IMontage
 from jaxgen.systems.iomm import IOMM
 from jaxgen.systems.query_kontext import QueryKontext
 
-SYSTEMS = {'imontage': IMontage, 'iomm': IOMM, 'query_kontext': QueryKontext}
+SYSTEMS = {
+    'imontage': IMontage,
+    'iomm': IOMM,
+    'query_kontext': QueryKontext,
+}
 
 
 def system_class(config: ConfigDict) -> type[System]:
