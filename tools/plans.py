@@ -27,9 +27,11 @@ OTHERS = ('imontage/pretrain', 'imontage/sft', 'imontage/hq', 'plans/flux_12b',
 # 96 rows do not divide over 64 devices, and eight rows of a device hide the gathers of IOMM-XL.
 CHIPS = dict.fromkeys(('finetune_b_1024', 'finetune_l_1024', 'finetune_xl_512'), '2x4x4')
 NODES = dict.fromkeys(('finetune_b_1024', 'finetune_l_1024'), '4x8')
+RING = '--config.mesh.rules=(("keys",("context",),True),)'
 HALVES = '--config.mesh.fsdp=32 --config.mesh.context=2 --config.train.accumulate=2'
 # A device of v5p has room for twice the tokens of an H800, and gathers half as often.
 OVERRIDES = {('pretrain_xl', 'tpu:v5p:4x4x4'): '--config.train.accumulate=8',
+             ('imontage/pretrain', 'tpu:v5p:4x4x4'): RING,  # permutes overlap, gathers do not
              ('imontage/sft', 'tpu:v5p:4x4x4'): HALVES, ('imontage/hq', 'tpu:v5p:4x4x4'): HALVES}
 
 
@@ -97,7 +99,7 @@ def table() -> str:
   for row in rows():
     file = file_of(row[0], row[1])
     cells = numbers(json.loads(file.read_text())) if file.exists() else ['not run'] + [''] * 10
-    lines.append(f'| `{" ".join(command(*row))}` | {" | ".join(cells)} |')
+    lines.append(f'| `{shlex.join(command(*row))}` | {" | ".join(cells)} |')
   return '\n'.join(lines)
 
 
