@@ -28,6 +28,9 @@ import numpy as np
 import torch
 import transformers
 from bench_step import denoiser_inputs
+from bench_step import make_params
+from bench_step import torch_model
+from packed_row import frames
 from timing import alternate
 from timing import machine
 from timing import set_malloc
@@ -48,7 +51,6 @@ from jaxgen.conversion.tables import qwen3
 from jaxgen.conversion.tables import qwen_image
 from jaxgen.conversion.tables import sana
 from jaxgen.conversion.tables import z_image
-from jaxgen.core import trees
 from jaxgen.data.vision import native_positions
 from jaxgen.data.vision import rotary_positions
 from jaxgen.models import registry
@@ -161,13 +163,8 @@ def denoiser(table, kind, call, flags, extra=None, **fields) -> Pair:
   """
   section = registry.section(table.FAMILY.name, unroll=flags.unroll, **fields)
   module = registry.build(section, jnp.float32)
-  rng = np.random.default_rng(0)
-  params = trees.map_named(
-      lambda _, leaf: (0.02 * rng.normal(size=leaf.shape)).astype(np.float32),
-      registry.param_shapes(module))
-  model = kind.from_config(table.FAMILY.write_config(module.config.__dict__))
-  model.load_state_dict({name: torch.tensor(array) for name, array in
-                         engine.to_torch(table.FAMILY.rules, params).items()}, strict=True)
+  params = make_params(module)
+  model = torch_model(table.FAMILY, kind, module, params)
   batch = token_batch(module.config, flags) | (extra or {})
   tensors = {name: torch.tensor(array) for name, array in batch.items()}
   params, inputs = jax.tree.map(jnp.asarray, (params, batch))
@@ -193,11 +190,9 @@ def token_batch(config, flags) -> dict[str, np.ndarray]:
       state_segments=np.ones((1, flags.text), np.int32))
 
 
-def frames(batch, flags):
-  """Tokens as an image of one frame, f[1, C / 4, 1, 2 side, 2 side]."""
-  side = flags.side
-  image = batch['latents'].reshape(1, side, side, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
-  return image.reshape(1, -1, 1, 2 * side, 2 * side)
+def square(batch, flags):
+  """The image as one frame, f[1, C / 4, 1, 2 side, 2 side]."""
+  return frames(batch['latents'], flags.side, flags.side)
 
 
 def make_flux(flags):
@@ -219,7 +214,7 @@ def make_flux(flags):
 def make_hunyuan_video(flags):
   def call(model, batch, flags):
     return model(
-        hidden_states=frames(batch, flags), timestep=1000 * batch['t'][:, 0],
+        hidden_states=square(batch, flags), timestep=1000 * batch['t'][:, 0],
         encoder_hidden_states=batch['states'], encoder_attention_mask=batch['state_segments'],
         pooled_projections=batch['pooled'][:, 0], guidance=1000 * batch['guidance'][:, 0],
         return_dict=False)[0]
@@ -252,7 +247,7 @@ def make_qwen_image(flags):
 
 def make_z_image(flags):
   def call(model, batch, flags):
-    image, = model([frames(batch, flags)[0]], 1 - batch['t'][0], [batch['states'][0]],
+    image, = model([square(batch, flags)[0]], 1 - batch['t'][0], [batch['states'][0]],
                    return_dict=False)[0]
     return image
 
@@ -269,7 +264,7 @@ def make_z_image(flags):
 
 def make_cosmos(flags):
   def call(model, batch, flags):
-    video = frames(batch, flags)
+    video = square(batch, flags)
     return model(
         hidden_states=video, timestep=batch['t'][:, 0], encoder_hidden_states=batch['states'],
         condition_mask=torch.zeros_like(video[:, :1]), return_dict=False)[0]

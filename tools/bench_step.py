@@ -1,92 +1,153 @@
-"""Times one FLUX-shaped training step of jaxgen and of diffusers' PyTorch class, side by side.
+"""Times one training step of jaxgen and of diffusers' PyTorch class, side by side.
 
-Both sides get the same weights, batch, dtype and optimizer (forward, backward, AdamW). Steps
-alternate, so that a busy machine slows both alike, and the medians are compared:
+Both sides get the same weights, tokens, dtype and optimizer (forward, backward, AdamW). Steps
+alternate, so that a busy machine slows all sides alike, and the medians are compared:
 
   python tools/bench_step.py
   python tools/bench_step.py --hidden=3072 --double=4 --single=8 --image=4096 --text=512
+  python tools/bench_step.py --system=imontage
+
+``iomm`` trains FLUX on square images of one size. ``imontage`` trains HunyuanVideo on a packed row
+of pairs of mixed sizes, which PyTorch's class takes one by one: as they are, and padded to the
+longest of them (``packed_row.py``).
 
 The process restarts itself once with settings of malloc that both sides profit from: huge pages,
 and memory that was used once is kept. On a GPU, both run in bf16 and the MFU is printed too:
-matrix-product FLOPs with full bidirectional attention, three times the forward pass, against the
-bf16 peak of the chip.
+matrix-product FLOPs with full bidirectional attention, without rematerialisation, against the bf16
+peak of the chip.
 
 Beside the ratio stand the rates of bare matrix products in XLA and in torch on this machine, and
 the share of XLA's that the step reaches (``matmul_rate.py``).
 """
 
 import argparse
+import dataclasses
 import functools
 import math
 import statistics
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matmul_rate
 import numpy as np
 import optax
+import packed_row
 from timing import alternate
 from timing import machine
 from timing import report_times
 from timing import set_malloc
 
 from jaxgen.conversion import engine
+from jaxgen.conversion.family import Family
 from jaxgen.conversion.tables import flux
+from jaxgen.conversion.tables import hunyuan_video
 from jaxgen.core import trees
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Visual
 from jaxgen.models import registry
-from jaxgen.models.denoisers.mmdit import MMDiT
-from jaxgen.models.denoisers.mmdit import MMDiTConfig
+from jaxgen.models.denoisers.base import Denoiser
+from jaxgen.training.flops import count_flops
 
 PEAKS = {'H100': 989e12, 'H200': 989e12, 'H800': 989e12}  # dense bf16 FLOP/s
 ADAMW = dict(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0)
 RATE = 1e-4
 
 
+CHANNELS, POOLED = 64, 96
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A denoiser and the tokens that a step trains it on.
+
+  Attributes:
+    family: conversion table of the denoiser.
+    kind: name of diffusers' class.
+    fields: of the denoiser's section, besides those that both systems have.
+    batch: arrays of ``denoiser_inputs``, and the ``target``, the velocity f32[B, L, C] to learn.
+    calls: name of a side of PyTorch -> functions ``(model, tensors of the batch) -> (velocity,
+      target)`` of some target tokens, in any layout; together all of the batch.
+    words: what the batch holds.
+  """
+
+  family: Family
+  kind: str
+  fields: dict[str, Any]
+  batch: dict[str, np.ndarray]
+  calls: Mapping[str, Sequence[Callable]]
+  words: str
+
+  @property
+  def tokens(self) -> int:
+    """Tokens of a row, text included."""
+    return self.batch['latents'].shape[1] + self.batch['states'].shape[1]
+
+
 def main():
   flags = parse_flags()
   set_malloc()
-  config = MMDiTConfig(
-      in_channels=64, cond_dim=flags.hidden, width=flags.hidden, heads=flags.hidden // 128,
-      double_blocks=flags.double, single_blocks=flags.single, remat=flags.remat,
-      unroll=flags.unroll)
-  batch = make_batch(config, flags)
-  params = make_params(config)
+  case = CASES[flags.system](flags)
   device = jax.devices()[0]
   dtype = jnp.float32 if device.platform == 'cpu' else jnp.bfloat16
-  sides = {'jaxgen': jaxgen_step(config, params, batch, dtype)}
+  module = make_module(case, flags, dtype)
+  params = make_params(module)
+  sides = {'jaxgen': jaxgen_step(module, params, case.batch)}
   if not flags.no_torch:
-    sides['torch'] = torch_step(config, params, batch, device.platform)
+    sides |= {name: torch_step(case, module, params, calls, device.platform)
+              for name, calls in case.calls.items()}
 
   losses, times = alternate(sides, flags.steps)
   print(machine())
-  print(f'device {device.device_kind}, {jnp.dtype(dtype).name}, {flags.batch} x '
-        f'({flags.image} image + {flags.text} text tokens), hidden {flags.hidden}, '
-        f'{flags.double}+{flags.single} blocks, {flags.steps} steps')
+  print(f'device {device.device_kind}, {jnp.dtype(dtype).name}, {case.words}, '
+        f'hidden {flags.hidden}, {flags.double}+{flags.single} blocks, {flags.steps} steps')
   report_times(losses, times)
-  if 'torch' in times:
-    ratio = statistics.median(times['torch']) / statistics.median(times['jaxgen'])
-    best = min(times['torch']) / min(times['jaxgen'])
-    print(f'ratio torch/jaxgen: {ratio:.2f} (medians), {best:.2f} (best); >= 1 means that jaxgen '
-          'is at least as fast')
+  report_ratios(times)
   del sides  # the products need its memory
-  rates = matmul_rate.measure(flags.image + flags.text, flags.hidden, dtype, not flags.no_torch)
-  report_flops(step_flops(config, flags), device, statistics.median(times['jaxgen']), rates)
+  rates = matmul_rate.measure(case.tokens, flags.hidden, dtype, not flags.no_torch)
+  flops = step_flops(make_module(case, flags, dtype, remat='none'), params, case.batch)
+  report_flops(flops, device, statistics.median(times['jaxgen']), rates)
 
 
 def parse_flags() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  for name, default in (('hidden', 512), ('double', 2), ('single', 4), ('image', 1024),
-                        ('text', 128), ('batch', 1), ('steps', 11), ('unroll', 4)):
-    parser.add_argument(f'--{name}', type=int, default=default)
+  parser.add_argument('--system', choices=tuple(CASES), default='iomm')
+  for name, default, said in (
+      ('hidden', 512, ''), ('double', 2, ''), ('single', 4, ''), ('steps', 11, ''),
+      ('unroll', 4, 'blocks per scan iteration'), ('text', 128, 'tokens of a prompt'),
+      ('image', 1024, 'iomm: tokens of an image'), ('batch', 1, 'iomm: rows')):
+    parser.add_argument(f'--{name}', type=int, default=default, help=said)
+  parser.add_argument('--pixels', type=int, choices=(16, 32, 64), default=64,
+                      help='imontage: along one side of a token; 16 at full size')
   parser.add_argument('--remat', choices=('none', 'dots', 'full'), default='none')
   parser.add_argument('--no-torch', action='store_true', help='time jaxgen alone')
   return parser.parse_args()
 
 
-def make_batch(config: MMDiTConfig, flags: argparse.Namespace) -> dict[str, np.ndarray]:
-  """Random tokens of square images, one segment per row, and the velocity to learn."""
+def iomm(flags: argparse.Namespace) -> Case:
+  """Square images, one segment per row."""
+  def call(model, batch):
+    import torch
+    pooled = torch.zeros(len(batch['t']), model.config.pooled_projection_dim,
+                         device=batch['t'].device)
+    velocity = model(
+        hidden_states=batch['latents'], encoder_hidden_states=batch['states'],
+        pooled_projections=pooled, timestep=batch['t'][:, 0],
+        img_ids=batch['positions'][0].float(), txt_ids=batch['state_positions'][0].float(),
+        return_dict=False)[0]
+    return velocity, batch['target']
+
+  return Case(
+      flux.FAMILY, 'FluxTransformer2DModel', dict(in_channels=CHANNELS), square_images(flags),
+      {'torch': [call]},
+      f'{flags.batch} x ({flags.image} image + {flags.text} text tokens)')
+
+
+def square_images(flags: argparse.Namespace) -> dict[str, np.ndarray]:
+  """Random tokens of square images, and the velocity to learn."""
   side = math.isqrt(flags.image)
   if side * side != flags.image:
     raise SystemExit(f'--image={flags.image}: must be a square number of tokens')
@@ -98,33 +159,71 @@ def make_batch(config: MMDiTConfig, flags: argparse.Namespace) -> dict[str, np.n
     return rng.normal(size=(flags.batch, length, channels)).astype(np.float32)
 
   return dict(
-      latents=normal(flags.image, config.in_channels),
+      latents=normal(flags.image, CHANNELS),
       t=rng.uniform(size=(flags.batch, 1)).astype(np.float32),
       positions=np.tile(positions, (flags.batch, 1, 1)).astype(np.int32),
       segments=np.ones((flags.batch, flags.image), np.int32),
-      states=normal(flags.text, config.cond_dim),
+      states=normal(flags.text, flags.hidden),
       state_positions=np.zeros((flags.batch, flags.text, 3), np.int32),
       state_segments=np.ones((flags.batch, flags.text), np.int32),
-      target=normal(flags.image, config.in_channels))
+      target=normal(flags.image, CHANNELS))
+
+
+def imontage(flags: argparse.Namespace) -> Case:
+  """Pairs of mixed sizes in one row."""
+  if flags.batch != 1:
+    raise SystemExit(f'--batch={flags.batch}: a packed row holds several samples; use 1')
+  batch = packed_row.make_batch(flags.pixels, flags.text, CHANNELS, flags.hidden, POOLED)
+  row = batch['segments'][0]
+  return Case(
+      hunyuan_video.FAMILY, 'HunyuanVideoTransformer3DModel',
+      dict(in_channels=CHANNELS, out_channels=CHANNELS, pooled_dim=POOLED), batch,
+      packed_row.torch_calls(batch),
+      f'a row of {len(row)} tokens, {100 * np.mean(row == 0):.1f} % of them padding: pairs of '
+      f'{np.bincount(row)[1:].tolist()} tokens, {flags.text} text tokens for each')
+
+
+CASES = {'iomm': iomm, 'imontage': imontage}
+
+
+def make_module(case: Case, flags: argparse.Namespace, dtype: jnp.dtype, **changes: Any
+                ) -> Denoiser:
+  """The denoiser; ``changes`` replace fields of its section."""
+  fields = case.fields | dict(
+      cond_dim=flags.hidden, width=flags.hidden, heads=flags.hidden // 128,
+      double_blocks=flags.double, single_blocks=flags.single, remat=flags.remat,
+      unroll=flags.unroll) | changes
+  return registry.build(registry.section(case.family.name, **fields), dtype)
 
 
 def denoiser_inputs(latents, t, positions, segments, states, state_positions, state_segments,
-                    pooled=None, guidance=None):
-  """``(x_t, t, visual, conditioning)`` of one target image in each row, from arrays of a batch."""
-  visual = Visual(latents, positions, segments, images=segments, is_target=segments > 0)
+                    pooled=None, guidance=None, clean=False):
+  """``(x_t, t, visual, conditioning)`` from arrays of a batch; ``clean`` tokens are conditions."""
+  is_target = (segments > 0) & jnp.logical_not(clean)
+  visual = Visual(latents, positions, segments, images=segments, is_target=is_target)
   return latents, t, visual, Conditioning(states, state_positions, state_segments, pooled=pooled,
                                           guidance=guidance)
 
 
-def make_params(config: MMDiTConfig) -> dict:
+def make_params(module: Denoiser) -> dict:
   """Random weights without the zeros of the initialisation; host arrays."""
-  shapes = registry.param_shapes(MMDiT(config))
   rng = np.random.default_rng(1)
-  return trees.map_named(
-      lambda _, leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), shapes)
+  return trees.map_named(lambda _, leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32),
+                         registry.param_shapes(module))
 
 
-def jaxgen_step(config, params, batch, dtype):
+def loss_of(module: Denoiser, params: Any, inputs: Mapping[str, jax.Array]) -> jax.Array:
+  """Mean squared error of the velocity over channels and target tokens."""
+  inputs = dict(inputs)
+  target = inputs.pop('target')
+  x_t, t, visual, conditioning = denoiser_inputs(**inputs)
+  velocity = module.apply({'params': params}, x_t, t, visual, conditioning)
+  errors = jnp.mean(jnp.square(velocity - target), axis=-1)  # [B, L]
+  return jnp.mean(errors, where=visual.is_target)
+
+
+def jaxgen_step(module: Denoiser, params: dict, batch: dict[str, np.ndarray]
+                ) -> Callable[[], float]:
   """A function that runs one donated training step and returns its loss."""
   optimizer = optax.adamw(RATE, **ADAMW)
   inputs = {name: jnp.asarray(array) for name, array in batch.items()}
@@ -132,14 +231,7 @@ def jaxgen_step(config, params, batch, dtype):
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def train(params, state, inputs):
-    inputs = dict(inputs)
-    target = inputs.pop('target')
-
-    def loss_of(params):
-      velocity = MMDiT(config, dtype).apply({'params': params}, *denoiser_inputs(**inputs))
-      return jnp.mean(jnp.square(velocity - target))
-
-    loss, gradient = jax.value_and_grad(loss_of)(params)
+    loss, gradient = jax.value_and_grad(functools.partial(loss_of, module))(params, inputs)
     updates, state = optimizer.update(gradient, state, params)
     return optax.apply_updates(params, updates), state, loss
 
@@ -153,47 +245,64 @@ def jaxgen_step(config, params, batch, dtype):
   return step
 
 
-def torch_step(config, params, batch, platform):
-  """The same for diffusers' class, with PyTorch's fastest AdamW."""
+def torch_step(case: Case, module: Denoiser, params: dict, calls: Sequence[Callable],
+               platform: str) -> Callable[[], float]:
+  """The same for diffusers' class, with PyTorch's fastest AdamW and a backward pass per call."""
+  import diffusers
   import torch
-  from diffusers import FluxTransformer2DModel
   if platform != 'cpu' and not torch.cuda.is_available():
     raise SystemExit('this PyTorch sees no GPU; install a CUDA build or pass --no-torch')
   device = 'cpu' if platform == 'cpu' else 'cuda'
-  model = FluxTransformer2DModel.from_config(flux.FAMILY.write_config(config.__dict__))
-  model.load_state_dict({name: torch.tensor(array) for name, array in
-                         engine.to_torch(flux.RULES, params).items()}, strict=True)
-  model.to(device)
+  model = torch_model(case.family, getattr(diffusers, case.kind), module, params).to(device)
   optimizer = torch.optim.AdamW(
       model.parameters(), RATE, (ADAMW['b1'], ADAMW['b2']), ADAMW['eps'],
       ADAMW['weight_decay'], fused=True)
-  inputs = {name: torch.tensor(array, device=device) for name, array in batch.items()}
-  pooled = torch.zeros(len(batch['t']), model.config.pooled_projection_dim, device=device)
+  inputs = {name: torch.tensor(array, device=device) for name, array in case.batch.items()}
+  _, _, visual, _ = denoiser_inputs(
+      **{name: array for name, array in case.batch.items() if name != 'target'})
+  count = int(visual.is_target.sum()) * case.batch['target'].shape[-1]
 
   def step():
-    with torch.autocast(device, torch.bfloat16, enabled=device == 'cuda'):
-      velocity = model(
-          hidden_states=inputs['latents'], encoder_hidden_states=inputs['states'],
-          pooled_projections=pooled, timestep=inputs['t'][:, 0],
-          img_ids=inputs['positions'][0].float(), txt_ids=inputs['state_positions'][0].float(),
-          return_dict=False)[0]
-    loss = torch.mean(torch.square(velocity.float() - inputs['target']))
-    loss.backward()
+    total = 0.0
+    for call in calls:
+      with torch.autocast(device, torch.bfloat16, enabled=device == 'cuda'):
+        velocity, target = call(model, inputs)
+      loss = torch.sum(torch.square(velocity.float() - target)) / count
+      loss.backward()
+      total += loss.detach()
     optimizer.step()
     optimizer.zero_grad()
-    return loss.item()
+    return total.item()
 
   return step
 
 
-def step_flops(config, flags) -> int:
-  """Matrix-product FLOPs of a step with full attention."""
-  tokens, width = flags.image + flags.text, config.width
-  block = 2 * 4 * width**2 + 2 * 2 * width * config.blocks.hidden  # per token
-  attention = 2 * 2 * tokens * width  # per token, both directions
-  ends = flags.image * 2 * 2 * config.in_channels * width + flags.text * 2 * config.cond_dim * width
-  blocks = config.double_blocks + config.single_blocks
-  return 3 * flags.batch * (blocks * tokens * (block + attention) + ends)
+def torch_model(family: Family, kind: type, module: Denoiser, params: dict) -> Any:
+  """diffusers' class with our weights."""
+  import torch
+  model = kind.from_config(family.write_config(module.config.__dict__))
+  model.load_state_dict({name: torch.tensor(array) for name, array in
+                         engine.to_torch(family.rules, params).items()}, strict=True)
+  return model
+
+
+def report_ratios(times: Mapping[str, Sequence[float]]) -> None:
+  """A table of the sides of PyTorch."""
+  if len(times) == 1:
+    return
+  print('\n| PyTorch | torch / jaxgen (medians) | (best) | (steps in pairs) |\n|---|---|---|---|')
+  ours = times['jaxgen']
+  for name, theirs in times.items():
+    if name != 'jaxgen':
+      pairs = [their / our for their, our in zip(theirs, ours, strict=True)]
+      print(f'| {name} | {statistics.median(theirs) / statistics.median(ours):.2f} '
+            f'| {min(theirs) / min(ours):.2f} | {statistics.median(pairs):.2f} |')
+  print('1.0 or more means that jaxgen is at least as fast\n')
+
+
+def step_flops(module: Denoiser, params: dict, batch: dict[str, np.ndarray]) -> float:
+  """Matrix-product FLOPs of a step with full attention, also between the samples of a row."""
+  return count_flops(jax.grad(functools.partial(loss_of, module)), params, batch)
 
 
 def report_flops(flops, device, seconds, rates):

@@ -22,12 +22,17 @@ PLANS, PAGE = ROOT / 'docs/plans', ROOT / 'docs/scaling.md'
 BEGIN, END = '<!-- plans -->', '<!-- end of plans -->'
 IOMM = ('pretrain_b', 'finetune_b_512', 'finetune_b_1024', 'pretrain_l', 'finetune_l_512',
         'finetune_l_1024', 'pretrain_xl', 'finetune_xl_512')
-FULL = ('plans/flux_12b', 'plans/hunyuan_video_13b')
+OTHERS = ('imontage/pretrain', 'imontage/sft', 'imontage/hq', 'plans/flux_12b',
+          'plans/hunyuan_video_13b')
 # 96 rows do not divide over 64 devices, and eight rows of a device hide the gathers of IOMM-XL.
 CHIPS = dict.fromkeys(('finetune_b_1024', 'finetune_l_1024', 'finetune_xl_512'), '2x4x4')
 NODES = dict.fromkeys(('finetune_b_1024', 'finetune_l_1024'), '4x8')
-# A device of v5p has room for twice the rows of an H800, and gathers half as often.
-OVERRIDES = {('pretrain_xl', 'tpu:v5p:4x4x4'): '--config.train.accumulate=8'}
+RING = '--config.mesh.rules=(("keys",("context",),True),)'
+HALVES = '--config.mesh.fsdp=32 --config.mesh.context=2 --config.train.accumulate=2'
+# A device of v5p has room for twice the tokens of an H800, and gathers half as often.
+OVERRIDES = {('pretrain_xl', 'tpu:v5p:4x4x4'): '--config.train.accumulate=8',
+             ('imontage/pretrain', 'tpu:v5p:4x4x4'): RING,  # permutes overlap, gathers do not
+             ('imontage/sft', 'tpu:v5p:4x4x4'): HALVES, ('imontage/hq', 'tpu:v5p:4x4x4'): HALVES}
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
@@ -35,9 +40,9 @@ def rows() -> Iterator[tuple[str, str, str]]:
   for name in IOMM:
     for topology in (f'tpu:v5p:{CHIPS.get(name, "4x4x4")}', f'gpu:h800:{NODES.get(name, "8x8")}'):
       yield f'iomm/{name}', topology, OVERRIDES.get((name, topology), '')
-  for name in FULL:
-    yield name, 'tpu:v5p:4x4x4', ''
-    yield name, 'gpu:h800:8x8', ''
+  for name in OTHERS:
+    for topology in ('tpu:v5p:4x4x4', 'gpu:h800:8x8'):
+      yield name, topology, OVERRIDES.get((name, topology), '')
 
 
 def main() -> int:
@@ -94,7 +99,7 @@ def table() -> str:
   for row in rows():
     file = file_of(row[0], row[1])
     cells = numbers(json.loads(file.read_text())) if file.exists() else ['not run'] + [''] * 10
-    lines.append(f'| `{" ".join(command(*row))}` | {" | ".join(cells)} |')
+    lines.append(f'| `{shlex.join(command(*row))}` | {" | ".join(cells)} |')
   return '\n'.join(lines)
 
 

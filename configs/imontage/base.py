@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
   config.system = 'imontage'
   config.model.text_encoder = ConfigDict(section('llama', **LLAMA_3))
   config.model.text_encoder_2 = ConfigDict(section(**CLIP_L))
-  config.model.denoiser = ConfigDict(section('hunyuan_video', remat='dots'))
+  config.model.denoiser = ConfigDict(section('hunyuan_video', remat='attention'))
   config.model.autoencoder = ConfigDict(section('hunyuan_video_vae'))
   config.trainable = ((r'denoiser/.*', True), (r'.*', False))
   config.init_from.text_encoder = 'weights/llava_llama3_8b'
@@ -50,7 +50,12 @@ def get_config() -> ConfigDict:
   config.optimizer.update(learning_rate=1e-5, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0)
   config.train.rows = 64  # one for each H800 (L036)
   config.train.checkpoint_every = 500
-  config.mesh.fsdp = 64
-  config.mesh.data = 1
+  split(config, 2)
   config.sampling.update(steps=50, guidance=6.0, timestep_shift=5.0)  # L037
   return config
+
+
+def split(config: ConfigDict, devices: int) -> None:
+  """Splits every row over so many of the 64 devices, which take their rows one after another."""
+  config.mesh.update(data=1, fsdp=64 // devices, context=devices)
+  config.train.accumulate = devices

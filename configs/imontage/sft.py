@@ -70,4 +70,5 @@ def get_config(schedule: str = 'cocktail'):
   config.optimizer.weight_decay = 0.01
   config.optimizer.warmup_steps = 500
   config.train.steps = 15_000
+  base.split(config, 4)  # an H800 has no room for more than a quarter of such a row
   return config

@@ -53,8 +53,8 @@ def tiny() -> ConfigDict:
   config.objective.timestep_shift = config.sampling.timestep_shift = 3.0
   config.optimizer.update(name='muon', learning_rate=8e-3, warmup_steps=50, schedule='cosine',
                           ema_decay=0.99, weight_decay=0.0)
-  config.train.update(rows=16, log_every=10, checkpoint_every=500)
-  config.mesh.update(data=-1, fsdp=1)
+  config.train.update(rows=16, accumulate=1, log_every=10, checkpoint_every=500)
+  config.mesh.update(data=-1, fsdp=1, context=1)
   config.sampling.update(steps=20, guidance=3.0)
   return config
 

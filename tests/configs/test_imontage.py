@@ -65,6 +65,17 @@ def test_rows_of_pretraining_hold_the_batches_of_the_paper():
     assert pairs <= config.data.segments_per_row
 
 
+@pytest.mark.parametrize('stage', STAGES)
+def test_rows_and_their_tokens_divide_over_64_devices(stage):
+  config = STAGES[stage].get_config()
+  mesh, tokens = config.mesh, config.data.visual_tokens
+  assert mesh.data * mesh.fsdp * mesh.context * mesh.tensor == 64
+  # Every device computes on a share of one row at a time.
+  assert config.train.rows == mesh.data * mesh.fsdp * config.train.accumulate == 64
+  assert tokens % mesh.context == 0
+  assert tokens == (18_432 if stage == 'pretrain' else 8 * (1024 // 16)**2)
+
+
 @pytest.mark.parametrize('progress, video', [(0, 0.75), (0.5, 0.5), (1, 0.25)])
 def test_the_ramp_of_pretraining(progress, video):
   assert shares(pretrain.get_config(), progress) == pytest.approx(
