@@ -30,7 +30,7 @@ OUTPUTS = dict(multi_reference=(1024, 1024), control_reference=(1024, 1024),
 
 
 def order(probe: str) -> tuple[str, ...]:
-  """The tasks from the easiest to the hardest, as the report of the run ``probe`` has them (A08)."""
+  """The tasks from the easiest to the hardest, by the report of the run ``probe`` (A08)."""
   if not probe:
     return base.ORDER
   file = epath.Path(probe) / 'summary.json'

@@ -1,6 +1,7 @@
 """Query-Kontext, the last stage: 1024 x 1024, the mixture of stage 3 (paper section 3.3, L063).
 
-  jaxgen train --config=configs/query_kontext/stage3_1024.py --workdir=runs/query_kontext/stage3_1024
+  jaxgen train --config=configs/query_kontext/stage3_1024.py \\
+    --workdir=runs/query_kontext/stage3_1024
 
 3K steps of about 256 samples on 192 H100: two in a row on average, as in stage 3.
 """

@@ -40,7 +40,8 @@ def test_table(tmp_path, capsys):
 def test_a_single_seed_has_no_deviation(tmp_path):
   write_run(tmp_path / 'seed3/flat', [1.0, None, 1.0], 0.25)
   cli.main(['report', f'--workdir={tmp_path}'])
-  assert '| flat | 1 | 0.375 | 0.250 | 0.500 | 1.0000 | 0.0% |' in (tmp_path / 'table.md').read_text()
+  text = (tmp_path / 'table.md').read_text()
+  assert '| flat | 1 | 0.375 | 0.250 | 0.500 | 1.0000 | 0.0% |' in text
 
 
 @pytest.mark.parametrize('folder', ['seed', 'seeds', 'seed1a'])
