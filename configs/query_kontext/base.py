@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
   config.data.scheme = 'shifted'
   config.data.image_size = 512
   config.data.buckets = 'ratios:512'  # the seven aspect ratios (L066)
+  config.data.max_references = REFERENCES
   config.data.vision_pixels = (3_136, 262_144)  # the images of the MLLM, at most 512 x 512
   config.data.pair_prompt = config.data.edit_prompt = '{caption}'
   config.data.empty_prompt = ''

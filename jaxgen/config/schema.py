@@ -148,6 +148,7 @@ def _data() -> dict[str, object]:
       references='bucket',  # sizes of references: 'bucket' like targets, or 'native' up to a cap
       reference_pixels=(1_048_576, 1_048_576, 589_824, 262_144),  # cap by their number (L145)
       reference_side=0,  # longest side of a native reference; 0 = no limit
+      max_references=0,  # most references of a sample; 0 = no limit (L049)
       image_sizes=64,  # most distinct sizes a run may encode; each compiles its own program
       clean_roles=(),  # roles whose images the denoiser gets as clean latents
       vision_size=448,  # input side of a square vision tower

@@ -49,9 +49,9 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     'data.visual_tokens', 'data.patches', 'data.look_ahead', 'data.vision_side',
-    'data.reference_side', 'data.bov_weight', 'objective.flow_matching', 'objective.next_token',
-    'optimizer.warmup_steps', 'optimizer.weight_decay', 'sampling.guidance',
-    'sampling.image_guidance', 'sampling.size', 'seed',
+    'data.reference_side', 'data.max_references', 'data.bov_weight', 'objective.flow_matching',
+    'objective.next_token', 'optimizer.warmup_steps', 'optimizer.weight_decay',
+    'sampling.guidance', 'sampling.image_guidance', 'sampling.size', 'seed',
 )
 PROBABILITIES = ('model.mask_ratio', 'data.dropout.all', 'data.dropout.text',
                  'data.dropout.last_text', 'data.dropout.vision', 'data.dropout.latents',

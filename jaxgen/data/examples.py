@@ -138,8 +138,10 @@ class ExampleMaker:
 
     Raises:
       DecodeError: an image cannot be read.
-      UserError: the prompt is too long, or the scheme has no place for so many images.
+      UserError: more references than the config allows, a prompt that is too long, or more images
+        than the scheme has places for.
     """
+    self._check_references(sample)
     generate = sample.task not in LANGUAGE_TASKS
     seen, given = self.uses(sample)
     shown, drawn = ([sample.parts[index] for index in indices] for indices in (seen, given))
@@ -253,6 +255,13 @@ class ExampleMaker:
              else positions.text_positions(len(tokens.tokens)))
     return TokenizedPrompt(tokens.tokens, where, tokens.loss_mask, tokens.image_index,
                            tokens.query_index, visible, _scatter(visible, states))
+
+  def _check_references(self, sample: Sample) -> None:
+    count = sum(part.role in ('reference', 'context') for part in sample.images)
+    most = self._data.max_references
+    if most and count > most:
+      raise record_error(f'{sample.origin or sample.id}: references', count, 'more than '
+                         f'config.data.max_references = {most}; give fewer or raise the limit')
 
   def _check_length(self, sample: Sample, length: int) -> None:
     if length > self._data.prompt_tokens:

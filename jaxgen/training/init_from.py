@@ -1,5 +1,6 @@
 """Which groups of parameters start from another run or from imported weights."""
 
+import re
 import sys
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -49,7 +50,8 @@ def load_groups(config: ConfigDict, blueprint: Blueprint,
     if source[group] and group in shapes:
       loaded[group], sources[group], paths = load_group(config, group, shapes, read_external)
       found += paths
-  _check_used(source.changes, found, list(trees.flatten(shapes)))
+  _check_used(source.changes, found, list(trees.flatten(shapes)),
+              sorted({source[group] for group in loaded}))
   return loaded, sources
 
 
@@ -80,8 +82,13 @@ def load_group(config: ConfigDict, group: str, shapes: Params,
   return tree.get(group, {}), words, found
 
 
-def _check_used(changes: adopt.Changes, found: Sequence[str], wanted: Sequence[str]) -> None:
+def _check_used(changes: adopt.Changes, found: Sequence[str], wanted: Sequence[str],
+                folders: Sequence[str]) -> None:
   """Raises a ``UserError`` for a rule that matches nothing; 'merge' is for what was found."""
   merges = [change for change in changes if change[1] == 'merge']
-  adopt.check_used(found, merges)
+  for pattern, _ in merges:
+    if not any(re.fullmatch(pattern, path) for path in found):
+      raise user_error('config.init_from.changes', pattern, 'there is no such adapter to merge in '
+                       f'{", ".join(folders) or "any folder, as config.init_from names none"}; '
+                       'start from the run that trained it, or remove the rule')
   adopt.check_used([*wanted, *found], [change for change in changes if change not in merges])

@@ -53,6 +53,7 @@ BROKEN = {
     'data.oversize=drop': 'refuse, skip',
     'data.interpolation=cubic': 'linear, step',
     'data.look_ahead=-1': '0 or more',
+    'data.max_references=-1': '0 or more',
     'data.image_sizes=0': 'above 0',
     'data.max_bad_share=2.0': '0 to 1',
     'data.pair_prompt=Generate an image': '{caption}',

@@ -87,6 +87,7 @@ def test_rows_hold_a_sample_of_every_aspect_with_two_references(stage):
   largest = max(height * width // 16**2 for height, width in bucket_set(data.buckets))
   clean = 2 if data.clean_roles else 0
   assert data.visual_tokens >= (1 + clean) * largest
+  assert data.max_references == 2  # N (L049)
   shown = 1 if name == 'stage2' else 2
   tokens = data.vision_pixels[1] // 28**2
   assert data.patches >= shown * 4 * tokens and data.patches % 4 == 0

@@ -229,6 +229,15 @@ def test_uses_say_which_images_go_where(maker, folder):
   assert maker.uses(told) == ([0, 1, 3], [])
 
 
+def test_more_references_than_the_config_allows_are_named(make_config, folder):
+  sample = edit_of(folder, '00.png', '01.png', '02.png', '03.png')  # a source and two references
+  for limit in (0, 2):
+    assert len(ExampleMaker.of(make_config({}, max_references=limit), SEEING)(sample).images) == 1
+  with pytest.raises(UserError, match='^edit: references = 2: more than '
+                                      'config.data.max_references = 1; give fewer or raise'):
+    ExampleMaker.of(make_config({}, max_references=1), SEEING)(sample)
+
+
 def test_special_tokens_that_a_caption_spells_are_text(folder, tmp_path, make_config, tokenizer):
   special = {tokenizer.backend.token_to_id(name) for name in SPECIALS}
   counts = []

@@ -135,11 +135,12 @@ def test_what_messages_advise_may_change_and_is_said(tiny_config, tmp_path):
   before = copy.deepcopy(tiny_config)
   workdirs.claim(tiny_config, str(tmp_path), ALONE)
   tiny_config.data.update(prompt_tokens=999, visual_tokens=998, patches=996, max_bad_share=0.5,
-                          oversize='skip')
+                          oversize='skip', max_references=2)
   tiny_config.optimizer.learning_rate = 3e-4
   workdirs.claim(tiny_config, str(tmp_path), ALONE)
   said = workdirs.changes(before, tiny_config, 6)
   for text in ('data.max_bad_share 0.01 -> 0.5', 'data.oversize refuse -> skip',
+               'data.max_references 0 -> 2',
                'data.prompt_tokens', '-> 999', 'data.visual_tokens', '-> 998', 'data.patches',
                'optimizer.learning_rate 0.001 -> 0.0003'):
     assert text in said

@@ -125,6 +125,20 @@ def test_one_small_tokenizer_has_words_for_everything(tmp_path):
   assert max(len(tokenizer.encode(text)) for text in rng.sample(short, 2000)) <= 64
 
 
+def test_a_tokenizer_learns_the_languages_that_it_is_told(tmp_path):
+  """768 tokens of both: Chinese takes fewer of them than English."""
+  tasks = 'scene,edit,reference,transformation,reconstruction'
+  said = {language: texts(tasks, Settings(((32, 32),), languages=(language,)), '--path')
+          for language in BOTH}
+  lengths = {}
+  for name, learned in (('en', said['en']), ('both', said['en'] + said['zh'])):
+    tokenizer = train_tokenizer(tokenizer_texts(learned), 768, str(tmp_path / name))
+    lengths[name] = {language: max(len(tokenizer.encode(text)) for text in found[::7])
+                     for language, found in said.items()}
+  assert lengths['both']['zh'] < lengths['both']['en'] <= 48
+  assert lengths['en']['zh'] > 2 * lengths['both']['zh']
+
+
 @pytest.mark.parametrize('path, fields, said', [
     ('drawing', {}, 'drawn tasks are scene, partial, edit'),
     ('edit', {'grid': '2x2'}, 'drawn tasks have the fields sizes, grids, languages, count'),
