@@ -46,15 +46,15 @@ load_flags() {
 # flags `overrides`; each takes the named groups from the one before. A stage that is done ends at
 # once, so every process of a run may call this, and call it again to go on.
 chain() {
-  local stage group before='' configs=$1 flags
+  local stage group before='' configs=$1 taken
   # shellcheck disable=SC2154
   for stage in "${@:2}"; do
-    flags=()
+    taken=()
     for group in $(tr , ' ' <<< "${stage#"${stage%%:*}"}" | tr -d :); do
-      flags+=(--config.init_from."$group"="$root/$before")
+      taken+=("--config.init_from.$group=$root/$before")
     done
     before=${stage%%:*}
     run jaxgen train --config="$configs/$before.py" --workdir="$root/$before" --stopped-code=75 \
-      "${flags[@]}" "${overrides[@]}"
+      "${taken[@]}" "${overrides[@]}"
   done
 }

@@ -41,7 +41,7 @@ tokenizer() {
 tower_tokenizers() {
   local group
   for group in "$@"; do
-    tokenizer_flags+=(--config.data.tower_tokenizers."$group"="$tokenizer_folder")
+    tokenizer_flags+=("--config.data.tower_tokenizers.$group=$tokenizer_folder")
   done
 }
 

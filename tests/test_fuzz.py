@@ -32,6 +32,7 @@ from jaxgen.data.archive import write_archive
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import image_size
+from jaxgen.data.decode import read_picture
 from jaxgen.data.sample import from_bytes
 from jaxgen.data.sample import to_bytes
 from jaxgen.data.sources import open_source
@@ -319,7 +320,7 @@ IMAGES = [picture(form, **options) for form, options in (
 @pytest.mark.filterwarnings('ignore::UserWarning')  # Pillow's, of tags that make no sense
 @fuzzed(st.sampled_from(IMAGES).flatmap(damaged), st.sampled_from([None, (2, 3)]))
 def test_bytes_of_images(data, at_least):
-  for look in (image_size, functools.partial(decode, at_least=at_least)):
+  for look in (image_size, functools.partial(read_picture, at_least=at_least)):
     try:
       look(data)
     except DecodeError as error:

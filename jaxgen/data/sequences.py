@@ -51,10 +51,6 @@ def open_sequences(config: ConfigDict, names: Sequence[str], maker: ExampleMaker
   sequences = []
   for index, name in enumerate(names):
     spec, field = config.data.sources[name], f'config.data.sources.{name}.path'
-    factor = maker.layout.latent.factor
-    if any(side < factor or side % factor for side in spec.size):
-      raise user_error(f'config.data.sources.{name}.size', tuple(spec.size), 'both sides must be '
-                       f'multiples of {factor}, the pixels along a latent token')
     source = open_spec(spec, config, field)
     logging.info('data source %s: %d samples, task %s', name, len(source), spec.task)
     order = zlib.crc32(f'{config.seed}/{name}'.encode())

@@ -177,6 +177,10 @@ def check_latents(config: ConfigDict, denoiser: nn.Module, latent: Latent) -> No
   if config.data.image_size % latent.factor:
     raise user_error('config.data.image_size', config.data.image_size,
                      f'must be a multiple of {latent.factor}')
+  for name, source in config.data.sources.items():
+    if any(side < latent.factor or side % latent.factor for side in source.size):
+      raise user_error(f'config.data.sources.{name}.size', tuple(source.size), 'both sides must be '
+                       f'multiples of {latent.factor}, the pixels along a latent token')
 
 
 def check_vision(config: ConfigDict, vision: Vision) -> None:

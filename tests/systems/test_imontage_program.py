@@ -38,7 +38,7 @@ def coarse(tiny_tokenizer):
   made.model.denoiser.update(in_channels=channels, out_channels=channels, cond_dim=16,
                              pooled_dim=16, width=16, heads=1, double_blocks=1, single_blocks=1,
                              axes_dims=(4, 6, 6))
-  made.data.update(buckets='canonical', segments_per_row=4, visual_tokens=2048, prompt_tokens=24)
+  made.data.update(image_size=64, buckets='canonical', segments_per_row=4, visual_tokens=2048, prompt_tokens=24)
   made.data.sources.edits = source('shapes', 'edit', path='edit')
   made.optimizer.name = 'adamw'
   made.train.rows = 1
