@@ -55,7 +55,7 @@ def tiny() -> ConfigDict:
                           ema_decay=0.99, weight_decay=0.0)
   config.train.update(rows=16, accumulate=1, log_every=10, checkpoint_every=500)
   config.mesh.update(data=-1, fsdp=1, context=1)
-  config.sampling.update(steps=20, guidance=3.0)
+  config.sampling.update(steps=20, guidance=1.5)
   return config
 
 

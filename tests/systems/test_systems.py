@@ -69,7 +69,7 @@ def _imontage(tiny_base):
     config.data.tower_tokenizers[group] = tiny_base.data.tokenizer
   config.data.prompt_tokens = 96
   config.data.sources = {'edits': source('shapes', 'edit', path='edit')}
-  config.optimizer.warmup_steps = 0
+  config.optimizer.update(name='adamw', warmup_steps=0)  # Muon takes long to compile
   config.train.update(rows=8)
   return config
 
@@ -96,7 +96,7 @@ def _query_kontext(tiny_base):
   config.data.tokenizer = tiny_base.data.tokenizer
   config.data.prompt_tokens = 160
   config.data.sources = {'images': source('shapes', 'pair', path='scene')}
-  config.optimizer.warmup_steps = 0
+  config.optimizer.update(name='adamw', warmup_steps=0)
   config.train.update(rows=8)
   return config
 
