@@ -35,14 +35,14 @@ def write_table(workdir: str) -> str:
   """
   root = epath.Path(workdir)
   check_place(root)
-  write_text(root / 'table.md', table(root))
+  write_text(root / 'table.md', table(workdir))
   return str(root / 'table.md')
 
 
-def table(root: epath.Path) -> str:
+def table(workdir: str) -> str:
   """The table in Markdown; see ``write_table``."""
   runs: dict[str, list[Stage]] = {}
-  for seed in seeds(str(root)):
+  for seed in seeds(workdir):
     for stage in read_stages(seed):
       if stage.evaluation:
         runs.setdefault(stage.name, []).append(stage)

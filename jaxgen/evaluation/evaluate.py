@@ -58,8 +58,10 @@ def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 
   run = load_run(workdir, weights, preset)
   cases = make_cases(run.config, tasks, prompts=prompts, images=images_per_prompt, seed=seed)
   settings = dict(prompts=prompts, images_per_prompt=images_per_prompt, seed=seed, weights=weights,
-                  preset=preset)
+                  preset=preset, copied=_copied(cases))
   table = _score(run, cases, workdir, 'evaluation', settings)
+  if settings['copied']:
+    _say('inputs copied', settings['copied'])
   if untrained:
     random = dataclasses.replace(run, params=jax.jit(run.system.init)(jax.random.key(seed)))
     _score(random, cases, workdir, 'evaluation_untrained', settings)
@@ -91,13 +93,11 @@ def _score(run: Run, cases: Sequence[Case], workdir: str, name: str,
                     columns=max(1, len(shown) // len(set(tasks))))
   write_bytes(folder / f'{name}.png', to_png(grid))
   record = dict(
-      settings, score=table, details=_details(marked), copied=_copied(cases),
+      settings, score=table, details=_details(marked),
       seconds=round(time.monotonic() - started, 1),
       images=sum(map(len, images)), samples=samples)
   write_text(epath.Path(workdir) / f'{name}.json', json.dumps(record, indent=2))
   _say(name, table)
-  if record['copied'] and name == 'evaluation':
-    _say('inputs copied', record['copied'])
   return table
 
 

@@ -18,8 +18,6 @@ from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
 from jaxgen.data import tasks
 from jaxgen.data.images import resize_and_crop
-from jaxgen.data.sample import Part
-from jaxgen.data.sample import Sample
 from jaxgen.data.sequences import open_spec
 from jaxgen.data.wordings import steps_of
 from jaxgen.evaluation.fit import psnr
@@ -29,6 +27,7 @@ from jaxgen.sampling.images import to_png
 from jaxgen.sampling.jobs import progress
 from jaxgen.sampling.load import Run
 from jaxgen.sampling.load import load_run
+from jaxgen.sampling.request import as_request
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import request_of
 
@@ -138,16 +137,9 @@ def _held(run: Run, name: str, count: int, seed: int) -> list[Held]:
     given = [image.pixels for image in images if not image.is_target]
     if not given:
       raise user_error('--held-out', name, 'its samples are given no image that could be copied')
-    request = request_of(run.config, _asked(sample, expected), seed=seed, number=index)
+    asked = as_request(sample, [image.shape[:2] for image in expected])
+    request = request_of(run.config, asked, seed=seed, number=index)
     text = ' '.join(part.text for part in sample.texts)
     found.append(Held(name, text, request, resize_and_crop(given[0], expected[0].shape[:2]),
                       expected))
   return found
-
-
-def _asked(sample: Sample, expected: list[np.ndarray]) -> Sample:
-  """The sample with sizes in place of the images that are to be drawn."""
-  sizes = iter([image.shape[:2] for image in expected])
-  return dataclasses.replace(sample, parts=tuple(
-      Part('target', size=next(sizes), loss=True) if part.is_target else part
-      for part in sample.parts))

@@ -42,8 +42,8 @@ def sample(workdir: str, out: str, *, prompts: Sequence[str], prompts_file: str 
     raise user_error('--prompt', None, 'give at least one --prompt, or a --prompts-file; or else a '
                      '--job')
   shared['size'] = jobs.parse_size(size)
-  images = {role: [jobs.existing(path, f'--{role}') for path in given[role]]
-            for role in jobs.GIVEN}
+  images = {role: [jobs.existing(path, f'--{role}') for path in paths]
+            for role, paths in given.items()}
   if job and any(images.values()):
     raise user_error('--job', job, 'its requests name their images; drop the other flags')
   check_place(out)

@@ -102,6 +102,19 @@ def request_of(config: ConfigDict, sample: Sample, *, seed: int, number: int,
   return Request(sample, seed, number, scales)
 
 
+def as_request(sample: Sample, sizes: Sequence[tuple[int, int]] = ()) -> Sample:
+  """The sample as it is asked for: images to be drawn have a size in place of pixels.
+
+  Args:
+    sample: its targets are uint8[H, W, 3].
+    sizes: (height, width) of each target; () = as they are.
+  """
+  given = iter(sizes or [part.image.shape[:2] for part in sample.parts if part.is_target])
+  return dataclasses.replace(sample, parts=tuple(
+      Part('target', size=next(given), loss=True) if part.is_target else part
+      for part in sample.parts))
+
+
 def check_fits(requests: Sequence[Request], layout: Layout, clean_roles: Sequence[str]) -> None:
   """Refuses what the models of a run cannot draw, before any image or weight is read.
 

@@ -68,21 +68,25 @@ def test_the_words_say_as_many_steps_as_there_are_images(folder, task, opening):
   assert counts == {1, 2, 3}
 
 
-def test_views_move_as_they_are_told(folder):
-  """Where a window lies is read from the colours of its middle; what it spans, from its sides."""
-  source, said = opened(folder, 'views'), set()
-  for index in range(120):
+def steps_in(source, count):
+  """``(step, image before it, image after it)`` of some samples."""
+  for index in range(count):
     sample = source[index]
     seen = images(sample)
-    for step, before, after in zip(steps_of(sample.texts[0].text), seen[:-1], seen[1:],
-                                   strict=True):
-      down, right, factor = MOVES[step]
-      (middle, span), (moved, now) = map(_window, (before, after))
-      scale = span * SIZE / (SIZE - 1)  # a window's side, where its outer pixels have centres
-      assert now / span == pytest.approx(factor, abs=0.08), step
-      assert moved - middle == pytest.approx(np.array([down, right]) * scale / 3, abs=1.6), step
-      assert after[..., 2].std() < 1e-6  # of the same photograph
-      said.add(step)
+    yield from zip(steps_of(sample.texts[0].text), seen[:-1], seen[1:], strict=True)
+
+
+def test_views_move_as_they_are_told(folder):
+  """Where a window lies is read from the colours of its middle; what it spans, from its sides."""
+  said = set()
+  for step, before, after in steps_in(opened(folder, 'views'), 120):
+    down, right, factor = MOVES[step]
+    (middle, span), (moved, now) = map(_window, (before, after))
+    scale = span * SIZE / (SIZE - 1)  # a window's side, where its outer pixels have centres
+    assert now / span == pytest.approx(factor, abs=0.08), step
+    assert moved - middle == pytest.approx(np.array([down, right]) * scale / 3, abs=1.6), step
+    assert after[..., 2].std() < 1e-6  # of the same photograph
+    said.add(step)
   assert said == set(MOVES)
 
 
@@ -93,20 +97,16 @@ def _window(image: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def test_turns_change_the_image_before_them(folder):
-  source, said = opened(folder, 'turns'), set()
-  for index in range(60):
-    sample = source[index]
-    seen = images(sample)
-    for step, before, after in zip(steps_of(sample.texts[0].text), seen[:-1], seen[1:],
-                                   strict=True):
-      expected = {
-          'mirror it': before[:, ::-1], 'turn it upside down': before[::-1],
-          'tint it red': before * 0.6 + [102, 0, 0], 'tint it green': before * 0.6 + [0, 102, 0],
-          'tint it blue': before * 0.6 + [0, 0, 102], 'make it darker': before / 2,
-          'make it black and white': np.repeat(
-              before @ np.array([[0.299], [0.587], [0.114]]), 3, axis=2)}[step]
-      np.testing.assert_allclose(after, expected, atol=0.51, err_msg=step)
-      said.add(step)
+  said = set()
+  for step, before, after in steps_in(opened(folder, 'turns'), 60):
+    expected = {
+        'mirror it': before[:, ::-1], 'turn it upside down': before[::-1],
+        'tint it red': before * 0.6 + [102, 0, 0], 'tint it green': before * 0.6 + [0, 102, 0],
+        'tint it blue': before * 0.6 + [0, 0, 102], 'make it darker': before / 2,
+        'make it black and white': np.repeat(
+            before @ np.array([[0.299], [0.587], [0.114]]), 3, axis=2)}[step]
+    np.testing.assert_allclose(after, expected, atol=0.51, err_msg=step)
+    said.add(step)
   assert said == set(TURNS)
 
 

@@ -218,12 +218,17 @@ echo "$1 ${workdir:-}" >> calls
 '''
 
 
+def with_jaxgen(folder, script):
+  """A repository of the launchers alone, with a script in the place of jaxgen."""
+  shutil.copytree(ROOT / 'launch', folder / 'launch')
+  (folder / '.venv/bin').mkdir(parents=True)
+  (folder / '.venv/bin/jaxgen').write_text(script)
+  (folder / '.venv/bin/jaxgen').chmod(0o755)
+
+
 @pytest.mark.parametrize('script', ['quickstart.sh', 'photos.sh', 'ablations.sh'])
 def test_a_stage_that_is_stopped_stops_all_and_goes_on_next_time(script, tmp_path):
-  shutil.copytree(ROOT / 'launch', tmp_path / 'launch')
-  (tmp_path / '.venv/bin').mkdir(parents=True)
-  (tmp_path / '.venv/bin/jaxgen').write_text(JAXGEN)
-  (tmp_path / '.venv/bin/jaxgen').chmod(0o755)
+  with_jaxgen(tmp_path, JAXGEN)
   first = {'photos.sh': [tmp_path], 'ablations.sh': ['iomm_recipes']}.get(script, [])
   words = [tmp_path / 'launch' / script, *first, 'run']
 
@@ -265,11 +270,8 @@ def test_stages_at_full_size_follow_one_another(script):
 
 def test_photographs_are_trained_on_by_one_command(tmp_path):
   """The tokenizer once, the training every time; the path of the photographs is the caller's."""
-  shutil.copytree(ROOT / 'launch', tmp_path / 'launch')
-  (tmp_path / '.venv/bin').mkdir(parents=True)
-  (tmp_path / '.venv/bin/jaxgen').write_text(
-      '#!/bin/sh\necho "$@" >> calls\n[ "$1" = train ] || mkdir -p run/tokenizer\n')
-  (tmp_path / '.venv/bin/jaxgen').chmod(0o755)
+  with_jaxgen(tmp_path, '#!/bin/sh\necho "$@" >> calls\n[ "$1" = train ] || '
+              'mkdir -p run/tokenizer\n')
   (tmp_path / 'mine').mkdir()
   for _ in range(2):
     subprocess.run([tmp_path / 'launch/imontage_photos.sh', 'mine', 'run', '--config.seed=5'],

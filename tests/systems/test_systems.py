@@ -101,27 +101,15 @@ def _query_kontext(tiny_base):
   return config
 
 
-def _stage1(config):
-  config.model.lora = query_kontext.get_config('stage1').model.lora
-  config.trainable = query_kontext.get_config('stage1').trainable
-  config.init_from.changes = query_kontext.stage1.get_config().init_from.changes
-  config.data.clean_roles = ()
-  for task in ('reconstruction', 'transformation'):
-    config.data.sources[task] = source('shapes', task, path=task)
+def _published(stage):
+  """What the small config of a stage has besides its sizes."""
+  def change(config):
+    small = query_kontext.get_config(stage)
+    config.model.lora = small.model.lora
+    config.trainable, config.init_from.changes = small.trainable, small.init_from.changes
+    config.data.update(clean_roles=small.data.clean_roles, sources=small.data.sources)
 
-
-def _stage2(config):
-  config.trainable = query_kontext.stage2.get_config().trainable
-  config.init_from.changes = query_kontext.stage2.get_config().init_from.changes
-  config.data.clean_roles = ()
-
-
-def _stage3(config):
-  config.model.lora = query_kontext.get_config('stage3').model.lora
-  config.init_from.changes = query_kontext.stage3.get_config().init_from.changes
-  for name in ('edit', 'reference'):
-    config.data.sources[name] = source('shapes', name, path=name, fields=(
-        (('count', '1-2'),) if name == 'reference' else ()))
+  return change
 
 
 IMAGE = np.full((20, 24, 3), 200, np.uint8)
@@ -142,7 +130,7 @@ CASES = {
         exported=('denoiser', 'text_encoder', 'text_encoder_2')),
     'query_kontext': Case(
         tiny=_query_kontext,
-        stages={'stage1': _stage1, 'stage2': _stage2, 'stage3': _stage3},
+        stages={stage: _published(stage) for stage in ('stage1', 'stage2', 'stage3')},
         requests=(dict(text='a red circle'),
                   dict(text='make it blue', source=[IMAGE], size=(16, 24)),
                   dict(text='both together', reference=[IMAGE, IMAGE], size=(8, 16))),

@@ -1,6 +1,5 @@
 """Drawn problems as a source of samples, and the texts that a tokenizer for them must know."""
 
-import dataclasses
 import random
 import re
 from collections.abc import Mapping
@@ -74,13 +73,6 @@ class DrawnSource:
 
   def __getitem__(self, index: int) -> Sample:
     return self.drawn(index)[1]
-
-
-def as_request(sample: Sample) -> Sample:
-  """The sample as it is asked for: images to be drawn have a size in place of pixels."""
-  return dataclasses.replace(sample, parts=tuple(
-      Part('target', size=part.image.shape[:2], loss=True) if part.is_target else part
-      for part in sample.parts))
 
 
 def parse_settings(fields: Mapping[str, str | tuple[str, ...]], size: int, where: str) -> Settings:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
 
 from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
+from jaxgen.data.decode import Picture
 from jaxgen.data.decode import read_picture
 from jaxgen.data.images import resize_and_crop
 from jaxgen.data.sample import FileImage
@@ -151,7 +151,7 @@ def _moves(rng: random.Random, photo: np.ndarray, window: Window, count: int, le
 def _seen(photo: np.ndarray, window: Window, size: int) -> np.ndarray:
   top, left, side = window
   box = (left, top, min(left + side, photo.shape[1]), min(top + side, photo.shape[0]))
-  return np.asarray(Image.fromarray(photo).resize((size, size), Image.Resampling.BICUBIC, box=box))
+  return Picture.of(photo).resize((size, size), box)
 
 
 def _of_split(photos: Source, split: str, place: Place) -> list[Sample]:

@@ -16,12 +16,12 @@ from jaxgen.data.sample import Sample
 from jaxgen.data.shapes import geneval
 from jaxgen.data.shapes.problems import Picture
 from jaxgen.data.shapes.problems import Problem
-from jaxgen.data.shapes.source import as_request
 from jaxgen.data.shapes.source import DrawnSource
 from jaxgen.data.shapes.source import parse_settings
 from jaxgen.data.shapes.source import task_names
 from jaxgen.evaluation.shapes import captions
 from jaxgen.evaluation.shapes.marks import mark_series
+from jaxgen.sampling.request import as_request
 from jaxgen.sampling.request import make_requests
 from jaxgen.sampling.request import TASKS
 from jaxgen.sampling.request import Request
