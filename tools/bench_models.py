@@ -15,6 +15,7 @@ XLA's rate that our side reaches, with FLOPs as PyTorch counts them: products an
 import argparse
 import dataclasses
 import functools
+import math
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -51,6 +52,8 @@ from jaxgen.conversion.tables import qwen3
 from jaxgen.conversion.tables import qwen_image
 from jaxgen.conversion.tables import sana
 from jaxgen.conversion.tables import z_image
+from jaxgen.core.types import Prompt
+from jaxgen.data.vision import grid_positions
 from jaxgen.data.vision import native_positions
 from jaxgen.data.vision import rotary_positions
 from jaxgen.models import registry
@@ -108,10 +111,21 @@ def parse_flags() -> argparse.Namespace:
 
 def count_flops(step: Callable[[], float]) -> int:
   """FLOPs of the products and convolutions of a step of PyTorch, with full attention."""
-  # The counter knows the products of plain attention, but not the fused kernel of the CPU.
-  with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+  # The counter knows the products of plain attention, but not the fused kernel of the CPU, and takes
+  # the gradients of a grouped convolution for those of a full one.
+  formulas = {torch.ops.aten.convolution_backward: _gradient_flops}
+  with FlopCounterMode(display=False, custom_mapping=formulas) as counter, \
+      sdpa_kernel(SDPBackend.MATH):
     step()
   return counter.get_total_flops()
+
+
+def _gradient_flops(gradient, images, kernel, *options, out_shape=None) -> int:
+  """FLOPs of a convolution's gradients from shapes: as many as of its output, for each wanted."""
+  del images, out_shape
+  for_images, for_kernel, _ = options[-1]  # a bias has no products
+  taps = math.prod(kernel[1:])  # a kernel has the input channels of its group only
+  return 2 * math.prod(gradient) * taps * (for_images + for_kernel)
 
 
 def report(name, kind, losses, times, least):
@@ -369,11 +383,11 @@ def make_internvl(flags):
   pixels = np.random.default_rng(1).normal(size=(1, 3, size, size)).astype(np.float32)
   patches = pixels.reshape(1, 3, flags.side, patch, flags.side, patch)
   patches = patches.transpose(0, 2, 4, 1, 3, 5).reshape(1, flags.side**2, -1)
-  positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
+  places = np.repeat(np.arange(tokens.shape[1])[:, None], 3, axis=1)
+  prompt = prompt_of(tokens, places, patches, grid_positions(flags.side, flags.side))
   return encoder(
-      flags, internvl, transformers.InternVLForConditionalGeneration(config),
-      (tokens.astype(np.int32), positions, np.ones_like(positions), image_index(tokens), patches),
-      lambda apply, *inputs: apply(*inputs),
+      flags, internvl, transformers.InternVLForConditionalGeneration(config), [prompt],
+      lambda apply, prompt: apply(prompt),
       lambda model: model(input_ids=torch.tensor(tokens), pixel_values=torch.tensor(pixels)).logits)
 
 
@@ -391,28 +405,37 @@ def make_qwen2_5_vl(flags):
   tokens = token_ids(count + flags.text)
   tokens[0, 2:2 + count] = IMAGE
   patches = np.random.default_rng(1).normal(size=(flags.side**2, 6 * 14**2)).astype(np.float32)
-  places = native_positions(*grid)[None]
-  inputs = dict(
-      images=(patches[None], places, np.ones(places.shape[:2], np.int32)),
-      tokens=tokens.astype(np.int32), index=image_index(tokens),
-      places=(rotary_positions(tokens[0] == IMAGE, [grid])[None], np.ones(tokens.shape, np.int32)))
-
-  def forward(apply, inputs):
-    images = apply(*inputs['images'], method='image_tokens')
-    embeddings = apply(inputs['tokens'], images, inputs['index'], method='embed')
-    return apply(apply(embeddings, *inputs['places'], method='decode'), method='logits')
-
+  prompt = prompt_of(tokens, rotary_positions(tokens[0] == IMAGE, [grid]), patches[None],
+                     native_positions(*grid))
   return encoder(
-      flags, qwen2_5_vl, transformers.Qwen2_5_VLForConditionalGeneration(config), [inputs], forward,
+      flags, qwen2_5_vl, transformers.Qwen2_5_VLForConditionalGeneration(config), [prompt],
+      lambda apply, prompt: apply(prompt),
       lambda model: model(
           input_ids=torch.tensor(tokens), pixel_values=torch.tensor(patches),
           image_grid_thw=torch.tensor([(1, *grid)]),
           mm_token_type_ids=torch.tensor(tokens == IMAGE).int()).logits)
 
 
-def image_index(tokens):
-  is_image = tokens == IMAGE
-  return np.where(is_image, np.cumsum(is_image, axis=1) - 1, -1).astype(np.int32)
+def prompt_of(tokens, positions, patches, patch_positions) -> Prompt:
+  """A row of one sample with one image, whose tokens are those equal to ``IMAGE``.
+
+  Args:
+    tokens: i[1, S].
+    positions: i[S, 3].
+    patches: f[1, P, Dp].
+    patch_positions: i[P, 2].
+  """
+  tokens, is_image = tokens.astype(np.int32), tokens == IMAGE
+  ones = np.ones(patches.shape[:2], np.int32)
+  places = positions[None].astype(np.int32)
+  return Prompt(
+      tokens=tokens, positions=places, segments=np.ones_like(tokens),
+      loss_mask=np.zeros(tokens.shape, np.float32),
+      image_index=np.where(is_image, np.cumsum(is_image, axis=1) - 1, -1).astype(np.int32),
+      query_index=np.full_like(tokens, -1), shown=np.ones(tokens.shape, bool),
+      state_positions=places, patches=patches,
+      patch_positions=patch_positions[None].astype(np.int32), patch_images=ones,
+      maskable=ones == 0)
 
 
 MODELS = {
