@@ -18,7 +18,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
 VOCAB, WIDTH, QUERIES = 512, 128, 8
-STEPS = dict(mllm=500, stage1=500, stage2=2000, stage3=2000)
+STEPS = dict(mllm=500, stage1=800, stage2=2000, stage3=3000)
 PUBLISHED = dict(stage1=stage1, stage2=stage2, stage3=stage3)
 # Source of the paper's stages -> drawn task, and the task that it is used for.
 DRAWN = dict(english=('scene', 'pair'), reconstruction=('scene', 'reconstruction'),

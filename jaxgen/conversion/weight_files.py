@@ -1,6 +1,5 @@
 """Which files of a folder hold the weights: plain names, several files with an index, variants."""
 
-import json
 import re
 import sys
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from jaxgen.conversion.torch_files import ENDINGS as TORCH_ENDINGS
+from jaxgen.core import files
 from jaxgen.core.errors import user_error
 
 ENDINGS = ('.safetensors', *TORCH_ENDINGS)
@@ -63,13 +63,7 @@ def read_json(path: epath.Path) -> dict[str, Any]:
   """
   if not path.exists():
     raise user_error(str(path), None, 'no such file; is this the folder of a model?')
-  try:
-    value = json.loads(path.read_text())
-  except ValueError as error:
-    raise user_error(str(path), None, f'not valid JSON ({error}); copy the file again') from error
-  if not isinstance(value, dict):
-    raise user_error(str(path), None, 'must hold a JSON object; copy the file again')
-  return value
+  return files.read_json(path, 'copy the file again')
 
 
 def _in_folder(root: epath.Path) -> epath.Path:
