@@ -18,7 +18,10 @@ from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
 VOCAB, WIDTH, QUERIES = 512, 128, 8
-STEPS = dict(mllm=500, stage1=800, stage2=2000, stage3=3000)
+STEPS = dict(mllm=500, stage1=500, stage2=1500, stage3=3000)
+# Stages that train adapters do so with AdamW: the first stage's under Muon at 8e-3 left the language
+# model's states all alike, and no later stage learned its words.
+ADAPTER_RATES = dict(stage1=1e-3, stage3=2e-3)
 PUBLISHED = dict(stage1=stage1, stage2=stage2, stage3=stage3)
 # Source of the paper's stages -> drawn task, and the task that it is used for.
 DRAWN = dict(english=('scene', 'pair'), reconstruction=('scene', 'reconstruction'),
@@ -85,6 +88,8 @@ def get_config(stage: str = 'stage3') -> ConfigDict:
   images = 2 if stage == 'stage3' else 1
   config.data.update(segments_per_row=1, look_ahead=0, prompt_tokens=48 + QUERIES + 6 * images,
                      patches=16 * images, visual_tokens=16 * (3 if stage == 'stage3' else 1))
+  if stage in ADAPTER_RATES:
+    config.optimizer.update(name='adamw', learning_rate=ADAPTER_RATES[stage])
   config.train.steps = STEPS[stage]
   return config
 
