@@ -166,12 +166,18 @@ def _many_to_many(sample: Sample, data: ConfigDict, draw: float) -> Sample:
 
 
 def _dialogue(sample: Sample, data: ConfigDict, draw: float) -> Sample:
-  """One of the targets is drawn, those before it are given, the rest is cut off (L110, L116)."""
+  """One of the targets is drawn, those before it are given, the rest is cut off (L110, L116).
+
+  Images of the user are context: a dialogue has several targets, so none of them gives its size to
+  a source.
+  """
   del data
   _require_targets(sample, 'dialogue')
   places = [index for index, part in enumerate(sample.parts) if part.role == 'target']
   chosen = places[min(int(draw * len(places)), len(places) - 1)]
-  before = (dataclasses.replace(part, loss=False) for part in sample.parts[:chosen])
+  before = (dataclasses.replace(
+      part, loss=False, role='context' if part.role in ('source', 'reference') else part.role)
+            for part in sample.parts[:chosen])
   return _with(sample, (*before, dataclasses.replace(sample.parts[chosen], loss=True)))
 
 
@@ -181,6 +187,11 @@ def _conversation(sample: Sample, data: ConfigDict, draw: float) -> Sample:
   if not any(part.loss and not part.is_image for part in sample.parts):
     raise record_error(sample.origin or sample.id, None, 'has no text with loss; give it an '
                        'assistant text, or use the source with another task')
+  last = sample.parts[-1]
+  if last.role not in ('assistant', 'target'):
+    raise record_error(f'{sample.origin or sample.id}: parts[{len(sample.parts) - 1}].role',
+                       last.role, "the dialogue ends in a turn of the user without the assistant's "
+                       'reply; add it, or leave the turn out')
   return sample
 
 

@@ -1,7 +1,7 @@
 """Connectors: from the states of a language model to the channels that a denoiser reads."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,7 @@ from jaxgen.models.layers.encoder import EncoderBlock
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.mlp import gelu_exact
 from jaxgen.models.layers.mlp import gelu_tanh
+from jaxgen.models.layers.mlp import projected_states
 from jaxgen.models.layers.remat import check_scan
 from jaxgen.models.layers.remat import scanned
 
@@ -22,16 +23,18 @@ class Connector(nn.Module):
   Attributes:
     config: sizes; has ``width`` D and ``out_width``.
     dtype: of the computation.
+    all_layers: reads the states of every layer; else the normed ones behind the last alone.
   """
 
   config: Any
   dtype: jnp.dtype = jnp.float32
+  all_layers: ClassVar[bool] = False
 
   def __call__(self, states: jax.Array, segments: jax.Array) -> jax.Array:
     """Maps states token by token, or within their segments.
 
     Args:
-      states: f[B, S, D], or f[layers + 1, B, S, D] where the family reads every layer.
+      states: f[B, S, D], or f[layers + 1, B, S, D] where ``all_layers``.
       segments: i32[B, S], 0 = not seen.
 
     Returns:
@@ -137,6 +140,7 @@ class LayersConnector(Connector):
   """Every layer's states, normalised and side by side, through a linear and GELU."""
 
   config: LayersConnectorConfig
+  all_layers = True
 
   @nn.nowrap
   def example(self) -> tuple[jax.Array, jax.Array]:
@@ -150,8 +154,7 @@ class LayersConnector(Connector):
     c = self.config
     assert states.shape[0] == c.layers + 1 and states.shape[-1] == c.width, (states.shape, c)
     x = joined_layers(states).astype(self.dtype)  # [B, S, layers D]
-    return gelu_exact(Linear((c.out_width,), ('cond', 'embed'), dtype=self.dtype,
-                             name='projector')(x))
+    return projected_states(x, c.out_width, self.dtype)
 
 
 def joined_layers(states: jax.Array) -> jax.Array:
