@@ -23,6 +23,7 @@ PUBLIC_SETS = (
 SOURCE_TASKS = ('auto', 'image', 'pair', 'caption', 'reconstruction', 'edit', 'transformation',
                 'reference', 'many_to_many', 'dialogue', 'conversation')
 LANGUAGE_TASKS = ('caption', 'conversation')  # whose samples have no target image
+DIALOGUE_TASKS = ('dialogue', 'conversation')  # in which the model decides when to begin an image
 # What to do with weights that do not fit the model (checkpoints/adopt.py).
 WEIGHT_CHANGES = ('reinit', 'extend', 'drop', 'merge')
 
@@ -90,6 +91,7 @@ def base_config() -> ConfigDict:
           timestep_mean=0.0,  # mean and std of the logit-normal
           timestep_std=1.0,
           timestep_shift=1.0,  # s t / (1 + (s - 1) t)
+          cosmos_mean=False,  # clean tokens count in the mean of flow_matching, with loss 0 (A25)
       ),
       optimizer=dict(
           name='adamw',  # or 'muon': Muon on hidden matrices, AdamW on the rest (A19)
@@ -165,11 +167,14 @@ def _data() -> dict[str, object]:
       # Prompts and conditioning.
       dialect='plain',  # prompt template of the language model (data/templates.py)
       scheme='flux',  # position scheme of latent tokens and hidden states (data/positions.py)
-      shown='all',  # hidden states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17)
+      # Hidden states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17), or 'preceding',
+      # which are those before the token that begins the target (L110).
+      shown='all',
       # Texts name every given image as <image_n>; where the language model sees images, image n is
       # inserted there (L008, A03).
       placeholders=False,
-      bov_weight=1.0,  # loss weight of the token that starts an image (A20)
+      bov_token='',  # token with which the assistant begins an image (<BOV>); '' = as any image (A20)
+      bov_weight=1.0,  # its loss weight
       dropout=dict(  # condition dropout: probability that a sample trains without ...
           all=0.1,  # any condition but the empty prompt
           text=0.0,  # text; images stay

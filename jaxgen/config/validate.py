@@ -29,7 +29,7 @@ CHOICES = {
     'data.references': ('bucket', 'native'),
     'data.oversize': ('refuse', 'skip'),
     'data.interpolation': INTERPOLATIONS,
-    'data.shown': ('all', 'text', 'queries'),
+    'data.shown': ('all', 'text', 'queries', 'preceding'),
     'sampling.solver': ('euler', 'unipc'),
     'objective.timesteps': ('logit_normal', 'uniform'),
     'optimizer.name': ('adamw', 'muon'),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxgen.config.schema import DIALOGUE_TASKS
 from jaxgen.config.schema import LANGUAGE_TASKS
 from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import record_error
@@ -84,7 +85,7 @@ class ExampleMaker:
       if group not in data.tower_tokenizers:
         raise user_error(field, None, 'give the folder of its tokenizer')
       towers[group] = load_tower_tokenizer(data.tower_tokenizers[group], text, field=field)
-    tokenizer = load_tokenizer(data.tokenizer) if layout.dialect else None
+    tokenizer = load_tokenizer(data.tokenizer, bov=data.bov_token) if layout.dialect else None
     return cls(data, layout, tokenizer, towers, cache)
 
   @property
@@ -218,11 +219,12 @@ class ExampleMaker:
     """The language model's prompt; empty for systems without one."""
     if not self._dialect:
       none = np.zeros(0, np.int32)
-      return templates.Tokens(none, none.astype(np.float32), none, none, 0)
+      return templates.Tokens(none, none.astype(np.float32), none, none, 0, 0)
     return templates.tokenize(
         self._read(sample), self._dialect, self._tokenizer,
         [self._vision.tokens(view) for view in views], queries, generate,
-        placeholders=self._data.placeholders, bov_weight=self._data.bov_weight,
+        placeholders=self._data.placeholders,
+        bov_weight=self._data.bov_weight if sample.task in DIALOGUE_TASKS else 0.0,
         where=sample.origin or sample.id)
 
   def _grid(self, size: Size) -> tuple[int, int]:
@@ -246,7 +248,8 @@ class ExampleMaker:
   def _visible(self, tokens: templates.Tokens) -> np.ndarray:
     """bool[n]: what the denoiser is told of the prompt."""
     is_query = tokens.query_index >= 0
-    chosen = {'all': np.ones_like(is_query), 'text': ~is_query, 'queries': is_query}
+    chosen = {'all': np.ones_like(is_query), 'text': ~is_query, 'queries': is_query,
+              'preceding': np.arange(len(is_query)) < tokens.preceding}
     return chosen[self._data.shown] & (np.arange(len(is_query)) >= tokens.crop)
 
   def _prompt(self, tokens: templates.Tokens, visible: np.ndarray, states: np.ndarray,

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,7 +71,7 @@ _HUNYUAN_VIDEO = (
     'movements, and transitions used in the video:')
 
 DIALECTS: dict[str, Dialect] = {
-    # Texts and images as they come; an assistant's text ends with the end token (L087).
+    # Texts and images as they come; what the assistant says ends with the end token (L087).
     'plain': _BARE,
     # Of text towers; their start and end tokens are the tokenizer's own (L134).
     'llama': _BARE, 'clip': _BARE, 't5': _BARE,
@@ -102,6 +101,8 @@ class Tokens:
       are counted image by image in the order of the parts.
     query_index: i32[n], which learned query stands here, -1 for none.
     crop: leading tokens that the denoiser is not shown.
+    preceding: number of tokens before the one that begins the image to be drawn (<BOV>), which is
+      not in every prompt, and before queries.
   """
 
   tokens: np.ndarray
@@ -109,6 +110,7 @@ class Tokens:
   image_index: np.ndarray
   query_index: np.ndarray
   crop: int
+  preceding: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,12 +180,13 @@ def tokenize(parts: Sequence[Part], dialect: Dialect, tokenizer: Tokenizer,
                for index, part in enumerate(parts[:stop])]
   written = [part for part in written if part.content]
   system, crop = dialect.preamble(bool(shown))
-  losses = [bov_weight if parts[index].is_target else 0.0 for index in shown]
-  writer = _Writer(dialect, tokenizer, written, image_tokens, losses, where)
-  pieces = writer.turns(system, crop, generate) if dialect.header else writer.joined()
+  begins = [_Begin.of(parts[index], bov_weight) for index in shown]
+  writer = _Writer(dialect, tokenizer, written, image_tokens, begins, where)
+  pieces = writer.turns(system, crop, generate) if dialect.header else writer.joined(generate)
+  bov = []
   if generate and dialect.begins and stop < len(parts):
-    pieces.append(_Piece([writer.image_ids[0]], bov_weight if parts[stop].is_target else 0.0))
-  return _flatten(pieces, tokenizer, queries if generate else 0, crop)
+    bov = [writer.begin(_Begin.of(parts[stop], bov_weight))[0]]
+  return _flatten(pieces, bov, tokenizer, queries if generate else 0, crop)
 
 
 def _stop(parts: Sequence[Part], generate: bool) -> int:
@@ -226,6 +229,23 @@ class _Written:
     return cls(role, [] if image is None else [image], False, part.is_target)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Begin:
+  """How an image begins.
+
+  Attributes:
+    called: by the assistant, with <BOV>.
+    loss: weight of <BOV>.
+  """
+
+  called: bool
+  loss: float
+
+  @classmethod
+  def of(cls, part: Part, weight: float) -> '_Begin':
+    return cls(part.role == 'target', weight if part.is_target else 0.0)
+
+
 def _placed(parts: Sequence[Part], stop: int, shown: Sequence[int],
             where: str) -> list[_Written]:
   """The parts with images moved to where a text first mentions them."""
@@ -266,15 +286,14 @@ class _Writer:
     tokenizer: gives the ids of special tokens.
     written: the parts, each with some content.
     image_tokens: tokens of each image.
-    begin_losses: weights of the tokens that begin each image.
+    begins: of each image.
     where: sample or field, for errors.
   """
 
   def __init__(self, dialect: Dialect, tokenizer: Tokenizer, written: Sequence[_Written],
-               image_tokens: Sequence[int], begin_losses: Sequence[float], where: str):
+               image_tokens: Sequence[int], begins: Sequence[_Begin], where: str):
     self._dialect, self._tokenizer, self._written = dialect, tokenizer, written
-    self._image_tokens, self._begin_losses = image_tokens, begin_losses
-    self._where = where
+    self._image_tokens, self._begins, self._where = image_tokens, begins, where
     order = [image for part in written for image in part.content if isinstance(image, int)]
     self._numbers = {image: number for number, image in enumerate(order, start=1)}
 
@@ -287,12 +306,21 @@ class _Writer:
                        'use the tokenizer of a model that sees images')
     return ids
 
-  def joined(self) -> list[_Piece]:
-    """One part behind another, each encoded on its own."""
+  def begin(self, begin: _Begin) -> list[_Piece]:
+    """What stands before the tokens of an image; <BOV>, where the assistant calls for it, first."""
+    start, bov = self.image_ids[0], self._tokenizer.bov
+    if not begin.called or bov in (None, start):
+      return [_Piece([start], begin.loss)]
+    return [_Piece([bov], begin.loss), _Piece([start])]
+
+  def joined(self, generate: bool) -> list[_Piece]:
+    """One part behind another, each encoded on its own; an answer that is over has its end."""
     pieces = []
     for run, part in enumerate(self._written):
       pieces += [dataclasses.replace(piece, run=run) for piece in self._part(part)]
-      if part.is_text and part.role == 'assistant':
+      over = (not generate if run + 1 == len(self._written) else
+              self._written[run + 1].role != 'assistant')
+      if part.role == 'assistant' and over:
         pieces.append(_Piece([self._end()], float(part.loss)))
     return pieces
 
@@ -328,9 +356,9 @@ class _Writer:
   def _image(self, image: int) -> list[_Piece]:
     number = str(self._numbers[image])
     before, after = self._dialect.image.replace('{number}', number).split('{image}')
-    start, token, end = self.image_ids
+    _, token, end = self.image_ids
     return [*self._literal(before),
-            _Piece([start], self._begin_losses[image]),
+            *self.begin(self._begins[image]),
             _Piece([token] * self._image_tokens[image],
                    first_image_token=sum(self._image_tokens[:image])),
             _Piece([end]),
@@ -355,13 +383,22 @@ class _Writer:
     return index
 
 
-def _flatten(pieces: Iterable[_Piece], tokenizer: Tokenizer, queries: int, crop: int) -> Tokens:
-  """Encodes the texts and lays everything side by side."""
+def _flatten(pieces: Sequence[_Piece], bov: Sequence[_Piece], tokenizer: Tokenizer, queries: int,
+             crop: int) -> Tokens:
+  """Encodes the texts and lays everything side by side.
+
+  Args:
+    pieces: the prompt.
+    bov: the token that begins the image to be drawn, or nothing.
+    tokenizer: of the texts.
+    queries: their number behind it.
+    crop: see ``Tokens``.
+  """
   tokens: list[int] = []
   losses: list[float] = []
   image_index: list[int] = []
   for (is_text, _), group in itertools.groupby(
-      pieces, lambda piece: (isinstance(piece.content, str), piece.run)):
+      (*pieces, *bov), lambda piece: (isinstance(piece.content, str), piece.run)):
     if is_text:
       ids, weights = _encode(list(group), tokenizer)
       tokens += ids
@@ -379,7 +416,7 @@ def _flatten(pieces: Iterable[_Piece], tokenizer: Tokenizer, queries: int, crop:
       np.array(losses + [0.0] * queries, np.float32),
       np.array(image_index + [-1] * queries, np.int32),
       np.array([-1] * text + list(range(queries)), np.int32),
-      min(crop, text))
+      min(crop, text), text - len(bov))
 
 
 def _encode(pieces: Sequence[_Piece], tokenizer: Tokenizer) -> tuple[list[int], list[float]]:

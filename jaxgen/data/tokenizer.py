@@ -39,6 +39,7 @@ class Tokenizer:
     pad: id that fills rows.
     end: id that closes what the model says; None where the vocabulary names none.
     image_start, image, image_end: ids of an image in a prompt; None for a text-only model.
+    bov: id with which the assistant begins an image, <BOV> (A20).
   """
 
   backend: tokenizers.Tokenizer
@@ -47,6 +48,7 @@ class Tokenizer:
   image_start: int | None
   image: int | None
   image_end: int | None
+  bov: int | None = None
 
   @property
   def vocab_size(self) -> int:
@@ -93,19 +95,23 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str, field: str = 'config.data.tokenizer', *,
-                   images: bool = True) -> Tokenizer:
+                   images: bool = True, bov: str = '') -> Tokenizer:
   """Loads the tokenizer of a Hugging Face folder or hub id; needs its ``tokenizer.json`` only.
 
   Args:
     path: folder, or hub id.
     field: config field that holds the path, for errors.
     images: prompts contain images, and answers end. False for text towers.
+    bov: token that begins an image of the assistant, added behind the others where the tokenizer
+      lacks it; '' = the one that begins any image.
 
   Raises:
     UserError: nothing there, or with ``images`` a tokenizer without the tokens for images and for
       the end of an answer.
   """
   backend, settings = open_tokenizer(path, field)
+  if bov:
+    backend.add_special_tokens([bov])
   end = _first_id(backend, END, _named(settings, 'eos_token'))
   pad = _first_id(backend, _named(settings, 'pad_token') or PAD)
   image = _image_ids(backend)
@@ -116,7 +122,7 @@ def load_tokenizer(path: str, field: str = 'config.data.tokenizer', *,
                      '`jaxgen data tokenizer`')
   if pad is None:
     pad = 0 if end is None else end
-  return Tokenizer(backend, pad, end, *image)
+  return Tokenizer(backend, pad, end, *image, backend.token_to_id(bov) if bov else image[0])
 
 
 def _image_ids(backend: tokenizers.Tokenizer) -> tuple[int | None, ...]:

@@ -25,11 +25,13 @@ class FlowMatching(Objective):
   """Squared error of the velocity, averaged over target tokens (F21).
 
   Every target token of the global batch has the same weight. Clean condition tokens and padding
-  are excluded from the mean, so adding references does not change the normalisation (A25).
+  are excluded from the mean, so adding references does not change the normalisation, unless
+  ``cosmos_mean`` counts clean tokens as Cosmos does (A25).
 
   Attributes:
     density, mean, std, shift: distribution of the timesteps, see ``sample_timesteps``.
     sources: sorted names of the data sources, for the per-source losses.
+    cosmos_mean: clean tokens, whose loss is 0, are part of the mean (L141).
     fp8: fp8 matmuls in the denoiser during training.
   """
 
@@ -38,6 +40,7 @@ class FlowMatching(Objective):
   std: float
   shift: float
   sources: tuple[str, ...]
+  cosmos_mean: bool = False
   fp8: bool = False
   calls = ('condition', 'denoise')
 
@@ -61,7 +64,8 @@ class FlowMatching(Objective):
     return sums.sum(), self._metrics(sums, weights, t, batch.meta.source_ids)
 
   def weight(self, batch: Batch) -> jax.Array:
-    return _target_weight(batch).sum()
+    clean = batch.visual.is_clean.sum() if self.cosmos_mean else 0
+    return _target_weight(batch).sum() + clean
 
   def timesteps(self, rng: jax.Array, batch: Batch) -> jax.Array:
     """Draws a timestep per segment, f32[B, G], keyed by the numbers of row and segment."""

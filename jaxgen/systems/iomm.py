@@ -15,7 +15,6 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
-from jaxgen.core.types import Vision
 from jaxgen.data.sample import Sample
 from jaxgen.systems import parts
 from jaxgen.systems.base import Branches
@@ -40,21 +39,20 @@ class IOMM(MultimodalSystem):
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'IOMM':
     models = parts.build(config, ('mllm', 'bridge', 'denoiser', 'autoencoder'))
-    tower = models['mllm'].config.vision
     layout = Layout(
         latent=parts.latent_layout(models['autoencoder']),
-        vision=Vision('square', tower.patch_size, models['mllm'].config.shuffle,
-                      tower.image_size),
+        vision=models['mllm'].sees,
         queries=models['bridge'].config.queries,
         scheme=config.data.scheme, dialect=config.data.dialect)
     _check(config, models, layout)
-    return cls(models=models, layout=layout, mask_ratio=config.model.mask_ratio,
+    return cls(models=models, layout=layout, guidance=config.model.guidance,
+               mask_ratio=config.model.mask_ratio,
                negative_prompt=config.sampling.negative_prompt or config.data.empty_prompt)
 
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
     """States of the frozen MLLM over prompt and queries (L087, L088)."""
     states = self.prompt_states(params, batch, self.mask_ratio, rng)  # [B, S, D]
-    return parts.shown(states, batch.prompt, self.no_pooled(batch))
+    return self.told(states, batch)
 
   def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:
     return parts.text_branches(sample, scales['text'], 'all', self.negative_prompt)

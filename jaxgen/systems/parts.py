@@ -1,5 +1,6 @@
 """What systems share: modules from a config, latents, prompts with images, guidance branches."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -12,7 +13,6 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Latent
-from jaxgen.core.types import Prompt
 from jaxgen.core.types import Tower
 from jaxgen.core.types import Vision
 from jaxgen.data import tasks
@@ -78,12 +78,6 @@ def embed(mllm: nn.Module, params, batch: Batch, mask_ratio: float = 0.0,
     images = mask_image_tokens(noise.fold(rng, batch.meta.rows), images,
                                prompt.maskable[:, ::merged], mask_ratio)
   return run(prompt.tokens, images, prompt.image_index, method='embed')
-
-
-def shown(states: jax.Array, prompt: Prompt, pooled: jax.Array | None = None) -> Conditioning:
-  """The states f[B, S, D] of the prompt that the denoiser is told."""
-  return Conditioning(states, prompt.state_positions,
-                      jnp.where(prompt.shown, prompt.segments, 0), pooled)
 
 
 def read_tower(tower: nn.Module, params, prompts: Tower, **options) -> Conditioning:
@@ -168,6 +162,18 @@ def check_equal(field: str, value: int, other: str, wanted: int) -> None:
   """Raises a ``UserError`` where a size of one model is not that of another."""
   if value != wanted:
     raise user_error(f'config.{field}', value, f'must equal {other} = {wanted}')
+
+
+def check_connector(models: Mapping[str, nn.Module]) -> None:
+  """Raises a ``UserError`` where a connector reads or makes states of other sizes."""
+  connector, text = models['connector'], models['mllm'].config.text
+  check_equal('model.connector.width', connector.config.width, 'config.model.mllm.text.width',
+              text.width)
+  if connector.all_layers:
+    check_equal('model.connector.layers', connector.config.layers,
+                'config.model.mllm.text.layers', text.layers)
+  check_equal('model.denoiser.cond_dim', models['denoiser'].config.cond_dim,
+              'config.model.connector.out_width', connector.config.out_width)
 
 
 def check_latents(config: ConfigDict, denoiser: nn.Module, latent: Latent) -> None:

@@ -16,7 +16,6 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
-from jaxgen.core.types import Vision
 from jaxgen.data.sample import Sample
 from jaxgen.systems import parts
 from jaxgen.systems.base import Branches
@@ -39,21 +38,18 @@ class QueryKontext(MultimodalSystem):
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'QueryKontext':
     models = parts.build(config, ('mllm', 'bridge', 'connector', 'denoiser', 'autoencoder'))
-    tower = models['mllm'].config.vision
     layout = Layout(
         latent=parts.latent_layout(models['autoencoder']),
-        vision=Vision('native', tower.patch_size, tower.merge),
+        vision=models['mllm'].sees,
         queries=models['bridge'].config.queries,
         scheme=config.data.scheme, dialect=config.data.dialect)
     _check(config, models, layout)
-    return cls(models=models, layout=layout,
+    return cls(models=models, layout=layout, guidance=config.model.guidance,
                negative_prompt=config.sampling.negative_prompt or config.data.empty_prompt)
 
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
     """Connected states of words and kontext tokens (L049, L050, L053)."""
-    states = self.prompt_states(params, batch)  # [B, S, D]
-    connected = self._run('connector', params, states, batch.prompt.segments)
-    return parts.shown(connected, batch.prompt, self.no_pooled(batch))
+    return self.connected(params, batch)
 
   def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:
     """Words and images have a scale each (L145); without images the words alone."""
@@ -62,9 +58,7 @@ class QueryKontext(MultimodalSystem):
 
 
 def _check(config: ConfigDict, models, layout: Layout) -> None:
-  width, name = models['mllm'].config.text.width, 'config.model.mllm.text.width'
-  parts.check_equal('model.bridge.width', models['bridge'].config.width, name, width)
-  parts.check_equal('model.connector.width', models['connector'].config.width, name, width)
-  parts.check_equal('model.denoiser.cond_dim', models['denoiser'].config.cond_dim,
-                    'config.model.connector.out_width', models['connector'].config.out_width)
+  parts.check_equal('model.bridge.width', models['bridge'].config.width,
+                    'config.model.mllm.text.width', models['mllm'].config.text.width)
+  parts.check_connector(models)
   parts.check_latents(config, models['denoiser'], layout.latent)

@@ -1,7 +1,7 @@
 """Connectors: from the states of a language model to the channels that a denoiser reads."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -22,16 +22,18 @@ class Connector(nn.Module):
   Attributes:
     config: sizes; has ``width`` D and ``out_width``.
     dtype: of the computation.
+    all_layers: reads the states of every layer; else the normed ones behind the last alone.
   """
 
   config: Any
   dtype: jnp.dtype = jnp.float32
+  all_layers: ClassVar[bool] = False
 
   def __call__(self, states: jax.Array, segments: jax.Array) -> jax.Array:
     """Maps states token by token, or within their segments.
 
     Args:
-      states: f[B, S, D], or f[layers + 1, B, S, D] where the family reads every layer.
+      states: f[B, S, D], or f[layers + 1, B, S, D] where ``all_layers``.
       segments: i32[B, S], 0 = not seen.
 
     Returns:
@@ -137,6 +139,7 @@ class LayersConnector(Connector):
   """Every layer's states, normalised and side by side, through a linear and GELU."""
 
   config: LayersConnectorConfig
+  all_layers = True
 
   @nn.nowrap
   def example(self) -> tuple[jax.Array, jax.Array]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.types import Prompt
+from jaxgen.core.types import Vision
 from jaxgen.models.encoders.causal_lm import KVCache
 from jaxgen.models.encoders.causal_lm import place_images
 
@@ -14,8 +15,8 @@ from jaxgen.models.encoders.causal_lm import place_images
 class MultimodalLM(nn.Module):
   """A vision tower and a causal language model; ``__call__`` runs everything.
 
-  A family gives ``setup``, which makes at least ``self.text``, a ``CausalLM``, and
-  ``image_tokens``. Its config has ``text``, a ``CausalLMConfig``, and ``vision``, whose
+  A family gives ``setup``, which makes at least ``self.text``, a ``CausalLM``, ``image_tokens`` and
+  ``sees``. Its config has ``text``, a ``CausalLMConfig``, and ``vision``, whose
   ``patch_dim`` is Dp, and ``patches_per_image``, of the smallest image.
 
   Attributes:
@@ -42,6 +43,11 @@ class MultimodalLM(nn.Module):
       f[B, T, D] with T = P / merge^2, images in the order of their patches and the tokens of an
       image in reading order: what ``image_index`` counts.
     """
+    raise NotImplementedError
+
+  @property
+  def sees(self) -> Vision:
+    """Geometry of the images that it reads."""
     raise NotImplementedError
 
   def embed(self, tokens: jax.Array, image_tokens: jax.Array, image_index: jax.Array) -> jax.Array:

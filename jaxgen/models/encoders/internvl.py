@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Prompt
+from jaxgen.core.types import Vision
 from jaxgen.models.encoders.base import MultimodalLM
 from jaxgen.models.encoders.causal_lm import CausalLM
 from jaxgen.models.encoders.causal_lm import CausalLMConfig
@@ -78,6 +79,12 @@ class InternVL(MultimodalLM):
     self.vision = VisionTower(c.vision, self.dtype)
     self.projector = Projector(c.text.width, self.dtype)
     self.text = CausalLM(c.text, self.dtype)
+
+  @property
+  def sees(self) -> Vision:
+    """Squares of one size."""
+    tower = self.config.vision
+    return Vision('square', tower.patch_size, self.config.shuffle, tower.image_size)
 
   def image_tokens(self, prompt: Prompt) -> jax.Array:
     """f[B, P / shuffle^2, D] of the images of every row, ``tokens_per_image`` for each."""

@@ -12,6 +12,7 @@ import jax
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Prompt
+from jaxgen.core.types import Vision
 from jaxgen.models.encoders.base import MultimodalLM
 from jaxgen.models.encoders.causal_lm import CausalLM
 from jaxgen.models.encoders.causal_lm import CausalLMConfig
@@ -62,6 +63,11 @@ class Qwen2_5VL(MultimodalLM):
     c = self.config
     self.vision = QwenVision(c.vision, c.text.width, self.dtype)
     self.text = CausalLM(c.text, self.dtype)
+
+  @property
+  def sees(self) -> Vision:
+    """Images of any size."""
+    return Vision('native', self.config.vision.patch_size, self.config.vision.merge)
 
   def image_tokens(self, prompt: Prompt) -> jax.Array:
     """f[B, P / merge^2, D] of the images of every row; see ``QwenVision``."""

@@ -1,0 +1,1 @@
+"""DuetGen: both stages, joint training, and small runs on drawn dialogues."""

@@ -1,0 +1,94 @@
+"""DuetGen on drawn dialogues, small enough for two CPU cores: its stages from nothing.
+
+  make quickstart SYSTEM=duetgen
+
+Images of 16 x 16 pixels, a parameter-free pixel autoencoder, a tiny Qwen2.5-VL that first learns to
+describe scenes. The argument names the stage: ``shapes.py:mllm``, ``ntp`` (stage 1), ``align``
+(stage 2); ``joint`` trains both at once in place of the last two.
+"""
+
+import collections
+
+from ml_collections import ConfigDict
+
+from configs.duetgen import joint
+from configs.duetgen import stage1
+from configs.duetgen import stage2
+from jaxgen.config import source
+from jaxgen.core.errors import user_error
+from jaxgen.models.registry import section
+
+VOCAB, WIDTH, LAYERS = 512, 128, 4
+STEPS = dict(mllm=300, ntp=2000, align=4000, joint=4000)
+PUBLISHED = dict(ntp=stage1, align=stage2, joint=joint)
+# Source of the paper's stages -> drawn task. Dialogues begin with text alone, or with an image.
+DRAWN = dict(video='transition', text_to_image='scene', edits='edit', references='reference',
+             web='guide', synthetic='session')
+IMAGES = 5  # of the longest dialogue: the user's and four steps
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+  """Small models and rows in place of the published ones; the sources stay."""
+  config.model.mllm = ConfigDict(section(
+      'qwen2_5_vl', image_token_id=VOCAB - 1, video_token_id=VOCAB - 2, vision_start_id=VOCAB - 3,
+      vision_end_id=VOCAB - 4,
+      vision=dict(width=96, layers=2, heads=3, mlp=256, patch_size=4, window=16,
+                  full_attention=(1,)),
+      text=dict(vocab=VOCAB, width=WIDTH, layers=LAYERS, heads=4, kv_heads=2, mlp=384,
+                rope_theta=10_000.0, rope_sections=(4, 6, 6), embedding_std=1.0)))
+  config.model.connector = ConfigDict(section('layers_connector', width=WIDTH, layers=LAYERS,
+                                              out_width=WIDTH))
+  config.model.denoiser = ConfigDict(section(
+      'cosmos', in_channels=48, cond_dim=WIDTH, text_dim=WIDTH, cond_projection=False, width=128,
+      heads=4, layers=4, modulation_rank=32, rope_scale=(1.0, 1.0, 1.0), padding_mask=False))
+  config.model.autoencoder = ConfigDict(section('pixel', factor=2))
+  config.model.compute_dtype = config.model.frozen_dtype = 'float32'
+  for group in ('mllm', 'connector', 'denoiser', 'autoencoder'):
+    config.init_from[group] = ''
+  config.init_from.changes = ()
+  config.data.update(tokenizer='runs/quickstart_duetgen/tokenizer', dialect='plain', image_size=16,
+                     buckets='', vision_pixels=(64, 256), threads=1)
+  config.objective.timestep_shift = config.sampling.timestep_shift = 3.0
+  config.optimizer.update(name='muon', learning_rate=8e-3, warmup_steps=50, clip_norm=1.0,
+                          weight_decay=0.0, ema_decay=0.99)
+  config.train.update(rows=16, log_every=10, checkpoint_every=500)
+  config.mesh.update(data=-1, fsdp=1)
+  config.sampling.update(steps=20, solver='euler', guidance=1.5)
+  return config
+
+
+def drawn(config: ConfigDict) -> None:
+  """Drawn tasks in place of the published sources; dialogues of both kinds come equally often."""
+  published = config.data.sources
+  totals = collections.Counter()
+  for spec in published.values():
+    totals[spec.task] += spec.share[0]
+  config.data.sources = ConfigDict()
+  for name, spec in published.items():
+    share, path = spec.share[0], DRAWN.get(name)
+    if spec.task in ('conversation', 'dialogue'):
+      share, path = totals[spec.task] / 2, DRAWN[name.removesuffix(f'_{spec.task}')]
+    config.data.sources[name] = source('shapes', spec.task, path=path, share=(share,))
+
+
+def get_config(stage: str = 'align') -> ConfigDict:
+  if stage not in STEPS:
+    raise user_error('--config', f'shapes.py:{stage}', f'write one of {", ".join(STEPS)}')
+  if stage == 'mllm':
+    return _captions()
+  config = tiny(PUBLISHED[stage].get_config())
+  drawn(config)
+  config.data.update(prompt_tokens=320, patches=16 * IMAGES, segments_per_row=4, look_ahead=8)
+  if stage != 'ntp':
+    config.data.visual_tokens = 16 * IMAGES
+  config.train.steps = STEPS[stage]
+  return config
+
+
+def _captions() -> ConfigDict:
+  """Before the paper's stages: the language model learns to say what it sees."""
+  config = tiny(stage1.get_config())
+  config.data.sources = ConfigDict(dict(captions=source('shapes', 'caption', path='scene')))
+  config.data.update(prompt_tokens=64, patches=16, segments_per_row=1, look_ahead=0)
+  config.train.steps = STEPS['mllm']
+  return config

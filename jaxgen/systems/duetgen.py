@@ -1,0 +1,50 @@
+"""DuetGen: Qwen2.5-VL writes and decides when to draw, a video DiT draws every image.
+
+A dialogue is one sequence of texts and images. Where the language model says <BOV>, the states of
+all tokens before it, words and images, pass a connector and are cross-attended by the denoiser;
+all earlier images, the user's or drawn ones, are clean frames before the noisy target, each encoded
+alone, with a time index and a grid of its own (paper section 4, L109-L112, A24). Any language model
+that sees images and any denoiser of the registry can be named by the config.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxgen.core.types import Batch
+from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Layout
+from jaxgen.core.types import Params
+from jaxgen.data.sample import Sample
+from jaxgen.systems import parts
+from jaxgen.systems.base import Branches
+from jaxgen.systems.multimodal import MultimodalSystem
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DuetGen(MultimodalSystem):
+  """The composition; see ``System`` for the methods."""
+
+  reads = {'condition': ('mllm', 'connector'), 'denoise': ('denoiser',), 'hidden': ('mllm',),
+           'head': ('mllm',), 'encode': ('autoencoder',)}
+
+  @classmethod
+  def from_config(cls, config: ConfigDict) -> 'DuetGen':
+    models = parts.build(config, ('mllm', 'connector', 'denoiser', 'autoencoder'))
+    layout = Layout(
+        latent=parts.latent_layout(models['autoencoder']), vision=models['mllm'].sees,
+        scheme=config.data.scheme, dialect=config.data.dialect)
+    parts.check_connector(models)
+    parts.check_latents(config, models['denoiser'], layout.latent)
+    parts.check_vision(config, layout.vision)
+    return cls(models=models, layout=layout, guidance=config.model.guidance)
+
+  def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
+    """Connected states of every layer at the tokens before <BOV> (L110, L111)."""
+    return self.connected(params, batch)
+
+  def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:
+    """The negative lacks the last text alone; images and earlier texts stay (L119, A23)."""
+    return parts.text_branches(sample, scales['text'], 'last_text', empty='')
