@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains, saves, resumes and samples every IOMM recipe and every stage of iMontage and Query-Kontext
-# for a few steps on drawn scenes, without a network.
+# Trains, saves, resumes and samples every IOMM recipe and every stage of iMontage, Query-Kontext and
+# DuetGen for a few steps on drawn scenes, without a network.
 #
 #   launch/smoke.sh [WORKDIR]
 #
@@ -67,5 +67,18 @@ for stage in stage1 stage2 stage3; do
     # The second stage exchanges the head of the first for another denoiser.
     [[ $group$stage == denoiserstage1 ]] || taken+=("$group=$root/query_kontext_$stage")
   done
+done
+
+for stage in mllm ntp; do
+  train "duetgen_$stage" "configs/duetgen/shapes.py:$stage" 2 --config.data.tokenizer="$root/words"
+done
+for stage in align joint; do
+  echo "== duetgen $stage"
+  for steps in 2 4; do
+    train "duetgen_$stage" "configs/duetgen/shapes.py:$stage" "$steps" \
+      --config.data.tokenizer="$root/words" --config.init_from.mllm="$root/duetgen_ntp"
+  done
+  check "duetgen_$stage" --prompt='make the circle red' \
+    --source="$root/finetune_mix/drawn/0000.png"
 done
 echo "smoke: all recipes and stages trained, resumed and sampled"

@@ -24,7 +24,9 @@ PUBLISHED = dict(ntp=stage1, align=stage2, joint=joint)
 # Source of the paper's stages -> drawn task. Dialogues begin with text alone, or with an image.
 DRAWN = dict(video='transition', text_to_image='scene', edits='edit', references='reference',
              web='guide', synthetic='session')
-IMAGES = 5  # of the longest dialogue: the user's and four steps
+# Tokens of a row, images that the language model sees in it, images of the denoiser; the longest
+# dialogue has 180 tokens and five images.
+ROWS = dict(ntp=(384, 16, 0), align=(192, 6, 6), joint=(256, 10, 6))
 
 
 def tiny(config: ConfigDict) -> ConfigDict:
@@ -58,17 +60,24 @@ def tiny(config: ConfigDict) -> ConfigDict:
 
 
 def drawn(config: ConfigDict) -> None:
-  """Drawn tasks in place of the published sources; dialogues of both kinds come equally often."""
+  """Drawn tasks in place of the published sources, those of stage 2 half of dialogues."""
   published = config.data.sources
   totals = collections.Counter()
   for spec in published.values():
-    totals[spec.task] += spec.share[0]
+    totals[_kind(spec)] += spec.share[0]
+  drawing = totals['dialogue'] + totals['alignment']
+  wanted = dict(conversation=totals['conversation'], dialogue=drawing / 2, alignment=drawing / 2)
   config.data.sources = ConfigDict()
   for name, spec in published.items():
-    share, path = spec.share[0], DRAWN.get(name)
-    if spec.task in ('conversation', 'dialogue'):
-      share, path = totals[spec.task] / 2, DRAWN[name.removesuffix(f'_{spec.task}')]
-    config.data.sources[name] = source('shapes', spec.task, path=path, share=(share,))
+    kind = _kind(spec)
+    path = DRAWN[name.removesuffix(f'_{kind}')]
+    # Dialogues of both beginnings come equally often, alignment data as the published stage has it.
+    share = spec.share[0] / totals[kind] if kind == 'alignment' else 1 / 2
+    config.data.sources[name] = source('shapes', spec.task, path=path, share=(share * wanted[kind],))
+
+
+def _kind(spec: ConfigDict) -> str:
+  return spec.task if spec.task in ('conversation', 'dialogue') else 'alignment'
 
 
 def get_config(stage: str = 'align') -> ConfigDict:
@@ -78,9 +87,9 @@ def get_config(stage: str = 'align') -> ConfigDict:
     return _captions()
   config = tiny(PUBLISHED[stage].get_config())
   drawn(config)
-  config.data.update(prompt_tokens=320, patches=16 * IMAGES, segments_per_row=4, look_ahead=8)
-  if stage != 'ntp':
-    config.data.visual_tokens = 16 * IMAGES
+  tokens, seen, images = ROWS[stage]
+  config.data.update(prompt_tokens=tokens, patches=16 * seen, visual_tokens=16 * images,
+                     segments_per_row=4, look_ahead=8)
   config.train.steps = STEPS[stage]
   return config
 

@@ -181,6 +181,11 @@ def _conversation(sample: Sample, data: ConfigDict, draw: float) -> Sample:
   if not any(part.loss and not part.is_image for part in sample.parts):
     raise record_error(sample.origin or sample.id, None, 'has no text with loss; give it an '
                        'assistant text, or use the source with another task')
+  last = sample.parts[-1]
+  if last.role not in ('assistant', 'target'):
+    raise record_error(f'{sample.origin or sample.id}: parts[{len(sample.parts) - 1}].role',
+                       last.role, "the dialogue ends in a turn of the user without the assistant's "
+                       'reply; add it, or leave the turn out')
   return sample
 
 

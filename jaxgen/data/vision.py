@@ -137,7 +137,7 @@ class NativeVision:
 
   def __post_init__(self):
     if 0 < self.max_side < self.patch * self.merge:
-      raise user_error('config.data.vision_max_side', self.max_side,
+      raise user_error('config.data.vision_side', self.max_side,
                        f'use {self.patch * self.merge} or more, or 0 for no bound')
 
   @property

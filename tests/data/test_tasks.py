@@ -101,6 +101,8 @@ def test_braces_in_a_caption_are_text(data):
     ('dialogue', [text('x')], 'task dialogue needs an image of role target'),
     ('many_to_many', [SRC, text('x')], 'task many_to_many needs an image of role target'),
     ('conversation', [text('x')], 'has no text with loss; give it an assistant text'),
+    ('conversation', [text('x'), text('y', 'assistant', True), text('and then?')],
+     r"parts\[2\].role = 'user': the dialogue ends in a turn of the user without the assistant's r"),
 ])
 def test_what_a_task_lacks_names_the_record(task, given, message, data):
   with pytest.raises(UserError, match=rf'^f\.jsonl:3.*{message}') as caught:

@@ -325,7 +325,7 @@ def test_what_placeholders_cannot_place_stays_text(tokenizer):
   parts = [image(seen=False), text('user', '<image_1> and <image_2>'), image('target'),
            text('user', 'next'), image('target')]
   spelling, _ = placed(tokenizer, parts, [1])
-  assert spelling == '<image_1> and <image_2><img>.</img>next'
+  assert spelling == '<image_1> and <image_2><img>.</img><|im_end|>next'  # the answer is over
   for number in (0, 4):
     with pytest.raises(UserError, match=f'^a:1 = .<image_{number}>.: the sample has 3 images'):
       placed(tokenizer, [*parts[:3], text('user', f'<image_{number}>'), parts[-1]], [1],

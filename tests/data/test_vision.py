@@ -31,7 +31,7 @@ def test_one_interface():
   assert make_vision(SQUARE, max_side=480) == SquareVision(4, 2, 16)
   with pytest.raises(UserError, match='config.data.vision_size = 20: use a multiple of 8'):
     make_vision(Vision('square', patch=4, merge=2, size=20))
-  with pytest.raises(UserError, match='vision_max_side = 20: use 28 or more'):
+  with pytest.raises(UserError, match='config.data.vision_side = 20: use 28 or more'):
     make_vision(NATIVE, max_side=20)
 
 

@@ -245,6 +245,7 @@ def test_a_stage_that_is_stopped_stops_all_and_goes_on_next_time(script, tmp_pat
 
 # Script -> stages, and the groups that each takes from the one before.
 CHAINS = {
+    'duetgen.sh': {'stage1': (), 'stage2': ('mllm',)},
     'imontage.sh': {'pretrain': (), 'sft': ('denoiser',), 'hq': ('denoiser',)},
     'query_kontext.sh': {'stage1': (), 'stage2': ('mllm', 'bridge', 'connector'),
                          'stage3': ('mllm', 'bridge', 'connector', 'denoiser'),

@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 # Config -> sizes of data, fsdp, context and tensor: every kind of axis is in use.
 MESHES = {
+    'duetgen/stage1': (2, 16, 1, 2), 'duetgen/stage2': (1, 32, 2, 1),
     'iomm/pretrain_b': (4, 8, 1, 2), 'iomm/pretrain_l': (4, 8, 1, 4),
     'iomm/pretrain_xl': (4, 8, 1, 2), 'iomm/finetune_xl_512': (1, 64, 1, 1),
     'imontage/pretrain': (1, 32, 2, 1), 'imontage/sft': (1, 16, 4, 1),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs.duetgen import shapes as duetgen
 from configs.imontage import shapes as imontage
 from configs.query_kontext import shapes as query_kontext
 from jaxgen.config import source
@@ -112,8 +113,35 @@ def _published(stage):
   return change
 
 
+def _duetgen(tiny_base):
+  config = duetgen.get_config('align')
+  config.model.mllm.vision.update(width=24, layers=2, heads=2, mlp=32)
+  config.model.mllm.text.update(width=32, layers=2, heads=2, kv_heads=1, mlp=64,
+                                rope_sections=(2, 3, 3))
+  config.model.connector.update(width=32, layers=2, out_width=24)
+  config.model.denoiser.update(cond_dim=24, text_dim=24, width=32, heads=2, layers=2,
+                               modulation_rank=6)
+  config.data.update(tokenizer=tiny_base.data.tokenizer, prompt_tokens=400)
+  config.optimizer.update(name='adamw', warmup_steps=0)
+  config.train.update(rows=8)
+  return config
+
+
+def _dialogues(config):
+  small = duetgen.get_config('ntp')
+  config.trainable, config.objective = small.trainable, small.objective
+  config.data.update(visual_tokens=0, sources=small.data.sources)
+
+
 IMAGE = np.full((20, 24, 3), 200, np.uint8)
 CASES = {
+    'duetgen': Case(
+        tiny=_duetgen,
+        stages={'ntp': _dialogues, 'align': lambda config: None},
+        requests=(dict(text='a red circle'),
+                  dict(text='make it blue', source=[IMAGE], size=(16, 24)),
+                  dict(text='both together', reference=[IMAGE, IMAGE], size=(8, 16))),
+        exported=('connector', 'denoiser', 'mllm')),
     'iomm': Case(
         tiny=lambda config: config,
         stages={'captions': _captions, 'images': _images, 'mixed': lambda config: None},

@@ -63,11 +63,11 @@ def _original() -> Rules:
   )
 
 
-def _outside(image_in: str, cond_in: str, time: str, time_norm: str, image_out: str) -> Rules:
+def _outside(image_in: str, projector: str, time: str, time_norm: str, image_out: str) -> Rules:
   """What stands before and behind the blocks."""
   return (
       *linear('image_in', image_in),
-      *linear('cond_in', cond_in),
+      *linear('projector', projector),
       *linear('time/up', f'{time}.linear_1'),
       *linear('time/down', f'{time}.linear_2'),
       Rule('time/norm/scale', f'{time_norm}.weight'),

@@ -12,6 +12,7 @@ from jaxgen.models.layers.encoder import EncoderBlock
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.mlp import gelu_exact
 from jaxgen.models.layers.mlp import gelu_tanh
+from jaxgen.models.layers.mlp import projected_states
 from jaxgen.models.layers.remat import check_scan
 from jaxgen.models.layers.remat import scanned
 
@@ -153,8 +154,7 @@ class LayersConnector(Connector):
     c = self.config
     assert states.shape[0] == c.layers + 1 and states.shape[-1] == c.width, (states.shape, c)
     x = joined_layers(states).astype(self.dtype)  # [B, S, layers D]
-    return gelu_exact(Linear((c.out_width,), ('cond', 'embed'), dtype=self.dtype,
-                             name='projector')(x))
+    return projected_states(x, c.out_width, self.dtype)
 
 
 def joined_layers(states: jax.Array) -> jax.Array:

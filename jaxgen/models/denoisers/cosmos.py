@@ -24,6 +24,7 @@ from jaxgen.models.layers.linear import normal
 from jaxgen.models.layers.linear import zeros
 from jaxgen.models.layers.mlp import MLP
 from jaxgen.models.layers.mlp import gelu_exact
+from jaxgen.models.layers.mlp import projected_states
 from jaxgen.models.layers.modulation import modulated_norm
 from jaxgen.models.layers.modulation import per_token
 from jaxgen.models.layers.norms import RMSNorm
@@ -131,8 +132,7 @@ class Cosmos(Denoiser):
                name='image_in')(_with_masks(config, x_t, visual.is_clean))  # [B, L, D]
     states = conditioning.states.astype(dtype)
     if config.cond_projection:
-      states = nn.gelu(Linear((config.text_dim,), ('cond', 'embed'), dtype=dtype,
-                              name='cond_in')(states), approximate=False)  # [B, S, E]
+      states = projected_states(states, config.text_dim, dtype)  # [B, S, E]
     times, modulation_ids = _token_times(config, t, visual)  # [B, V], [B, L]
     vectors, common = TimeVectors(config.width, name='time')(times)  # [B, V, D], [B, V, 3 D]
     cos, sin = angles(visual.positions, config.axes_dims, config.thetas)  # [B, L, H / 2]

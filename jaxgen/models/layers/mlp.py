@@ -25,6 +25,22 @@ def gelu_exact(x: jax.Array) -> jax.Array:
   return nn.gelu(x, approximate=False)
 
 
+def projected_states(states: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:
+  """Linear and GELU: states of a language model as cross attention reads them (L111).
+
+  Cosmos' ``crossattn_proj``. Called in a module's ``__call__``, it adds a submodule ``projector``.
+
+  Args:
+    states: f[..., D].
+    width: E.
+    dtype: of the computation.
+
+  Returns:
+    f[..., E].
+  """
+  return gelu_exact(Linear((width,), ('cond', 'embed'), dtype=dtype, name='projector')(states))
+
+
 class MLP(nn.Module):
   """Up, activation, down; f[..., D] -> f[..., D].
 
