@@ -15,9 +15,12 @@ from jaxgen.core import quiet
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 from jaxgen.core.limits import MAX_GUIDANCE
+from jaxgen.core.limits import MAX_IMAGES
 from jaxgen.core.limits import MAX_OUTPUTS
 from jaxgen.core.limits import MAX_SEED
 from jaxgen.core.limits import MAX_SIDE
+from jaxgen.core.limits import MAX_TEMPERATURE
+from jaxgen.core.limits import MAX_TOKENS
 from jaxgen.core.limits import check_range
 
 OVERRIDE = '--config.'
@@ -27,6 +30,8 @@ RANGES = {
     'outputs': (1, MAX_OUTPUTS), 'seed': (0, MAX_SEED), 'steps': (0, 10_000),
     'guidance': (0, MAX_GUIDANCE), 'image_guidance': (0, MAX_GUIDANCE),
     'images_per_prompt': (1, None), 'prompts': (1, None), 'fit': (0, None), 'held_out': (0, None),
+    'images': (0, MAX_IMAGES), 'max_images': (0, MAX_IMAGES), 'max_tokens': (0, MAX_TOKENS),
+    'temperature': (0, MAX_TEMPERATURE),
     'search': (0, None), 'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None),
     'shards': (1, None), 'vocab': (1, None), 'every': (1, None)}
 # Images that a request can be given, by their roles.
@@ -149,6 +154,7 @@ def _add_sample(commands) -> None:
   parser.add_argument('--task', default='auto', metavar='NAME',
                       help='how prompt and images are worded; read from their roles if not given')
   parser.add_argument('--job', default='', metavar='FILE', help='requests as a JSON list instead')
+  _add_dialogue(parser)
   parser.add_argument('--out', required=True, metavar='DIR')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--steps', type=int, default=0, help="0 takes the config's")
@@ -158,7 +164,35 @@ def _add_sample(commands) -> None:
   _add_weights(parser)
 
 
+def _add_dialogue(parser) -> None:
+  parser.add_argument('--dialogue', default='', metavar='FILE',
+                      help='instead: answer this dialogue with texts and images')
+  parser.add_argument('--images', type=int, default=0, metavar='N',
+                      help='of its answer: exactly N; 0 is as many as the model begins')
+  parser.add_argument('--max-images', type=int, default=8, metavar='N',
+                      help='the most that it may begin')
+  parser.add_argument('--max-tokens', type=int, default=512, metavar='N',
+                      help='of each text; 0 writes none, and --images follow one another')
+  parser.add_argument('--temperature', type=float, default=0.0, help='0 writes the likeliest token')
+  parser.add_argument('--top-p', type=float, default=1.0,
+                      help='share of the probability that tokens are drawn from')
+
+
+def _answer(args) -> None:
+  for name in ('prompt', 'prompts_file', 'job', *GIVEN):
+    if vars(args)[name]:
+      raise user_error('--dialogue', args.dialogue, 'names its texts and images itself; drop '
+                       f'--{name.replace("_", "-")}')
+  from jaxgen.sampling.commands import answer
+  answer(args.workdir, args.out, file=args.dialogue, size=args.size, seed=args.seed,
+         weights=args.weights, preset=args.preset, images=args.images, max_images=args.max_images,
+         max_tokens=args.max_tokens, temperature=args.temperature, top_p=args.top_p,
+         guidance=args.guidance, image_guidance=args.image_guidance, steps=args.steps)
+
+
 def _sample(args) -> None:
+  if args.dialogue:
+    return _answer(args)
   from jaxgen.sampling.commands import sample
   sample(args.workdir, args.out, prompts=args.prompt, prompts_file=args.prompts_file,
          job=args.job, given={role: vars(args)[role] for role in GIVEN}, size=args.size,
