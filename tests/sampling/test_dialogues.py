@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,10 +16,10 @@ from configs.imontage import shapes as imontage
 from jaxgen import cli
 from jaxgen.checkpoints.weights import save_weights
 from jaxgen.config import to_json
-from jaxgen.core import trees
 from jaxgen.data.sources import open_source
-from jaxgen.systems.registry import make_system
-from tests.sampling.test_interleaved import duetgen
+from tests.sampling.scripted import duetgen
+from tests.sampling.scripted import picture
+from tests.sampling.scripted import random_params
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = ('--images=2', '--max-tokens=6', '--seed=3')
@@ -31,11 +30,8 @@ def folder(tmp_path_factory, tiny_tokenizer):
   """A run with random weights, and a dialogue with an image."""
   root = tmp_path_factory.mktemp('dialogues')
   config = duetgen(tiny_tokenizer)
-  rng = np.random.default_rng(0)
-  save_weights(str(root / 'run'), trees.map_named(
-      lambda _, leaf: np.float32(rng.normal(0.0 if leaf.ndim > 1 else 1.0, 0.1, leaf.shape)),
-      make_system(config).shapes()), to_json(config))
-  Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(root / 'mine.jpg')
+  save_weights(str(root / 'run'), random_params(config), to_json(config))
+  Image.fromarray(picture(0, (20, 30))).save(root / 'mine.jpg')
   write(root / 'asked.json', [{'role': 'source', 'image': 'mine.jpg'},
                               {'role': 'user', 'text': 'make it <b>blue</b>'}])
   return root

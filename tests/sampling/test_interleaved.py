@@ -3,67 +3,36 @@
 import copy
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.core import FrozenDict
 
-from configs.duetgen import shapes
-from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.data.buckets import best_bucket
 from jaxgen.data.buckets import bucket_set
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
-from jaxgen.models.encoders.qwen2_5_vl import Qwen2_5VL
 from jaxgen.sampling import interleaved
 from jaxgen.sampling.interleaved import converse
 from jaxgen.sampling.interleaved import Dialogue
 from jaxgen.sampling.interleaved import Manner
-from jaxgen.systems.registry import make_system
-
-
-class Scripted(Qwen2_5VL):
-  """Reads as the real one; which token it writes behind each position stands in its script."""
-
-  script: tuple[int, ...] = ()
-
-  def extend(self, embeddings, positions, segments, cache, slot):
-    hidden, cache = super().extend(embeddings, positions, segments, cache, slot)
-    return jnp.broadcast_to(positions[..., :1], hidden.shape).astype(hidden.dtype), cache
-
-  def logits(self, hidden):
-    place = hidden[..., 0].astype(jnp.int32)
-    return jax.nn.one_hot(jnp.asarray(self.script)[place], self.config.text.vocab)
-
-
-def duetgen(tokenizer: str):
-  """Its config at a tiny size."""
-  config = shapes.get_config('align')
-  config.model.mllm.vision.update(width=24, layers=1, heads=2, mlp=32, full_attention=(0,))
-  config.model.mllm.text.update(width=32, layers=2, heads=2, kv_heads=1, mlp=64,
-                                rope_sections=(2, 3, 3))
-  config.model.connector.update(width=32, layers=2, out_width=32)
-  config.model.denoiser.update(cond_dim=32, text_dim=32, width=64, heads=2, layers=1)
-  config.data.update(tokenizer=tokenizer, prompt_tokens=400)
-  config.sampling.update(steps=2, guidance=2.0)
-  return config
+from tests.sampling.scripted import duetgen
+from tests.sampling.scripted import picture
+from tests.sampling.scripted import random_params
+from tests.sampling.scripted import scripted
 
 
 @dataclasses.dataclass
 class Run:
-  """A system with random weights, and what it was asked to draw."""
+  """A system with random weights."""
 
   config: object
   system: object
   params: dict
   maker: ExampleMaker
-  requests: list
 
   def events(self, dialogues, manner=Manner(max_tokens=64), **changes):
-    """All events; what was drawn for them is appended to ``requests``."""
+    """All events of their answers."""
     given = dict(maker=self.maker, config=self.config, manner=manner) | changes
     return list(converse(self.system, self.params, dialogues, **given))
 
@@ -71,18 +40,6 @@ class Run:
 @pytest.fixture(scope='module')
 def config(tiny_tokenizer):
   return duetgen(tiny_tokenizer)
-
-
-@pytest.fixture(scope='module')
-def params(config):
-  rng = np.random.default_rng(0)
-  return trees.map_named(
-      lambda _, leaf: np.float32(rng.normal(0.0 if leaf.ndim > 1 else 1.0, 0.1, leaf.shape)),
-      make_system(config).shapes())
-
-
-def picture(seed: int, size=(16, 16)) -> np.ndarray:
-  return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
 
 
 USER = Part('user', text='a red circle, then a blue square')
@@ -96,21 +53,13 @@ def dialogue(number: int, **options) -> Dialogue:
 
 
 @pytest.fixture(scope='module')
-def run(config, params):
+def run(config):
   """What it says to either dialogue is the answer that is due."""
-  system = make_system(config)
-  maker = ExampleMaker.of(config, system.layout)
-  script = np.full(1000, maker.tokenizer.end)
-  for parts, answer in zip(GIVEN, ANSWERS, strict=True):
-    whole = Sample('whole', (*parts, *(
-        Part('target', image=picture(0), loss=True) if text is None else
-        Part('assistant', text=text, loss=True) for text in answer)), task='conversation')
-    prompt = maker(whole).prompt
-    said = np.flatnonzero(prompt.loss_mask[1:])
-    script[prompt.positions[said, 0]] = prompt.tokens[said + 1]
-  model = Scripted(system.models['mllm'].config, script=tuple(script.tolist()))
-  return Run(config, dataclasses.replace(
-      system, models=FrozenDict({**system.models, 'mllm': model})), params, maker, [])
+  system, maker = scripted(config, [Sample('whole', (*parts, *(
+      Part('target', image=picture(0), loss=True) if text is None else
+      Part('assistant', text=text, loss=True) for text in answer)))
+                                    for parts, answer in zip(GIVEN, ANSWERS, strict=True)])
+  return Run(config, system, random_params(config), maker)
 
 
 @pytest.fixture

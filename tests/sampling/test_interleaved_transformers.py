@@ -8,7 +8,6 @@ import transformers
 from jaxgen.conversion.engine import from_torch
 from jaxgen.conversion.folders import load_folder
 from jaxgen.conversion.tables.qwen2_5_vl import FAMILY
-from jaxgen.core import trees
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
@@ -17,8 +16,9 @@ from jaxgen.sampling import interleaved
 from jaxgen.sampling.interleaved import Dialogue
 from jaxgen.sampling.interleaved import Manner
 from jaxgen.systems.registry import make_system
-from tests.sampling.test_interleaved import duetgen
-from tests.sampling.test_interleaved import picture
+from tests.sampling.scripted import duetgen
+from tests.sampling.scripted import picture
+from tests.sampling.scripted import random_params
 
 VOCAB, PATCH = 512, 4
 MANNER = Manner(images=1, max_tokens=12)
@@ -70,9 +70,7 @@ def test_text_behind_given_and_drawn_images_equals_transformers(theirs, tiny_tok
   ours.model.mllm = section
   ours.model.connector.update(width=48)
   system = make_system(ours)
-  rng = np.random.default_rng(0)
-  params = trees.map_named(lambda _, leaf: np.float32(rng.normal(0.0, 0.1, leaf.shape)),
-                           system.shapes())
+  params = random_params(ours)
   params['mllm'] = from_torch(FAMILY.rules, tensors, system.shapes()['mllm'], where=folder)
   maker = ExampleMaker.of(ours, system.layout)
   # Images of two sizes: the user's of four by six patches, the drawn one of four by four.
