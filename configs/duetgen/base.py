@@ -20,8 +20,8 @@ RUNS = 'runs/duetgen'
 WEB, SYNTHETIC, HELD_OUT = 268_000, 30_000, 700
 SIDE = 480  # longest side of an image of the language model (L113)
 SEEN = (SIDE // 28) ** 2  # its tokens at the most, of four patches of 14 pixels each
-IMAGES = 8  # most images of a sequence; the longest aspect ratio at 768 has 2,352 tokens
-LATENTS = 2_352
+IMAGES = 8  # most images of a sequence
+LATENTS = 18_688  # of a row: eight images at 768, of at most 2,322 each, up to a multiple of 128
 
 
 def get_config() -> ConfigDict:
@@ -86,6 +86,6 @@ def alignment(config: ConfigDict, share: float) -> None:
 
 def drawing_rows(config: ConfigDict) -> None:
   """Rows that hold a dialogue of eight images, or as many shorter samples as fit."""
-  config.data.visual_tokens = IMAGES * LATENTS
+  config.data.visual_tokens = LATENTS
   config.data.prompt_tokens = 4_096
   config.data.patches = IMAGES * 4 * SEEN

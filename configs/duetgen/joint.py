@@ -13,7 +13,7 @@ from configs.duetgen import stage2
 
 def get_config():
   config = stage2.get_config()
-  config.trainable = ((r'autoencoder/.*', False), (r'.*', True))
+  config.trainable = ((r'(mllm|connector|denoiser)/.*', True), (r'.*', False))
   config.init_from.mllm = base.get_config().init_from.mllm
   for spec in config.data.sources.values():
     spec.share = (0.7 * spec.share[0],)

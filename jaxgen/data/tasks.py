@@ -166,12 +166,18 @@ def _many_to_many(sample: Sample, data: ConfigDict, draw: float) -> Sample:
 
 
 def _dialogue(sample: Sample, data: ConfigDict, draw: float) -> Sample:
-  """One of the targets is drawn, those before it are given, the rest is cut off (L110, L116)."""
+  """One of the targets is drawn, those before it are given, the rest is cut off (L110, L116).
+
+  Images of the user are context: a dialogue has several targets, so none of them gives its size to
+  a source.
+  """
   del data
   _require_targets(sample, 'dialogue')
   places = [index for index, part in enumerate(sample.parts) if part.role == 'target']
   chosen = places[min(int(draw * len(places)), len(places) - 1)]
-  before = (dataclasses.replace(part, loss=False) for part in sample.parts[:chosen])
+  before = (dataclasses.replace(
+      part, loss=False, role='context' if part.role in ('source', 'reference') else part.role)
+            for part in sample.parts[:chosen])
   return _with(sample, (*before, dataclasses.replace(sample.parts[chosen], loss=True)))
 
 

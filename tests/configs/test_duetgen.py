@@ -92,14 +92,15 @@ def test_rows_hold_a_dialogue_of_eight_images(stage):
   data = config.data
   assert config.train.rows == config.mesh.fsdp == 64
   largest = max(height * width // 16**2 for height, width in bucket_set(data.buckets))
-  assert largest == base.LATENTS and (768, 768) in bucket_set(data.buckets)
+  assert (768, 768) in bucket_set(data.buckets)
   seen = max(math.prod(fitted_size(height, width, factor=28, min_pixels=data.vision_pixels[0],
                                    max_pixels=data.vision_pixels[1], max_side=data.vision_side))
              for height, width in bucket_set(data.buckets)) // 28**2
   assert seen == base.SEEN == 17**2 and data.vision_side == 480  # L113
   assert data.patches >= 8 * 4 * seen and data.patches % 4 == 0
   assert data.prompt_tokens >= 8 * (seen + 2) + 1500
-  assert data.visual_tokens == (0 if name == 'stage1' else 8 * largest)
+  assert data.visual_tokens == (0 if name == 'stage1' else base.LATENTS)
+  assert 0 <= base.LATENTS - 8 * largest < 128
   assert system.layout.vision.kind == 'native'
 
 
