@@ -38,6 +38,8 @@ RANGES = {
 GIVEN = {'source': 'image to edit', 'reference': 'image whose content to use',
          'context': 'image that came before'}
 NAMED = ('config', 'workdir', 'out')
+# Flags of answers to dialogues, with their defaults.
+ANSWERS = {'images': 0, 'max_images': 8, 'max_tokens': 512, 'temperature': 0.0, 'top_p': 1.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -167,32 +169,39 @@ def _add_sample(commands) -> None:
 def _add_dialogue(parser) -> None:
   parser.add_argument('--dialogue', default='', metavar='FILE',
                       help='instead: answer this dialogue with texts and images')
-  parser.add_argument('--images', type=int, default=0, metavar='N',
-                      help='of its answer: exactly N; 0 is as many as the model begins')
-  parser.add_argument('--max-images', type=int, default=8, metavar='N',
-                      help='the most that it may begin')
-  parser.add_argument('--max-tokens', type=int, default=512, metavar='N',
-                      help='of each text; 0 writes none, and --images follow one another')
-  parser.add_argument('--temperature', type=float, default=0.0, help='0 writes the likeliest token')
-  parser.add_argument('--top-p', type=float, default=1.0,
-                      help='share of the probability that tokens are drawn from')
+  texts = dict(
+      images='of its answer: exactly N, or with 0 as many as the model begins',
+      max_images='the most that it may begin',
+      max_tokens='of each text; 0 writes none, and --images follow one another',
+      temperature='0 writes the likeliest token',
+      top_p='share of the probability that tokens are drawn from')
+  for name, default in ANSWERS.items():
+    parser.add_argument(f'--{name.replace("_", "-")}', type=type(default), default=default,
+                        metavar='N' if isinstance(default, int) else 'X',
+                        help=f'{texts[name]}; {default:g} unless given')
 
 
 def _answer(args) -> None:
-  for name in ('prompt', 'prompts_file', 'job', *GIVEN):
-    if vars(args)[name]:
-      raise user_error('--dialogue', args.dialogue, 'names its texts and images itself; drop '
+  for name, unset in (*dict.fromkeys(('prompt', *GIVEN), []).items(), ('prompts_file', None),
+                      ('job', ''), ('outputs', 1), ('task', 'auto')):
+    if vars(args)[name] != unset:
+      raise user_error('--dialogue', args.dialogue, 'says itself what is given and asked; drop '
                        f'--{name.replace("_", "-")}')
   from jaxgen.sampling.commands import answer
   answer(args.workdir, args.out, file=args.dialogue, size=args.size, seed=args.seed,
-         weights=args.weights, preset=args.preset, images=args.images, max_images=args.max_images,
-         max_tokens=args.max_tokens, temperature=args.temperature, top_p=args.top_p,
-         guidance=args.guidance, image_guidance=args.image_guidance, steps=args.steps)
+         weights=args.weights, preset=args.preset, guidance=args.guidance,
+         image_guidance=args.image_guidance, steps=args.steps,
+         **{name: vars(args)[name] for name in ANSWERS})
 
 
 def _sample(args) -> None:
   if args.dialogue:
-    return _answer(args)
+    _answer(args)
+    return
+  for name, unset in ANSWERS.items():
+    if vars(args)[name] != unset:
+      raise user_error(f'--{name.replace("_", "-")}', vars(args)[name], 'is of the answer to a '
+                       'dialogue; give a --dialogue, or drop it')
   from jaxgen.sampling.commands import sample
   sample(args.workdir, args.out, prompts=args.prompt, prompts_file=args.prompts_file,
          job=args.job, given={role: vars(args)[role] for role in GIVEN}, size=args.size,

@@ -227,7 +227,7 @@ class _Batch:
         return
       if self._manner.max_tokens:
         yield from self._read(images)
-        yield from self._write(images)
+      yield from self._write(images)
       yield from self._add_images(images)
 
   def _read(self, images: int) -> Iterator[tuple[int, None]]:
@@ -247,9 +247,13 @@ class _Batch:
       self._reader.read(examples)
 
   def _write(self, images: int) -> Iterator[tuple[int, Part | None]]:
-    writing = {index: (state.seed, state.number) for index, state in self._at(images)
-               if not state.draws}
-    drafts = self._reader.write(writing) if writing else {}
+    """Lets those write that have so many images, and no further one due."""
+    due = {index: (state.seed, state.number) for index, state in self._at(images)
+           if not state.draws}
+    if self._manner.max_tokens:
+      drafts = self._reader.write(due) if due else {}
+    else:  # <BOV> alone
+      drafts = dict.fromkeys(due, Draft('', 'image'))
     for index, draft in drafts.items():
       known = len(self.states[index].sample.parts)
       state = self.states[index] = self._with_room(_behind(self.states[index], draft, self._manner))
@@ -267,18 +271,15 @@ class _Batch:
       return dataclasses.replace(state, draws=False, ended=str(error))
     return state
 
-  def _add_images(self, images: int) -> Iterator[tuple[int, Part | None]]:
-    silent = not self._manner.max_tokens
-    drawing = [(index, state) for index, state in self._at(images) if state.draws or silent]
-    requests = [_request(state, state.sample, self._config, self._manner) for _, state in drawing]
-    drawn = self._draw(requests) if requests else []
-    for (index, state), (image,) in zip(drawing, drawn, strict=True):
+  def _add_images(self, images: int) -> Iterator[tuple[int, Part]]:
+    """Draws the image of that number for those that called for it."""
+    due = [(index, state) for index, state in self._at(images) if state.draws]
+    drawn = self._draw([_request(state, state.sample, self._config, self._manner)
+                        for _, state in due]) if due else []
+    for (index, state), (image,) in zip(due, drawn, strict=True):
       part = Part('target', image=image)
-      last = silent and images + 1 == self._manner.images
-      self.states[index] = state.grown(part, draws=False, ended='image' if last else '')
+      self.states[index] = state.grown(part, draws=False)
       yield index, part
-      if last:
-        yield index, None
 
   def _at(self, images: int) -> list[tuple[int, Dialogue]]:
     """Those that have so many images and go on."""

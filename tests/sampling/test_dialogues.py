@@ -166,8 +166,11 @@ def test_mistakes_in_a_dialogue_end_in_one_line(capsys, folder, content, said):
 
 
 @pytest.mark.parametrize('flags, said', [
-    (['--prompt=a cat'], 'names its texts and images itself; drop --prompt\n'),
+    (['--prompt=a cat'], 'says itself what is given and asked; drop --prompt\n'),
     (['--source=mine.jpg'], 'drop --source\n'), (['--job=j.json'], 'drop --job\n'),
+    (['--outputs=2'], 'drop --outputs\n'), (['--task=edit'], 'drop --task\n'),
+    (['--dialogue=', '--images=2'], '--images = 2: is of the answer to a dialogue'),
+    (['--dialogue=', '--top-p=0.5'], '--top-p = 0.5: is of the answer to a dialogue'),
     (['--max-tokens=0'], 'max_tokens = 0: nothing is written, so say how many images'),
     (['--top-p=0'], 'top_p = 0.0: must be above 0'), (['--images=-1'], '--images = -1: use 0 to'),
     (['--size=10'], 'both sides must be multiples of 4'),

@@ -183,9 +183,24 @@ def test_a_dialogue_ends_where_its_row_is_full(run, room, answer, said):
   config, state = copy.deepcopy(run.config), dialogue(0)
   words = run.maker(interleaved._request(state, state.sample, config, Manner()).sample).prompt
   config.data.prompt_tokens = len(words.tokens) + room
-  *found, ended = told(run.events([state], config=config,
-                                  maker=ExampleMaker.of(config, run.system.layout)), 0)
+  changes = dict(config=config, maker=ExampleMaker.of(config, run.system.layout))
+  *found, ended = told(run.events([state], **changes), 0)
   assert kinds(found) == answer and said in ended
+  *found, ended = told(run.events([state], Manner(max_tokens=0, images=9), **changes), 0)
+  assert 0 < len(found) < 9 and 'config.data.prompt_tokens' in ended
+
+
+def test_sampled_texts_depend_on_seed_and_number_alone(run):
+  """The tokens of the script are hardly likelier than others."""
+  manner = Manner(max_tokens=8, max_images=0, temperature=1.0)
+
+  def texts(*dialogues):
+    events = run.events(dialogues, manner)
+    return [told(events, index)[0] for index in range(len(dialogues))]
+
+  both = texts(dialogue(0), dialogue(1))
+  assert texts(dialogue(0)) + texts(dialogue(1)) == both
+  assert len({*both, *texts(dataclasses.replace(dialogue(0), number=7), dialogue(0, seed=1))}) == 4
 
 
 @pytest.mark.parametrize('parts, said', [
