@@ -25,8 +25,8 @@ PUBLISHED = dict(ntp=stage1, align=stage2, joint=joint)
 DRAWN = dict(video='transition', text_to_image='scene', edits='edit', references='reference',
              web='guide', synthetic='session')
 # Tokens of a row, images that the language model sees in it, images of the denoiser; the longest
-# dialogue has 180 tokens and five images.
-ROWS = dict(ntp=(384, 16, 0), align=(192, 6, 6), joint=(256, 10, 6))
+# dialogue has 203 tokens and five images.
+ROWS = dict(ntp=(384, 16, 0), align=(208, 6, 6), joint=(256, 10, 6))
 
 
 def tiny(config: ConfigDict) -> ConfigDict:
@@ -49,7 +49,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.init_from[group] = ''
   config.init_from.changes = ()
   config.data.update(tokenizer='runs/quickstart_duetgen/tokenizer', dialect='plain', image_size=16,
-                     buckets='', vision_pixels=(64, 256), threads=1)
+                     buckets='', oversize='refuse', vision_pixels=(64, 256), threads=1)
   config.objective.timestep_shift = config.sampling.timestep_shift = 3.0
   config.optimizer.update(name='muon', learning_rate=8e-3, warmup_steps=50, clip_norm=1.0,
                           weight_decay=0.0, ema_decay=0.99)

@@ -40,6 +40,7 @@ RULES: Rules = {
     'mlp': Rule(('tensor',)),
     'vocab': Rule(('tensor',), may_replicate=True),  # published vocabularies rarely divide
     'embed': Rule(('fsdp',), may_replicate=True),
+    'rank': Rule(('fsdp',), may_replicate=True),  # likewise
     'layers': Rule(),
     'head_dim': Rule(),
     'latent': Rule(),
@@ -51,7 +52,6 @@ RULES: Rules = {
     'conv_in': Rule(),
     'conv_out': Rule(),
     'norm': Rule(),
-    'rank': Rule(),
     'chunks': Rule(),
 }
 

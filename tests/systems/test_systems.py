@@ -130,7 +130,7 @@ def _duetgen(tiny_base):
 def _dialogues(config):
   small = duetgen.get_config('ntp')
   config.trainable, config.objective = small.trainable, small.objective
-  config.data.update(visual_tokens=0, sources=small.data.sources)
+  config.data.sources, config.data.visual_tokens = small.data.sources, 0
 
 
 IMAGE = np.full((20, 24, 3), 200, np.uint8)
