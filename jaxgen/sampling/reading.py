@@ -87,8 +87,8 @@ class Reader:
 
     Args:
       examples: number of a dialogue -> a request for its next image. What is read of it is its
-        prompt, without the <BOV> that it may end with. Of a prompt that begins as the one before
-        did, only the rest is read.
+        prompt, without the <BOV> that it may end with. The dialogue has grown since it was read
+        before: where its prompt begins with the same tokens, only the rest is read.
     """
     wanted = {row: self._words(example) for row, example in examples.items()}
     grown = all(np.array_equal(words[:len(self._known[row])], self._known[row])

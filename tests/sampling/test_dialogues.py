@@ -82,11 +82,13 @@ def test_an_answer_is_a_sample_that_can_be_trained_on_and_gone_on_with(answered,
   further = [{**part, 'image': f'answer/{part["image"]}'} if 'image' in part else part
              for part in record['parts']]
   write(folder / 'further.json', [*further, {'role': 'user', 'text': 'and now red'}])
-  assert cli.main(words(folder, 'further', '--images=1', '--max-tokens=0',
+  assert cli.main(words(folder, 'further', '--max-images=0', '--max-tokens=6',
                         asked='further.json')) == 0
-  told = capsys.readouterr().out.splitlines()
-  assert told[0] == f'{folder}/further/{len(further) + 1:02d}_target.png'
-  assert told[-1] == f'{folder}/further/dialogue.html'
+  text, ended, page = capsys.readouterr().out.splitlines()
+  assert text.startswith('assistant: ') and page == f'{folder}/further/dialogue.html'
+  after = json.loads((folder / 'further/dialogue.json').read_text())
+  assert after['parts'][-1]['text'] == text.removeprefix('assistant: ')
+  assert after['answer']['given'] == len(after['parts']) - 1 == len(further) + 1 and ended
 
 
 def test_a_killed_call_is_gone_on_with_to_the_same_bytes(answered, folder, capsys):
