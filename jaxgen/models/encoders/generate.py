@@ -1,8 +1,8 @@
 """Text from a multimodal language model: greedy or by nucleus sampling, with a KV cache.
 
-``generate`` reads a prompt and writes. What it returns can go on: ``append`` reads further pieces,
-such as an image that was drawn in between, and ``continue_from`` writes again. ``read`` is its first
-half alone.
+``generate`` reads a prompt and writes; ``read`` is its first half alone. What they return can go
+on: ``append`` reads further pieces, such as an image that was drawn in between, and
+``continue_from`` writes again.
 """
 
 import functools
