@@ -1,4 +1,4 @@
-"""What the interleaved loop writes behind images, given or drawn, equals transformers Qwen2.5-VL."""
+"""What the loop writes behind images, given or drawn, equals transformers' Qwen2.5-VL."""
 
 import numpy as np
 import pytest
