@@ -30,7 +30,7 @@ from jaxgen.evaluation.shapes.cases import texts_of
 from jaxgen.sampling.images import columns_of
 from jaxgen.sampling.images import image_grid
 from jaxgen.sampling.images import to_png
-from jaxgen.sampling.interleaved import Manner
+from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.jobs import save_results
 from jaxgen.sampling.load import load_run
 from jaxgen.sampling.load import Run
@@ -38,7 +38,7 @@ from jaxgen.sampling.reading import writes
 
 SHOWN = 8  # cases kept per task
 # Drawn dialogues have four images at the most, and sentences of half as many tokens.
-MANNER = Manner(max_images=5, max_tokens=64)
+OPTIONS = Options(max_images=5, max_tokens=64)
 Marks = list[Mapping[str, Any]]  # of each image of a case
 
 
@@ -121,7 +121,7 @@ def _answers(run: Run, cases: Sequence[Case], name: str) -> list[Answer]:
   answers = [[image for _ in case.requests for image in next(drawn)] for case in cases]
   places = [index for index, case in enumerate(cases) if case.dialogue]
   report, done = _progress(f'{name}: dialogue'), 0
-  for event in run.converse([cases[index].dialogue for index in places], MANNER) if places else ():
+  for event in run.converse([cases[index].dialogue for index in places], OPTIONS) if places else ():
     if event.part:
       part = event.part
       answers[places[event.index]].append(part.image if part.is_image else part.text)

@@ -15,13 +15,13 @@ from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.kept_tokenizers import with_kept
 from jaxgen.data.sample import Part
 from jaxgen.sampling import jobs
-from jaxgen.sampling.dialogues import Answer
+from jaxgen.sampling.dialogues import AnswerFolder
 from jaxgen.sampling.dialogues import read_dialogue
 from jaxgen.sampling.dialogues import RECORD
 from jaxgen.sampling.interleaved import check
 from jaxgen.sampling.interleaved import Dialogue
 from jaxgen.sampling.interleaved import ENDED
-from jaxgen.sampling.interleaved import Manner
+from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.load import load_run
 from jaxgen.sampling.load import run_config
 from jaxgen.sampling.reading import check_writes
@@ -72,7 +72,7 @@ def sample(workdir: str, out: str, *, prompts: Sequence[str], prompts_file: str 
 
 
 def answer(workdir: str, out: str, *, file: str, size: str, seed: int, weights: str, preset: str,
-           **manner: Any) -> None:
+           **options: Any) -> None:
   """Answers a dialogue; prints its texts and the paths of its images as they come.
 
   A call that was cut short is gone on with by the same call, to the same answer.
@@ -84,14 +84,14 @@ def answer(workdir: str, out: str, *, file: str, size: str, seed: int, weights: 
     size: as ``jobs.parse_size`` reads it.
     seed: of texts and images.
     weights, preset: as ``load_run`` takes them.
-    **manner: of ``interleaved.Manner``.
+    **options: of ``interleaved.Options``.
 
   Raises:
     UserError: a dialogue that has nothing to answer or that the run cannot answer, missing files,
       no such run, or a folder with another answer.
   """
   dialogue = Dialogue.of(read_dialogue(file), seed=seed, size=jobs.parse_size(size))
-  how = Manner(**manner)
+  how = Options(**options)
   if os.path.realpath(file) == os.path.realpath(os.path.join(out, RECORD)):
     raise user_error('--out', out, 'the answer would replace the dialogue; choose another folder')
   check_place(out)
@@ -99,7 +99,7 @@ def answer(workdir: str, out: str, *, file: str, size: str, seed: int, weights: 
   system = make_system(config)
   check_writes(system, config)
   check(system, [dialogue], ExampleMaker.of(config, system.layout), config, how)
-  folder = Answer(out, dict(
+  folder = AnswerFolder(out, dict(
       workdir=os.path.abspath(workdir), checkpoint=newest_step(workdir), weights=weights,
       preset=preset, seed=seed, size=size, **dataclasses.asdict(how)))
   dialogue = folder.open(dialogue)
@@ -114,7 +114,7 @@ def answer(workdir: str, out: str, *, file: str, size: str, seed: int, weights: 
   print(ENDED.get(dialogue.ended, dialogue.ended), folder.page, sep='\n')
 
 
-def _tell(folder: Answer, index: int, part: Part) -> None:
+def _tell(folder: AnswerFolder, index: int, part: Part) -> None:
   print(folder.image(index, part) if part.is_image else f'assistant: {part.text}', flush=True)
 
 

@@ -57,7 +57,7 @@ def read_dialogue(file: str) -> Sample:
   return sample
 
 
-class Answer:
+class AnswerFolder:
   """The folder of an answer.
 
   Args:

@@ -48,7 +48,7 @@ ENDED = dict(end='the model ended its answer', image='it has as many images as i
 
 
 @dataclasses.dataclass(frozen=True)
-class Manner:
+class Options:
   """How dialogues are answered.
 
   Attributes:
@@ -165,7 +165,7 @@ class Event:
 
 
 def converse(system: System, params: Params, dialogues: Sequence[Dialogue], *, maker: ExampleMaker,
-             config: ConfigDict, manner: Manner = Manner(), mesh: Mesh | None = None
+             config: ConfigDict, options: Options = Options(), mesh: Mesh | None = None
              ) -> Iterator[Event]:
   """Answers dialogues, those of a batch side by side, and tells every part as soon as it is there.
 
@@ -173,7 +173,7 @@ def converse(system: System, params: Params, dialogues: Sequence[Dialogue], *, m
     system, params, maker, config, mesh: as for ``generate``; ``config.sampling.rows`` dialogues
       are answered at once.
     dialogues: to be answered, from the start or from where an event left them.
-    manner: of the answers.
+    options: of the answers.
 
   Yields:
     The parts of each dialogue in their order, and its end.
@@ -182,22 +182,22 @@ def converse(system: System, params: Params, dialogues: Sequence[Dialogue], *, m
     UserError: a system that writes no text, a dialogue longer than ``data.prompt_tokens``, an
       image that cannot be read, or a size that the models cannot draw.
   """
-  check(system, dialogues, maker, config, manner)
+  check(system, dialogues, maker, config, options)
   mesh = mesh or make_mesh(ALL_DEVICES)
   params = placed(system, params, config, mesh)
   for first in range(0, len(dialogues), config.sampling.rows):
     batch = _Batch(system, params, dialogues[first:first + config.sampling.rows], maker, config,
-                   manner, mesh)
+                   options, mesh)
     for index, part in batch.answers():
       yield Event(first + index, part, batch.states[index])
 
 
 def check(system: System, dialogues: Sequence[Dialogue], maker: ExampleMaker, config: ConfigDict,
-          manner: Manner) -> None:
+          options: Options) -> None:
   """Raises what ``converse`` raises; needs no parameters."""
   check_writes(system, config)
   for dialogue in dialogues:
-    request = _request(dialogue, dialogue.until(0), config, manner)
+    request = _request(dialogue, dialogue.until(0), config, options)
     check_fits([request], system.layout, config.data.clean_roles)
     example_of(request.sample, maker, {})
 
@@ -210,22 +210,22 @@ class _Batch:
   """
 
   def __init__(self, system: System, params: Params, dialogues: Sequence[Dialogue],
-               maker: ExampleMaker, config: ConfigDict, manner: Manner, mesh: Mesh):
+               maker: ExampleMaker, config: ConfigDict, options: Options, mesh: Mesh):
     self.states = list(dialogues)
-    self._manner, self._maker, self._config = manner, maker, config
+    self._options, self._maker, self._config = options, maker, config
     self._kept = [{} for _ in dialogues]
     self._reader = Reader(
-        system, params, maker, config, mesh, len(dialogues), temperature=manner.temperature,
-        top_p=manner.top_p, max_tokens=manner.max_tokens)
+        system, params, maker, config, mesh, len(dialogues), temperature=options.temperature,
+        top_p=options.top_p, max_tokens=options.max_tokens)
     self._draw = functools.partial(generate, system, params, maker=maker, config=config,
-                                   steps=manner.steps, mesh=mesh)
+                                   steps=options.steps, mesh=mesh)
 
   def answers(self) -> Iterator[tuple[int, Part | None]]:
     """Numbers of dialogues with the parts that were added, None at the end of one."""
     for images in itertools.count():
       if all(state.ended for state in self.states):
         return
-      if self._manner.max_tokens:
+      if self._options.max_tokens:
         yield from self._read(images)
       yield from self._write(images)
       yield from self._add_images(images)
@@ -237,7 +237,7 @@ class _Batch:
       if state.images < images:
         continue
       try:
-        request = _request(state, state.until(images), self._config, self._manner)
+        request = self._request(state, state.until(images))
         examples[index] = example_of(request.sample, self._maker, self._kept[index])
       except RecordError as error:
         if not state.ended:
@@ -250,13 +250,14 @@ class _Batch:
     """Lets those write that have so many images, and no further one due."""
     due = {index: (state.seed, state.number) for index, state in self._at(images)
            if not state.draws}
-    if self._manner.max_tokens:
+    if self._options.max_tokens:
       drafts = self._reader.write(due) if due else {}
     else:  # <BOV> alone
       drafts = dict.fromkeys(due, Draft('', 'image'))
     for index, draft in drafts.items():
       known = len(self.states[index].sample.parts)
-      state = self.states[index] = self._with_room(_behind(self.states[index], draft, self._manner))
+      state = _behind(self.states[index], draft, self._options)
+      state = self.states[index] = self._with_room(state)
       yield from ((index, part) for part in state.sample.parts[known:])
       if state.ended:
         yield index, None
@@ -265,7 +266,7 @@ class _Batch:
     """The dialogue, which ends where its next image has no room."""
     try:
       if state.draws:
-        request = _request(state, state.sample, self._config, self._manner)
+        request = self._request(state, state.sample)
         example_of(request.sample, self._maker, {})
     except RecordError as error:
       return dataclasses.replace(state, draws=False, ended=str(error))
@@ -274,12 +275,14 @@ class _Batch:
   def _add_images(self, images: int) -> Iterator[tuple[int, Part]]:
     """Draws the image of that number for those that called for it."""
     due = [(index, state) for index, state in self._at(images) if state.draws]
-    drawn = self._draw([_request(state, state.sample, self._config, self._manner)
-                        for _, state in due]) if due else []
+    drawn = self._draw([self._request(state, state.sample) for _, state in due]) if due else []
     for (index, state), (image,) in zip(due, drawn, strict=True):
       part = Part('target', image=image)
       self.states[index] = state.grown(part, draws=False)
       yield index, part
+
+  def _request(self, state: Dialogue, sample: Sample) -> Request:
+    return _request(state, sample, self._config, self._options)
 
   def _at(self, images: int) -> list[tuple[int, Dialogue]]:
     """Those that have so many images and go on."""
@@ -287,19 +290,19 @@ class _Batch:
             if state.images == images and not state.ended]
 
 
-def _behind(state: Dialogue, draft: Draft, manner: Manner) -> Dialogue:
+def _behind(state: Dialogue, draft: Draft, options: Options) -> Dialogue:
   """The dialogue with what was written, and what comes next."""
   texts = (Part('assistant', text=draft.text),) if draft.text.strip() else ()
-  wanted = manner.images or draft.stop == 'image'
-  draws = bool(wanted) and state.images < (manner.images or manner.max_images)
+  wanted = options.images or draft.stop == 'image'
+  draws = bool(wanted) and state.images < (options.images or options.max_images)
   return state.grown(*texts, draws=draws, ended='' if draws else draft.stop)
 
 
-def _request(state: Dialogue, sample: Sample, config: ConfigDict, manner: Manner) -> Request:
+def _request(state: Dialogue, sample: Sample, config: ConfigDict, options: Options) -> Request:
   """A request for an image behind the sample, worded as training words it."""
   shown = [part.image for part in sample.images]
   size = state.size or default_size(config, shown[-1:], sample.origin)
   asked = dataclasses.replace(sample, parts=(*sample.parts, Part('target', loss=True, size=size)))
   return request_of(config, tasks.worded(asked, 'dialogue', config.data), seed=state.seed,
-                    number=state.number * MAX_OUTPUTS + state.images, guidance=manner.guidance,
-                    image_guidance=manner.image_guidance)
+                    number=state.number * MAX_OUTPUTS + state.images, guidance=options.guidance,
+                    image_guidance=options.image_guidance)

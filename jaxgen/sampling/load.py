@@ -17,7 +17,7 @@ from jaxgen.sampling.generate import generate
 from jaxgen.sampling.interleaved import converse
 from jaxgen.sampling.interleaved import Dialogue
 from jaxgen.sampling.interleaved import Event
-from jaxgen.sampling.interleaved import Manner
+from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import make_requests
 from jaxgen.sharding.mesh import use_compilation_cache
@@ -40,10 +40,10 @@ class Run:
     return generate(self.system, self.params, requests, maker=self.maker, config=self.config,
                     **options)
 
-  def converse(self, dialogues: Sequence[Dialogue], manner: Manner) -> Iterator[Event]:
+  def converse(self, dialogues: Sequence[Dialogue], options: Options) -> Iterator[Event]:
     """``jaxgen.sampling.interleaved.converse`` with this run's parts."""
     return converse(self.system, self.params, dialogues, maker=self.maker, config=self.config,
-                    manner=manner)
+                    options=options)
 
   def generate(self, texts: Sequence[str], *, seed: int, guidance: float | None = None,
                steps: int = 0,

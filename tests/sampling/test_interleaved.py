@@ -15,7 +15,7 @@ from jaxgen.data.sample import Sample
 from jaxgen.sampling import interleaved
 from jaxgen.sampling.interleaved import converse
 from jaxgen.sampling.interleaved import Dialogue
-from jaxgen.sampling.interleaved import Manner
+from jaxgen.sampling.interleaved import Options
 from tests.sampling.scripted import duetgen
 from tests.sampling.scripted import picture
 from tests.sampling.scripted import random_params
@@ -31,9 +31,9 @@ class Run:
   params: dict
   maker: ExampleMaker
 
-  def events(self, dialogues, manner=Manner(max_tokens=64), **changes):
+  def events(self, dialogues, options=Options(max_tokens=64), **changes):
     """All events of their answers."""
-    given = dict(maker=self.maker, config=self.config, manner=manner) | changes
+    given = dict(maker=self.maker, config=self.config, options=options) | changes
     return list(converse(self.system, self.params, dialogues, **given))
 
 
@@ -141,20 +141,20 @@ def test_an_answer_goes_on_from_every_event(run):
       assert all(np.array_equal(one, other) for one, other in zip(left, right))
 
 
-@pytest.mark.parametrize('manner, answer', [
+@pytest.mark.parametrize('options, answer', [
     (dict(images=1), ['a red circle.', None, 'a blue square.', 'image']),
     (dict(images=3), ['a red circle.', None, 'a blue square.', None, 'done.', None, 'end']),
     (dict(max_images=1), ['a red circle.', None, 'a blue square.', 'image']),
     (dict(max_images=0), ['a red circle.', 'image']),
     (dict(max_tokens=0, images=2), [None, None, 'image']),
 ])
-def test_images_can_be_forced_and_bounded(run, manner, answer):
-  events = run.events([dialogue(0)], Manner(**(dict(max_tokens=64) | manner)))
+def test_images_can_be_forced_and_bounded(run, options, answer):
+  events = run.events([dialogue(0)], Options(**(dict(max_tokens=64) | options)))
   assert kinds(told(events, 0)) == answer
 
 
 def test_texts_can_be_bounded(run):
-  text, ended = told(run.events([dialogue(0)], Manner(max_tokens=2)), 0)
+  text, ended = told(run.events([dialogue(0)], Options(max_tokens=2)), 0)
   assert ended == 'cut' and 'a red circle.'.startswith(text) and len(text) < 13
 
 
@@ -163,7 +163,7 @@ def test_images_have_the_size_that_was_chosen_or_that_of_the_last_one(config):
   changed.data.buckets = 'ratios:16/4'
 
   def size(state):
-    target, = interleaved._request(state, state.sample, changed, Manner()).sample.targets
+    target, = interleaved._request(state, state.sample, changed, Options()).sample.targets
     return target.size
 
   wide = Dialogue.of(Sample('wide', (Part('source', image=picture(2, (8, 12))), USER)))
@@ -181,21 +181,21 @@ def test_images_have_the_size_that_was_chosen_or_that_of_the_last_one(config):
 def test_a_dialogue_ends_where_its_row_is_full(run, room, answer, said):
   """Behind an image, or within a text."""
   config, state = copy.deepcopy(run.config), dialogue(0)
-  words = run.maker(interleaved._request(state, state.sample, config, Manner()).sample).prompt
+  words = run.maker(interleaved._request(state, state.sample, config, Options()).sample).prompt
   config.data.prompt_tokens = len(words.tokens) + room
   changes = dict(config=config, maker=ExampleMaker.of(config, run.system.layout))
   *found, ended = told(run.events([state], **changes), 0)
   assert kinds(found) == answer and said in ended
-  *found, ended = told(run.events([state], Manner(max_tokens=0, images=9), **changes), 0)
+  *found, ended = told(run.events([state], Options(max_tokens=0, images=9), **changes), 0)
   assert 0 < len(found) < 9 and 'config.data.prompt_tokens' in ended
 
 
 def test_sampled_texts_depend_on_seed_and_number_alone(run):
   """The tokens of the script are hardly likelier than others."""
-  manner = Manner(max_tokens=8, max_images=0, temperature=1.0)
+  options = Options(max_tokens=8, max_images=0, temperature=1.0)
 
   def texts(*dialogues):
-    events = run.events(dialogues, manner)
+    events = run.events(dialogues, options)
     return [told(events, index)[0] for index in range(len(dialogues))]
 
   both = texts(dialogue(0), dialogue(1))
@@ -223,7 +223,7 @@ def test_what_cannot_be_answered_is_named(parts, said):
 ])
 def test_manners_out_of_range_are_named(fields, said):
   with pytest.raises(UserError, match=said):
-    Manner(**fields)
+    Options(**fields)
 
 
 @pytest.mark.parametrize('change, said', [

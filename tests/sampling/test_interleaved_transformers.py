@@ -14,14 +14,14 @@ from jaxgen.data.sample import Sample
 from jaxgen.models import registry
 from jaxgen.sampling import interleaved
 from jaxgen.sampling.interleaved import Dialogue
-from jaxgen.sampling.interleaved import Manner
+from jaxgen.sampling.interleaved import Options
 from jaxgen.systems.registry import make_system
 from tests.sampling.scripted import duetgen
 from tests.sampling.scripted import picture
 from tests.sampling.scripted import random_params
 
 VOCAB, PATCH = 512, 4
-MANNER = Manner(images=1, max_tokens=12)
+OPTIONS = Options(images=1, max_tokens=12)
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +57,7 @@ def greedy(model, prompt, patches, tokenizer) -> str:
         input_ids=tokens, pixel_values=torch.tensor(patches.values),
         image_grid_thw=torch.tensor([(1, *grid) for grid in grids]),
         mm_token_type_ids=torch.tensor(prompt.image_index[None] >= 0).int(),
-        attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=MANNER.max_tokens,
+        attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=OPTIONS.max_tokens,
         eos_token_id=[tokenizer.bov, tokenizer.end], pad_token_id=tokenizer.pad)
   return tokenizer.decode(written[0, tokens.shape[1]:].tolist())
 
@@ -78,12 +78,12 @@ def test_text_behind_given_and_drawn_images_equals_transformers(theirs, tiny_tok
       Part('user', text='look at this'), Part('source', image=picture(1, (16, 24))),
       Part('user', text='and make it blue'))))
   events = list(interleaved.converse(system, params, [asked], maker=maker, config=ours,
-                                     manner=MANNER))
+                                     options=OPTIONS))
   answer = events[-1].dialogue
   assert [event.part and event.part.is_image for event in events] == [False, True, False, None]
   texts = [part.text for part in answer.answer if not part.is_image]
   for images, text in enumerate(texts):
-    read = maker(interleaved._request(answer, answer.until(images), ours, MANNER).sample)
+    read = maker(interleaved._request(answer, answer.until(images), ours, OPTIONS).sample)
     assert read.patches.images.max() == 1 + images
     assert text == greedy(model, read.prompt, read.patches, maker.tokenizer)
   assert len(set(texts)) == 2
