@@ -217,6 +217,7 @@ class Layout:
     queries: Q, learned queries appended to every prompt that asks for an image.
     scheme: position scheme of the denoiser, a key of ``positions.SCHEMES``.
     dialect: prompt template of the language model, a key of ``templates.DIALECTS``; '' without one.
+    vocab: tokens that the language model knows; 0 = any.
     towers: parameter group of a text tower -> its prompt format.
   """
 
@@ -225,4 +226,5 @@ class Layout:
   queries: int = 0
   scheme: str = 'flux'
   dialect: str = 'plain'
+  vocab: int = 0
   towers: Mapping[str, Text] = FrozenDict()

@@ -76,8 +76,8 @@ class ExampleMaker:
     """Loads the tokenizers of a config.
 
     Raises:
-      UserError: a tokenizer that is missing or of another kind of model, or an unknown set of
-        buckets.
+      UserError: a tokenizer that is missing, of another kind of model or of more tokens than the
+        model knows, or an unknown set of buckets.
     """
     data, towers = config.data, {}
     for group, text in layout.towers.items():
@@ -86,6 +86,11 @@ class ExampleMaker:
         raise user_error(field, None, 'give the folder of its tokenizer')
       towers[group] = load_tower_tokenizer(data.tower_tokenizers[group], text, field=field)
     tokenizer = load_tokenizer(data.tokenizer, bov=data.bov_token) if layout.dialect else None
+    if tokenizer and 0 < layout.vocab < tokenizer.vocab_size:
+      raise user_error('config.data.tokenizer', data.tokenizer, f'has {tokenizer.vocab_size} tokens '
+                       f'with bov_token = {data.bov_token!r}, but the language model knows '
+                       f"{layout.vocab}; use the model's own, or raise its vocab and let "
+                       'config.init_from.changes extend its embeddings')
     return cls(data, layout, tokenizer, towers, cache)
 
   @property

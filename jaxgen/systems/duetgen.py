@@ -35,7 +35,8 @@ class DuetGen(MultimodalSystem):
     models = parts.build(config, ('mllm', 'connector', 'denoiser', 'autoencoder'))
     layout = Layout(
         latent=parts.latent_layout(models['autoencoder']), vision=models['mllm'].sees,
-        scheme=config.data.scheme, dialect=config.data.dialect)
+        scheme=config.data.scheme, dialect=config.data.dialect,
+        vocab=models['mllm'].config.text.vocab)
     parts.check_connector(models)
     parts.check_latents(config, models['denoiser'], layout.latent)
     parts.check_vision(config, layout.vision)

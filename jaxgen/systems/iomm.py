@@ -43,7 +43,8 @@ class IOMM(MultimodalSystem):
         latent=parts.latent_layout(models['autoencoder']),
         vision=models['mllm'].sees,
         queries=models['bridge'].config.queries,
-        scheme=config.data.scheme, dialect=config.data.dialect)
+        scheme=config.data.scheme, dialect=config.data.dialect,
+        vocab=models['mllm'].config.text.vocab)
     _check(config, models, layout)
     return cls(models=models, layout=layout, guidance=config.model.guidance,
                mask_ratio=config.model.mask_ratio,

@@ -42,7 +42,8 @@ class QueryKontext(MultimodalSystem):
         latent=parts.latent_layout(models['autoencoder']),
         vision=models['mllm'].sees,
         queries=models['bridge'].config.queries,
-        scheme=config.data.scheme, dialect=config.data.dialect)
+        scheme=config.data.scheme, dialect=config.data.dialect,
+        vocab=models['mllm'].config.text.vocab)
     _check(config, models, layout)
     return cls(models=models, layout=layout, guidance=config.model.guidance,
                negative_prompt=config.sampling.negative_prompt or config.data.empty_prompt)

@@ -1,5 +1,7 @@
 """Loss terms against plain loops, timestep densities against their distribution functions."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,14 @@ def _batch(rng, rows=2, targets=(3, 2), conditions=2, padding=2, groups=3):
 
 
 OBJECTIVE = FlowMatching('uniform', 0.0, 1.0, 1.0, ('first', 'second'))
+
+
+def test_cosmos_mean_counts_clean_tokens_with_a_loss_of_zero():
+  """The loss is diluted by their share (L141, A25)."""
+  batch, key = _batch(np.random.default_rng(0)), jax.random.key(1)
+  diluted = dataclasses.replace(OBJECTIVE, cosmos_mean=True)
+  assert float(OBJECTIVE.weight(batch)) == 10 and float(diluted.weight(batch)) == 10 + 8
+  assert float(diluted(Still(), {}, batch, key)[0]) == float(OBJECTIVE(Still(), {}, batch, key)[0])
 
 
 def test_flow_matching_is_the_mean_over_target_tokens_of_a_plain_loop():

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import json
 from typing import Any
 
 import diffusers
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
 from configs.duetgen import shapes
@@ -397,3 +399,46 @@ def test_a_request_is_drawn_after_its_images(config, system):
   example = ExampleMaker.of(config, system.layout)(request.sample)
   assert [image.positions[0, 0] for image in example.images] == [0, 1, 2]
   assert [image.is_target for image in example.images] == [False, False, True]
+
+
+def line(folder, *parts):
+  """A file with one dialogue."""
+  (folder / 'd.jsonl').write_text(json.dumps({'id': 'd', 'parts': parts}) + '\n')
+  return str(folder / 'd.jsonl')
+
+
+ASKED, SAID = dict(text='a cat', role='user'), dict(text='here:', role='assistant')
+
+
+@pytest.mark.parametrize('parts, data, said', [
+    ([ASKED, SAID, ASKED], {}, r"parts\[2\].role = 'user': the dialogue ends in a turn of the user "),
+    ([ASKED, dict(SAID, role='robot')], {}, r"parts\[1\].role = 'robot': use one of system, user, "),
+    ([ASKED, SAID, dict(image='none.png', role='target')], {}, 'none.png'),
+    ([ASKED, dict(SAID, text='long ' * 60)], dict(prompt_tokens=40),
+     r'the prompt has \d+ tokens, more than config.data.prompt_tokens = 40'),
+    ([ASKED, SAID], dict(bov_token='<BOV>'),
+     'has 513 tokens with bov_token = .<BOV>., but the language model knows 512; use the model'),
+    ([ASKED], {}, 'has no text with loss; give it an assistant text')])
+def test_a_dialogue_that_cannot_be_used_ends_in_one_line(config, tmp_path, parts, data, said):
+  """Which names the file, its line and the part, or the field of the config."""
+  changed = copy.deepcopy(config)
+  changed.data.sources = {'d': source('jsonl', 'conversation', path=line(tmp_path, *parts))}
+  changed.data.update(data)
+  with pytest.raises(UserError, match=said) as caught:
+    loader = make_loader(changed, make_system(changed).layout)
+    try:
+      next(loader)
+    finally:
+      loader.close()
+  assert '\n' not in str(caught.value)
+  assert data.get('bov_token') or 'd.jsonl' in str(caught.value)
+
+
+def test_a_tokenizer_without_bov_is_refused(config, tmp_path):
+  changed = copy.deepcopy(config)
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+  backend.add_special_tokens(['<|im_end|>'])
+  backend.save(str(tmp_path / 'tokenizer.json'))
+  changed.data.tokenizer = str(tmp_path)
+  with pytest.raises(UserError, match='the tokenizer lacks .*the tokens for images'):
+    ExampleMaker.of(changed, make_system(changed).layout)
