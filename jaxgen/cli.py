@@ -15,9 +15,12 @@ from jaxgen.core import quiet
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 from jaxgen.core.limits import MAX_GUIDANCE
+from jaxgen.core.limits import MAX_IMAGES
 from jaxgen.core.limits import MAX_OUTPUTS
 from jaxgen.core.limits import MAX_SEED
 from jaxgen.core.limits import MAX_SIDE
+from jaxgen.core.limits import MAX_TEMPERATURE
+from jaxgen.core.limits import MAX_TOKENS
 from jaxgen.core.limits import check_range
 
 OVERRIDE = '--config.'
@@ -27,12 +30,16 @@ RANGES = {
     'outputs': (1, MAX_OUTPUTS), 'seed': (0, MAX_SEED), 'steps': (0, 10_000),
     'guidance': (0, MAX_GUIDANCE), 'image_guidance': (0, MAX_GUIDANCE),
     'images_per_prompt': (1, None), 'prompts': (1, None), 'fit': (0, None), 'held_out': (0, None),
+    'images': (0, MAX_IMAGES), 'max_images': (0, MAX_IMAGES), 'max_tokens': (0, MAX_TOKENS),
+    'temperature': (0, MAX_TEMPERATURE),
     'search': (0, None), 'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None),
     'shards': (1, None), 'vocab': (1, None), 'every': (1, None)}
 # Images that a request can be given, by their roles.
 GIVEN = {'source': 'image to edit', 'reference': 'image whose content to use',
          'context': 'image that came before'}
 NAMED = ('config', 'workdir', 'out')
+# Flags of answers to dialogues, with their defaults.
+ANSWERS = {'images': 0, 'max_images': 8, 'max_tokens': 512, 'temperature': 0.0, 'top_p': 1.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,6 +156,7 @@ def _add_sample(commands) -> None:
   parser.add_argument('--task', default='auto', metavar='NAME',
                       help='how prompt and images are worded; read from their roles if not given')
   parser.add_argument('--job', default='', metavar='FILE', help='requests as a JSON list instead')
+  _add_dialogue(parser)
   parser.add_argument('--out', required=True, metavar='DIR')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--steps', type=int, default=0, help="0 takes the config's")
@@ -158,7 +166,42 @@ def _add_sample(commands) -> None:
   _add_weights(parser)
 
 
+def _add_dialogue(parser) -> None:
+  parser.add_argument('--dialogue', default='', metavar='FILE',
+                      help='instead: answer this dialogue with texts and images')
+  texts = dict(
+      images='of its answer: exactly N, or with 0 as many as the model begins',
+      max_images='the most that it may begin',
+      max_tokens='of each text; 0 writes none, and --images follow one another',
+      temperature='0 writes the likeliest token',
+      top_p='share of the probability that tokens are drawn from')
+  for name, default in ANSWERS.items():
+    parser.add_argument(f'--{name.replace("_", "-")}', type=type(default), default=default,
+                        metavar='N' if isinstance(default, int) else 'X',
+                        help=f'{texts[name]}; {default:g} unless given')
+
+
+def _answer(args) -> None:
+  for name, unset in (*dict.fromkeys(('prompt', *GIVEN), []).items(), ('prompts_file', None),
+                      ('job', ''), ('outputs', 1), ('task', 'auto')):
+    if vars(args)[name] != unset:
+      raise user_error('--dialogue', args.dialogue, 'says itself what is given and asked; drop '
+                       f'--{name.replace("_", "-")}')
+  from jaxgen.sampling.commands import answer
+  answer(args.workdir, args.out, file=args.dialogue, size=args.size, seed=args.seed,
+         weights=args.weights, preset=args.preset, guidance=args.guidance,
+         image_guidance=args.image_guidance, steps=args.steps,
+         **{name: vars(args)[name] for name in ANSWERS})
+
+
 def _sample(args) -> None:
+  if args.dialogue:
+    _answer(args)
+    return
+  for name, unset in ANSWERS.items():
+    if vars(args)[name] != unset:
+      raise user_error(f'--{name.replace("_", "-")}', vars(args)[name], 'is of the answer to a '
+                       'dialogue; give a --dialogue, or drop it')
   from jaxgen.sampling.commands import sample
   sample(args.workdir, args.out, prompts=args.prompt, prompts_file=args.prompts_file,
          job=args.job, given={role: vars(args)[role] for role in GIVEN}, size=args.size,

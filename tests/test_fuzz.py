@@ -36,6 +36,8 @@ from jaxgen.data.decode import read_picture
 from jaxgen.data.sample import from_bytes
 from jaxgen.data.sample import to_bytes
 from jaxgen.data.sources import open_source
+from jaxgen.sampling.dialogues import read_dialogue
+from jaxgen.sampling.interleaved import Dialogue
 from jaxgen.sampling.jobs import read_job
 
 SECONDS = float(os.environ.get('FUZZ_SECONDS', 2))  # for all inputs of a reader
@@ -349,6 +351,23 @@ def test_job_files(job):
     for part in request.sample.texts:
       part.text.encode()
     assert 0 <= request.seed < 2**32 and all(0 <= each <= 100 for each in request.scales.values())
+  return None
+
+
+TURNS = ({'role': 'source', 'image': 'a.png'}, {'role': 'user', 'text': 'x'})
+
+
+@fuzzed(st.lists(altered(*TURNS, words=('assistant', 'target', 'system')), max_size=3).map(
+            lambda parts: as_json({'parts': parts}))
+        | values('parts', 'id', 'role', 'text').map(as_json) | damaged(as_json({'parts': TURNS})))
+def test_dialogues(dialogue):
+  put('a.png', PICTURE)
+  try:
+    state = Dialogue.of(read_dialogue(put('dialogue.json', dialogue)))
+  except UserError as error:
+    return _one_line(error)
+  assert all(part.text is not None or part.image is not None for part in state.sample.parts)
+  assert state.sample.parts[-1].role not in ('system', 'assistant', 'target')
   return None
 
 

@@ -7,6 +7,9 @@ MAX_SEED = 2**32 - 1
 MAX_GUIDANCE = 100.0  # far above any that gives images
 MAX_SIDE = 2**15  # pixels along one side of an image
 MAX_OUTPUTS = 1024  # images of one request
+MAX_IMAGES = MAX_OUTPUTS - 1  # of the answer to a dialogue
+MAX_TOKENS = 2**16  # of one text in it
+MAX_TEMPERATURE = 100.0
 
 
 def check_range(where: str, value: int | float, least: int | float, most: int | float | None

@@ -1,4 +1,4 @@
-"""Scores a run on the drawn world: samples held-out problems of its tasks and marks the images.
+"""Scores a run on the drawn world: it solves held-out problems of its tasks, which are marked.
 
 Writes into the workdir: ``evaluation.json`` (accuracies, settings and a few verdicts),
 ``samples/evaluation/`` (the images of those verdicts, and ``results.json``) and
@@ -7,6 +7,7 @@ named ``evaluation_untrained``.
 """
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -21,16 +22,23 @@ from etils import epath
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
+from jaxgen.evaluation.shapes.cases import Answer
 from jaxgen.evaluation.shapes.cases import Case
+from jaxgen.evaluation.shapes.cases import images_of
 from jaxgen.evaluation.shapes.cases import make_cases
+from jaxgen.evaluation.shapes.cases import texts_of
 from jaxgen.sampling.images import columns_of
 from jaxgen.sampling.images import image_grid
 from jaxgen.sampling.images import to_png
+from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.jobs import save_results
 from jaxgen.sampling.load import load_run
 from jaxgen.sampling.load import Run
+from jaxgen.sampling.reading import writes
 
 SHOWN = 8  # cases kept per task
+# Drawn dialogues have four images at the most, and sentences of half as many tokens.
+OPTIONS = Options(max_images=5, max_tokens=64)
 Marks = list[Mapping[str, Any]]  # of each image of a case
 
 
@@ -56,7 +64,8 @@ def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 
     if value < 1:
       raise user_error(flag, value, 'use at least 1')
   run = load_run(workdir, weights, preset)
-  cases = make_cases(run.config, tasks, prompts=prompts, images=images_per_prompt, seed=seed)
+  cases = make_cases(run.config, tasks, prompts=prompts, images=images_per_prompt, seed=seed,
+                     converses=writes(run.system))
   settings = dict(prompts=prompts, images_per_prompt=images_per_prompt, seed=seed, weights=weights,
                   preset=preset, copied=_copied(cases))
   table = _score(run, cases, workdir, 'evaluation', settings)
@@ -78,24 +87,23 @@ def accuracies(marked: Sequence[tuple[str, Marks]]) -> dict[str, float]:
 def _score(run: Run, cases: Sequence[Case], workdir: str, name: str,
            settings: dict[str, Any]) -> dict[str, float]:
   started = time.monotonic()
-  requests = [request for case in cases for request in case.requests]
-  drawn = iter(run.draw(requests, progress=_progress(name, started)))
-  images = [[image for _ in case.requests for image in next(drawn)] for case in cases]
-  marks = [case.mark(found) for case, found in zip(cases, images, strict=True)]
+  answers = _answers(run, cases, name)
+  marks = [case.mark(found) for case, found in zip(cases, answers, strict=True)]
   marked = [(case.task, found) for case, found in zip(cases, marks, strict=True)]
   table = accuracies(marked)
   tasks = [case.task for case in cases]
   shown = [index for task in dict.fromkeys(tasks) for index in _spread(
       [place for place, other in enumerate(tasks) if other == task])]
   folder = epath.Path(workdir) / 'samples'
-  samples = _save(folder / name, [(cases[index], images[index], marks[index]) for index in shown])
-  grid = image_grid([image for index in shown for image in images[index]],
-                    columns=max(1, len(shown) // len(set(tasks))))
-  write_bytes(folder / f'{name}.png', to_png(grid))
+  samples = _save(folder / name, [(cases[index], answers[index], marks[index]) for index in shown])
+  images = [image for index in shown for image in images_of(answers[index])]
+  if images:  # a run may have written texts alone
+    grid = image_grid(images, columns=max(1, len(shown) // len(set(tasks))))
+    write_bytes(folder / f'{name}.png', to_png(grid))
   record = dict(
       settings, score=table, details=_details(marked),
       seconds=round(time.monotonic() - started, 1),
-      images=sum(map(len, images)), samples=samples)
+      images=sum(len(images_of(answer)) for answer in answers), samples=samples)
   write_text(epath.Path(workdir) / f'{name}.json', json.dumps(record, indent=2))
   _say(name, table)
   return table
@@ -106,27 +114,44 @@ def _say(what: str, table: Mapping[str, float]) -> None:
         flush=True)
 
 
-def _save(folder: epath.Path, shown: Sequence[tuple[Case, Sequence[np.ndarray], Marks]]
-          ) -> list[dict[str, Any]]:
+def _answers(run: Run, cases: Sequence[Case], name: str) -> list[Answer]:
+  """What the run gives for each case: the images of its requests, or texts and images in turn."""
+  requests = [request for case in cases for request in case.requests]
+  drawn = iter(run.draw(requests, progress=_progress(f'{name}: image')) if requests else ())
+  answers = [[image for _ in case.requests for image in next(drawn)] for case in cases]
+  places = [index for index, case in enumerate(cases) if case.dialogue]
+  report, done = _progress(f'{name}: dialogue'), 0
+  for event in run.converse([cases[index].dialogue for index in places], OPTIONS) if places else ():
+    if event.part:
+      part = event.part
+      answers[places[event.index]].append(part.image if part.is_image else part.text)
+    else:
+      done += 1
+      report(done, len(places))
+  return answers
+
+
+def _save(folder: epath.Path, shown: Sequence[tuple[Case, Answer, Marks]]) -> list[dict[str, Any]]:
   """Writes what was drawn, and the pictures of the report; returns the entries of the record."""
   requests = [request for case, _, _ in shown for request in case.requests]
   drawn = [images for case, found, _ in shown for images in _shared_out(case, found)]
   files = iter(save_results(requests, drawn, str(folder)))
   entries = []
-  for number, (case, images, marks) in enumerate(shown):
-    own = [next(files) for _ in images]
-    entry = dict(task=case.task, caption=case.text, correct=all(mark['correct'] for mark in marks),
-                 file=_below(own[0], folder))
+  for number, (case, answer, marks) in enumerate(shown):
+    own = [next(files) for request in case.requests for _ in request.sample.targets]
+    entry = dict(task=case.task, caption=case.text, correct=all(mark['correct'] for mark in marks))
     if case.expected:
-      strip = folder / f'case_{number:04d}.png'
-      write_bytes(strip, to_png(columns_of(case.inputs, images, case.expected)))
-      entry |= dict(file=_below(str(strip), folder), marks=marks,
-                    columns=len(case.inputs) + len(images))
-    entries.append(entry)
+      own, images = [str(folder / f'case_{number:04d}.png')], images_of(answer)
+      write_bytes(own[0], to_png(columns_of(case.inputs, images, case.expected)))
+      entry |= dict(marks=marks,
+                    columns=len(case.inputs) + max(len(images), len(case.expected)))
+    if case.dialogue:
+      entry['texts'] = list(itertools.zip_longest(texts_of(answer), texts_of(case.due)))
+    entries.append(entry | dict(file=_below(own[0], folder)))
   return entries
 
 
-def _shared_out(case: Case, images: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
+def _shared_out(case: Case, images: Answer) -> Iterator[Sequence[np.ndarray]]:
   """The images of each request of a case."""
   rest = iter(images)
   for request in case.requests:
@@ -151,7 +176,8 @@ def _details(marked: Sequence[tuple[str, Marks]]) -> dict[str, dict[str, float]]
 
 def _copied(cases: Sequence[Case]) -> dict[str, float]:
   """The accuracies of giving back the first input; empty where no task has one."""
-  marked = [(case.task, case.mark([case.inputs[0]] * len(case.expected))) for case in cases
+  marked = [(case.task, case.mark([part if isinstance(part, str) else case.inputs[0]
+                                   for part in case.due])) for case in cases
             if case.inputs and case.inputs[0].shape == case.expected[0].shape]
   return accuracies(marked) if marked else {}
 
@@ -174,10 +200,12 @@ def _spread(places: Sequence[int]) -> list[int]:
   return [places[index * len(places) // count] for index in range(count)]
 
 
-def _progress(name: str, started: float):
-  """A callback that prints the sampling progress and the remaining time."""
+def _progress(what: str):
+  """A callback that prints how many are done and how long the rest takes."""
+  started = time.monotonic()
+
   def report(done: int, total: int) -> None:
     left = (time.monotonic() - started) * (total - done) / done
-    print(f'{name}: image {done}/{total}, {left:.0f} s left', flush=True)
+    print(f'{what} {done}/{total}, {left:.0f} s left', flush=True)
 
   return report

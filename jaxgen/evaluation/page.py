@@ -36,7 +36,7 @@ path.raw { opacity: .25; } path.mean { stroke-width: 1.8; }
 .track i { position: absolute; top: -3px; bottom: -3px; width: 2px; background: var(--bad); }
 .samples { display: flex; flex-wrap: wrap; gap: 18px 14px; }
 figure { margin: 0; max-width: 100%; font-size: 12px; line-height: 1.35; }
-figcaption { margin-top: 4px; overflow-wrap: anywhere; }
+figcaption { margin-top: 4px; overflow-wrap: anywhere; } ol { margin: 4px 0; padding-left: 20px; }
 figure img { width: 100%; display: block; border-radius: 6px; image-rendering: pixelated; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--line); }
@@ -133,7 +133,8 @@ def _samples(stage: Any) -> str:
   blocks = ''.join(
       f'<h3>{escape(task.replace("_", " "))}</h3><div class="samples">{"".join(figures)}</div>'
       for task, figures in by_task.items())
-  note = ('<p class="dim">What was given, then what was drawn over what was expected.</p>'
+  note = ('<p class="dim">What was given, then what was drawn over what was expected; of dialogues '
+          'also what was written.</p>'
           if any('columns' in sample for sample in stage.evaluation['samples']) else '')
   return (f'<h2>Samples of {escape(stage.name)}, held-out prompts</h2>'
           f'{_details(stage.evaluation)}{note}{blocks}')
@@ -148,9 +149,20 @@ def _sample(stage: Any, sample: dict[str, Any]) -> str:
                    if name != 'correct' and value is not None and value < 1})
   if missed:
     verdict += f' <span class="dim">({", ".join(missed)})</span>'
+  said = _texts(sample['texts']) if 'texts' in sample else ''
   width = TILE * sample.get('columns', 1)
   return (f'<figure style="width: {width}px"><img alt="" src="data:image/png;base64,{data}">'
-          f'<figcaption>{escape(sample["caption"])}<br>{verdict}</figcaption></figure>')
+          f'<figcaption>{escape(sample["caption"])}{said}<br>{verdict}</figcaption></figure>')
+
+
+def _texts(pairs: Sequence[tuple[str | None, str | None]]) -> str:
+  """What was written in a dialogue, and where it is not as it should be, what was due."""
+  lines = []
+  for written, due in pairs:
+    right = (written or '').strip() == due
+    lines.append(f'<li class="{"good" if right else "bad"}">{escape(written or "nothing")}' + (
+        '' if right else f' <span class="dim">due: {escape(due or "nothing")}</span>') + '</li>')
+  return f'<ol>{"".join(lines)}</ol>'
 
 
 def _details(evaluation: dict[str, Any]) -> str:
@@ -159,11 +171,12 @@ def _details(evaluation: dict[str, Any]) -> str:
   if not details:
     return ''
   copied = evaluation.get('copied', {})
-  names = list(next(iter(details.values())))  # the marks, see shapes.marks.Marks
+  # The marks, see shapes.marks and, of dialogues, shapes.dialogues.
+  names = list(dict.fromkeys(name for found in details.values() for name in found))
   head = ''.join(f'<th>{name}</th>' for name in ('task', 'right', 'input copied', *names))
   rows = ''
   for task, found in details.items():
-    values = (evaluation['score'][task], copied.get(task), *(found[name] for name in names))
+    values = (evaluation['score'][task], copied.get(task), *(found.get(name) for name in names))
     cells = ''.join(f'<td>{"–" if value is None else format(value, ".2f")}</td>'
                     for value in values)
     rows += f'<tr><td>{escape(task.replace("_", " "))}</td>{cells}</tr>'

@@ -14,9 +14,11 @@ from jaxgen.data.example import Example
 from jaxgen.data.example import LatentImage
 from jaxgen.data.example import Size
 from jaxgen.data.examples import ExampleMaker
+from jaxgen.data.examples import Fitted
 from jaxgen.data.packing import Row
 from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack
+from jaxgen.data.sample import Sample
 from jaxgen.sampling.guidance import Branches
 from jaxgen.sampling.request import Request
 from jaxgen.systems.base import System
@@ -115,11 +117,11 @@ def make_batch(requests: Sequence[Request], system: System, maker: ExampleMaker,
   count = max(len(own.weights) for own in weighted)
   # A request without the last branches repeats its first one, with weight 0.
   weighted = [own.padded(count) for own in weighted]
-  shape = _row_shape([example for own in weighted for example in own.examples],
-                     maker.row_shape(sees=False), system.layout)
+  shape = least_row([example for own in weighted for example in own.examples],
+                    maker.row_shape(sees=False), system.layout)
   placed = _place([own.examples for own in weighted], shape)
-  shape = dataclasses.replace(shape, segments=_power_of_two(max(map(len, placed))))
-  filled = min(rows, ways * _power_of_two(math.ceil(len(placed) / ways)))
+  shape = dataclasses.replace(shape, segments=power_of_two(max(map(len, placed))))
+  filled = min(rows, rows_for(len(placed), ways))
   placed += [[]] * (filled - len(placed))
   loaded = pack([[weighted[index].examples[k] for index in members]
                  for members in placed for k in range(count)], shape, maker.pad)
@@ -151,15 +153,26 @@ class _Weighted(NamedTuple):
 
 def _weighted(request: Request, system: System, maker: ExampleMaker) -> _Weighted:
   branches, fitted = system.branches(request.sample, request.scales), {}
+  return _Weighted([weight for weight, _ in branches],
+                   [example_of(sample, maker, fitted) for _, sample in branches])
+
+
+def example_of(sample: Sample, maker: ExampleMaker, kept: Fitted) -> Example:
+  """The example of a request's sample; raises a ``UserError`` for an image that cannot be read."""
   try:
-    return _Weighted([weight for weight, _ in branches],
-                     [maker(sample, kept=fitted) for _, sample in branches])
+    return maker(sample, kept=kept)
   except DecodeError as error:
-    raise user_error(request.sample.origin, None, f'an image cannot be read: {error}') from None
+    raise user_error(sample.origin, None, f'an image cannot be read: {error}') from None
 
 
-def _row_shape(examples: Sequence[Example], base: RowShape, layout: Layout) -> RowShape:
-  """The least row that holds each of the examples, rounded up."""
+def least_row(examples: Sequence[Example], base: RowShape, layout: Layout) -> RowShape:
+  """The least row that holds each of the examples, rounded up; it may have ``SEGMENTS`` of them.
+
+  Args:
+    examples: one or more.
+    base: of the run.
+    layout: of its models.
+  """
   needs = [base.needs(example) for example in examples]
   square = layout.vision and layout.vision.kind == 'square'
   image = (layout.vision.size // layout.vision.patch)**2 if square else base.merge**2
@@ -176,13 +189,18 @@ def _rounded(amount: int, unit: int) -> int:
   """The next multiple of the unit, or of several units where the amount is large: at most an eighth
   more."""
   units = math.ceil(amount / unit)
-  step = max(1, _power_of_two(units + 1) // 2 // FINENESS)
+  step = max(1, power_of_two(units + 1) // 2 // FINENESS)
   return math.ceil(units / step) * step * unit
 
 
-def _power_of_two(amount: int) -> int:
+def power_of_two(amount: int) -> int:
   """The least power of two that is not below the amount."""
   return 1 << max(amount - 1, 0).bit_length()
+
+
+def rows_for(count: int, ways: int) -> int:
+  """How many rows a batch has that needs ``count``: one of few numbers, a multiple of ``ways``."""
+  return ways * power_of_two(math.ceil(count / ways))
 
 
 def _place(examples: Sequence[Sequence[Example]], shape: RowShape) -> list[list[int]]:

@@ -1,16 +1,30 @@
-"""The command ``jaxgen sample``."""
+"""The command ``jaxgen sample``: images of requests, and answers to dialogues."""
 
+import dataclasses
+import os
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from jaxgen.checkpoints.weights import newest_step
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import check_place
 from jaxgen.core.texts import decoded
 from jaxgen.core.texts import lines_of
+from jaxgen.data.examples import ExampleMaker
+from jaxgen.data.kept_tokenizers import with_kept
+from jaxgen.data.sample import Part
 from jaxgen.sampling import jobs
+from jaxgen.sampling.dialogues import AnswerFolder
+from jaxgen.sampling.dialogues import read_dialogue
+from jaxgen.sampling.dialogues import RECORD
+from jaxgen.sampling.interleaved import check
+from jaxgen.sampling.interleaved import Dialogue
+from jaxgen.sampling.interleaved import ENDED
+from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.load import load_run
 from jaxgen.sampling.load import run_config
+from jaxgen.sampling.reading import check_writes
 from jaxgen.sampling.request import check_fits
 from jaxgen.sampling.request import make_requests
 from jaxgen.systems.registry import make_system
@@ -55,6 +69,53 @@ def sample(workdir: str, out: str, *, prompts: Sequence[str], prompts_file: str 
   drawn = load_run(workdir, weights, preset).draw(requests, steps=steps, progress=jobs.progress())
   for path in jobs.save_results(requests, drawn, out):
     print(path)
+
+
+def answer(workdir: str, out: str, *, file: str, size: str, seed: int, weights: str, preset: str,
+           **options: Any) -> None:
+  """Answers a dialogue; prints its texts and the paths of its images as they come.
+
+  A call that was cut short is gone on with by the same call, to the same answer.
+
+  Args:
+    workdir: of a run.
+    out: folder of the answer.
+    file: the dialogue.
+    size: as ``jobs.parse_size`` reads it.
+    seed: of texts and images.
+    weights, preset: as ``load_run`` takes them.
+    **options: of ``interleaved.Options``.
+
+  Raises:
+    UserError: a dialogue that has nothing to answer or that the run cannot answer, missing files,
+      no such run, or a folder with another answer.
+  """
+  dialogue = Dialogue.of(read_dialogue(file), seed=seed, size=jobs.parse_size(size))
+  how = Options(**options)
+  if os.path.realpath(file) == os.path.realpath(os.path.join(out, RECORD)):
+    raise user_error('--out', out, 'the answer would replace the dialogue; choose another folder')
+  check_place(out)
+  config = with_kept(run_config(workdir, preset), workdir)
+  system = make_system(config)
+  check_writes(system, config)
+  check(system, [dialogue], ExampleMaker.of(config, system.layout), config, how)
+  folder = AnswerFolder(out, dict(
+      workdir=os.path.abspath(workdir), checkpoint=newest_step(workdir), weights=weights,
+      preset=preset, seed=seed, size=size, **dataclasses.asdict(how)))
+  dialogue = folder.open(dialogue)
+  for index, part in enumerate(dialogue.answer, start=dialogue.given):
+    _tell(folder, index, part)
+  if not dialogue.ended:
+    for event in load_run(workdir, weights, preset).converse([dialogue], how):
+      dialogue = event.dialogue
+      folder.save(dialogue)
+      if event.part:
+        _tell(folder, len(dialogue.sample.parts) - 1, event.part)
+  print(ENDED.get(dialogue.ended, dialogue.ended), folder.page, sep='\n')
+
+
+def _tell(folder: AnswerFolder, index: int, part: Part) -> None:
+  print(folder.image(index, part) if part.is_image else f'assistant: {part.text}', flush=True)
 
 
 def _lines(path: str) -> list[str]:

@@ -48,7 +48,7 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
 
   Args:
     system: a system of ``jaxgen.systems``.
-    params: all of its parameter groups.
+    params: all of its parameter groups, as they were read or as ``placed`` returned them.
     requests: with any number of images, sizes and outputs.
     maker: makes examples as in training.
     config: the run's config; ``sampling`` says how to draw, ``mesh.rules`` how arrays lie on
@@ -72,7 +72,7 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   rows = math.ceil(sampling.rows / ways) * ways
   batches = plan(requests, system, maker, rows)
-  params = _placed(system, params, config, mesh, table)
+  params = placed(system, params, config, mesh)
   images: list[Images] = [[] for _ in requests]
   done = 0
   with partition.scope(mesh, table):
@@ -87,8 +87,17 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
   return images
 
 
-def _placed(system: System, params: Params, config: ConfigDict, mesh: Mesh, table) -> Params:
-  """Quantised where the config says so, and spread over the mesh."""
+def placed(system: System, params: Params, config: ConfigDict, mesh: Mesh) -> Params:
+  """Parameters as ``generate`` uses them; what is so already is returned as it is.
+
+  Args:
+    system, params, config: as in ``generate``.
+    mesh: that they are spread over.
+
+  Returns:
+    All groups on the devices, quantised where the config says so.
+  """
+  table = with_changes(config.mesh.rules)
   # Outside of the scope, where Flax refuses the axes of a kernel that slides over height and width.
   axes = _axes(system)
   kernels = quantized.chosen_kernels(axes, config.model.quantized)

@@ -38,6 +38,12 @@ def image_grid(images: Sequence[np.ndarray] | np.ndarray, columns: int) -> np.nd
 
 def columns_of(inputs: Sequence[np.ndarray], drawn: Sequence[np.ndarray],
                expected: Sequence[np.ndarray]) -> np.ndarray:
-  """What was given and then what was drawn, with what was expected below it; uint8[H, W, 3]."""
-  below = [np.full_like(image, 255) for image in inputs]
-  return image_grid([*inputs, *drawn, *below, *expected], columns=len(inputs) + len(drawn))
+  """What was given and then what was drawn, with what was expected below it; uint8[H, W, 3].
+
+  Where there are fewer of one kind, white stands in its place.
+  """
+  columns = max(len(drawn), len(expected))
+  above, below = ([*images, *[np.full_like(expected[0], 255)] * (columns - len(images))]
+                  for images in (drawn, expected))
+  blank = [np.full_like(image, 255) for image in inputs]
+  return image_grid([*inputs, *above, *blank, *below], columns=len(inputs) + columns)

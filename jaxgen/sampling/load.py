@@ -1,7 +1,7 @@
 """A trained run, ready to draw from: config, system, parameters and tokenizers of a workdir."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,6 +14,10 @@ from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.kept_tokenizers import with_kept
 from jaxgen.sampling.generate import Images
 from jaxgen.sampling.generate import generate
+from jaxgen.sampling.interleaved import converse
+from jaxgen.sampling.interleaved import Dialogue
+from jaxgen.sampling.interleaved import Event
+from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import make_requests
 from jaxgen.sharding.mesh import use_compilation_cache
@@ -24,7 +28,7 @@ from jaxgen.systems.registry import with_preset
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A system with its parameters; ``draw`` and ``generate`` draw from it."""
+  """A system with its parameters; ``draw`` and ``generate`` draw from it, ``converse`` answers."""
 
   config: ConfigDict
   system: System
@@ -35,6 +39,11 @@ class Run:
     """``jaxgen.sampling.generate.generate`` with this run's parts."""
     return generate(self.system, self.params, requests, maker=self.maker, config=self.config,
                     **options)
+
+  def converse(self, dialogues: Sequence[Dialogue], options: Options) -> Iterator[Event]:
+    """``jaxgen.sampling.interleaved.converse`` with this run's parts."""
+    return converse(self.system, self.params, dialogues, maker=self.maker, config=self.config,
+                    options=options)
 
   def generate(self, texts: Sequence[str], *, seed: int, guidance: float | None = None,
                steps: int = 0,

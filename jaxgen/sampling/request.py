@@ -84,7 +84,7 @@ def make_request(config: ConfigDict, text: str | None, *, size: tuple[int, int] 
   given = [Part(role, image=image) for role, images in (
       ('source', source), ('reference', reference), ('context', context)) for image in images]
   words = (Part('user', text=text),) if text else ()
-  target = Part('target', loss=True, size=size or _default_size(config, source, origin))
+  target = Part('target', loss=True, size=size or default_size(config, source, origin))
   sample = Sample(name, (*given, *words, *(target,) * outputs), origin=origin)
   data = _bare(config.data) if whole else config.data
   return request_of(config, _worded(sample, task, data), seed=seed, number=number,
@@ -155,10 +155,21 @@ def make_requests(config: ConfigDict, texts: Sequence[str], **options) -> list[R
           for number, text in enumerate(texts)]
 
 
-def _default_size(config: ConfigDict, source: Sequence[Image], origin: str) -> tuple[int, int]:
-  if not config.sampling.size and config.data.buckets and source:
+def default_size(config: ConfigDict, like: Sequence[Image], origin: str) -> tuple[int, int]:
+  """(height, width) of an output that none was chosen for.
+
+  Args:
+    config: of the run: ``sampling.size``, or the bucket nearest in shape to an image, or the square
+      that it trained on.
+    like: the first one, if any, is that image.
+    origin: of the request, for errors.
+
+  Raises:
+    UserError: the image cannot be read.
+  """
+  if not config.sampling.size and config.data.buckets and like:
     try:
-      return best_bucket(image_size(source[0]), bucket_set(config.data.buckets))
+      return best_bucket(image_size(like[0]), bucket_set(config.data.buckets))
     except DecodeError as error:
       raise user_error(origin, None, f'an image cannot be read: {error}') from None
   side = config.sampling.size or config.data.image_size

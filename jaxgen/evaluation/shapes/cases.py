@@ -1,4 +1,4 @@
-"""Cases: held-out problems of the drawn world as requests to a run, and marks for the images."""
+"""Cases: held-out problems of the drawn world as requests to a run, and marks for its answers."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,9 @@ from jaxgen.data.shapes.source import DrawnSource
 from jaxgen.data.shapes.source import parse_settings
 from jaxgen.data.shapes.source import task_names
 from jaxgen.evaluation.shapes import captions
+from jaxgen.evaluation.shapes.dialogues import mark_answer
 from jaxgen.evaluation.shapes.marks import mark_series
+from jaxgen.sampling.interleaved import Dialogue
 from jaxgen.sampling.request import as_request
 from jaxgen.sampling.request import make_requests
 from jaxgen.sampling.request import TASKS
@@ -28,6 +30,7 @@ from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import request_of
 
 Images = Sequence[np.ndarray]
+Answer = Sequence[str | np.ndarray]  # texts and images in turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +41,39 @@ class Case:
     task: name of the score that it counts for.
     text: its words.
     requests: what is to be drawn; each gives one image or several.
-    mark: from the images of all requests to their marks, one mapping an image; ``correct`` is in
-      each.
-    inputs, expected: images that are given, and those that would be right; uint8[H, W, 3].
+    mark: from the answer, the images of all requests or what the dialogue was answered with, to its
+      marks, one mapping an image; ``correct`` is in each.
+    inputs: images that are given; uint8[H, W, 3].
+    due: an answer that would be right.
+    dialogue: in place of requests, what is to be answered with texts and images.
   """
 
   task: str
   text: str
   requests: Sequence[Request]
-  mark: Callable[[Images], list[Mapping[str, object]]]
+  mark: Callable[[Answer], list[Mapping[str, object]]]
   inputs: Images = ()
-  expected: Images = ()
+  due: Answer = ()
+  dialogue: Dialogue | None = None
+
+  @property
+  def expected(self) -> list[np.ndarray]:
+    """The images of an answer that would be right."""
+    return images_of(self.due)
 
 
-def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, seed: int
-               ) -> list[Case]:
+def images_of(answer: Answer) -> list[np.ndarray]:
+  """The images among texts and images."""
+  return [part for part in answer if not isinstance(part, str)]
+
+
+def texts_of(answer: Answer) -> list[str]:
+  """The texts among texts and images."""
+  return [part for part in answer if isinstance(part, str)]
+
+
+def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, seed: int,
+               converses: bool = False) -> list[Case]:
   """The cases of an evaluation.
 
   Args:
@@ -61,6 +82,8 @@ def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, see
     prompts: problems of each task.
     images: times that each is drawn.
     seed: of problems and noise.
+    converses: the run answers dialogues; one that writes no text draws each of their images behind
+      the true texts and images before it.
   """
   wanted = _wanted(config, names)
   cases: list[Case] = []
@@ -72,7 +95,10 @@ def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, see
   numbers = itertools.count(len(cases))
   for name in wanted:
     if name != 'captions':
-      cases += _drawn_cases(config, name, wanted[name], prompts, images, seed, numbers)
+      for sample, problem, task in _problems(config, name, wanted[name], prompts, seed):
+        cases += [_dialogue(name, sample, problem, seed, next(numbers))
+                  if converses and task == 'dialogue' else
+                  _case(config, name, sample, problem, task, seed, numbers) for _ in range(images)]
   return cases
 
 
@@ -91,21 +117,32 @@ def _wanted(config: ConfigDict, names: str) -> dict[str, ConfigDict | None]:
   return {name: drawn.get(name) for name in known}
 
 
-def _drawn_cases(config: ConfigDict, name: str, spec: ConfigDict | None, prompts: int, images: int,
-                 seed: int, numbers: Iterator[int]) -> list[Case]:
+def _problems(config: ConfigDict, name: str, spec: ConfigDict | None, prompts: int, seed: int
+              ) -> Iterator[tuple[Sample, Problem, str]]:
+  """Held-out problems of a drawn task: sample, problem, and the task that words it."""
   settings = parse_settings(dict(spec.fields) if spec else {}, config.data.image_size, '--tasks')
   source = DrawnSource(name, settings, 'test', seed)
-  task = spec.task if spec and spec.task in TASKS else 'auto'
-  cases = []
   for index in range(prompts):
     problem, sample = source.drawn(index)
-    cases += [_case(config, name, sample, problem, task, seed, numbers) for _ in range(images)]
-  return cases
+    yield sample, problem, (spec.task if spec and spec.task in TASKS else tasks.kind_of(sample))
+
+
+def _dialogue(name: str, sample: Sample, problem: Problem, seed: int, number: int) -> Case:
+  """A dialogue that is answered from the user's part of it alone."""
+  asked, due = [], []
+  for part in sample.parts:
+    (due if part.role in ('assistant', 'target') else asked).append(part)
+  answer = [part.image if part.is_image else part.text for part in due]
+  size = images_of(answer)[0].shape[:2]
+  state = Dialogue.of(dataclasses.replace(sample, parts=tuple(asked)), seed=seed, number=number,
+                      size=size)
+  text = ' / '.join(part.text for part in asked if not part.is_image)
+  return Case(name, text, (), lambda found: mark_answer(found, problem),
+              [part.image for part in asked if part.is_image], answer, state)
 
 
 def _case(config: ConfigDict, name: str, sample: Sample, problem: Problem, task: str, seed: int,
           numbers: Iterator[int]) -> Case:
-  task = tasks.kind_of(sample) if task == 'auto' else task
   targets = [part.image for part in sample.parts if part.role == 'target']
   if task == 'dialogue':  # each image after the true ones before it
     turns = [(turn + 0.5) / len(targets) for turn in range(len(targets))]

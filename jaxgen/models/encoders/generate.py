@@ -1,7 +1,8 @@
 """Text from a multimodal language model: greedy or by nucleus sampling, with a KV cache.
 
-``generate`` reads a prompt and writes. What it returns can go on: ``append`` reads further pieces,
-such as an image that was drawn in between, and ``continue_from`` writes again.
+``generate`` reads a prompt and writes; ``read`` is its first half alone. What they return can go
+on: ``append`` reads further pieces, such as an image that was drawn in between, and
+``continue_from`` writes again.
 """
 
 import functools
@@ -67,14 +68,27 @@ def generate(model: MultimodalLM, params: Params, prompt: Prompt, *, max_new: in
   Raises:
     UserError: a negative temperature, or top_p outside of (0, 1].
   """
+  slots = prompt.tokens.shape[1] + max_new + room
+  return _write(model, params, read(model, params, prompt, slots=slots), max_new, stop_ids,
+                temperature, top_p, rng, None)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'slots'))
+def read(model: MultimodalLM, params: Params, prompt: Prompt, *, slots: int) -> DecodeState:
+  """Reads the prompt of each row into a cache of so many slots, of which it takes S.
+
+  Args:
+    model, params: as in ``generate``.
+    prompt: one segment per row, numbered 1, or none in rows that are not in use.
+    slots: of the cache, S or more.
+  """
   rows, length = prompt.tokens.shape
-  state = DecodeState(
-      cache=KVCache.empty(model.config.text, rows, length + max_new + room, model.dtype),
+  assert length <= slots, (length, slots)
+  return _append(model, params, DecodeState(
+      cache=KVCache.empty(model.config.text, rows, slots, model.dtype),
       used=jnp.zeros((), jnp.int32),
       hidden=jnp.zeros((rows, model.config.text.width), model.dtype),
-      position=jnp.zeros((rows,), jnp.int32))
-  return _write(model, params, _append(model, params, state, prompt), max_new, stop_ids,
-                temperature, top_p, rng)
+      position=jnp.zeros((rows,), jnp.int32)), prompt)
 
 
 def append(model: MultimodalLM, params: Params, state: DecodeState, prompt: Prompt
@@ -96,10 +110,14 @@ def append(model: MultimodalLM, params: Params, state: DecodeState, prompt: Prom
 
 def continue_from(model: MultimodalLM, params: Params, state: DecodeState, *, max_new: int,
                   stop_ids: tuple[int, ...], temperature: float = 0.0, top_p: float = 1.0,
-                  rng: jax.Array | None = None) -> tuple[jax.Array, DecodeState, jax.Array]:
-  """``generate`` behind what was read and written before; the state has room for ``max_new``."""
+                  rng: jax.Array | None = None, active: jax.Array | None = None
+                  ) -> tuple[jax.Array, DecodeState, jax.Array]:
+  """``generate`` behind what was read and written before; the state has room for ``max_new``.
+
+  Rows that are not ``active``, bool[B], write nothing: their length is 0. None = all are.
+  """
   _check_room(state, max_new)
-  return _write(model, params, state, max_new, stop_ids, temperature, top_p, rng)
+  return _write(model, params, state, max_new, stop_ids, temperature, top_p, rng, active)
 
 
 def nucleus(logits: jax.Array, top_p: float) -> jax.Array:
@@ -157,8 +175,8 @@ def _append(model, params, state, prompt):
 
 @functools.partial(jax.jit, static_argnames=(
     'model', 'max_new', 'stop_ids', 'temperature', 'top_p'))
-def _write(model, params, state, max_new, stop_ids, temperature, top_p, rng):
-  """See ``generate``."""
+def _write(model, params, state, max_new, stop_ids, temperature, top_p, rng, active):
+  """See ``generate`` and ``continue_from``."""
   if temperature < 0:
     raise user_error('temperature', temperature, 'must be 0 (greedy) or positive')
   if not 0 < top_p <= 1:
@@ -193,6 +211,6 @@ def _write(model, params, state, max_new, stop_ids, temperature, top_p, rng):
 
   _, text, lengths, _, state = jax.lax.while_loop(unfinished, write, (
       0, jnp.zeros((rows, max_new), jnp.int32), jnp.zeros((rows,), jnp.int32),
-      jnp.ones((rows,), bool), state))
-  last = jnp.take_along_axis(text, lengths[:, None] - 1, axis=1)  # [B, 1]
+      jnp.ones((rows,), bool) if active is None else active, state))
+  last = jnp.take_along_axis(text, jnp.maximum(lengths - 1, 0)[:, None], axis=1)  # [B, 1]
   return jnp.where(jnp.arange(max_new) < lengths[:, None], text, last), state, lengths

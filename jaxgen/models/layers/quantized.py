@@ -66,10 +66,12 @@ def quantize(params: trees.Tree, axes: trees.Tree, kernels: Mapping[str, str]) -
   Args:
     params: tree of floating-point arrays.
     axes: tree of tuples of logical names that holds at least these parameters.
-    kernels: from ``chosen_kernels``; those that ``params`` lacks are passed over.
+    kernels: from ``chosen_kernels``; those that ``params`` lacks, or holds quantised already, are
+      passed over.
   """
   flat, names = trees.flatten(params), trees.flatten(axes)
-  for path in sorted(kernels.keys() & flat.keys()):
+  for path in sorted(path for path in kernels.keys() & flat.keys()
+                     if f'{path}_scale' not in flat):
     flat[path], flat[f'{path}_scale'] = _quantized(flat[path], names[path], kernels[path])
   return trees.unflatten(flat)
 
