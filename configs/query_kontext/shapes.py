@@ -18,7 +18,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
 VOCAB, WIDTH, QUERIES = 512, 128, 8
-STEPS = dict(mllm=500, stage1=500, stage2=1500, stage3=3000)
+STEPS = dict(mllm=500, stage1=500, stage2=1500, stage3=2000)
 # Stages that train adapters do so with AdamW: the first stage's under Muon at 8e-3 left the language
 # model's states all alike, and no later stage learned its words.
 ADAPTER_RATES = dict(stage1=1e-3, stage3=2e-3)
