@@ -24,15 +24,30 @@ IOMM = ('pretrain_b', 'finetune_b_512', 'finetune_b_1024', 'pretrain_l', 'finetu
         'finetune_l_1024', 'pretrain_xl', 'finetune_xl_512')
 OTHERS = ('imontage/pretrain', 'imontage/sft', 'imontage/hq', 'plans/flux_12b',
           'plans/hunyuan_video_13b')
+KONTEXT = ('query_kontext/stage1', 'query_kontext/stage2', 'query_kontext/stage3',
+           'query_kontext/stage3_1024')
 # 96 rows do not divide over 64 devices, and eight rows of a device hide the gathers of IOMM-XL.
 CHIPS = dict.fromkeys(('finetune_b_1024', 'finetune_l_1024', 'finetune_xl_512'), '2x4x4')
 NODES = dict.fromkeys(('finetune_b_1024', 'finetune_l_1024'), '4x8')
 RING = '--config.mesh.rules=(("keys",("context",),True),)'
 HALVES = '--config.mesh.fsdp=32 --config.mesh.context=2 --config.train.accumulate=2'
+
+
+def more_rows(rows: int, steps: int) -> str:
+  """The overrides of a step with more rows than its config has."""
+  return f'--config.train.rows={rows} --config.train.steps={steps}'
+
+
 # A device of v5p has room for twice the tokens of an H800, and gathers half as often.
 OVERRIDES = {('pretrain_xl', 'tpu:v5p:4x4x4'): '--config.train.accumulate=8',
              ('imontage/pretrain', 'tpu:v5p:4x4x4'): RING,  # permutes overlap, gathers do not
-             ('imontage/sft', 'tpu:v5p:4x4x4'): HALVES, ('imontage/hq', 'tpu:v5p:4x4x4'): HALVES}
+             ('imontage/sft', 'tpu:v5p:4x4x4'): HALVES, ('imontage/hq', 'tpu:v5p:4x4x4'): HALVES,
+             # 192 devices need rows that three divides: an eighth more, or a half more of those of
+             # 1024 pixels, in fewer steps, so that as many samples train.
+             ('query_kontext/stage1', 'gpu:h100:24x8'): more_rows(576, 64_000),
+             ('query_kontext/stage2', 'gpu:h100:24x8'): more_rows(1152, 373_334),
+             ('query_kontext/stage3', 'gpu:h100:24x8'): more_rows(288, 26_667),
+             ('query_kontext/stage3_1024', 'gpu:h100:24x8'): more_rows(192, 2_000)}
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
@@ -42,6 +57,9 @@ def rows() -> Iterator[tuple[str, str, str]]:
       yield f'iomm/{name}', topology, OVERRIDES.get((name, topology), '')
   for name in OTHERS:
     for topology in ('tpu:v5p:4x4x4', 'gpu:h800:8x8'):
+      yield name, topology, OVERRIDES.get((name, topology), '')
+  for name in KONTEXT:
+    for topology in ('tpu:v5p:4x4x8', 'gpu:h100:24x8'):
       yield name, topology, OVERRIDES.get((name, topology), '')
 
 
@@ -93,7 +111,7 @@ def file_of(config: str, topology: str) -> pathlib.Path:
 def table() -> str:
   """The rows as Markdown; a plan that was not made says so."""
   lines = ['| command | mesh, rows of a device | trained / frozen, B | peak of a device, GiB | free '
-           '| PFLOPs of a step | sent, GiB: links / network | lower bound, s | bound by '
+           '| PFLOPs of a step, of them frozen | sent, GiB: links / network | lower bound, s | bound by '
            '| images/s | device-hours | compiled, s: wall / cores |',
            '|---|---|---|---|---|---|---|---|---|---|---|---|']
   for row in rows():
@@ -113,7 +131,8 @@ def numbers(plan: dict) -> list[str]:
            f'{plan["params_trainable"] / 1e9:.2f} / {frozen / 1e9:.2f}',
            f'{plan["peak_bytes"] / 2**30:.1f} of {plan["hbm_bytes"] / 2**30:.0f}',
            f'{plan["headroom"]:.0%}' if plan['fits'] else 'does not fit',
-           f'{plan["flops_per_step"] / 1e15:,.1f}']
+           f'{plan["flops_per_step"] / 1e15:,.1f}, '
+           f'{sum(plan["flops"]["frozen"].values()) / 1e15:,.1f}']
   compiled = f'{plan["compile_seconds"]:.0f} / {plan["compile_core_seconds"]:.0f}'
   if plan['lower_bound_seconds'] is None:
     return cells + [''] * 5 + [compiled]

@@ -16,6 +16,7 @@ from jaxgen.data.sample import Sample
 from jaxgen.data.shapes import geneval
 from jaxgen.data.shapes.problems import Picture
 from jaxgen.data.shapes.problems import Problem
+from jaxgen.data.shapes.problems import Settings
 from jaxgen.data.shapes.source import DrawnSource
 from jaxgen.data.shapes.source import parse_settings
 from jaxgen.data.shapes.source import task_names
@@ -51,8 +52,8 @@ class Case:
   expected: Images = ()
 
 
-def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, seed: int
-               ) -> list[Case]:
+def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, seed: int,
+               given: str = '', language: str = '') -> list[Case]:
   """The cases of an evaluation.
 
   Args:
@@ -61,8 +62,16 @@ def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, see
     prompts: problems of each task.
     images: times that each is drawn.
     seed: of problems and noise.
+    given: role of the given images, of which a problem has one then; '' = as the task has them.
+    language: of the words; '' = as the sources have them.
+
+  Raises:
+    UserError: an unknown task or language, captions in another language, or problems that the run
+      cannot be asked.
   """
   wanted = _wanted(config, names)
+  if language and 'captions' in wanted:
+    raise user_error('--language', language, 'captions are English; name drawn tasks by --tasks')
   cases: list[Case] = []
   if 'captions' in wanted:
     scenes = [scene for scene in geneval.evaluation_prompts(prompts, seed) for _ in range(images)]
@@ -72,7 +81,14 @@ def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, see
   numbers = itertools.count(len(cases))
   for name in wanted:
     if name != 'captions':
-      cases += _drawn_cases(config, name, wanted[name], prompts, images, seed, numbers)
+      settings = _settings(config, wanted[name], given, language)
+      task = wanted[name].task if wanted[name] and not given else 'auto'
+      source = DrawnSource(name, settings, 'test', seed)
+      for index in range(prompts):
+        problem, sample = source.drawn(index)
+        sample = _given_as(sample, given) if given else sample
+        cases += [_case(config, name, sample, problem, task if task in TASKS else 'auto', seed,
+                        numbers) for _ in range(images)]
   return cases
 
 
@@ -91,16 +107,21 @@ def _wanted(config: ConfigDict, names: str) -> dict[str, ConfigDict | None]:
   return {name: drawn.get(name) for name in known}
 
 
-def _drawn_cases(config: ConfigDict, name: str, spec: ConfigDict | None, prompts: int, images: int,
-                 seed: int, numbers: Iterator[int]) -> list[Case]:
-  settings = parse_settings(dict(spec.fields) if spec else {}, config.data.image_size, '--tasks')
-  source = DrawnSource(name, settings, 'test', seed)
-  task = spec.task if spec and spec.task in TASKS else 'auto'
-  cases = []
-  for index in range(prompts):
-    problem, sample = source.drawn(index)
-    cases += [_case(config, name, sample, problem, task, seed, numbers) for _ in range(images)]
-  return cases
+def _settings(config: ConfigDict, spec: ConfigDict | None, given: str, language: str) -> Settings:
+  """The settings of a task: those of its source, if it has one, with the changes of a flag."""
+  fields = dict(spec.fields) if spec else {}
+  if given:
+    fields['count'] = '1'
+  if language:
+    fields['languages'] = language
+  return parse_settings(fields, config.data.image_size, '--language' if language else '--tasks')
+
+
+def _given_as(sample: Sample, role: str) -> Sample:
+  """The sample with that role for every given image."""
+  return dataclasses.replace(sample, parts=tuple(
+      dataclasses.replace(part, role=role) if part.is_image and not part.is_target else part
+      for part in sample.parts))
 
 
 def _case(config: ConfigDict, name: str, sample: Sample, problem: Problem, task: str, seed: int,
