@@ -3,7 +3,7 @@
 # runs/towers, for every run that needs one. CHINESE=1 words half of the samples in Chinese.
 config=${CONFIG:-configs/query_kontext/shapes.py}
 zh=${CHINESE:+:zh} words=()
-[[ -z $zh ]] || words=(--fields=languages=en,zh --vocab=768)
+[[ -z $zh ]] || words=('--fields=languages=en,zh' --vocab=768)
 
 tokenizer "towers/tokenizer${zh/:/_}" --path=all "${words[@]}"
 train "towers/qwen2_5_vl${zh/:/_}" "$config:mllm$zh"

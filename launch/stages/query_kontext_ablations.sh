@@ -4,8 +4,10 @@
 # STEPS=N sets the steps of each run.
 config=configs/query_kontext/shapes.py
 all=${STEPS:-1500}
-steps=(--config.train.steps="$all" --config.optimizer.warmup_steps="$((all < 50 ? all : 50))")
-half=(--config.train.steps="$((all / 2))" "${steps[1]}")
+warm=--config.optimizer.warmup_steps=$((all < 100 ? all / 2 : 50))
+steps=(--config.train.steps="$all" "$warm")
+half=(--config.train.steps="$((all / 2))" "$warm")
+scored=(--prompts=100 --images-per-prompt=1)
 
 tokenizer towers/tokenizer --path=all
 train towers/qwen2_5_vl "$config:mllm"
@@ -17,7 +19,7 @@ for shown in all text queries; do
   [[ $shown != queries ]] || more=("${wide[@]}")
   train "bridge_$shown" "$config:stage1" mllm=towers/qwen2_5_vl --config.data.shown="$shown" \
     "${more[@]}" "${steps[@]}"
-  evaluate "bridge_$shown" --prompts=50
+  evaluate "bridge_$shown" "${scored[@]}"
 done
 
 # Section 5 and Figure 4: a small and a large denoiser that know the words of the language model
@@ -34,18 +36,18 @@ train aligned_large_frozen "$config:stage2" mllm=bridge_all denoiser=large "$fro
 train aligned "$config:stage2" mllm=bridge_all denoiser=large "${half[@]}"
 train aligned_text "$config:stage2" "${before[@]}" denoiser=large "${half[@]}"
 for name in aligned_small_frozen aligned_large_frozen aligned aligned_text; do
-  evaluate "$name" --prompts=50
+  evaluate "$name" "${scored[@]}"
 done
 
 # Table 10: rank of the denoiser's adapter, with alpha as in the recipe.
 for rank in 8 16 32; do
   train "rank_$rank" "$config:stage3" mllm=aligned bridge=aligned connector=aligned \
     denoiser=aligned --config.model.lora.denoiser.rank="$rank" "${steps[@]}"
-  evaluate "rank_$rank" --prompts=50
+  evaluate "rank_$rank" "${scored[@]}"
 done
 
 # Table 8: the same images as sources and as references.
 for role in source reference; do
   stage "evaluate rank_32 as $role" jaxgen evaluate --workdir="$(folder_of rank_32)" \
-    --tasks=reference --given="$role" --prompts=50
+    --tasks=reference --given="$role" "${scored[@]}"
 done
