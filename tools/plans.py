@@ -24,30 +24,23 @@ IOMM = ('pretrain_b', 'finetune_b_512', 'finetune_b_1024', 'pretrain_l', 'finetu
         'finetune_l_1024', 'pretrain_xl', 'finetune_xl_512')
 OTHERS = ('imontage/pretrain', 'imontage/sft', 'imontage/hq', 'plans/flux_12b',
           'plans/hunyuan_video_13b')
-KONTEXT = ('query_kontext/stage1', 'query_kontext/stage2', 'query_kontext/stage3',
-           'query_kontext/stage3_1024')
 # 96 rows do not divide over 64 devices, and eight rows of a device hide the gathers of IOMM-XL.
 CHIPS = dict.fromkeys(('finetune_b_1024', 'finetune_l_1024', 'finetune_xl_512'), '2x4x4')
 NODES = dict.fromkeys(('finetune_b_1024', 'finetune_l_1024'), '4x8')
 RING = '--config.mesh.rules=(("keys",("context",),True),)'
 HALVES = '--config.mesh.fsdp=32 --config.mesh.context=2 --config.train.accumulate=2'
-
-
-def more_rows(rows: int, steps: int) -> str:
-  """The overrides of a step with more rows than its config has."""
-  return f'--config.train.rows={rows} --config.train.steps={steps}'
-
-
 # A device of v5p has room for twice the tokens of an H800, and gathers half as often.
 OVERRIDES = {('pretrain_xl', 'tpu:v5p:4x4x4'): '--config.train.accumulate=8',
              ('imontage/pretrain', 'tpu:v5p:4x4x4'): RING,  # permutes overlap, gathers do not
-             ('imontage/sft', 'tpu:v5p:4x4x4'): HALVES, ('imontage/hq', 'tpu:v5p:4x4x4'): HALVES,
-             # 192 devices need rows that three divides: an eighth more, or a half more of those of
-             # 1024 pixels, in fewer steps, so that as many samples train.
-             ('query_kontext/stage1', 'gpu:h100:24x8'): more_rows(576, 64_000),
-             ('query_kontext/stage2', 'gpu:h100:24x8'): more_rows(1152, 373_334),
-             ('query_kontext/stage3', 'gpu:h100:24x8'): more_rows(288, 26_667),
-             ('query_kontext/stage3_1024', 'gpu:h100:24x8'): more_rows(192, 2_000)}
+             ('imontage/sft', 'tpu:v5p:4x4x4'): HALVES, ('imontage/hq', 'tpu:v5p:4x4x4'): HALVES}
+# 192 devices, two to a row, need rows that three divides: an eighth more of 512 pixels, a half more of
+# 1024, in fewer steps, so that as many samples train; in pieces that leave room for the parameters.
+KONTEXT = {'stage1': (576, 64_000, 1), 'stage2': (1152, 373_334, 3), 'stage3': (288, 26_667, 1),
+           'stage3_1024': (192, 2_000, 2)}
+OVERRIDES |= {(f'query_kontext/{stage}', 'gpu:h100:24x8'):
+              f'--config.train.rows={rows} --config.train.steps={steps} '
+              f'--config.train.accumulate={pieces}'
+              for stage, (rows, steps, pieces) in KONTEXT.items()}
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
@@ -58,8 +51,9 @@ def rows() -> Iterator[tuple[str, str, str]]:
   for name in OTHERS:
     for topology in ('tpu:v5p:4x4x4', 'gpu:h800:8x8'):
       yield name, topology, OVERRIDES.get((name, topology), '')
-  for name in KONTEXT:
+  for stage in KONTEXT:
     for topology in ('tpu:v5p:4x4x8', 'gpu:h100:24x8'):
+      name = f'query_kontext/{stage}'
       yield name, topology, OVERRIDES.get((name, topology), '')
 
 
