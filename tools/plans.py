@@ -35,12 +35,13 @@ OVERRIDES = {('pretrain_xl', 'tpu:v5p:4x4x4'): '--config.train.accumulate=8',
              ('imontage/sft', 'tpu:v5p:4x4x4'): HALVES, ('imontage/hq', 'tpu:v5p:4x4x4'): HALVES}
 # 192 devices, two to a row, need rows that three divides: an eighth more of 512 pixels, a half more of
 # 1024, in fewer steps, so that as many samples train; in pieces that leave room for the parameters.
-KONTEXT = {'stage1': (576, 64_000, 1), 'stage2': (1152, 373_334, 3), 'stage3': (288, 26_667, 1),
+KONTEXT = {'stage1': (576, 64_000, 1), 'stage2': (1152, 373_334, 3), 'stage3': (288, 26_667, 3),
            'stage3_1024': (192, 2_000, 2)}
 OVERRIDES |= {(f'query_kontext/{stage}', 'gpu:h100:24x8'):
               f'--config.train.rows={rows} --config.train.steps={steps} '
               f'--config.train.accumulate={pieces}'
               for stage, (rows, steps, pieces) in KONTEXT.items()}
+OVERRIDES['query_kontext/stage3_1024', 'tpu:v5p:4x4x8'] = '--config.train.accumulate=2'
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
