@@ -102,8 +102,8 @@ class Case:
   def flops(self) -> float:
     """Matrix-product FLOPs of a step with full attention, also between the samples of a row."""
     module = make_module(self, jnp.float32, remat='none')
-    return count_flops(jax.grad(functools.partial(loss_of, module)), make_params(module),
-                       self.batch)
+    return count_flops(jax.value_and_grad(functools.partial(loss_of, module)),
+                       make_params(module), self.batch)
 
   def shares(self, seconds: float) -> list[str]:
     """What parts of a step of so many seconds take, as lines; a denoiser has none."""

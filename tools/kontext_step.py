@@ -82,7 +82,7 @@ class Kontext:
     """Matrix-product FLOPs of a step."""
     frozen = {'mllm': self._params['mllm']}
     trained = {group: self._params[group] for group in TRAINED}
-    return count_flops(jax.grad(self._loss), trained, frozen, self._batch)
+    return count_flops(jax.value_and_grad(self._loss), trained, frozen, self._batch)
 
   def shares(self, seconds: float) -> list[str]:
     """What the frozen language model takes of a step of so many seconds, as lines."""

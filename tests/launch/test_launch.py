@@ -21,6 +21,7 @@ from jaxgen.config import load_config
 from jaxgen.config import validate
 from jaxgen.sharding.processes import Start
 from jaxgen.sharding.processes import find_start
+from jaxgen.systems.registry import make_system
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = [*sorted((ROOT / 'launch').rglob('*.sh')), ROOT / 'launch/slurm.sbatch',
@@ -297,7 +298,7 @@ VARIANTS = [(name, {}) for name in STAGES] + [
 
 @pytest.mark.parametrize('name, environ', VARIANTS, ids=str)
 def test_every_training_of_the_stages_has_a_config_that_holds_together(name, environ, tmp_path):
-  """With the flags that it is given; what it starts from is trained before it."""
+  """With the flags that it is given, of models that fit; what it starts from is trained before."""
   code = f'source launch/common.sh; source launch/stages.sh; root=run; overrides=(); ' \
          f'cd {shlex.quote(str(tmp_path))}; source {ROOT}/launch/stages/{name}.sh'
   result = subprocess.run(['bash', '-euo', 'pipefail', '-c', code], cwd=ROOT, text=True,
@@ -311,6 +312,7 @@ def test_every_training_of_the_stages_has_a_config_that_holds_together(name, env
     path = next(word for word in words if word.startswith('--config=')).removeprefix('--config=')
     config = load_config(f'{ROOT}/{path}', flags)
     validate(config)
+    make_system(config)
     for flag in flags:
       if flag.startswith('init_from.') and not flag.startswith('init_from.changes'):
         assert flag.partition('=')[2] in known, flag
