@@ -212,7 +212,7 @@ def _sample(args) -> None:
 
 def _add_evaluate(commands) -> None:
   parser = _command(commands, 'evaluate', _evaluate,
-                    'score a run on the drawn tasks of shapes, or on its fit to its own pairs')
+                    'score a run on the drawn tasks of shapes, or on its fit to its own samples')
   parser.add_argument('--workdir', required=True, metavar='DIR')
   parser.add_argument('--images-per-prompt', type=int, default=4, metavar='N')
   parser.add_argument('--prompts', type=int, default=32, metavar='N', help='prompts of each task')
@@ -222,8 +222,14 @@ def _add_evaluate(commands) -> None:
   parser.add_argument('--tasks', default='', metavar='NAMES',
                       help='drawn tasks with commas (edit,storyboard; captions); those of the '
                            "run's own sources unless given")
+  parser.add_argument('--given', default='', choices=('', *GIVEN), metavar='ROLE',
+                      help='give the image of a drawn problem in this role, one image to each '
+                      'problem; source, reference or context')
+  parser.add_argument('--language', default='', metavar='NAME',
+                      help="word drawn problems in en or zh alone; the sources' unless given")
   parser.add_argument('--fit', type=int, default=0, metavar='N',
-                      help='instead: PSNR of the first N training images drawn from their captions')
+                      help='instead: PSNR of the targets of the first N training samples, drawn '
+                      'again, and with the images or the caption of another sample')
   parser.add_argument('--held-out', type=int, default=0, metavar='N',
                       help='instead: PSNR of the outputs of N held-out samples of each source, '
                       'beside that of copying their first image')
@@ -245,7 +251,7 @@ def _evaluate(args) -> None:
   from jaxgen.evaluation.evaluate import evaluate
   evaluate(args.workdir, prompts=args.prompts, images_per_prompt=args.images_per_prompt,
            seed=args.seed, weights=args.weights, preset=args.preset, untrained=args.untrained,
-           tasks=args.tasks)
+           tasks=args.tasks, given=args.given, language=args.language)
 
 
 def _add_plan(commands) -> None:

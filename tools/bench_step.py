@@ -6,10 +6,12 @@ alternate, so that a busy machine slows all sides alike, and the medians are com
   python tools/bench_step.py
   python tools/bench_step.py --hidden=3072 --double=4 --single=8 --image=4096 --text=512
   python tools/bench_step.py --system=imontage
+  python tools/bench_step.py --system=query_kontext
 
 ``iomm`` trains FLUX on square images of one size. ``imontage`` trains HunyuanVideo on a packed row
 of pairs of mixed sizes, which PyTorch's class takes one by one: as they are, and padded to the
-longest of them (``packed_row.py``).
+longest of them (``packed_row.py``). ``query_kontext`` trains connector, kontext tokens and MMDiT
+beside the frozen language model (``kontext_step.py``), and says what share of the step that takes.
 
 The process restarts itself once with settings of malloc that both sides profit from: huge pages,
 and memory that was used once is kept. On a GPU, both run in bf16 and the MFU is printed too:
@@ -32,12 +34,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import kontext_step
 import matmul_rate
 import numpy as np
 import optax
 import packed_row
+from timing import ADAMW
 from timing import alternate
 from timing import machine
+from timing import RATE
 from timing import report_times
 from timing import set_malloc
 
@@ -53,10 +58,6 @@ from jaxgen.models.denoisers.base import Denoiser
 from jaxgen.training.flops import count_flops
 
 PEAKS = {'H100': 989e12, 'H200': 989e12, 'H800': 989e12}  # dense bf16 FLOP/s
-ADAMW = dict(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0)
-RATE = 1e-4
-
-
 CHANNELS, POOLED = 64, 96
 
 
@@ -65,6 +66,7 @@ class Case:
   """A denoiser and the tokens that a step trains it on.
 
   Attributes:
+    flags: of the command.
     family: conversion table of the denoiser.
     kind: name of diffusers' class.
     fields: of the denoiser's section, besides those that both systems have.
@@ -74,6 +76,7 @@ class Case:
     words: what the batch holds.
   """
 
+  flags: argparse.Namespace
   family: Family
   kind: str
   fields: dict[str, Any]
@@ -86,6 +89,27 @@ class Case:
     """Tokens of a row, text included."""
     return self.batch['latents'].shape[1] + self.batch['states'].shape[1]
 
+  def sides(self, dtype: jnp.dtype, platform: str) -> dict[str, Callable[[], float]]:
+    """Name -> function that runs one training step and returns its loss."""
+    module = make_module(self, dtype)
+    params = make_params(module)
+    sides = {'jaxgen': jaxgen_step(module, params, self.batch)}
+    if not self.flags.no_torch:
+      sides |= {name: torch_step(self, module, params, calls, platform)
+                for name, calls in self.calls.items()}
+    return sides
+
+  def flops(self) -> float:
+    """Matrix-product FLOPs of a step with full attention, also between the samples of a row."""
+    module = make_module(self, jnp.float32, remat='none')
+    return count_flops(jax.value_and_grad(functools.partial(loss_of, module)),
+                       make_params(module), self.batch)
+
+  def shares(self, seconds: float) -> list[str]:
+    """What parts of a step of so many seconds take, as lines; a denoiser has none."""
+    del seconds
+    return []
+
 
 def main():
   flags = parse_flags()
@@ -93,13 +117,7 @@ def main():
   case = CASES[flags.system](flags)
   device = jax.devices()[0]
   dtype = jnp.float32 if device.platform == 'cpu' else jnp.bfloat16
-  module = make_module(case, flags, dtype)
-  params = make_params(module)
-  sides = {'jaxgen': jaxgen_step(module, params, case.batch)}
-  if not flags.no_torch:
-    sides |= {name: torch_step(case, module, params, calls, device.platform)
-              for name, calls in case.calls.items()}
-
+  sides = case.sides(dtype, device.platform)
   losses, times = alternate(sides, flags.steps)
   print(machine())
   print(f'device {device.device_kind}, {jnp.dtype(dtype).name}, {case.words}, '
@@ -107,9 +125,10 @@ def main():
   report_times(losses, times)
   report_ratios(times)
   del sides  # the products need its memory
+  seconds = statistics.median(times['jaxgen'])
+  print(*case.shares(seconds), sep='\n')
   rates = matmul_rate.measure(case.tokens, flags.hidden, dtype, not flags.no_torch)
-  flops = step_flops(make_module(case, flags, dtype, remat='none'), params, case.batch)
-  report_flops(flops, device, statistics.median(times['jaxgen']), rates)
+  report_flops(case.flops(), device, seconds, rates)
 
 
 def parse_flags() -> argparse.Namespace:
@@ -141,7 +160,7 @@ def iomm(flags: argparse.Namespace) -> Case:
     return velocity, batch['target']
 
   return Case(
-      flux.FAMILY, 'FluxTransformer2DModel', dict(in_channels=CHANNELS), square_images(flags),
+      flags, flux.FAMILY, 'FluxTransformer2DModel', dict(in_channels=CHANNELS), square_images(flags),
       {'torch': [call]},
       f'{flags.batch} x ({flags.image} image + {flags.text} text tokens)')
 
@@ -176,19 +195,19 @@ def imontage(flags: argparse.Namespace) -> Case:
   batch = packed_row.make_batch(flags.pixels, flags.text, CHANNELS, flags.hidden, POOLED)
   row = batch['segments'][0]
   return Case(
-      hunyuan_video.FAMILY, 'HunyuanVideoTransformer3DModel',
+      flags, hunyuan_video.FAMILY, 'HunyuanVideoTransformer3DModel',
       dict(in_channels=CHANNELS, out_channels=CHANNELS, pooled_dim=POOLED), batch,
       packed_row.torch_calls(batch),
       f'a row of {len(row)} tokens, {100 * np.mean(row == 0):.1f} % of them padding: pairs of '
       f'{np.bincount(row)[1:].tolist()} tokens, {flags.text} text tokens for each')
 
 
-CASES = {'iomm': iomm, 'imontage': imontage}
+CASES = {'iomm': iomm, 'imontage': imontage, 'query_kontext': kontext_step.Kontext}
 
 
-def make_module(case: Case, flags: argparse.Namespace, dtype: jnp.dtype, **changes: Any
-                ) -> Denoiser:
+def make_module(case: Case, dtype: jnp.dtype, **changes: Any) -> Denoiser:
   """The denoiser; ``changes`` replace fields of its section."""
+  flags = case.flags
   fields = case.fields | dict(
       cond_dim=flags.hidden, width=flags.hidden, heads=flags.hidden // 128,
       double_blocks=flags.double, single_blocks=flags.single, remat=flags.remat,
@@ -298,11 +317,6 @@ def report_ratios(times: Mapping[str, Sequence[float]]) -> None:
       print(f'| {name} | {statistics.median(theirs) / statistics.median(ours):.2f} '
             f'| {min(theirs) / min(ours):.2f} | {statistics.median(pairs):.2f} |')
   print('1.0 or more means that jaxgen is at least as fast\n')
-
-
-def step_flops(module: Denoiser, params: dict, batch: dict[str, np.ndarray]) -> float:
-  """Matrix-product FLOPs of a step with full attention, also between the samples of a row."""
-  return count_flops(jax.grad(functools.partial(loss_of, module)), params, batch)
 
 
 def report_flops(flops, device, seconds, rates):

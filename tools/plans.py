@@ -3,6 +3,7 @@
   python tools/plans.py tpu            all rows for TPUs, with [plan-tpu] (make plan-tpu)
   python tools/plans.py gpu            all rows for GPUs, with [plan-gpu] (make plan-gpu)
   python tools/plans.py tpu --only=flux    rows whose command holds the word
+  python tools/plans.py flops          FLOPs of the plans in docs/plans/ again, without compiling
   python tools/plans.py table          the table alone, from the plans in docs/plans/
 
 Each plan is a process of its own, with the compiler's flags of launch/flags/ for its hardware.
@@ -33,6 +34,15 @@ HALVES = '--config.mesh.fsdp=32 --config.mesh.context=2 --config.train.accumulat
 OVERRIDES = {('pretrain_xl', 'tpu:v5p:4x4x4'): '--config.train.accumulate=8',
              ('imontage/pretrain', 'tpu:v5p:4x4x4'): RING,  # permutes overlap, gathers do not
              ('imontage/sft', 'tpu:v5p:4x4x4'): HALVES, ('imontage/hq', 'tpu:v5p:4x4x4'): HALVES}
+# 192 devices, two to a row, need rows that three divides: an eighth more of 512 pixels, a half more of
+# 1024, in fewer steps, so that as many samples train; in pieces that leave room for the parameters.
+KONTEXT = {'stage1': (576, 64_000, 1), 'stage2': (1152, 373_334, 3), 'stage3': (288, 26_667, 3),
+           'stage3_1024': (192, 2_000, 2)}
+OVERRIDES |= {(f'query_kontext/{stage}', 'gpu:h100:24x8'):
+              f'--config.train.rows={rows} --config.train.steps={steps} '
+              f'--config.train.accumulate={pieces}'
+              for stage, (rows, steps, pieces) in KONTEXT.items()}
+OVERRIDES['query_kontext/stage3_1024', 'tpu:v5p:4x4x8'] = '--config.train.accumulate=2'
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
@@ -43,17 +53,25 @@ def rows() -> Iterator[tuple[str, str, str]]:
   for name in OTHERS:
     for topology in ('tpu:v5p:4x4x4', 'gpu:h800:8x8'):
       yield name, topology, OVERRIDES.get((name, topology), '')
+  for stage in KONTEXT:
+    for topology in ('tpu:v5p:4x4x8', 'gpu:h100:24x8'):
+      name = f'query_kontext/{stage}'
+      yield name, topology, OVERRIDES.get((name, topology), '')
 
 
 def main() -> int:
   """Returns 1 where a plan did not fit or could not be made."""
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('what', choices=('tpu', 'gpu', 'table'))
+  parser.add_argument('what', choices=('tpu', 'gpu', 'flops', 'table'))
   parser.add_argument('--only', default='', metavar='WORD')
   args = parser.parse_args()
   codes = [plan(*row) for row in rows()
            if row[1].startswith(args.what) and args.only in ' '.join(row)]
+  if args.what == 'flops':
+    for row in rows():
+      if args.only in ' '.join(row) and file_of(*row[:2]).exists():
+        recount(*row)
   head, rest = PAGE.read_text().split(BEGIN)
   PAGE.write_text(f'{head}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}')
   return max(codes, default=0)
@@ -66,6 +84,44 @@ def plan(config: str, topology: str, overrides: str) -> int:
   words = [sys.executable, '-m', 'jaxgen.cli', *words[1:], f'--json={file_of(config, topology)}']
   environment = os.environ | flags(topology)
   return subprocess.run(words, cwd=ROOT, env=environment, check=False).returncode
+
+
+def recount(config: str, topology: str, overrides: str) -> None:
+  """Counts the FLOPs of a plan once more, and writes them and what follows from them."""
+  import jax
+  from jaxgen.config import load_config
+  from jaxgen.objectives import registry
+  from jaxgen.planning import roofline
+  from jaxgen.planning.program import abstract_batch
+  from jaxgen.planning.topology import parse
+  from jaxgen.sharding import mesh
+  from jaxgen.sharding import partition
+  from jaxgen.systems.registry import make_system
+  from jaxgen.training import flops
+  from jaxgen.training.state import make_blueprint
+  loaded = load_config(str(ROOT / f'configs/{config}.py'),
+                       [word.removeprefix('--config.') for word in shlex.split(overrides)])
+  loaded.mesh.update(dict.fromkeys(mesh.AXES, 1))  # FLOPs of a step do not depend on it
+  one, system = mesh.make_mesh(loaded.mesh, jax.devices()[:1]), make_system(loaded)
+  blueprint = make_blueprint(
+      loaded, system, registry.needed_groups(system, registry.make_objectives(loaded)), one)
+  batch = abstract_batch(loaded, system.layout, partition.row_sharding(one, loaded.train.rows))
+  split = flops.split_tally(loaded, blueprint, flops.step_tally(loaded, blueprint, batch))
+  executed = sum(flops.step_tally(loaded, blueprint, batch, repeated=True).values())
+  plan, hardware = json.loads(file_of(config, topology).read_text()), parse(topology)
+  bound = roofline.Bound(
+      executed / hardware.size / hardware.chip.flops,
+      *(plan[f'{name}_seconds'] for name in ('memory', 'link', 'network', 'waiting')))
+  slower = bound.seconds / plan['lower_bound_seconds']
+  print(f'{config} {topology}: compute {plan["compute_seconds"]:.3f} -> {bound.compute:.3f} s',
+        flush=True)
+  plan.update(
+      flops=split, flops_per_step=sum(sum(kinds.values()) for kinds in split.values()),
+      executed_flops=executed, compute_seconds=bound.compute, lower_bound_seconds=bound.seconds,
+      bounded_by=bound.bounded_by, beyond_compute=bound.beyond_compute,
+      images_per_second=plan['images_per_second'] / slower,
+      device_hours=plan['device_hours'] * slower)
+  file_of(config, topology).write_text(json.dumps(plan, indent=2) + '\n')
 
 
 def flags(topology: str) -> dict[str, str]:
@@ -93,7 +149,7 @@ def file_of(config: str, topology: str) -> pathlib.Path:
 def table() -> str:
   """The rows as Markdown; a plan that was not made says so."""
   lines = ['| command | mesh, rows of a device | trained / frozen, B | peak of a device, GiB | free '
-           '| PFLOPs of a step | sent, GiB: links / network | lower bound, s | bound by '
+           '| PFLOPs of a step, of them frozen | sent, GiB: links / network | lower bound, s | bound by '
            '| images/s | device-hours | compiled, s: wall / cores |',
            '|---|---|---|---|---|---|---|---|---|---|---|---|']
   for row in rows():
@@ -113,7 +169,8 @@ def numbers(plan: dict) -> list[str]:
            f'{plan["params_trainable"] / 1e9:.2f} / {frozen / 1e9:.2f}',
            f'{plan["peak_bytes"] / 2**30:.1f} of {plan["hbm_bytes"] / 2**30:.0f}',
            f'{plan["headroom"]:.0%}' if plan['fits'] else 'does not fit',
-           f'{plan["flops_per_step"] / 1e15:,.1f}']
+           f'{plan["flops_per_step"] / 1e15:,.1f}, '
+           f'{sum(plan["flops"]["frozen"].values()) / 1e15:,.1f}']
   compiled = f'{plan["compile_seconds"]:.0f} / {plan["compile_core_seconds"]:.0f}'
   if plan['lower_bound_seconds'] is None:
     return cells + [''] * 5 + [compiled]

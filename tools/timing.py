@@ -11,6 +11,7 @@ from collections.abc import Mapping
 MALLOC = {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:'
                             'glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368'}
 REST = 0.03  # seconds before each step
+ADAMW, RATE = dict(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0), 1e-4  # of the optimizer
 
 Sides = Mapping[str, Callable[[], float]]
 

@@ -4,7 +4,8 @@
 
 Images of 16 x 16 pixels, a parameter-free pixel autoencoder, a tiny Qwen2.5-VL that first learns to
 describe scenes. The argument names the stage: ``shapes.py:mllm``, ``stage1``, ``stage2``,
-``stage3``.
+``stage3``; with ``:zh``, as ``stage1:zh``, half of the words are Chinese and the vocabulary is
+larger (``CHINESE=1 make quickstart SYSTEM=query_kontext``).
 """
 
 from ml_collections import ConfigDict
@@ -18,6 +19,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
 VOCAB, WIDTH, QUERIES = 512, 128, 8
+BILINGUAL = 768  # vocabulary with the Chinese words of the drawn world
 STEPS = dict(mllm=500, stage1=500, stage2=1500, stage3=2000)
 # Stages that train adapters do so with AdamW: the first stage's under Muon at 8e-3 left the language
 # model's states all alike, and no later stage learned its words.
@@ -38,12 +40,12 @@ def denoiser(width: int, layers: int) -> ConfigDict:
 def tiny(config: ConfigDict) -> ConfigDict:
   """Small models and rows in place of the published ones; the sources stay."""
   config.model.mllm = ConfigDict(section(
-      'qwen2_5_vl', image_token_id=VOCAB - 1, video_token_id=VOCAB - 2, vision_start_id=VOCAB - 3,
-      vision_end_id=VOCAB - 4,
+      'qwen2_5_vl',
       vision=dict(width=96, layers=2, heads=3, mlp=256, patch_size=4, window=16,
                   full_attention=(1,)),
       text=dict(vocab=VOCAB, width=WIDTH, layers=2, heads=4, kv_heads=2, mlp=384,
                 rope_theta=10_000.0, rope_sections=(4, 6, 6), embedding_std=1.0)))
+  vocabulary(config, VOCAB)
   config.model.bridge = ConfigDict(section('learnable_queries', width=WIDTH, queries=QUERIES))
   config.model.connector = ConfigDict(section('mlp_connector', width=WIDTH, hidden=WIDTH,
                                               out_width=WIDTH))
@@ -59,14 +61,22 @@ def tiny(config: ConfigDict) -> ConfigDict:
   config.objective.timestep_shift = config.sampling.timestep_shift = 3.0
   config.optimizer.update(name='muon', learning_rate=8e-3, warmup_steps=50, schedule='cosine',
                           ema_decay=0.99)
-  config.train.update(rows=32, log_every=10, checkpoint_every=500)
-  config.mesh.update(data=-1, fsdp=1)
+  config.train.update(rows=32, zero=3, log_every=10, checkpoint_every=500)
+  config.mesh.update(data=-1, fsdp=1, tensor=1)
   config.sampling.update(steps=20, guidance=3.0)
   return config
 
 
+def vocabulary(config: ConfigDict, size: int) -> None:
+  """Sets the size of the language model's vocabulary; the last ids are those of images."""
+  mllm = config.model.mllm
+  mllm.text.vocab = size
+  mllm.update(image_token_id=size - 1, video_token_id=size - 2, vision_start_id=size - 3,
+              vision_end_id=size - 4)
+
+
 def drawn(config: ConfigDict) -> None:
-  """Drawn tasks in place of the published sources, with their shares; all words are English."""
+  """Drawn tasks in place of the published sources, with their shares; English words."""
   sources = config.data.sources
   sources.english.share = (sources.english.share[0] + sources.chinese.share[0],)
   del sources.chinese
@@ -77,10 +87,20 @@ def drawn(config: ConfigDict) -> None:
 
 
 def get_config(stage: str = 'stage3') -> ConfigDict:
-  if stage not in STEPS:
-    raise user_error('--config', f'shapes.py:{stage}', f'write one of {", ".join(STEPS)}')
-  if stage == 'mllm':
-    return _captions()
+  name, colon, language = stage.partition(':')
+  if name not in STEPS or (colon and language != 'zh'):
+    raise user_error('--config', f'shapes.py:{stage}', f'write one of {", ".join(STEPS)}, and :zh '
+                     'behind it for Chinese words')
+  config = _captions() if name == 'mllm' else _stage(name)
+  if language:
+    vocabulary(config, BILINGUAL)
+    for spec in config.data.sources.values():
+      spec.fields = (*spec.fields, ('languages', 'en,zh'))
+  return config
+
+
+def _stage(stage: str) -> ConfigDict:
+  """One of the paper's stages."""
   config = tiny(PUBLISHED[stage].get_config())
   drawn(config)
   if stage == 'stage1':

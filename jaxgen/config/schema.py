@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 # Kinds and tasks of data sources. ``jaxgen.data`` has a reader for each kind and public data set,
 # and a function for each task (tests/config/test_validate.py).
 SOURCE_KINDS = ('auto', 'shapes', 'folder', 'controls', 'json', 'jsonl', 'csv', 'parquet', 'tar',
-                'arrayrecord', 'tfds', 'photos')
+                'arrayrecord', 'tfds', 'photos', 'subjects')
 PUBLIC_SETS = (
     'anyedit', 'blip3o-60k', 'blip3o-pretrain', 'comm', 'echo-4o-image', 'gpt-image-edit',
     'hq-edit', 'imgedit', 'imgedit-multi', 'instructpix2pix', 'instructpix2pix-original',
@@ -41,8 +41,8 @@ def source(kind: str, task: str = 'auto', *, path: str = '', share: tuple = (1.0
       ``pair``: caption to image; ``caption``: image to caption, for the next-token objective; for
       the others see data/tasks.py.
     path: folder, file, glob or TFDS name; of ``shapes`` the drawn task, as ``edit`` or
-      ``storyboard`` (data/shapes/source.py), empty for captions; of ``photos`` any path of images
-      (data/sources/photos.py).
+      ``storyboard`` (data/shapes/source.py), empty for captions; of ``photos`` and ``subjects``
+      any path of images (data/sources/photos.py, subjects.py).
     share: sampling share of this source, as knots spread evenly over the run or as pairs
       (progress, share); one knot is a constant. Shares are normalised over the sources.
     split: ``train`` or ``test``, for kinds that have splits.

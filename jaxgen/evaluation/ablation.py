@@ -1,5 +1,6 @@
 """The table of an ablation: what runs with several seeds scored, in which task, how steadily."""
 
+import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence
 
@@ -24,8 +25,9 @@ def seeds(workdir: str) -> list[epath.Path]:
 def write_table(workdir: str) -> str:
   """Writes ``table.md`` into the folder of an ablation; returns its path.
 
-  A line for each run that was scored: mean and standard deviation over the seeds of the overall
-  score, the mean of each task, the loss of the last quarter, and how much the loss swings.
+  A line for each run that was scored, and for each role and language that it was scored in: mean
+  and standard deviation over the seeds of the overall score, the mean of each task, the share of
+  images that copy what was given, the loss of the last quarter, and how much the loss swings.
 
   Args:
     workdir: holds ``seed0``, ``seed1``, ..., which hold the runs, as launch/ablations.sh has them.
@@ -44,27 +46,36 @@ def table(workdir: str) -> str:
   runs: dict[str, list[Stage]] = {}
   for seed in seeds(workdir):
     for stage in read_stages(seed):
-      if stage.evaluation:
-        runs.setdefault(stage.name, []).append(stage)
+      for name, scored in ((stage.name, stage.evaluation), *(
+          (f'{stage.name}, {other}', scores) for other, scores in stage.others.items())):
+        if scored:
+          runs.setdefault(name, []).append(dataclasses.replace(stage, evaluation=scored))
   tasks = list(dict.fromkeys(task for stages in runs.values() for stage in stages
                              for task in stage.evaluation['score'] if task != 'overall'))
-  head = ('run', 'seeds', 'overall', *tasks, 'loss', 'swing of the loss')
+  head = ('run', 'seeds', 'overall', *tasks, 'copies', 'loss', 'swing of the loss')
   lines = [head, ('---',) * len(head), *(_row(name, stages, tasks)
                                         for name, stages in runs.items())]
   return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 
 
 def _row(name: str, stages: Sequence[Stage], tasks: Sequence[str]) -> tuple[str, ...]:
-  def mean(value: Callable[[Stage], float | None]) -> float:
+  def mean(value: Callable[[Stage], float | None], form: str) -> str:
     found = [number for number in map(value, stages) if number is not None]
-    return float(np.mean(found)) if found else float('nan')
+    return format(float(np.mean(found)), form) if found else '–'
 
   overall = [stage.evaluation['score']['overall'] for stage in stages]
   spread = f' ± {np.std(overall, ddof=1):.3f}' if len(overall) > 1 else ''
   return (name, str(len(stages)), f'{np.mean(overall):.3f}{spread}',
-          *(f'{mean(lambda stage: stage.evaluation["score"].get(task)):.3f}' for task in tasks),
-          f'{mean(lambda stage: _parts(stage)[-PIECES // 4:].mean()):.4f}',
-          f'{mean(swing):.1%}')
+          *(mean(lambda stage: stage.evaluation['score'].get(task), '.3f') for task in tasks),
+          mean(_copies, '.3f'),
+          mean(lambda stage: float(_parts(stage)[-PIECES // 4:].mean()), '.4f'),
+          mean(swing, '.1%'))
+
+
+def _copies(stage: Stage) -> float | None:
+  """Mean over the tasks that are given images; None without any, or scored by an older version."""
+  shares = stage.evaluation.get('copies')
+  return float(np.mean(list(shares.values()))) if shares else None
 
 
 def _parts(stage: Stage) -> np.ndarray:

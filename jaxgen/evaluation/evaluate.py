@@ -3,7 +3,7 @@
 Writes into the workdir: ``evaluation.json`` (accuracies, settings and a few verdicts),
 ``samples/evaluation/`` (the images of those verdicts, and ``results.json``) and
 ``samples/evaluation.png`` (the same images side by side). The scores of random weights go to files
-named ``evaluation_untrained``.
+named ``evaluation_untrained``, those of other roles or languages to files that name them.
 """
 
 import dataclasses
@@ -43,8 +43,8 @@ Marks = list[Mapping[str, Any]]  # of each image of a case
 
 
 def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 0,
-             weights: str = 'ema', preset: str = '', untrained: bool = False, tasks: str = ''
-             ) -> dict[str, float]:
+             weights: str = 'ema', preset: str = '', untrained: bool = False, tasks: str = '',
+             given: str = '', language: str = '') -> dict[str, float]:
   """Scores the newest checkpoint of a run.
 
   Args:
@@ -56,6 +56,8 @@ def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 
     preset: of the system; '' = as the run's config says.
     untrained: whether to score a random initialisation of the same system as well.
     tasks: drawn tasks with commas; '' = those of the run's sources.
+    given, language: see ``make_cases``; such scores are in files of their own,
+      ``evaluation_<role>_<language>``.
 
   Returns:
     The accuracy of each task, and ``overall``, their mean.
@@ -65,15 +67,16 @@ def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 
       raise user_error(flag, value, 'use at least 1')
   run = load_run(workdir, weights, preset)
   cases = make_cases(run.config, tasks, prompts=prompts, images=images_per_prompt, seed=seed,
-                     converses=writes(run.system))
+                     converses=writes(run.system), given=given, language=language)
+  name = '_'.join(word for word in ('evaluation', given, language) if word)
   settings = dict(prompts=prompts, images_per_prompt=images_per_prompt, seed=seed, weights=weights,
                   preset=preset, copied=_copied(cases))
-  table = _score(run, cases, workdir, 'evaluation', settings)
+  table = _score(run, cases, workdir, name, settings)
   if settings['copied']:
     _say('inputs copied', settings['copied'])
   if untrained:
     random = dataclasses.replace(run, params=jax.jit(run.system.init)(jax.random.key(seed)))
-    _score(random, cases, workdir, 'evaluation_untrained', settings)
+    _score(random, cases, workdir, f'{name}_untrained', settings)
   return table
 
 
@@ -101,7 +104,7 @@ def _score(run: Run, cases: Sequence[Case], workdir: str, name: str,
     grid = image_grid(images, columns=max(1, len(shown) // len(set(tasks))))
     write_bytes(folder / f'{name}.png', to_png(grid))
   record = dict(
-      settings, score=table, details=_details(marked),
+      settings, score=table, details=_details(marked), copies=_copies(cases, answers),
       seconds=round(time.monotonic() - started, 1),
       images=sum(len(images_of(answer)) for answer in answers), samples=samples)
   write_text(epath.Path(workdir) / f'{name}.json', json.dumps(record, indent=2))
@@ -180,6 +183,22 @@ def _copied(cases: Sequence[Case]) -> dict[str, float]:
                                    for part in case.due])) for case in cases
             if case.inputs and case.inputs[0].shape == case.expected[0].shape]
   return accuracies(marked) if marked else {}
+
+
+def _copies(cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, float]:
+  """Task -> share of the images that are nearer to the first given image than to the right one."""
+  found: dict[str, list[bool]] = {}
+  for case, answer in zip(cases, answers, strict=True):
+    if case.inputs and case.inputs[0].shape == case.expected[0].shape:
+      # An answered dialogue may have more images than are due, or fewer.
+      found.setdefault(case.task, []).extend(
+          _distance(image, case.inputs[0]) < _distance(image, right)
+          for image, right in zip(images_of(answer), case.expected))
+  return {task: float(np.mean(values)) for task, values in found.items() if values}
+
+
+def _distance(image: np.ndarray, other: np.ndarray) -> float:
+  return float(np.square(image.astype(np.float64) - other).mean())
 
 
 def _by_task(marked: Sequence[tuple[str, Marks]]) -> dict[str, Marks]:

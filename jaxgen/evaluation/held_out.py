@@ -31,7 +31,7 @@ from jaxgen.sampling.request import as_request
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import request_of
 
-KINDS = ('photos', 'shapes')  # of sources that hold samples out
+KINDS = ('photos', 'shapes', 'subjects')  # of sources that hold samples out
 SHOWN = 8  # samples on the picture
 Table = dict[str, dict[str, float]]
 

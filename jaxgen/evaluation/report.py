@@ -36,6 +36,7 @@ class Stage:
     config: the parsed config.json.
     metrics: lines of metrics.jsonl, sorted by step.
     evaluation, untrained: the parsed evaluation files, or None.
+    others: what the problems were given as or worded in -> the evaluation of it.
   """
 
   name: str
@@ -44,6 +45,7 @@ class Stage:
   metrics: list[dict[str, Any]]
   evaluation: dict[str, Any] | None
   untrained: dict[str, Any] | None
+  others: dict[str, dict[str, Any]]
 
   @property
   def steps(self) -> int:
@@ -131,7 +133,10 @@ def _read_stage(folder: epath.Path) -> Stage:
   text = read_config(str(folder))
   from_json(text)  # known to be a config of ours, with all of its sections
   return Stage(folder.name, folder, json.loads(text), [by_step[step] for step in sorted(by_step)],
-               _scores(folder / 'evaluation.json'), _scores(folder / 'evaluation_untrained.json'))
+               _scores(folder / 'evaluation.json'), _scores(folder / 'evaluation_untrained.json'),
+               {file.stem.removeprefix('evaluation_').replace('_', ' '): _scores(file)
+                for file in sorted(folder.glob('evaluation_*.json'))
+                if not file.stem.endswith('untrained')})
 
 
 def _read_export(root: epath.Path) -> dict[str, Any] | None:

@@ -1,12 +1,16 @@
 # shellcheck shell=bash
 # Query-Kontext from scratch on drawn scenes (docs/query_kontext.md). The tiny Qwen2.5-VL is kept in
-# runs/towers, for every run that needs one.
+# runs/towers, for every run that needs one. CHINESE=1 words half of the samples in Chinese.
 config=${CONFIG:-configs/query_kontext/shapes.py}
+zh=${CHINESE:+:zh} words=()
+[[ -z $zh ]] || words=('--fields=languages=en,zh' --vocab=768)
 
-tokenizer towers/tokenizer --path=all
-train towers/qwen2_5_vl "$config:mllm"
-train stage1 "$config:stage1" mllm=towers/qwen2_5_vl
-train stage2 "$config:stage2" mllm=stage1 bridge=stage1 connector=stage1
-train stage3 "$config:stage3" mllm=stage2 bridge=stage2 connector=stage2 denoiser=stage2
+tokenizer "towers/tokenizer${zh/:/_}" --path=all "${words[@]}"
+train "towers/qwen2_5_vl${zh/:/_}" "$config:mllm$zh"
+train stage1 "$config:stage1$zh" mllm="towers/qwen2_5_vl${zh/:/_}"
+train stage2 "$config:stage2$zh" mllm=stage1 bridge=stage1 connector=stage1
+train stage3 "$config:stage3$zh" mllm=stage2 bridge=stage2 connector=stage2 denoiser=stage2
 evaluate stage3 --prompts=50 --images-per-prompt=1 --untrained
+[[ -z $zh ]] || stage 'evaluate stage3 in Chinese' jaxgen evaluate --workdir="$(folder_of stage3)" \
+  --language=zh --prompts=50 --images-per-prompt=1
 export_stage stage3

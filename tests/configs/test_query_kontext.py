@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from configs.query_kontext import photos
 from configs.query_kontext import shapes
 from configs.query_kontext import stage1
 from configs.query_kontext import stage2
@@ -114,3 +115,13 @@ def test_the_small_stages_are_whole(name):
     assert config.trainable == published.trainable
     assert sum(spec.share[0] for spec in config.data.sources.values()) == pytest.approx(1)
     assert config.data.clean_roles == published.data.clean_roles
+
+
+def test_photographs_fill_a_row_with_a_reference_and_a_target():
+  config = photos.get_config('somewhere')
+  validate(config)
+  system = make_system(config)
+  assert config.data.visual_tokens == 2 * (config.data.image_size // system.layout.latent.factor)**2
+  assert config.data.clean_roles == ('source', 'reference')
+  only, = config.data.sources.values()
+  assert (only.path, only.limit, only.task) == ('somewhere', config.train.rows, 'reference')

@@ -9,6 +9,7 @@ from jaxgen.data.sources import open_source
 from jaxgen.data.sources.photos import MOVES
 from jaxgen.data.sources.photos import TURNS
 from jaxgen.data.sources.photos import VISITS
+from jaxgen.data.sources.subjects import subject_of
 from jaxgen.data.wordings import steps_of
 
 SIZE = 16
@@ -119,6 +120,25 @@ def test_subjects_are_held_out_whole(folder, tmp_path):
     Image.new('RGB', (20, 20)).save(tmp_path / f'cup-{number}.png')
   with pytest.raises(UserError, match='photographs of one subject alone, and none could be held'):
     opened(str(tmp_path))
+
+
+def test_pairs_of_a_subject_come_by_turns(folder, tmp_path):
+  """The first pair of every subject before the second; nothing crosses subjects or splits."""
+  source = open_source('subjects', folder)
+  names = [[part.image.path.rpartition('/')[2].removesuffix('.png') for part in source[index].images]
+           for index in range(len(source))]
+  assert names == [[f'{subject}_{given}', f'{subject}_{drawn}']
+                   for given, drawn in (('00', '01'), ('01', '00'))
+                   for subject in ('bag', 'cat', 'dog')]
+  first = source[0]
+  assert [part.role for part in first.parts] == ['reference', 'user', 'target']
+  assert first.targets and len({source[index].texts[0].text for index in range(6)}) == 1
+  held = open_source('subjects', folder, split='test')
+  assert {subject_of(held[index]) for index in range(len(held))} == {'hat'}
+  for name in ('cup_1', 'mug_1'):
+    Image.new('RGB', (20, 20)).save(tmp_path / f'{name}.png')
+  with pytest.raises(UserError, match='no subject has several photographs; name those of one'):
+    open_source('subjects', str(tmp_path))
 
 
 @pytest.mark.parametrize('fields, size, said', [

@@ -17,8 +17,13 @@ def write_run(folder, losses, score):
   (folder / 'metrics.jsonl').write_text(''.join(
       json.dumps(dict(step=step, loss=loss)) + '\n' for step, loss in enumerate(losses, start=1)))
   if score is not None:
-    (folder / 'evaluation.json').write_text(json.dumps(dict(
-        score=dict(edit=score, style=0.5, overall=(score + 0.5) / 2), samples=[])))
+    write_scores(folder / 'evaluation.json', edit=score, style=0.5)
+
+
+def write_scores(file, copies=None, **score):
+  overall = sum(score.values()) / len(score)
+  file.write_text(json.dumps(dict(score=score | dict(overall=overall), samples=[])
+                             | (dict(copies=copies) if copies else {})))
 
 
 def test_table(tmp_path, capsys):
@@ -31,17 +36,31 @@ def test_table(tmp_path, capsys):
   assert capsys.readouterr().out == f'{tmp_path}/table.md\n'
   head, _, *rows = [[cell.strip() for cell in line.split('|')[1:-1]]
                     for line in (tmp_path / 'table.md').read_text().splitlines()]
-  assert head == ['run', 'seeds', 'overall', 'edit', 'style', 'loss', 'swing of the loss']
+  assert head == ['run', 'seeds', 'overall', 'edit', 'style', 'copies', 'loss',
+                  'swing of the loss']
   assert sorted(rows) == [
-      ['cocktail', '3', '0.750 ± 0.000', '1.000', '0.500', '0.5000', '0.0%'],
-      ['flat', '3', '0.500 ± 0.125', '0.500', '0.500', '0.5200', '40.0%']]
+      ['cocktail', '3', '0.750 ± 0.000', '1.000', '0.500', '–', '0.5000', '0.0%'],
+      ['flat', '3', '0.500 ± 0.125', '0.500', '0.500', '–', '0.5200', '40.0%']]
 
 
 def test_a_single_seed_has_no_deviation(tmp_path):
   write_run(tmp_path / 'seed3/flat', [1.0, None, 1.0], 0.25)
   cli.main(['report', f'--workdir={tmp_path}'])
   text = (tmp_path / 'table.md').read_text()
-  assert '| flat | 1 | 0.375 | 0.250 | 0.500 | 1.0000 | 0.0% |' in text
+  assert '| flat | 1 | 0.375 | 0.250 | 0.500 | – | 1.0000 | 0.0% |' in text
+
+
+def test_scores_in_other_roles_have_lines_of_their_own(tmp_path):
+  write_run(tmp_path / 'seed0/rank', [1.0], 0.5)
+  write_scores(tmp_path / 'seed0/rank/evaluation_source.json', edit=0.25,
+               copies=dict(edit=0.75, style=0.25))
+  write_scores(tmp_path / 'seed0/rank/evaluation_source_zh.json', style=1.0)
+  write_scores(tmp_path / 'seed0/rank/evaluation_untrained.json', edit=0.0)
+  cli.main(['report', f'--workdir={tmp_path}'])
+  rows = [line.split(' | ')[:6] for line in (tmp_path / 'table.md').read_text().splitlines()[2:]]
+  assert rows == [['| rank', '1', '0.500', '0.500', '0.500', '–'],
+                  ['| rank, source', '1', '0.250', '0.250', '–', '0.500'],
+                  ['| rank, source zh', '1', '1.000', '–', '1.000', '–']]
 
 
 @pytest.mark.parametrize('folder', ['seed', 'seeds', 'seed1a'])

@@ -96,6 +96,7 @@ def test_drawn_tasks(workdir):
     assert (detail['identity'] is not None) == (task == 'reference')
     assert detail['consistent'] is None
   assert record['copied'] == {'edit': 0.0, 'reference': 0.0, 'overall': 0.0}
+  assert set(record['copies']) == {'edit', 'reference'}
 
 
 def test_tasks_are_those_of_the_sources_unless_named(tiny_config):
@@ -115,6 +116,32 @@ def test_random_weights_are_other_weights(workdir):
                    for name in ('evaluation', 'evaluation_untrained'))
   assert first.shape == second.shape == (10 * 18 - 2, 2 * 18 - 2, 3)
   assert (first != second).any()
+
+
+def test_the_same_images_are_given_in_another_role_and_the_words_in_another_language(tiny_config):
+  def make(**options):
+    return make_cases(tiny_config, 'reference', prompts=3, images=1, seed=0, **options)
+
+  by_role = {role: make(given=role) for role in ('source', 'reference')}
+  for source, reference in zip(*by_role.values(), strict=True):
+    assert source.text == reference.text and len(source.inputs) == 1
+    np.testing.assert_array_equal(source.inputs[0], reference.inputs[0])
+    roles = [[part.role for part in case.requests[0].sample.images] for case in (source, reference)]
+    assert roles == [['source', 'target'], ['reference', 'target']]
+  assert all(any('\u4e00' <= letter <= '\u9fff' for letter in case.text)
+             for case in make(language='zh'))
+  with pytest.raises(UserError, match="--language: languages = 'de': use en or zh"):
+    make(language='de')
+  with pytest.raises(UserError, match="--language = 'zh': captions are English"):
+    make_cases(tiny_config, 'captions', prompts=1, images=1, seed=0, language='zh')
+
+
+@pytest.mark.parametrize('copied, share', [(0, 0.0), (1, 0.5), (2, 1.0)])
+def test_images_nearer_to_what_was_given_are_copies(copied, share, tiny_config):
+  cases = make_cases(tiny_config, 'edit', prompts=2, images=1, seed=0)
+  images = [[case.inputs[0] if index < copied else case.expected[0]]
+            for index, case in enumerate(cases)]
+  assert evaluation._copies(cases, images) == {'edit': share}
 
 
 @pytest.mark.parametrize('options', [dict(prompts=0, images_per_prompt=1),

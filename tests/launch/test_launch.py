@@ -17,8 +17,11 @@ import jsonschema
 import pytest
 import yaml
 
+from jaxgen.config import load_config
+from jaxgen.config import validate
 from jaxgen.sharding.processes import Start
 from jaxgen.sharding.processes import find_start
+from jaxgen.systems.registry import make_system
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = [*sorted((ROOT / 'launch').rglob('*.sh')), ROOT / 'launch/slurm.sbatch',
@@ -269,20 +272,53 @@ def test_stages_at_full_size_follow_one_another(script):
     before = stage
 
 
-def test_photographs_are_trained_on_by_one_command(tmp_path):
+@pytest.mark.parametrize('system, tokenizer, after', [
+    ('imontage', '--kind=photos --path={mine} --size=64', []),
+    ('query_kontext', '--kind=subjects --path={mine}', ['evaluate --workdir=run/run --fit=16'])])
+def test_photographs_are_trained_on_by_one_command(system, tokenizer, after, tmp_path):
   """The tokenizer once, the training every time; the path of the photographs is the caller's."""
-  with_jaxgen(tmp_path, '#!/bin/sh\necho "$@" >> calls\n[ "$1" = train ] || '
+  with_jaxgen(tmp_path, '#!/bin/sh\necho "$@" >> calls\n[ "$1" != data ] || '
               'mkdir -p run/tokenizer\n')
-  (tmp_path / 'mine').mkdir()
-  for _ in range(2):
-    subprocess.run([tmp_path / 'launch/imontage_photos.sh', 'mine', 'run', '--config.seed=5'],
-                   env=ENVIRON, check=True, cwd=tmp_path)
-  first, second, third = (tmp_path / 'calls').read_text().splitlines()
   mine = tmp_path / 'mine'
-  assert first.startswith(f'data tokenizer --kind=photos --path={mine} --size=64')
-  assert second == third
-  assert second.startswith(f'train --config=configs/imontage/photos.py:{mine} --workdir=run/run')
+  mine.mkdir()
+  for _ in range(2):
+    subprocess.run([tmp_path / f'launch/{system}_photos.sh', 'mine', 'run', '--config.seed=5'],
+                   env=ENVIRON, check=True, cwd=tmp_path)
+  first, second, *rest = (tmp_path / 'calls').read_text().splitlines()
+  assert first.startswith(f'data tokenizer {tokenizer.format(mine=mine)}')
+  assert second.startswith(f'train --config=configs/{system}/photos.py:{mine} --workdir=run/run')
   assert second.endswith('--config.seed=5')
+  assert rest == [*after, second, *after]
+
+
+STAGES = sorted(path.stem for path in (ROOT / 'launch/stages').glob('*.sh'))
+VARIANTS = [(name, {}) for name in STAGES] + [
+    ('query_kontext', {'CHINESE': '1'}), ('iomm_recipes', {'WORLD': 'partial'}),
+    ('query_kontext_ablations', {'STEPS': '20'})]
+
+
+@pytest.mark.parametrize('name, environ', VARIANTS, ids=str)
+def test_every_training_of_the_stages_has_a_config_that_holds_together(name, environ, tmp_path):
+  """With the flags that it is given, of models that fit; what it starts from is trained before."""
+  code = f'source launch/common.sh; source launch/stages.sh; root=run; overrides=(); ' \
+         f'cd {shlex.quote(str(tmp_path))}; source {ROOT}/launch/stages/{name}.sh'
+  result = subprocess.run(['bash', '-euo', 'pipefail', '-c', code], cwd=ROOT, text=True,
+                          capture_output=True, check=False,
+                          env=ENVIRON | environ | {'dry_run': '1', 'TOWERS': 'towers'})
+  known = set()
+  for words in printed(result):
+    if words[:2] != ['jaxgen', 'train']:
+      continue
+    flags = [word.removeprefix('--config.') for word in words if word.startswith('--config.')]
+    path = next(word for word in words if word.startswith('--config=')).removeprefix('--config=')
+    config = load_config(f'{ROOT}/{path}', flags)
+    validate(config)
+    make_system(config)
+    for flag in flags:
+      if flag.startswith('init_from.') and not flag.startswith('init_from.changes'):
+        assert flag.partition('=')[2] in known, flag
+    known.add(next(word for word in words if word.startswith('--workdir=')).partition('=')[2])
+  assert known
 
 
 def start_local(*command, processes=2):

@@ -12,6 +12,7 @@ from tensorboard.util import tensor_util
 
 from jaxgen.core.errors import UserError
 from jaxgen.models.layers.attention import attend
+from jaxgen.models.layers.linear import Linear
 from jaxgen.sharding.hosts import Hosts
 from jaxgen.training.flops import count_flops
 from jaxgen.training.loop import train
@@ -137,6 +138,19 @@ def test_flops_of_a_scanned_product_and_its_gradient():
   assert count_flops(loss, stack) == 3 * 2 * 4 * 8 * 8
   # Backward: two products per layer, less the one towards the input of the first.
   assert count_flops(jax.grad(loss), stack) in (3 * 3 * 512, (3 * 3 - 1) * 512)
+
+
+def test_frozen_kernels_have_the_flops_of_the_way_through_them():
+  start, stack = jnp.ones((4, 8)), jnp.ones((3, 8, 8))
+
+  def loss(start, stack):
+    def layer(x, kernel):
+      return Linear((8,), ('embed', 'mlp'), use_bias=False).apply({'params': {'kernel': kernel}}, x)
+    return jnp.sum(jax.lax.scan(lambda x, kernel: (layer(x, kernel), None), start, stack)[0])
+
+  product = 2 * 4 * 8 * 8
+  assert count_flops(jax.value_and_grad(loss), start, stack) == (3 + 3) * product
+  assert count_flops(jax.value_and_grad(loss, 1), start, stack) == (3 + 3 + 3) * product
 
 
 def test_flops_of_attention_are_those_of_full_products_whatever_is_masked():

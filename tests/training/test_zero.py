@@ -8,37 +8,8 @@ import pytest
 
 from jaxgen.config import validate
 from jaxgen.core.errors import UserError
-from jaxgen.data.loader import make_loader
-from jaxgen.objectives.registry import make_objectives
-from jaxgen.objectives.registry import needed_groups
 from jaxgen.planning import hlo
-from jaxgen.sharding import partition
-from jaxgen.sharding.mesh import make_mesh
-from jaxgen.systems.registry import make_system
-from jaxgen.training.latents import global_batch
-from jaxgen.training.latents import make_encoder
-from jaxgen.training.state import init_state
-from jaxgen.training.state import make_blueprint
-from jaxgen.training.step import compile_step
-from jaxgen.training.step import make_train_step
-
-
-def after_one_step(config):
-  """Parameters after a step of two micro-batches on two devices by two, and the program."""
-  system, objectives = make_system(config), make_objectives(config)
-  mesh = make_mesh(config.mesh, jax.devices()[:4])
-  rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
-  blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
-  state, frozen = init_state(config, system, blueprint, {})
-  loader = make_loader(config, system.layout)
-  batch = global_batch(next(loader), make_encoder(config, system, frozen, loader, rows), rows,
-                       config.train.rows)
-  loader.close()
-  step = compile_step(make_train_step(config, system, objectives, blueprint.optimizer),
-                      blueprint, rows)
-  program = step.lower(state, frozen, batch).compile()
-  state, metrics = program(state, frozen, batch)
-  return jax.device_get((state.params, metrics['loss'])), program.as_text()
+from tests.training.stepped import after_one_step
 
 
 def gathers(text):
@@ -54,9 +25,10 @@ def test_stage_two_equals_stage_three_and_gathers_once(tiny_base):
   config = copy.deepcopy(tiny_base)
   config.mesh.update(data=2, fsdp=2)
   config.train.accumulate = 2
-  (params, loss), text = after_one_step(config)
+  state, loss, text = after_one_step(config, 4)
   config.train.zero = 2
-  (whole_params, whole_loss), whole_text = after_one_step(config)
+  whole, whole_loss, whole_text = after_one_step(config, 4)
+  params, whole_params = jax.device_get((state.params, whole.params))
   np.testing.assert_allclose(whole_loss, loss, rtol=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole_params, params)
   (runs, _), (whole_runs, outside) = gathers(text), gathers(whole_text)

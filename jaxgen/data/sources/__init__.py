@@ -28,6 +28,7 @@ from jaxgen.data.sources.named import PRESETS
 from jaxgen.data.sources.photos import PhotoSource
 from jaxgen.data.sources.records import ArrayRecordSource
 from jaxgen.data.sources.records import open_tfds
+from jaxgen.data.sources.subjects import SubjectSource
 from jaxgen.data.sources.tar import open_tars
 
 __all__ = ['ControlSource', 'First', 'FolderSource', 'KINDS', 'PRESETS', 'Place', 'ShapeSamples',
@@ -65,6 +66,8 @@ def open_source(kind: str, path: str, *, split: str = 'train', limit: int = 0, s
     source = _open_shapes(place, size, seed)
   elif kind == 'photos':
     source = PhotoSource(_open_auto(dataclasses.replace(place, fields={})), place, size, seed)
+  elif kind == 'subjects':
+    source = SubjectSource(_open_auto(place), place)
   else:
     source = open_named(kind, place) if kind in PRESETS else KINDS[kind](place)
   if not len(source):
@@ -123,4 +126,5 @@ KINDS: dict[str, Callable[..., Source]] = {
     'arrayrecord': ArrayRecordSource,
     'tfds': open_tfds,
     'photos': PhotoSource,
+    'subjects': SubjectSource,
 }

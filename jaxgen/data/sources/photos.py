@@ -6,30 +6,27 @@ step is told from the image before it, as in iMontage's multi-view and multi-tur
 
 import functools
 import random
-import re
 from collections.abc import Callable
 
 import numpy as np
 
-from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.data.decode import Picture
 from jaxgen.data.decode import read_picture
 from jaxgen.data.images import resize_and_crop
-from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.sources.base import Place
 from jaxgen.data.sources.base import Source
+from jaxgen.data.sources.subjects import name_of
+from jaxgen.data.sources.subjects import of_split
 from jaxgen.data.wordings import worded
 
 VISITS = 256  # samples of each photograph
-HELD_OUT = 8  # one subject in so many is held out
 SCALE = 4  # short side of a photograph in memory, in sides of a window's image
 KEPT = 256  # photographs in memory
 STEPS = 3  # most further images of a sample
 _TASKS = ('views', 'turns')
-_NUMBER = re.compile(r'[-_ ]?\d+$')
 
 Window = tuple[float, float, float]  # top, left and side, in pixels of the photograph
 
@@ -37,8 +34,7 @@ Window = tuple[float, float, float]  # top, left and side, in pixels of the phot
 class PhotoSource:
   """``VISITS`` samples of every photograph of another source.
 
-  Photographs of one subject are those whose names differ by a number at the end. They are held out
-  together: ``split`` ``train`` has all but every eighth subject, any other split has that one.
+  Subjects are held out as a whole (data/sources/subjects.py).
 
   Args:
     photos: samples of one target image each; their texts are not used.
@@ -61,7 +57,7 @@ class PhotoSource:
                        'own; give the side in pixels')
     self._tasks, self._size, self._seed = (task,) if task else _TASKS, size, seed
     self._split = 'train' if place.split == 'train' else 'test'
-    self._photos = _of_split(photos, self._split, place)
+    self._photos = of_split(photos, place)
     self._read = functools.lru_cache(KEPT)(self._decoded)
 
   def __len__(self) -> int:
@@ -87,7 +83,7 @@ class PhotoSource:
     text = worded('multiview' if task == 'views' else 'image_editing', listed, outputs=count)
     return Sample(name, (Part('source', image=images[0]), Part('user', text=text),
                          *(Part('target', image=image, loss=True) for image in images[1:])),
-                  origin=_name(self._photos[place]))
+                  origin=name_of(self._photos[place]))
 
   def _decoded(self, place: int) -> np.ndarray:
     """uint8[H, W, 3], the short side ``SCALE`` windows long."""
@@ -152,27 +148,3 @@ def _seen(photo: np.ndarray, window: Window, size: int) -> np.ndarray:
   top, left, side = window
   box = (left, top, min(left + side, photo.shape[1]), min(top + side, photo.shape[0]))
   return Picture.of(photo).resize((size, size), box)
-
-
-def _of_split(photos: Source, split: str, place: Place) -> list[Sample]:
-  samples = [photos[index] for index in range(len(photos))]
-  for sample in samples:
-    if len(sample.images) != 1:
-      raise record_error(sample.origin or sample.id, len(sample.images), 'photos are samples of '
-                         'one image each')
-  subjects = sorted({_subject(sample) for sample in samples})
-  if len(subjects) < 2:
-    raise user_error(place.field, place.path, 'holds photographs of one subject alone, and none '
-                     'could be held out; give more, with names that differ by more than a number')
-  held = subjects[HELD_OUT - 1::HELD_OUT] or subjects[-1:]
-  return [sample for sample in samples if (_subject(sample) in held) == (split != 'train')]
-
-
-def _name(sample: Sample) -> str:
-  image = sample.images[0].image
-  return image.path if isinstance(image, FileImage) else sample.id
-
-
-def _subject(sample: Sample) -> str:
-  """The name without folder, suffix and number."""
-  return _NUMBER.sub('', re.sub(r'\.\w+$', '', _name(sample).rpartition('/')[2]))

@@ -16,6 +16,7 @@ from jaxgen.data.sample import Sample
 from jaxgen.data.shapes import geneval
 from jaxgen.data.shapes.problems import Picture
 from jaxgen.data.shapes.problems import Problem
+from jaxgen.data.shapes.problems import Settings
 from jaxgen.data.shapes.source import DrawnSource
 from jaxgen.data.shapes.source import parse_settings
 from jaxgen.data.shapes.source import task_names
@@ -73,7 +74,7 @@ def texts_of(answer: Answer) -> list[str]:
 
 
 def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, seed: int,
-               converses: bool = False) -> list[Case]:
+               converses: bool = False, given: str = '', language: str = '') -> list[Case]:
   """The cases of an evaluation.
 
   Args:
@@ -84,8 +85,16 @@ def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, see
     seed: of problems and noise.
     converses: the run answers dialogues; one that writes no text draws each of their images behind
       the true texts and images before it.
+    given: role of the given images, of which a problem has one then; '' = as the task has them.
+    language: of the words; '' = as the sources have them.
+
+  Raises:
+    UserError: an unknown task or language, captions in another language, or problems that the run
+      cannot be asked.
   """
   wanted = _wanted(config, names)
+  if language and 'captions' in wanted:
+    raise user_error('--language', language, 'captions are English; name drawn tasks by --tasks')
   cases: list[Case] = []
   if 'captions' in wanted:
     scenes = [scene for scene in geneval.evaluation_prompts(prompts, seed) for _ in range(images)]
@@ -95,7 +104,8 @@ def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, see
   numbers = itertools.count(len(cases))
   for name in wanted:
     if name != 'captions':
-      for sample, problem, task in _problems(config, name, wanted[name], prompts, seed):
+      for sample, problem, task in _problems(config, name, wanted[name], prompts, seed, given,
+                                             language):
         cases += [_dialogue(name, sample, problem, seed, next(numbers))
                   if converses and task == 'dialogue' else
                   _case(config, name, sample, problem, task, seed, numbers) for _ in range(images)]
@@ -117,14 +127,32 @@ def _wanted(config: ConfigDict, names: str) -> dict[str, ConfigDict | None]:
   return {name: drawn.get(name) for name in known}
 
 
-def _problems(config: ConfigDict, name: str, spec: ConfigDict | None, prompts: int, seed: int
-              ) -> Iterator[tuple[Sample, Problem, str]]:
+def _problems(config: ConfigDict, name: str, spec: ConfigDict | None, prompts: int, seed: int,
+              given: str, language: str) -> Iterator[tuple[Sample, Problem, str]]:
   """Held-out problems of a drawn task: sample, problem, and the task that words it."""
-  settings = parse_settings(dict(spec.fields) if spec else {}, config.data.image_size, '--tasks')
-  source = DrawnSource(name, settings, 'test', seed)
+  source = DrawnSource(name, _settings(config, spec, given, language), 'test', seed)
+  task = spec.task if spec and spec.task in TASKS and not given else ''
   for index in range(prompts):
     problem, sample = source.drawn(index)
-    yield sample, problem, (spec.task if spec and spec.task in TASKS else tasks.kind_of(sample))
+    sample = _given_as(sample, given) if given else sample
+    yield sample, problem, task or tasks.kind_of(sample)
+
+
+def _settings(config: ConfigDict, spec: ConfigDict | None, given: str, language: str) -> Settings:
+  """The settings of a task: those of its source, if it has one, with the changes of a flag."""
+  fields = dict(spec.fields) if spec else {}
+  if given:
+    fields['count'] = '1'
+  if language:
+    fields['languages'] = language
+  return parse_settings(fields, config.data.image_size, '--language' if language else '--tasks')
+
+
+def _given_as(sample: Sample, role: str) -> Sample:
+  """The sample with that role for every given image."""
+  return dataclasses.replace(sample, parts=tuple(
+      dataclasses.replace(part, role=role) if part.is_image and not part.is_target else part
+      for part in sample.parts))
 
 
 def _dialogue(name: str, sample: Sample, problem: Problem, seed: int, number: int) -> Case:
