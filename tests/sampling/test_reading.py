@@ -1,5 +1,7 @@
 """Dialogues read piece by piece: as read at once, when the cache is full, when texts change."""
 
+import copy
+
 import jax
 import pytest
 
@@ -19,10 +21,17 @@ from tests.sampling.scripted import random_params
 KEYS = {0: (0, 0), 1: (0, 1)}
 
 
-@pytest.fixture(scope='module')
-def opened(tiny_tokenizer):
-  """``(make a reader, example of the parts of a dialogue)``."""
-  config = duetgen(tiny_tokenizer)
+@pytest.fixture(scope='module', params=['duetgen', 'iomm'])
+def opened(request, tiny_base):
+  """``(make a reader, example of the parts of a dialogue)``.
+
+  Of Qwen2.5-VL, with three axes of positions and images of any size, and of InternVL, with square
+  ones and learned queries behind its prompts.
+  """
+  config = copy.deepcopy(tiny_base)
+  if request.param == 'duetgen':
+    config = duetgen(config.data.tokenizer)
+  config.data.prompt_tokens = 400
   system = make_system(config)
   maker, mesh = ExampleMaker.of(config, system.layout), make_mesh(config.mesh, jax.devices()[:1])
   params = placed(system, random_params(config), config, mesh)
