@@ -1,4 +1,4 @@
-"""The systems by name; a fifth one adds its line here."""
+"""The systems by name; a further one adds its line here."""
 
 import dataclasses
 
@@ -7,11 +7,13 @@ from ml_collections import ConfigDict
 from jaxgen.core.errors import user_error
 from jaxgen.models.layers import lora
 from jaxgen.systems.base import System
+from jaxgen.systems.flux import Flux
 from jaxgen.systems.imontage import IMontage
 from jaxgen.systems.iomm import IOMM
 from jaxgen.systems.query_kontext import QueryKontext
 
 SYSTEMS = {
+    'flux': Flux,
     'imontage': IMontage,
     'iomm': IOMM,
     'query_kontext': QueryKontext,
