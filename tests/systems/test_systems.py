@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from configs.flux import base as flux
 from configs.imontage import shapes as imontage
 from configs.query_kontext import shapes as query_kontext
-from jaxgen.config import lora
 from jaxgen.config import source
 from jaxgen.conversion.commands import export
 from jaxgen.core import trees
@@ -100,12 +99,6 @@ def _flux(tiny_base):
   return config
 
 
-def _adapters(config):
-  config.model.lora.attention = lora('denoiser/.*attention/(q|k|v)', rank=2, alpha=2.0)
-  config.trainable = ((r'.*/lora/[ab]', True), ('.*', False))
-  config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
-
-
 def _pretrain(config):
   config.trainable = imontage.get_config('pretrain').trainable
   config.data.sources.video = source('shapes', 'edit', path='transition')
@@ -148,7 +141,7 @@ IMAGE = np.full((20, 24, 3), 200, np.uint8)
 CASES = {
     'flux': Case(
         tiny=_flux,
-        stages={'full': lambda config: None, 'lora': _adapters},
+        stages={'edits': lambda config: None},  # adapters: tests/test_published.py
         requests=(dict(text='a red circle'),
                   dict(text='make it blue', source=[IMAGE], size=(16, 24))),
         exported=('denoiser', 'text_encoder', 'text_encoder_2')),
