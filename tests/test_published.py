@@ -66,15 +66,15 @@ def exported(run: pathlib.Path, out: pathlib.Path, *words) -> pathlib.Path:
 
 
 def test_what_has_not_trained_is_copied_or_linked(folder, run, tmp_path, capsys):
-  for out in (exported(run, tmp_path / 'copy'),
-              exported(run, tmp_path / 'link', '--unchanged=link')):
+  for name, words in (('copy', []), ('link', ['--unchanged=link'])):
+    out = exported(run, tmp_path / name, *words)
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 7
     assert any(line.startswith(f'transformer: written from {run}, ') for line in said), said
-    for name in ('vae', 'text_encoder', 'text_encoder_2'):
-      file, = (out / name).glob('*.safetensors')
-      assert file.is_symlink() == (out.name == 'link')
-      assert filecmp.cmp(file, folder / name / file.name, shallow=False)
+    for component in ('vae', 'text_encoder', 'text_encoder_2'):
+      file, = (out / component).glob('*.safetensors')
+      assert file.is_symlink() == (name == 'link')
+      assert filecmp.cmp(file, folder / component / file.name, shallow=False)
     assert filecmp.cmp(out / 'model_index.json', folder / 'model_index.json', shallow=False)
 
 
