@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from jaxgen.core.errors import user_error
 from jaxgen.data.buckets import Size
 from jaxgen.data.buckets import best_bucket
 from jaxgen.data.decode import Picture
 
-MODES = ('crop', 'pad')
+MODES = ('crop', 'pad', 'stretch')
 # OmniGen2's largest area in pixels with 1, 2, 3 and 4 or more references (L145).
 REFERENCE_PIXELS = (1024**2, 1024**2, 768**2, 512**2)
 
@@ -135,13 +136,14 @@ def same_shape(first: Size, second: Size) -> bool:
 
 def fit_image(image: np.ndarray | Picture, size: Size, mode: str = 'crop',
               like: Size | None = None) -> np.ndarray:
-  """Brings an image to a size without changing its proportions.
+  """Brings an image to a size.
 
   Args:
     image: uint8[H, W, 3], or a picture, perhaps decoded at reduced scale.
     size: (height, width) wanted.
     mode: ``crop`` covers the size and cuts the middle out; ``pad`` shows the whole image in the
-      middle of a white one (L020).
+      middle of a white one (L020); ``stretch`` changes its proportions where it must, by the
+      filter of diffusers (FLUX.1 Kontext).
     like: size of an image of the same shape whose fit is repeated, None = the image's own. It is
       that of the target where the image is a source: sides that were rounded differently would
       otherwise move the crop.
@@ -150,6 +152,8 @@ def fit_image(image: np.ndarray | Picture, size: Size, mode: str = 'crop',
     uint8[height, width, 3].
   """
   assert mode in MODES, mode
+  if mode == 'stretch':
+    return Picture.of(image).resize(size, filter=Image.Resampling.LANCZOS)
   return (resize_and_crop if mode == 'crop' else _resize_and_pad)(image, size, like)
 
 

@@ -18,9 +18,9 @@ class TowerTokens:
 
   Attributes:
     tokens: i32[T].
-    mask: bool[T], False for padding.
-    shown: bool[T], True for the tokens whose states the denoiser is told: neither padding nor
-      the leading tokens that the dialect crops.
+    mask: bool[T], False for padding that is not read.
+    shown: bool[T], True for the tokens whose states the denoiser is told: those of the mask,
+      without the leading tokens that the dialect crops.
   """
 
   tokens: np.ndarray
@@ -51,7 +51,7 @@ class TowerTokenizer:
     count = len(start) + len(kept) + len(end)
     ids[:count] = [*start, *kept, *end]
     places = np.arange(length)
-    mask = places < count
+    mask = (places < count) | dialect.reads_padding
     return TowerTokens(ids, mask, mask & (places >= dialect.crop))
 
 

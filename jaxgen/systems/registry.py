@@ -8,12 +8,14 @@ from jaxgen.core.errors import user_error
 from jaxgen.models.layers import lora
 from jaxgen.systems.base import System
 from jaxgen.systems.duetgen import DuetGen
+from jaxgen.systems.flux import Flux
 from jaxgen.systems.imontage import IMontage
 from jaxgen.systems.iomm import IOMM
 from jaxgen.systems.query_kontext import QueryKontext
 
 SYSTEMS = {
     'duetgen': DuetGen,
+    'flux': Flux,
     'imontage': IMontage,
     'iomm': IOMM,
     'query_kontext': QueryKontext,

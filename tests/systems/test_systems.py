@@ -14,6 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.duetgen import shapes as duetgen
+from configs.flux import base as flux
 from configs.imontage import shapes as imontage
 from configs.query_kontext import shapes as query_kontext
 from jaxgen.config import source
@@ -21,6 +22,7 @@ from jaxgen.conversion.commands import export
 from jaxgen.core import trees
 from jaxgen.core.types import Batch
 from jaxgen.data.loader import make_loader
+from jaxgen.models.registry import section
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sampling.load import load_run
@@ -71,6 +73,27 @@ def _imontage(tiny_base):
   config.data.prompt_tokens = 96
   config.data.sources = {'edits': source('shapes', 'edit', path='edit')}
   config.optimizer.update(name='adamw', warmup_steps=0)  # Muon takes long to compile
+  config.train.update(rows=8)
+  return config
+
+
+def _flux(tiny_base):
+  """Kontext, which takes images."""
+  config = flux.get_config()
+  config.model.update(compute_dtype='float32', frozen_dtype='float32')
+  for group, made in dict(
+      text_encoder=section('t5', vocab=512, width=32, layers=2, heads=4, head_channels=8, mlp=48),
+      text_encoder_2=section('clip_text', vocab=512, width=16, layers=2, heads=2, mlp=32,
+                             positions=96),
+      denoiser=section('mmdit', in_channels=48, cond_dim=32, pooled_dim=16, guidance_embed=True,
+                       width=32, heads=2, double_blocks=1, single_blocks=1, axes_dims=(4, 6, 6)),
+      autoencoder=section('pixel', factor=2)).items():
+    config.model[group], config.init_from[group] = ConfigDict(made), ''
+  for group in ('text_encoder', 'text_encoder_2'):
+    config.data.tower_tokenizers[group] = tiny_base.data.tokenizer
+  config.data.update(image_size=16, visual_tokens=32, prompt_tokens=96, threads=2,
+                     clean_roles=('source', 'reference', 'context'))
+  config.data.sources = {'edits': source('shapes', 'edit', path='edit')}
   config.train.update(rows=8)
   return config
 
@@ -142,6 +165,12 @@ CASES = {
                   dict(text='make it blue', source=[IMAGE], size=(16, 24)),
                   dict(text='both together', reference=[IMAGE, IMAGE], size=(8, 16))),
         exported=('connector', 'denoiser', 'mllm')),
+    'flux': Case(
+        tiny=_flux,
+        stages={'edits': lambda config: None},  # adapters: tests/test_published.py
+        requests=(dict(text='a red circle'),
+                  dict(text='make it blue', source=[IMAGE], size=(16, 24))),
+        exported=('denoiser', 'text_encoder', 'text_encoder_2')),
     'iomm': Case(
         tiny=lambda config: config,
         stages={'captions': _captions, 'images': _images, 'mixed': lambda config: None},
