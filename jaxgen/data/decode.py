@@ -72,9 +72,10 @@ class Picture:
     left, top, right, bottom = self.box
     return bottom - top, right - left
 
-  def resize(self, size: Size, box: Box | None = None) -> np.ndarray:
-    """Resamples a part of the picture, None = the whole image, by PIL's bicubic filter, which
-    widens as it shrinks.
+  def resize(self, size: Size, box: Box | None = None,
+             filter: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+    """Resamples a part of the picture, None = the whole image, by a filter of PIL, which widens as
+    it shrinks.
 
     Returns:
       uint8[height, width, 3]; the pixels themselves where they have the size already.
@@ -85,7 +86,7 @@ class Picture:
       return np.asarray(pixels)
     if isinstance(pixels, np.ndarray):
       pixels = Image.fromarray(pixels)
-    return np.asarray(pixels.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+    return np.asarray(pixels.resize(size[::-1], filter, box=box))
 
 
 def decode(image: bytes | np.ndarray | FileImage) -> np.ndarray:

@@ -140,7 +140,7 @@ def shown_images(parts: Sequence[Part], generate: bool) -> list[int]:
 
 
 def tokenize(parts: Sequence[Part], dialect: Dialect, tokenizer: Tokenizer,
-             image_tokens: Sequence[int], queries: int, generate: bool, *,
+             image_tokens: Sequence[int], queries: int, generate: bool, *, longest: int = 0,
              placeholders: bool = False, bov_weight: float = 1.0,
              where: str = 'prompt') -> Tokens:
   """Writes the prompt of a sample.
@@ -158,6 +158,8 @@ def tokenize(parts: Sequence[Part], dialect: Dialect, tokenizer: Tokenizer,
     generate: the model is to go on where the prompt ends. Then the prompt stops before the last
       target, which it is to draw, or at its end with the assistant's turn open; without it, all
       turns are closed and there are no queries.
+    longest: tokens that the denoiser is shown of a prompt without images, queries apart; a longer
+      one loses its end, as in Qwen-Image. 0 = all.
     placeholders: ``<image_n>`` in a text stands for image n of the sample, counted from 1 over
       all its images; the first mention moves a written image there. Targets, images that are
       left out and further mentions stay as they are (L008, A03).
@@ -183,7 +185,8 @@ def tokenize(parts: Sequence[Part], dialect: Dialect, tokenizer: Tokenizer,
   pieces = writer.turns(system, crop, generate) if dialect.header else writer.joined()
   if generate and dialect.begins and stop < len(parts):
     pieces.append(_Piece([writer.image_ids[0]], bov_weight if parts[stop].is_target else 0.0))
-  return _flatten(pieces, tokenizer, queries if generate else 0, crop)
+  most = crop + longest if longest and generate and not shown else None
+  return _flatten(pieces, tokenizer, queries if generate else 0, crop, most)
 
 
 def _stop(parts: Sequence[Part], generate: bool) -> int:
@@ -355,8 +358,9 @@ class _Writer:
     return index
 
 
-def _flatten(pieces: Iterable[_Piece], tokenizer: Tokenizer, queries: int, crop: int) -> Tokens:
-  """Encodes the texts and lays everything side by side."""
+def _flatten(pieces: Iterable[_Piece], tokenizer: Tokenizer, queries: int, crop: int,
+             most: int | None) -> Tokens:
+  """Encodes the texts and lays everything side by side, ``most`` tokens and the queries."""
   tokens: list[int] = []
   losses: list[float] = []
   image_index: list[int] = []
@@ -373,11 +377,11 @@ def _flatten(pieces: Iterable[_Piece], tokenizer: Tokenizer, queries: int, crop:
       tokens += piece.content
       losses += [piece.loss] * count
       image_index += [-1] * count if first < 0 else range(first, first + count)
-  text = len(tokens)
+  text = len(tokens[:most])
   return Tokens(
-      np.array(tokens + [tokenizer.pad] * queries, np.int32),
-      np.array(losses + [0.0] * queries, np.float32),
-      np.array(image_index + [-1] * queries, np.int32),
+      np.array(tokens[:most] + [tokenizer.pad] * queries, np.int32),
+      np.array(losses[:most] + [0.0] * queries, np.float32),
+      np.array(image_index[:most] + [-1] * queries, np.int32),
       np.array([-1] * text + list(range(queries)), np.int32),
       min(crop, text))
 

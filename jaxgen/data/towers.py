@@ -19,8 +19,8 @@ class TowerTokens:
   Attributes:
     tokens: i32[T].
     mask: bool[T], False for padding.
-    shown: bool[T], True for the tokens whose states the denoiser is told: neither padding nor
-      the leading tokens that the dialect crops.
+    shown: bool[T], True for what the denoiser is told: the states of the tokens behind those that
+      the dialect crops, and the learned pads behind them.
   """
 
   tokens: np.ndarray
@@ -51,8 +51,10 @@ class TowerTokenizer:
     count = len(start) + len(kept) + len(end)
     ids[:count] = [*start, *kept, *end]
     places = np.arange(length)
-    mask = places < count
-    return TowerTokens(ids, mask, mask & (places >= dialect.crop))
+    shown = count - dialect.crop
+    pads = -shown % self.text.multiple
+    return TowerTokens(ids, places < count,
+                       (places >= dialect.crop) & (places < dialect.crop + shown + pads))
 
 
 def load_tower_tokenizer(path: str, text: Text, *,

@@ -10,11 +10,15 @@ from jaxgen.systems.base import System
 from jaxgen.systems.imontage import IMontage
 from jaxgen.systems.iomm import IOMM
 from jaxgen.systems.query_kontext import QueryKontext
+from jaxgen.systems.qwen_image import QwenImage
+from jaxgen.systems.z_image import ZImage
 
 SYSTEMS = {
     'imontage': IMontage,
     'iomm': IOMM,
     'query_kontext': QueryKontext,
+    'qwen_image': QwenImage,
+    'z_image': ZImage,
 }
 
 
