@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = _parser()
   args, rest = parser.parse_known_args(argv)
   strangers = [word for word in rest if not word.startswith(OVERRIDE)]
-  if strangers or (rest and 'config' not in args):
+  overridable = 'config' in args or (args.run is _sample and args.base)
+  if strangers or (rest and not overridable):
     parser.error(f'unrecognised arguments: {" ".join(strangers or rest)}; '
                  f'overrides are written {OVERRIDE}section.key=value')
   args.overrides = [word.removeprefix(OVERRIDE) for word in rest]
@@ -71,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
       prog='jaxgen', allow_abbrev=False,
       description='Train, run and ship unified multimodal image generators.',
-      epilog=f'Commands with --config also take {OVERRIDE}section.key=value, any number of times.')
+      epilog=f'Commands with --config, and sample with --base, also take {OVERRIDE}section.key='
+      'value, any number of times.')
   commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
   _add_train(commands)
   _add_sample(commands)
@@ -137,7 +139,9 @@ def _steps(text: str) -> tuple[int, int] | None:
 
 def _add_sample(commands) -> None:
   parser = _command(commands, 'sample', _sample, 'draw images from texts and images, as PNG files')
-  parser.add_argument('--workdir', required=True, metavar='DIR', help='a trained run')
+  parser.add_argument('--workdir', metavar='DIR', help='a trained run')
+  parser.add_argument('--base', default='', metavar='PATH',
+                      help='instead: a published pipeline, its folder or owner/name on the hub')
   parser.add_argument('--prompt', action='append', default=[], help='may be given several times')
   parser.add_argument('--prompts-file', metavar='FILE', help='one prompt in each line')
   for role, text in GIVEN.items():
@@ -160,11 +164,28 @@ def _add_sample(commands) -> None:
 
 def _sample(args) -> None:
   from jaxgen.sampling.commands import sample
-  sample(args.workdir, args.out, prompts=args.prompt, prompts_file=args.prompts_file,
+  if bool(args.workdir) == bool(args.base):
+    raise user_error('--workdir', args.workdir, 'name either a trained run, or a published '
+                     'pipeline by --base')
+  sample(lambda: _origin(args), args.out, prompts=args.prompt, prompts_file=args.prompts_file,
          job=args.job, given={role: vars(args)[role] for role in GIVEN}, size=args.size,
-         steps=args.steps, weights=args.weights, preset=args.preset, outputs=args.outputs,
-         task=args.task, seed=args.seed, guidance=args.guidance,
-         image_guidance=args.image_guidance)
+         steps=args.steps, outputs=args.outputs, task=args.task, seed=args.seed,
+         guidance=args.guidance, image_guidance=args.image_guidance)
+
+
+def _origin(args):
+  """What ``sample`` draws from."""
+  from jaxgen.sampling.load import published
+  from jaxgen.sampling.load import trained
+  if not args.base:
+    return trained(args.workdir, args.weights, args.preset)
+  from jaxgen.config import overridden
+  from jaxgen.conversion.pipelines import describe
+  from jaxgen.conversion.pipelines import open_pipeline
+  from jaxgen.conversion.pretrained import read_external
+  pipeline = open_pipeline(args.base)
+  print('\n'.join(describe(pipeline)), file=sys.stderr, flush=True)
+  return published(overridden(pipeline.config, args.overrides), read_external, args.preset)
 
 
 def _add_evaluate(commands) -> None:
@@ -236,6 +257,12 @@ def _add_convert(commands) -> None:
                       help='original: tensor names of the original releases, where there are such')
   export.add_argument('--lora', default='merge', choices=('merge', 'peft', 'diffusers', 'comfyui'),
                       help='adapters: added to their kernels, or written in place of their model')
+  export.add_argument('--pipeline', action='store_true', help='a whole pipeline of diffusers: what '
+                      'was trained, and the rest of the one that the run began with')
+  export.add_argument('--base', default='', metavar='PATH', help='of --pipeline: that pipeline, '
+                      'where the config of the run does not name it')
+  export.add_argument('--unchanged', default='copy', choices=('copy', 'link'),
+                      help='of --pipeline: weights that were not trained')
   _add_weights(export)
   import_ = _command(ways, 'import', _import, 'read such a folder as weights for init_from')
   import_.add_argument('--path', required=True, metavar='PATH',
@@ -250,6 +277,14 @@ def _add_convert(commands) -> None:
 
 
 def _export(args) -> None:
+  if args.pipeline:
+    if args.lora != 'merge' or args.layout:
+      raise user_error('--pipeline', None, 'merges adapters and has the names of diffusers; leave '
+                       'out --lora and --layout')
+    from jaxgen.conversion.pipeline_export import export_pipeline
+    print('\n'.join(export_pipeline(args.workdir, args.out, args.weights, base=args.base,
+                                    unchanged=args.unchanged)))
+    return
   from jaxgen.conversion.commands import export
   written = export(args.workdir, args.out, weights=args.weights, layout=args.layout,
                    lora=args.lora)
@@ -265,6 +300,14 @@ def _import(args) -> None:
 
 def _inspect_model(args) -> None:
   from jaxgen.conversion import inspection
+  from jaxgen.conversion import pipelines
+  if pipelines.is_pipeline(args.path):
+    pipeline = pipelines.open_pipeline(args.path)
+    print('\n'.join(pipelines.describe(pipeline)))
+    if args.json:
+      inspection.write_json({pipeline.kind.models[group]: inspection.described(model)
+                             for group, model in pipeline.models.items()}, args.json)
+    return
   found = inspection.inspect(args.path)
   if args.json:
     inspection.write_json(found, args.json)

@@ -42,6 +42,11 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     raise user_error('--config', path, 'get_config() must return a config, as base_config() '
                      f'makes, and not {type(config).__name__}')
   config.lock()
+  return overridden(config, overrides)
+
+
+def overridden(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+  """The config itself, after ``section.key=value`` strings; see ``load_config``."""
   for override in overrides:
     _override(config, override)
   return config

@@ -131,6 +131,8 @@ def base_config() -> ConfigDict:
           renormalize='',  # length of guided velocities: '' as it comes, by 'token' or by 'image'
           negative_prompt='',  # prompt of the unconditional branch; '' = data.empty_prompt
           timestep_shift=1.0,
+          size_shift=(),  # (tokens, mu, tokens, mu): shift exp(mu) by image size instead (FLUX)
+          last_level=0.0,  # noise level before 0 that the levels are stretched to; 0 = as they fall
           size=0,  # side of the images in pixels; 0 = data.image_size
           rows=16,  # rows sampled at once
       ),
@@ -145,7 +147,7 @@ def _data() -> dict[str, object]:
       # Image sizes, by role.
       image_size=512,  # square side in pixels: short edge resized, then centre crop (L097)
       buckets='',  # sizes of targets: '' = that square, or a set of sizes from data/buckets.py
-      fit='crop',  # how an image is fitted to its size: 'crop', or 'pad' with white (L020)
+      fit='crop',  # how an image is fitted to its size: 'crop', 'pad' (with white, L020), 'stretch'
       # Sizes of references: 'bucket' like targets, 'native' up to a cap, or 'area': every given
       # image, sources too, is stretched to about that area, as Qwen-Image-Edit has it.
       references='bucket',

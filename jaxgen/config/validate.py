@@ -25,7 +25,7 @@ FORMATS = ('int8', 'fp8')
 CHOICES = {
     'model.compute_dtype': DTYPES,
     'model.frozen_dtype': DTYPES,
-    'data.fit': ('crop', 'pad'),
+    'data.fit': ('crop', 'pad', 'stretch'),
     'data.references': ('bucket', 'native', 'area'),
     'data.oversize': ('refuse', 'skip'),
     'data.interpolation': INTERPOLATIONS,
@@ -56,7 +56,7 @@ NOT_NEGATIVE = (
 )
 PROBABILITIES = ('model.mask_ratio', 'data.dropout.all', 'data.dropout.text',
                  'data.dropout.last_text', 'data.dropout.vision', 'data.dropout.latents',
-                 'data.max_bad_share')
+                 'data.max_bad_share', 'sampling.last_level')
 # bfloat16 has 8 bits of precision: a relative change below 2^-8 is rounded away, so a second moment
 # that decays more slowly than this would never change.
 SLOWEST_IN_HALF = 0.98
@@ -75,6 +75,7 @@ def validate(config: ConfigDict) -> None:
   _each(config, AT_MOST, lambda value, field: value <= AT_MOST[field],
         lambda field: f'use 0 to {AT_MOST[field]}')
   _each(config, DECAYS, lambda value, _: 0 <= value < 1, lambda _: 'use 0 up to, not including, 1')
+  _check_size_shift(config.sampling.size_shift)
   _check_objective(config)
   _check_train(config)
   _check_mesh(config)
@@ -101,6 +102,13 @@ def _each(config: ConfigDict, fields, holds: Callable[[object, str], bool],
       value = value[part]
     if not holds(value, field):
       raise user_error(f'config.{field}', value, fix(field))
+
+
+def _check_size_shift(line: tuple) -> None:
+  if line and not (len(line) == 4 and all(isinstance(value, int | float) for value in line)
+                   and line[0] != line[2]):
+    raise user_error('config.sampling.size_shift', line, 'give two points of a line, (tokens, mu, '
+                     'tokens, mu) at two numbers of tokens, or ()')
 
 
 def _check_objective(config: ConfigDict) -> None:

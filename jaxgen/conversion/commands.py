@@ -69,7 +69,7 @@ def export(workdir: str, out: str, weights: str = 'ema', *, layout: str = '',
       before anything is written.
   """
   check_place(out)
-  models, run = _models(workdir)
+  models, run = models_of(workdir)
   params, _ = weights_on_disk.load_weights(workdir, sorted(models), weights)
   models = {group: model for group, model in models.items() if trees.flatten(params[group])}
   _check_layout(models, layout)
@@ -164,11 +164,11 @@ def _adapted(found: lora_files.Found, base: str, path: str) -> tuple[dict[str, A
   if not base:
     raise user_error(path, None, 'holds adapters and does not say of which model; give --base')
   if weights_on_disk.is_weights(base):
-    models, external = _models(base)[0], None
+    models, external = models_of(base)[0], None
   else:
     external = open_external(base)
     models = {registry.FAMILIES[external.family.name].group:
-              _Model(external.section, external.family)}
+              Model(external.section, external.family)}
   shapes = {group: families.shapes_of(model.section) for group, model in models.items()}
   group, rules = _adapted_model(found, models, shapes)
   linear = linear_modules(rules, shapes[group])
@@ -182,7 +182,7 @@ def _adapted(found: lora_files.Found, base: str, path: str) -> tuple[dict[str, A
   return config, {group: trees.merge(params, adapters)}
 
 
-def _adapted_model(found: lora_files.Found, models: 'dict[str, _Model]',
+def _adapted_model(found: lora_files.Found, models: 'dict[str, Model]',
                    shapes: Mapping[str, Params]) -> tuple[str, Rules]:
   """The group, and the names of its modules, that the most of the adapters fit."""
   choices = [(group, layout.rules) for group, model in models.items()
@@ -192,7 +192,7 @@ def _adapted_model(found: lora_files.Found, models: 'dict[str, _Model]',
 
 
 @dataclasses.dataclass(frozen=True)
-class _Model:
+class Model:
   """One exportable model of a run: its section, complete, and their class."""
 
   section: dict[str, Any]
@@ -208,7 +208,7 @@ class _Model:
     return self.family.write_config(self.section, self.layout(layout))
 
 
-def _models(workdir: str) -> tuple[dict[str, _Model], dict[str, Any]]:
+def models_of(workdir: str) -> tuple[dict[str, Model], dict[str, Any]]:
   """The models of a run, by group, that have a table; and the run's config."""
   config = json.loads(weights_on_disk.read_config(workdir))
   models = {}
@@ -216,14 +216,14 @@ def _models(workdir: str) -> tuple[dict[str, _Model], dict[str, Any]]:
     values = config.get('model', {}).get(group)
     if values and values['family'] in families.TABLES:
       section = registry.section(**values)
-      models[group] = _Model(section, families.TABLES[section['family']])
+      models[group] = Model(section, families.TABLES[section['family']])
   if not models:
     raise user_error(str(workdir), None, 'its config.json names no model that PyTorch can hold; '
                      'give a workdir of jaxgen')
   return models, config
 
 
-def _check_layout(models: dict[str, _Model], layout: str) -> None:
+def _check_layout(models: dict[str, Model], layout: str) -> None:
   """Raises the error for a layout that no model has."""
   known = {group: [other.name for other in model.family.layouts]
            for group, model in models.items()}

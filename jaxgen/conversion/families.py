@@ -32,6 +32,7 @@ from jaxgen.conversion.tables import qwen3
 from jaxgen.conversion.tables import qwen_image
 from jaxgen.conversion.tables import sana
 from jaxgen.conversion.tables import sd3
+from jaxgen.conversion.tables import t5
 from jaxgen.conversion.tables import wan_vae
 from jaxgen.conversion.tables import z_image
 from jaxgen.core.errors import UserError
@@ -42,7 +43,7 @@ from jaxgen.models import registry
 TABLES: dict[str, Family] = {
     table.FAMILY.name: table.FAMILY for table in (
         adapter, clip_text, cosmos, dc_ae, flux, hunyuan_video, hunyuan_video_vae, internvl, kl,
-        llama, qwen2_5_vl, qwen3, qwen_image, sana, sd3, wan_vae, z_image)
+        llama, qwen2_5_vl, qwen3, qwen_image, sana, sd3, t5, wan_vae, z_image)
 } | {family.name: family for family in connectors.FAMILIES}
 # Classes that import knows besides; their models are exported as the class of the table.
 TWINS: tuple[Family, ...] = (clip_text.WHOLE, hunyuan_video_vae.RELEASED, wan_vae.QWEN_IMAGE)

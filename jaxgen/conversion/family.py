@@ -195,7 +195,7 @@ class Family:
     for field in self.fields:
       match field:
         case Fixed():
-          _check_fixed(field, theirs, where)
+          check_fixed(field, theirs, where)
         case Supported():
           _check_supported(field, theirs, where)
         case Implied():
@@ -257,16 +257,17 @@ def get(tree: Mapping[str, Any], path: str) -> Any:
   return tree
 
 
-def _names(field: Field) -> tuple[str, ...]:
-  return (field.theirs,) if isinstance(field.theirs, str) else field.theirs
-
-
-def _check_fixed(field: Fixed, theirs: Mapping[str, Any], where: str) -> None:
+def check_fixed(field: Fixed, theirs: Mapping[str, Any], where: str) -> None:
+  """Raises a ``UserError`` where a config says something else than a field must."""
   value = get(theirs, field.theirs)
   value = tuple(value) if isinstance(value, list) else value
   if value is not None and value not in (field.value, *field.also):
     raise user_error(f'{where}: {field.theirs}', value,
                      f'this model supports {field.value!r} only')
+
+
+def _names(field: Field) -> tuple[str, ...]:
+  return (field.theirs,) if isinstance(field.theirs, str) else field.theirs
 
 
 def _check_supported(field: Supported, theirs: Mapping[str, Any], where: str) -> None:

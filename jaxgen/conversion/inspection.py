@@ -6,6 +6,7 @@ from typing import Any
 
 
 from jaxgen.conversion import engine
+from jaxgen.conversion.external import External
 from jaxgen.conversion.external import open_external
 from jaxgen.core.files import write_text
 from jaxgen.core.mismatch import mismatches
@@ -29,7 +30,11 @@ def inspect(path: str) -> dict[str, Any]:
   Raises:
     UserError: no such model, a class that is not known, or damaged files.
   """
-  model = open_external(path)
+  return described(open_external(path))
+
+
+def described(model: External) -> dict[str, Any]:
+  """``inspect`` of a model that is open."""
   wanted = engine.names_and_shapes(model.layout.rules, model.shapes)
   found = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
   dtypes: dict[str, int] = {}

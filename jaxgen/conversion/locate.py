@@ -1,13 +1,14 @@
-"""Resolves a path to a model: a local folder or file, a bucket, or a hub repository."""
+"""Resolves a path to a model or a pipeline: a local folder or file, a bucket, a hub repository."""
 
 import functools
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from etils import epath
 
 from jaxgen.conversion.weight_files import ENDINGS
+from jaxgen.conversion.weight_files import read_json
 from jaxgen.conversion.weight_files import split_choice
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import is_hub_id
@@ -15,6 +16,9 @@ from jaxgen.core.files import is_hub_id
 _HUB = re.compile(r'(?P<repo>[\w.-]+/[\w.-]+)(/(?P<place>[\w./-]+))?(@(?P<revision>[\w./-]+))?')
 # Many repositories hold the same weights as .bin too, which is fetched where there is nothing else.
 _SOONER = tuple(ending for ending in ENDINGS if ending != '.bin')
+INDEX = 'model_index.json'  # of a pipeline: its class and those of its components
+# What else a component may consist of: configs, chat templates and vocabularies.
+_SMALL = ('.json', '.jinja', '.txt', '.model')
 # TensorFlow, which etils prefers where it is installed, no longer knows S3, and never knew the hub.
 _ADVICE = {'s3': 'pip install s3fs, set EPATH_USE_TF=0', 'hf': 'set EPATH_USE_TF=0'}
 
@@ -60,6 +64,40 @@ def patterns(place: str, endings: Sequence[str] = _SOONER) -> list[str]:
   return [f'{place}/*{ending}'.lstrip('/') for ending in ('.json', *endings)]
 
 
+def locate_pipeline(path: str) -> str:
+  """A local or bucket folder that holds a whole pipeline.
+
+  Args:
+    path: of a folder, or ``owner/name[@revision]`` on the hub, of which the components alone are
+      fetched: releases hold the same weights once more beside them.
+
+  Raises:
+    UserError: as ``locate``.
+  """
+  if _exists(path) or '://' in path:
+    return _locate(path)
+  match = _HUB.fullmatch(path)
+  if not match or match['place'] or not is_hub_id(match['repo']):
+    raise user_error(path, None, 'no such folder; give one of a pipeline, or the id of one on the '
+                     'Hugging Face hub (owner/name)')
+  return _download(path, match['repo'], None, match['revision'], _fetch_components)
+
+
+def _fetch_components(fetch: Callable[..., str], place: str) -> str:
+  """Fetches what the index of a repository names, and PyTorch's files where there are no others."""
+  del place
+  root = fetch(allow_patterns=[INDEX])
+  if not (index := epath.Path(root) / INDEX).exists():
+    return root
+  parts = [name for name, entry in read_json(index).items() if isinstance(entry, list)]
+  for endings in (_SOONER, ENDINGS):
+    root = fetch(allow_patterns=[f'{name}/*{ending}' for name in parts
+                                 for ending in (*_SMALL, *endings)])
+    if any(_holds_weights(pathlib.Path(root) / name) for name in parts):
+      break
+  return root
+
+
 def _exists(path: str) -> bool:
   try:
     return epath.Path(path).exists()
@@ -75,15 +113,23 @@ def _holds_weights(place: pathlib.Path) -> bool:
   return any(file.suffix in ENDINGS for file in files)
 
 
-def _download(path: str, repo: str, place: str | None, revision: str | None) -> str:
+def _fetch_model(fetch: Callable[..., str], place: str) -> str:
+  """Fetches a folder or file, and PyTorch's files where there are no others."""
+  root = fetch(allow_patterns=patterns(place))
+  if not _holds_weights(pathlib.Path(root) / place):
+    root = fetch(allow_patterns=patterns(place, ENDINGS))
+  return root
+
+
+def _download(path: str, repo: str, place: str | None, revision: str | None,
+              wanted: Callable[[Callable[..., str], str], str] = _fetch_model) -> str:
+  """The folder of a repository in the hub's cache, or ``place`` in it; ``wanted`` fetches it."""
   import huggingface_hub
   from huggingface_hub import errors
   advice = 'no such folder here, and on the Hugging Face hub '
   try:
-    fetch = functools.partial(huggingface_hub.snapshot_download, repo, revision=revision)
-    root = fetch(allow_patterns=patterns(place or ''))
-    if not _holds_weights(pathlib.Path(root) / (place or '')):
-      root = fetch(allow_patterns=patterns(place or '', ENDINGS))
+    root = wanted(functools.partial(huggingface_hub.snapshot_download, repo, revision=revision),
+                  place or '')
   except errors.GatedRepoError as error:
     raise user_error(path, None, f'{advice}{repo} is gated; accept its licence there and log in '
                      'with `hf auth login`') from error

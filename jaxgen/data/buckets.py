@@ -38,6 +38,14 @@ CANONICAL_BUCKETS: tuple[Size, ...] = (
     (1056, 992), (1088, 960), (1120, 928), (1152, 896), (1184, 864), (1216, 832),
 )
 
+# The sizes that FLUX.1 Kontext was trained on: Black Forest Labs' and diffusers' list.
+KONTEXT_BUCKETS: tuple[Size, ...] = (
+    (672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184),
+    (944, 1104), (1024, 1024), (1104, 944), (1184, 880), (1248, 832), (1328, 800), (1392, 752),
+    (1456, 720), (1504, 688), (1568, 672),
+)
+NAMED = {'canonical': CANONICAL_BUCKETS, 'kontext': KONTEXT_BUCKETS}
+
 
 def ratio_buckets(base: int, step: int = GRID) -> tuple[Size, ...]:
   """Query-Kontext's seven aspect ratios in both orientations (L066), 13 sizes.
@@ -75,7 +83,8 @@ def bucket_set(name: str) -> tuple[Size, ...]:
   """The buckets that a config names.
 
   Args:
-    name: ``canonical``: the 37 of L020; ``square:512``: one square;
+    name: ``canonical``: the 37 of L020; ``kontext``: the 17 of FLUX.1 Kontext;
+      ``square:512``: one square;
       ``ratios:512`` or ``ratios:512/16``: seven aspects at 512 x 512 pixels, in steps of 16;
       ``area:1048576``, ``area:1048576/16`` or ``area:1048576/16/4``: every aspect up to 4 at that
       many pixels, in steps of 16.
@@ -86,14 +95,15 @@ def bucket_set(name: str) -> tuple[Size, ...]:
   Raises:
     UserError: an unknown name, or one that gives no sizes.
   """
-  if name == 'canonical':
-    return CANONICAL_BUCKETS
+  if name in NAMED:
+    return NAMED[name]
   found = re.fullmatch(r'(square|ratios|area):(\d+)(?:/(\d+))?(?:/(\d+))?', name)
   numbers = [int(number) for number in found.groups()[1:] if number] if found else []
   limits = {'square': 1, 'ratios': 2, 'area': 3}
   if not found or 0 in numbers or len(numbers) > limits[found[1]]:
-    raise user_error('buckets', name, 'use one of canonical, square:SIDE, ratios:SIDE[/STEP], '
-                     'area:PIXELS[/STEP[/MAX_ASPECT]], for example ratios:512 or area:1048576/16')
+    raise user_error('buckets', name, 'use one of canonical, kontext, square:SIDE, '
+                     'ratios:SIDE[/STEP], area:PIXELS[/STEP[/MAX_ASPECT]], for example ratios:512 '
+                     'or area:1048576/16')
   makers = {'square': lambda side: ((side, side),), 'ratios': ratio_buckets,
             'area': generated_buckets}
   sizes = makers[found[1]](*numbers)
@@ -122,8 +132,13 @@ def aspect_error(size: Size, bucket: Size) -> float:
 
 
 def best_bucket(size: Size, buckets: Sequence[Size] = CANONICAL_BUCKETS) -> Size:
-  """The bucket of least aspect error; among equals the one nearest in area, then the first."""
+  """The bucket of least aspect error; among equals the one nearest in area, then the first.
+
+  Among Kontext's own buckets it is the one of least difference in width / height, as published.
+  """
   area = size[0] * size[1]
+  if tuple(buckets) == KONTEXT_BUCKETS:
+    return min(buckets, key=lambda bucket: abs(size[1] / size[0] - bucket[1] / bucket[0]))
 
   def key(bucket: Size) -> tuple[float, float]:
     # Rounded so that equal shapes of other sizes count as equal.

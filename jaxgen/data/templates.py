@@ -35,6 +35,7 @@ class Dialect:
     begins: a prompt that asks for an image ends with the token that begins one (<BOV>, A20).
     crop: leading tokens, the start token of a tower included, that the denoiser is not shown.
     image_crop: the same where ``image_system`` is written.
+    reads_padding: of text towers: padding is read, and shown, like words (FLUX's T5).
   """
 
   header: str = ''
@@ -46,6 +47,7 @@ class Dialect:
   begins: bool = False
   crop: int = 0
   image_crop: int = 0
+  reads_padding: bool = False
 
   def preamble(self, sees: bool) -> tuple[str | None, int]:
     """System text and crop of a prompt with images (``sees``) or without."""
@@ -75,7 +77,7 @@ DIALECTS: dict[str, Dialect] = {
     # Texts and images as they come; an assistant's text ends with the end token (L087).
     'plain': _BARE,
     # Of text towers; their start and end tokens are the tokenizer's own (L134).
-    'llama': _BARE, 'clip': _BARE, 't5': _BARE,
+    'llama': _BARE, 'clip': _BARE, 't5': Dialect(reads_padding=True),
     'internvl': Dialect(**_CHAT, image='{image}\n', begins=True),
     'qwen_chat': Dialect(**_CHAT, system='You are a helpful assistant.', begins=True),
     # Z-Image's text tower (L142).

@@ -13,6 +13,7 @@ from tokenizers import models
 from tokenizers import pre_tokenizers
 from tokenizers import trainers
 
+from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import is_hub_id
 from jaxgen.core.files import one_line
@@ -28,6 +29,7 @@ SPECIALS = (PAD, UNKNOWN, END, IMAGE_START, IMAGE_END, IMAGE)
 IMAGE_NAMES = ((IMAGE_START, IMAGE, IMAGE_END),
                ('<|vision_start|>', '<|image_pad|>', '<|vision_end|>'))
 FILE, SETTINGS = 'tokenizer.json', 'tokenizer_config.json'
+PARTS = ('vocab.json', 'spiece.model', 'tokenizer.model')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +150,9 @@ def open_tokenizer(path: str, field: str) -> tuple[tokenizers.Tokenizer, dict[st
   file, *settings = _find(path, field)
   fix = 'copy it again'
   try:
-    backend = tokenizers.Tokenizer.from_str(file.read_text())
+    backend = tokenizers.Tokenizer.from_str(_spec(file))
+  except UserError:
+    raise
   except Exception as error:  # the library raises no narrower class
     raise user_error(str(file), None, f'damaged ({one_line(error)}); {fix}') from error
   backend.no_padding()
@@ -174,16 +178,36 @@ def copy_tokenizer(path: str, folder: epath.Path, field: str) -> None:
     UserError: nothing there, a damaged file, or the folder cannot be written.
   """
   open_tokenizer(path, field)
-  # The settings first: a folder with a tokenizer.json is whole.
-  for file in reversed(_find(path, field)):
-    write_bytes(folder / file.name, file.read_bytes())
+  file, *settings = _find(path, field)
+  for other in settings:  # first: a folder with a tokenizer.json is whole
+    write_bytes(folder / other.name, other.read_bytes())
+  write_bytes(folder / FILE, _spec(file).encode())
+
+
+def _spec(file: epath.Path) -> str:
+  """The text of a tokenizer.json, or what transformers makes of a folder that has its parts."""
+  if file.exists():
+    return file.read_text()
+  import transformers  # slow to import
+  try:
+    made = transformers.AutoTokenizer.from_pretrained(str(file.parent), local_files_only=True)
+    return made.backend_tokenizer.to_str()
+  except Exception as error:  # every class has errors of its own
+    raise user_error(str(file.parent), None, 'holds parts of a tokenizer of which transformers '
+                     f'makes none ({one_line(error)}); save a fast one there') from error
 
 
 def _find(path: str, field: str) -> list[epath.Path]:
-  """The tokenizer.json of a folder or hub id, and its settings where there are any."""
+  """The tokenizer.json of a folder or hub id, and its settings where there are any.
+
+  A folder of a release may hold its parts alone, of which ``_spec`` makes it.
+  """
   folder = epath.Path(path)
   if folder.exists():
     if not has_tokenizer(folder):
+      if any((folder / name).exists() for name in PARTS):
+        return [folder / name for name in (FILE, SETTINGS)
+                if name == FILE or (folder / name).exists()]
       raise user_error(field, path, 'holds no tokenizer.json; save a fast tokenizer there '
                        '(AutoTokenizer.from_pretrained(...).save_pretrained(...)), or train one '
                        'with `jaxgen data tokenizer`')

@@ -18,7 +18,7 @@ class TowerTokens:
 
   Attributes:
     tokens: i32[T].
-    mask: bool[T], False for padding.
+    mask: bool[T], False for padding that is not read.
     shown: bool[T], True for what the denoiser is told: the states of the tokens behind those that
       the dialect crops, and the learned pads behind them.
   """
@@ -51,10 +51,10 @@ class TowerTokenizer:
     count = len(start) + len(kept) + len(end)
     ids[:count] = [*start, *kept, *end]
     places = np.arange(length)
-    shown = count - dialect.crop
-    pads = -shown % self.text.multiple
-    return TowerTokens(ids, places < count,
-                       (places >= dialect.crop) & (places < dialect.crop + shown + pads))
+    read = length if dialect.reads_padding else count
+    pads = -(read - dialect.crop) % self.text.multiple
+    shown = (places >= dialect.crop) & (places < read + pads)
+    return TowerTokens(ids, places < read, shown)
 
 
 def load_tower_tokenizer(path: str, text: Text, *,

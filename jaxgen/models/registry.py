@@ -52,6 +52,8 @@ from jaxgen.models.encoders.internvl import InternVL
 from jaxgen.models.encoders.internvl import InternVLConfig
 from jaxgen.models.encoders.qwen2_5_vl import Qwen2_5VL
 from jaxgen.models.encoders.qwen2_5_vl import Qwen2_5VLConfig
+from jaxgen.models.encoders.t5 import T5Config
+from jaxgen.models.encoders.t5 import T5Encoder
 
 
 def section(family: str, **fields: Any) -> dict[str, Any]:
@@ -160,6 +162,7 @@ FAMILIES: dict[str, Family] = {
     'qwen2_5_vl': Family(Qwen2_5VLConfig, Qwen2_5VL, 'mllm'),
     'llama': Family(CausalLMConfig, CausalLM, 'text_encoder'),
     'qwen3': Family(CausalLMConfig, CausalLM, 'text_encoder'),
+    't5': Family(T5Config, T5Encoder, 'text_encoder'),
     'clip_text': Family(ClipTextConfig, ClipText, 'text_encoder_2'),
     'residual_queries': Family(ResidualQueriesConfig, ResidualQueries, 'bridge'),
     'learnable_queries': Family(LearnableQueriesConfig, LearnableQueries, 'bridge'),

@@ -65,9 +65,9 @@ class RequestBatch:
   drawn: list[Drawn]
 
 
-def plan(requests: Sequence[Request], system: System, maker: ExampleMaker, rows: int
-         ) -> list[list[int]]:
-  """Chooses which requests are drawn together: alike ones, the largest first.
+def plan(requests: Sequence[Request], system: System, maker: ExampleMaker, rows: int,
+         shifts: Sequence[float]) -> list[list[int]]:
+  """Chooses which requests are drawn together: those of one shift, alike ones, the largest first.
 
   Every request is prepared once for it, so that whatever is wrong with one is said before
   anything is drawn.
@@ -77,6 +77,7 @@ def plan(requests: Sequence[Request], system: System, maker: ExampleMaker, rows:
     system: says its branches.
     maker: of the run.
     rows: requests of a batch at the most.
+    shifts: the timestep shift of each request.
 
   Returns:
     Numbers of the requests of each batch.
@@ -94,7 +95,9 @@ def plan(requests: Sequence[Request], system: System, maker: ExampleMaker, rows:
 
   needs = [need(request) for request in requests]
   order = sorted(range(len(requests)), key=lambda index: needs[index], reverse=True)
-  return [order[start:start + rows] for start in range(0, len(order), rows)]
+  kinds = [[index for index in order if shifts[index] == shift]
+           for shift in dict.fromkeys(shifts[index] for index in order)]
+  return [kind[start:start + rows] for kind in kinds for start in range(0, len(kind), rows)]
 
 
 def make_batch(requests: Sequence[Request], system: System, maker: ExampleMaker, rows: int,
@@ -126,7 +129,8 @@ def make_batch(requests: Sequence[Request], system: System, maker: ExampleMaker,
   tokens = (len(placed), shape.visual_tokens)
   result = RequestBatch(
       Branches(loaded.batch, *(np.zeros((len(placed), count, tokens[1]), dtype)
-                               for dtype in (np.int32, np.int32, np.float32))),
+                               for dtype in (np.int32, np.int32, np.float32)),
+               np.zeros((len(loaded.batch.meta.rows), shape.segments), np.float32)),
       np.zeros(tokens, np.uint32), *(np.zeros(tokens, np.int32) for _ in range(3)),
       loaded.images, [])
   for row, members in enumerate(placed):
@@ -219,6 +223,7 @@ def _fill_row(result: RequestBatch, row: int, members: Sequence[int], requests: 
       start += len(target.positions)
     for k in range(count):
       own = row * count + k
+      branches.scales[own, segment - 1] = request.scales['text']
       places = np.flatnonzero((visual.segments[own] == segment) & visual.is_target[own])
       branches.token_of[row, k, first:start] = places
       branches.target_of[row, k, places] = np.arange(first, start)

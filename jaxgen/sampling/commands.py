@@ -1,5 +1,6 @@
 """The command ``jaxgen sample``."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -9,33 +10,31 @@ from jaxgen.core.files import check_place
 from jaxgen.core.texts import decoded
 from jaxgen.core.texts import lines_of
 from jaxgen.sampling import jobs
-from jaxgen.sampling.load import load_run
-from jaxgen.sampling.load import run_config
+from jaxgen.sampling.load import Origin
 from jaxgen.sampling.request import check_fits
 from jaxgen.sampling.request import make_requests
 from jaxgen.systems.registry import make_system
 
 
-def sample(workdir: str, out: str, *, prompts: Sequence[str], prompts_file: str | None, job: str,
-           given: Mapping[str, Sequence[str]], size: str, steps: int, weights: str, preset: str,
-           **shared: Any) -> None:
+def sample(open_origin: Callable[[], Origin], out: str, *, prompts: Sequence[str],
+           prompts_file: str | None, job: str, given: Mapping[str, Sequence[str]], size: str,
+           steps: int, **shared: Any) -> None:
   """Draws requests and prints the paths of the PNG files. All that can be said before the weights
   are read, which takes long, is said before.
 
   Args:
-    workdir: of a run.
+    open_origin: finds what is drawn from.
     out: folder of the results.
     prompts, prompts_file: texts, and a file with one in each line, if any.
     job: file of requests in place of texts, '' for none.
     given: role -> files of images, for every prompt.
     size: as ``jobs.parse_size`` reads it.
     steps: of the solver; 0 takes the config's.
-    weights, preset: as ``load_run`` takes them.
     **shared: of all requests: ``outputs``, ``task``, ``seed``, ``guidance``, ``image_guidance``.
 
   Raises:
-    UserError: nothing or too much to draw, missing files, no such run, or a request that the
-      system cannot draw.
+    UserError: nothing or too much to draw, missing files, or a request that the system cannot draw;
+      or what ``open_origin`` raises.
   """
   prompts = [*prompts, *(_lines(prompts_file) if prompts_file else [])]
   if bool(prompts) == bool(job):
@@ -47,12 +46,13 @@ def sample(workdir: str, out: str, *, prompts: Sequence[str], prompts_file: str 
   if job and any(images.values()):
     raise user_error('--job', job, 'its requests name their images; drop the other flags')
   check_place(out)
-  config = run_config(workdir, preset)
+  origin = open_origin()
+  config = origin.config
   layout = make_system(config).layout
   requests = (jobs.read_job(job, config, factor=layout.latent.factor, **shared) if job
               else make_requests(config, prompts, **images, **shared))
   check_fits(requests, layout, config.data.clean_roles)
-  drawn = load_run(workdir, weights, preset).draw(requests, steps=steps, progress=jobs.progress())
+  drawn = origin.load().draw(requests, steps=steps, progress=jobs.progress())
   for path in jobs.save_results(requests, drawn, out):
     print(path)
 

@@ -30,6 +30,7 @@ from jaxgen.sampling.guidance import guided_velocity
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import check_fits
 from jaxgen.sampling.schedules import linear_sigmas
+from jaxgen.sampling.schedules import size_shift
 from jaxgen.sampling.solvers import SOLVERS
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
@@ -66,18 +67,19 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
       not finite.
   """
   sampling = config.sampling
-  sigmas = linear_sigmas(steps or sampling.steps, sampling.timestep_shift)
   check_fits(requests, system.layout, config.data.clean_roles)
   mesh, table = mesh or make_mesh(ALL_DEVICES), with_changes(config.mesh.rules)
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   rows = math.ceil(sampling.rows / ways) * ways
-  batches = plan(requests, system, maker, rows)
+  shifts = [shift_of(request, config, system.layout.latent.factor) for request in requests]
+  batches = plan(requests, system, maker, rows, shifts)
   params = _placed(system, params, config, mesh, table)
   images: list[Images] = [[] for _ in requests]
   done = 0
   with partition.scope(mesh, table):
     for chosen in batches:
       batch = make_batch([requests[index] for index in chosen], system, maker, rows, ways)
+      sigmas = linear_sigmas(steps or sampling.steps, shifts[chosen[0]], sampling.last_level)
       latents = solve(system, params, batch, sigmas, sampling.solver, mesh, config.mesh.rules,
                       sampling.renormalize)
       _check_finite(latents, batch, [requests[index] for index in chosen])
@@ -86,6 +88,14 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
       done += len(chosen)
       progress(done, len(requests))
   return images
+
+
+def shift_of(request: Request, config: ConfigDict, factor: int) -> float:
+  """The timestep shift that a request is drawn with; ``factor`` pixels along a latent token."""
+  if not config.sampling.size_shift:
+    return config.sampling.timestep_shift
+  height, width = max((part.size for part in request.sample.targets), key=math.prod)
+  return size_shift((height // factor) * (width // factor), config.sampling.size_shift)
 
 
 def _placed(system: System, params: Params, config: ConfigDict, mesh: Mesh, table) -> Params:
@@ -195,6 +205,8 @@ def _sample(system: System, params: Params, branches: Branches, keys: tuple[Arra
   seeds, numbers, outputs, images = keys
   batch = branches.batch
   conditioning = system.condition(params, batch)
+  if system.distilled:
+    conditioning = conditioning.replace(guidance=branches.scales)
 
   def denoise(x_t, t, conditioning):
     return system.denoise(params, x_t, t, batch.visual, conditioning)

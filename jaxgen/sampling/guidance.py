@@ -30,12 +30,15 @@ class Branches:
     token_of: i32[R, K, M], where each solved token stands in its branch; any for absent ones.
     target_of: i32[R, K, L], which solved token stands at each target of a branch; any elsewhere.
     weights: f32[R, K, M].
+    scales: f32[R K, G], text guidance of the request of each segment, which distilled denoisers
+      are told.
   """
 
   batch: Batch
   token_of: Array
   target_of: Array
   weights: Array
+  scales: Array
 
 
 def guided_velocity(denoise: Callable[[Array, Array, Conditioning], Array], branches: Branches,

@@ -1,11 +1,14 @@
-"""A trained run, ready to draw from: config, system, parameters and tokenizers of a workdir."""
+"""What can be drawn from: a run in its workdir, or a published model that a config names."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxgen.checkpoints.weights import check_fit
 from jaxgen.checkpoints.weights import load_weights
 from jaxgen.checkpoints.weights import read_config
 from jaxgen.config import from_json
@@ -44,6 +47,37 @@ class Run:
     return np.stack([image for image, in self.draw(requests, steps=steps, progress=progress)])
 
 
+@dataclasses.dataclass(frozen=True)
+class Origin:
+  """Where a run comes from, before its weights are read, which takes long.
+
+  Attributes:
+    config: of the run.
+    load: reads the weights.
+  """
+
+  config: ConfigDict
+  load: Callable[[], Run]
+
+
+def trained(workdir: str, weights: str = 'ema', preset: str = '') -> Origin:
+  """A workdir; see ``load_run``."""
+  return Origin(run_config(workdir, preset), lambda: load_run(workdir, weights, preset))
+
+
+def published(config: ConfigDict, read_external: Callable[[str], Params], preset: str = ''
+              ) -> Origin:
+  """A model that was not trained here.
+
+  Args:
+    config: whose ``init_from`` names the models of all groups.
+    read_external: opens one of them as a tree of ``Stored``.
+    preset: as for ``run_config``.
+  """
+  config = with_preset(config, preset)
+  return Origin(config, lambda: _load_published(config, read_external))
+
+
 def run_config(workdir: str, preset: str = '') -> ConfigDict:
   """The config of a workdir.
 
@@ -72,4 +106,15 @@ def load_run(workdir: str, weights: str = 'ema', preset: str = '') -> Run:
   config = with_kept(run_config(workdir, preset), workdir)
   system = make_system(config)
   params, _ = load_weights(workdir, system.groups, weights, shapes=system.shapes())
+  return Run(config, system, params, ExampleMaker.of(config, system.layout))
+
+
+def _load_published(config: ConfigDict, read_external: Callable[[str], Params]) -> Run:
+  use_compilation_cache()
+  system, dtype = make_system(config), jnp.dtype(config.model.frozen_dtype)
+  params = {}
+  for group in system.groups:
+    stored = read_external(config.init_from[group])
+    check_fit({group: stored}, {group: system.shapes([group])[group]}, config.init_from[group])
+    params[group] = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), stored)
   return Run(config, system, params, ExampleMaker.of(config, system.layout))

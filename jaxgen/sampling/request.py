@@ -128,8 +128,8 @@ def check_fits(requests: Sequence[Request], layout: Layout, clean_roles: Sequenc
     clean_roles: ``config.data.clean_roles``, whose images the denoiser gets.
 
   Raises:
-    UserError: a side that is no multiple of the pixels of a latent token, or more images than the
-      position scheme has places for.
+    UserError: a side that is no multiple of the pixels of a latent token, images where none are
+      taken, or more than the position scheme has places for.
   """
   factor = layout.latent.factor
   for request in requests:
@@ -139,6 +139,9 @@ def check_fits(requests: Sequence[Request], layout: Layout, clean_roles: Sequenc
         height, width = round_up(part.size, factor)
         raise user_error(f'{sample.origin}: size', part.size, 'both sides must be multiples of '
                          f'{factor}, the pixels along a latent token, as {height}x{width}')
+    if not (layout.vision or clean_roles) and len(sample.images) > len(sample.targets):
+      raise user_error(f'{sample.origin}: images', None, 'the models of this run take none; ask in '
+                       'words alone, or use a model that edits')
     grids = [positions.Grid(grid_role(sample.parts[index]), 1, 1)
              for index in drawn_images(sample.parts, layout.scheme, clean_roles)]
     try:

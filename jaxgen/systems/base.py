@@ -81,6 +81,11 @@ class System(abc.ABC):
     """
 
   @property
+  def distilled(self) -> bool:
+    """Whether the denoiser is told the guidance scale of each request, in place of branches."""
+    return False
+
+  @property
   def groups(self) -> tuple[str, ...]:
     """Names of the parameter groups, sorted."""
     return tuple(sorted(self.models))

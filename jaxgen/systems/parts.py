@@ -87,13 +87,13 @@ def shown(states: jax.Array, prompt: Prompt, pooled: jax.Array | None = None) ->
 
 
 def read_tower(tower: nn.Module, params, prompts: Tower, **options) -> Conditioning:
-  """States of a causal text tower over the prompts of every segment.
+  """States of a text tower over the prompts of every segment.
 
   Args:
-    tower: a ``CausalLM``.
+    tower: a ``CausalLM`` or a ``T5Encoder``.
     params: of it.
     prompts: of the rows, [B, G, T].
-    **options: of ``CausalLM.decode``, as ``skip``.
+    **options: of its ``read``, as ``skip``.
 
   Returns:
     f[B, G T, D], the states of segment 1 first; those that are not shown have segment 0. What is
@@ -101,13 +101,8 @@ def read_tower(tower: nn.Module, params, prompts: Tower, **options) -> Condition
   """
   rows, groups, length = prompts.tokens.shape
   tokens = prompts.tokens.reshape(rows * groups, length)
-  present = prompts.mask.reshape(rows * groups, length).astype(jnp.int32)
-  places = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-
-  def run(*args, method, **options):
-    return tower.apply({'params': params}, *args, method=method, **options)
-
-  states = run(run(tokens, method='embed'), places, present, method='decode', **options)
+  states = tower.apply({'params': params}, tokens, prompts.mask.reshape(tokens.shape),
+                       method='read', **options)  # [B G, T, D]
   segments = jnp.where(prompts.shown, jnp.arange(1, groups + 1)[:, None], 0)  # [B, G, T]
   return Conditioning(states.reshape(rows, groups * length, -1),
                       prompts.state_positions.reshape(rows, groups * length, 3),

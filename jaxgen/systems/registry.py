@@ -1,4 +1,4 @@
-"""The systems by name; a fifth one adds its line here."""
+"""The systems by name; a further one adds its line here."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from jaxgen.core.errors import user_error
 from jaxgen.models.layers import lora
 from jaxgen.systems.base import System
+from jaxgen.systems.flux import Flux
 from jaxgen.systems.imontage import IMontage
 from jaxgen.systems.iomm import IOMM
 from jaxgen.systems.query_kontext import QueryKontext
@@ -14,6 +15,7 @@ from jaxgen.systems.qwen_image import QwenImage
 from jaxgen.systems.z_image import ZImage
 
 SYSTEMS = {
+    'flux': Flux,
     'imontage': IMontage,
     'iomm': IOMM,
     'query_kontext': QueryKontext,

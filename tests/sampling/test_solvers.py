@@ -117,7 +117,8 @@ def two_branches(weights, clean) -> tuple[Branches, Conditioning]:
   batch = Batch(visual=visual, prompt=None, meta=Meta(zeros[:, :1], zeros[:, :1], zeros[:, 0]))
   branches = Branches(
       batch, token_of=np.array([[[1, 2], [0, 1]]]), target_of=np.array([[[0, 0, 1], [0, 1, 0]]]),
-      weights=np.float32(weights)[None, :, None] * np.ones((1, 2, 2), np.float32))
+      weights=np.float32(weights)[None, :, None] * np.ones((1, 2, 2), np.float32),
+      scales=np.ones((2, 1), np.float32))
   return branches, Conditioning(states=jnp.array([[[1.0]], [[0.5]]]), positions=None,
                                 segments=None)
 

@@ -144,6 +144,17 @@ class CausalLM(nn.Module):
     """i32[B, S] -> f[B, S, D]."""
     return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
 
+  def read(self, tokens: jax.Array, present: jax.Array, skip: int = 0) -> jax.Array:
+    """States f[B, S, D] of texts, one in each row: what every text tower offers.
+
+    Args:
+      tokens: i32[B, S].
+      present: bool[B, S], False for padding.
+      skip: as for ``decode``.
+    """
+    places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return self.decode(self.embed(tokens), places, present.astype(jnp.int32), skip=skip)
+
   def decode(self, embeddings: jax.Array, positions: jax.Array, segments: jax.Array,
              all_layers: bool = False, skip: int = 0) -> jax.Array:
     """Runs the blocks.

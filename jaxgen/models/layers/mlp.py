@@ -53,16 +53,18 @@ class MLP(nn.Module):
 
 
 class GatedMLP(nn.Module):
-  """``down(silu(gate(x)) * up(x))``, as in Qwen2; f[..., D] -> f[..., D].
+  """``down(act(gate(x)) * up(x))``, with SiLU as in Qwen2; f[..., D] -> f[..., D].
 
   Attributes:
     hidden: F.
     use_bias: for the three projections.
+    activation: of the gate.
     dtype: of the computation.
   """
 
   hidden: int
   use_bias: bool = False
+  activation: Activation = nn.silu
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -73,4 +75,4 @@ class GatedMLP(nn.Module):
 
     down = Linear((x.shape[-1],), ('mlp', 'embed'), use_bias=self.use_bias, dtype=self.dtype,
                   name='down')
-    return down(nn.silu(up('gate')(x)) * up('up')(x))
+    return down(self.activation(up('gate')(x)) * up('up')(x))
