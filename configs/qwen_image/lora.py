@@ -1,10 +1,12 @@
-"""Qwen-Image with low-rank adapters in its denoiser, on a folder of one's own at 1024.
+"""Low-rank adapters for Qwen-Image or an editor of its family on one's own images.
 
-  jaxgen train --config=configs/qwen_image/lora.py --workdir=runs/qwen_image_lora \\
-    --config.data.sources.mine.path=FOLDER
-  jaxgen convert export --workdir=runs/qwen_image_lora --out=out --lora=diffusers
+  jaxgen train --config=configs/qwen_image/lora.py:PIPELINE --workdir=runs/qwen_image_lora \\
+    --config.data.sources.images.path=IMAGES
+  jaxgen sample --workdir=runs/qwen_image_lora --prompt="..." --out=samples
+  jaxgen convert export --workdir=runs/qwen_image_lora --out=mine --pipeline
 
-The argument names the release, see base.py. Hardware: 4 GPUs or TPU chips of 80 GB; not run.
+PIPELINE and IMAGES are those of base.py. Hardware: 4 GPUs or TPU chips of 80 GB; not run at this
+size.
 """
 
 from ml_collections import ConfigDict
@@ -12,20 +14,18 @@ from ml_collections import ConfigDict
 from configs.qwen_image import base
 from jaxgen.config import lora
 
-RANK = 32
 
-
-def get_config(release: str = 'image') -> ConfigDict:
-  return low_rank(base.get_config(release), rank=RANK)
+def get_config(pipeline: str = '') -> ConfigDict:
+  return low_rank(base.get_config(pipeline), rank=32)
 
 
 def low_rank(config: ConfigDict, *, rank: int) -> ConfigDict:
-  """Adapters of every attention and MLP, alpha as large as the rank, in place of full training."""
+  """Adapters beside every attention and MLP, alpha as large as the rank, train alone."""
   config.model.lora.blocks = lora(
       r'denoiser/blocks/(image|text)_(attention|attention_out|mlp)(/.*)?', rank=rank,
       alpha=float(rank))
   config.trainable = ((r'.*/lora/[ab]', True), (r'.*', False))
   config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
   config.optimizer.learning_rate = 1e-4
-  config.train.update(rows=4, steps=2_000)
+  config.train.rows = 4
   return config

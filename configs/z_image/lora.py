@@ -1,10 +1,12 @@
-"""Z-Image with low-rank adapters in its denoiser, on a folder of one's own at 1024.
+"""Low-rank adapters for Z-Image on one's own images.
 
-  jaxgen train --config=configs/z_image/lora.py --workdir=runs/z_image_lora \\
-    --config.data.sources.mine.path=FOLDER
-  jaxgen convert export --workdir=runs/z_image_lora --out=out --lora=diffusers
+  jaxgen train --config=configs/z_image/lora.py:PIPELINE --workdir=runs/z_image_lora \\
+    --config.data.sources.images.path=IMAGES
+  jaxgen sample --workdir=runs/z_image_lora --prompt="..." --out=samples
+  jaxgen convert export --workdir=runs/z_image_lora --out=mine --pipeline
 
-The argument names the release, see base.py. Hardware: one GPU or TPU chip of 80 GB; not run.
+PIPELINE and IMAGES are those of base.py. Hardware: one GPU or TPU chip of 80 GB; not run at this
+size.
 """
 
 from ml_collections import ConfigDict
@@ -12,13 +14,11 @@ from ml_collections import ConfigDict
 from configs.z_image import base
 from jaxgen.config import lora
 
-RANK = 32
 
-
-def get_config(release: str = 'base') -> ConfigDict:
-  config = base.get_config(release)
+def get_config(pipeline: str = '') -> ConfigDict:
+  config = base.get_config(pipeline)
   config.model.lora.blocks = lora(r'denoiser/blocks/(attention/[qkv]|attention_out|mlp/.*)',
-                                  rank=RANK, alpha=float(RANK))
+                                  rank=32, alpha=32.0)
   config.trainable = ((r'.*/lora/[ab]', True), (r'.*', False))
   config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
   config.optimizer.learning_rate = 1e-4

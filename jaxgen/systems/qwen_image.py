@@ -22,9 +22,6 @@ from jaxgen.systems import parts
 from jaxgen.systems.base import Branches
 from jaxgen.systems.base import System
 
-_RELEASED = {'sampling.solver': 'euler', 'sampling.guidance': 4.0, 'sampling.negative_prompt': ' ',
-             'sampling.renormalize': 'token'}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QwenImage(System):
@@ -39,9 +36,6 @@ class QwenImage(System):
   negative_prompt: str
 
   reads = {'condition': ('mllm',), 'denoise': ('denoiser',), 'encode': ('autoencoder',)}
-  # Of the model cards.
-  presets = {'released': {'sampling.steps': 50, **_RELEASED},
-             'released_plus': {'sampling.steps': 40, **_RELEASED}}
 
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'QwenImage':

@@ -38,11 +38,6 @@ class ZImage(System):
   negative_prompt: str
 
   reads = {'condition': ('text_encoder',), 'denoise': ('denoiser',), 'encode': ('autoencoder',)}
-  # Of the model cards. The release writes guidance as c + g (c - u): its 4 is 5 here, its 0 is 1.
-  presets = {
-      'base': {'sampling.steps': 50, 'sampling.guidance': 5.0, 'sampling.timestep_shift': 6.0},
-      'turbo': {'sampling.steps': 8, 'sampling.guidance': 1.0, 'sampling.timestep_shift': 3.0},
-  }
 
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'ZImage':
