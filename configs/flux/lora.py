@@ -21,22 +21,22 @@ from configs.iomm.base import MMDIT_MLP
 from jaxgen.config import lora
 from jaxgen.config import source
 from jaxgen.data.buckets import bucket_set
-
-PIXELS = 16  # along a latent token
+from jaxgen.systems.registry import make_system
 
 
 def get_config(pipeline: str = '') -> ConfigDict:
   config = base.get_config(pipeline)
   config.data.sources.images = source('auto', path='images')
+  config.data.buckets = config.data.buckets or f'ratios:{config.data.image_size}'
+  pixels = make_system(config).layout.latent.factor  # along a latent token
+  largest = max(height * width for height, width in bucket_set(config.data.buckets)) // pixels**2
+  config.data.visual_tokens = largest * (2 if config.data.clean_roles else 1)
   config.model.denoiser.remat = 'attention'
   config.model.lora.attention = lora(MMDIT_ATTENTION, rank=16, alpha=16.0)
   config.model.lora.mlp = lora(MMDIT_MLP, rank=16, alpha=16.0)
   config.trainable = ((r'.*/lora/[ab]', True), (r'.*', False))
   config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
   config.data.dropout.all = 0.05
-  config.data.buckets = config.data.buckets or f'ratios:{config.data.image_size}'
-  largest = max(height * width for height, width in bucket_set(config.data.buckets)) // PIXELS**2
-  config.data.visual_tokens = largest * (2 if config.data.clean_roles else 1)
   if config.sampling.size_shift:
     *_, mu = config.sampling.size_shift
     config.objective.timestep_shift = math.exp(mu)

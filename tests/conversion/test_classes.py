@@ -32,6 +32,7 @@ CLASSES = [
     ('llama', transformers.LlamaForCausalLM),
     ('qwen3', transformers.Qwen3Model),
     ('qwen3', transformers.Qwen3ForCausalLM),
+    ('t5', transformers.T5EncoderModel),
     ('clip_text', transformers.CLIPTextModel),
     ('clip_text', transformers.CLIPModel),
 ]

@@ -13,6 +13,7 @@ from jaxgen.models import registry
 from jaxgen.models.encoders.clip_text import CLIP_L
 from jaxgen.models.encoders.internvl import INTERNVL3_2B
 from jaxgen.models.encoders.qwen2_5_vl import QWEN2_5_VL_7B
+from jaxgen.models.encoders.t5 import T5_XXL
 
 # Query-Kontext's generator (paper, table 11), and a light SD3.
 GENERATOR = dict(cond_dim=2560, width=2560, heads=40, layers=42, axes_dims=(8, 28, 28))
@@ -53,6 +54,7 @@ PUBLISHED = {
                       8_292_166_656),
     'Llama-3-8B': (dict(LLAMA_3, family='llama'), transformers.LlamaModel, '', 7_504_924_672),
     'Qwen3-4B': (dict(QWEN3, family='qwen3'), transformers.Qwen3Model, '', 4_022_468_096),
+    'T5 1.1 XXL': (T5_XXL, transformers.T5EncoderModel, '', 4_762_310_656),
     'CLIP-L': (CLIP_L, transformers.CLIPTextModel, '', 123_060_480),
 }
 RELEASES = [(family.name, layout.name, dict(release.fields))
@@ -75,8 +77,10 @@ def test_names_and_shapes_at_full_size(model):
   with torch.device('meta'):
     theirs = (kind.from_config(config) if issubclass(kind, diffusers.ModelMixin) else
               kind(kind.config_class.from_dict(config)))
-  shapes = engine.names_and_shapes(family.layout(layout).rules, families.shapes_of(section))
-  assert shapes == {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
+  layout = family.layout(layout)
+  shapes = engine.names_and_shapes(layout.rules, families.shapes_of(section))
+  assert shapes == {name: tuple(tensor.shape) for name, tensor in
+                    layout.parameters(theirs.state_dict()).items()}
   assert families.size_of(shapes) == count
 
 

@@ -170,8 +170,8 @@ def test_a_pipeline_with_an_unknown_part_names_the_others(tmp_path):
   module, params = model_of(VAE, np.float32)
   save_pretrained(module, params, str(tmp_path / 'pipe' / 'vae'))
   (tmp_path / 'pipe' / 'text_encoder').mkdir()
-  (tmp_path / 'pipe' / 'text_encoder' / 'config.json').write_text('{"model_type": "t5"}')
-  with pytest.raises(UserError, match=rf"text_encoder/config.json = 't5': not a model .*; or "
+  (tmp_path / 'pipe' / 'text_encoder' / 'config.json').write_text('{"model_type": "umt5"}')
+  with pytest.raises(UserError, match=rf"text_encoder/config.json = 'umt5': not a model .*; or "
                      rf'import another part of the pipeline alone: {tmp_path}/pipe/vae'):
     import_(str(tmp_path / 'pipe'), str(tmp_path / 'out'))
   assert not (tmp_path / 'out').exists()

@@ -19,6 +19,7 @@ TINY = {
     'encoder_connector': dict(width=8, layers=2, heads=2, mlp=12, out_width=6),
     'layers_connector': dict(width=8, layers=3, out_width=6),
     'clip_text': dict(vocab=11, width=16, layers=2, heads=2, mlp=20, positions=7),
+    't5': dict(vocab=11, width=16, layers=2, heads=2, head_channels=6, mlp=20),
     'llama': TOWER,
     'qwen3': TOWER | dict(qk_norm=True, head_channels=6),
     'internvl': dict(image_token_id=3, text=TEXT, vision=dict(

@@ -69,5 +69,5 @@ def run_pipeline(pipeline, **asked) -> tuple[np.ndarray, np.ndarray]:
 
 
 def one_device(run: Run) -> Mesh:
-  """On which the batches above lie."""
+  """The mesh that these draw on; what is drawn on it shares the programs."""
   return make_mesh(run.config.mesh, jax.devices()[:1])

@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs.flux import base as flux
 from configs.imontage import shapes as imontage
 from configs.query_kontext import shapes as query_kontext
+from jaxgen.config import lora
 from jaxgen.config import source
 from jaxgen.conversion.commands import export
 from jaxgen.core import trees
 from jaxgen.core.types import Batch
 from jaxgen.data.loader import make_loader
+from jaxgen.models.registry import section
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sampling.load import load_run
@@ -74,6 +77,35 @@ def _imontage(tiny_base):
   return config
 
 
+def _flux(tiny_base):
+  """Kontext, which takes images."""
+  config = flux.get_config()
+  config.model.update(
+      compute_dtype='float32', frozen_dtype='float32',
+      text_encoder=section('t5', vocab=512, width=32, layers=2, heads=4, head_channels=8, mlp=48),
+      text_encoder_2=section('clip_text', vocab=512, width=16, layers=2, heads=2, mlp=32,
+                             positions=96),
+      denoiser=section('mmdit', in_channels=48, cond_dim=32, pooled_dim=16, guidance_embed=True,
+                       width=32, heads=2, double_blocks=1, single_blocks=1, axes_dims=(4, 6, 6)),
+      autoencoder=section('pixel', factor=2))
+  for group in config.model:
+    if group in config.init_from:
+      config.init_from[group] = ''
+  for group in ('text_encoder', 'text_encoder_2'):
+    config.data.tower_tokenizers[group] = tiny_base.data.tokenizer
+  config.data.update(image_size=16, visual_tokens=32, prompt_tokens=96, threads=2,
+                     clean_roles=('source', 'reference', 'context'))
+  config.data.sources = {'edits': source('shapes', 'edit', path='edit')}
+  config.train.update(rows=8)
+  return config
+
+
+def _adapters(config):
+  config.model.lora.attention = lora('denoiser/.*attention/(q|k|v)', rank=2, alpha=2.0)
+  config.trainable = ((r'.*/lora/[ab]', True), ('.*', False))
+  config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
+
+
 def _pretrain(config):
   config.trainable = imontage.get_config('pretrain').trainable
   config.data.sources.video = source('shapes', 'edit', path='transition')
@@ -114,6 +146,12 @@ def _published(stage):
 
 IMAGE = np.full((20, 24, 3), 200, np.uint8)
 CASES = {
+    'flux': Case(
+        tiny=_flux,
+        stages={'full': lambda config: None, 'lora': _adapters},
+        requests=(dict(text='a red circle'),
+                  dict(text='make it blue', source=[IMAGE], size=(16, 24))),
+        exported=('denoiser', 'text_encoder', 'text_encoder_2')),
     'iomm': Case(
         tiny=lambda config: config,
         stages={'captions': _captions, 'images': _images, 'mixed': lambda config: None},
