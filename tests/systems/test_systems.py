@@ -11,14 +11,20 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from ml_collections import ConfigDict
 
 from configs.flux import base as flux
 from configs.imontage import shapes as imontage
 from configs.query_kontext import shapes as query_kontext
+from configs.qwen_image import base as qwen_image
+from configs.qwen_image.lora import low_rank
+from configs.z_image import base as z_image
 from jaxgen.config import lora
 from jaxgen.config import source
 from jaxgen.conversion.commands import export
+from jaxgen.conversion.pipelines import make_config
+from jaxgen.conversion.tables.pipelines import KINDS
 from jaxgen.core import trees
 from jaxgen.core.types import Batch
 from jaxgen.data.loader import make_loader
@@ -106,6 +112,66 @@ def _adapters(config):
   config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
 
 
+def _qwen_image(tiny_base):
+  """An editor, whose prompts have no template."""
+  config = qwen_image.trained(make_config(
+      KINDS['QwenImageEditPipeline'], qwen_image.SECTIONS, qwen_image.SCHEDULER, ''))
+  config.model.update(
+      compute_dtype='float32', frozen_dtype='float32',
+      mllm=section(
+          'qwen2_5_vl',
+          vision=dict(width=24, layers=2, heads=2, mlp=32, patch_size=4, window=16,
+                      full_attention=(1,)),
+          text=dict(vocab=512, width=32, layers=2, heads=2, kv_heads=1, mlp=64,
+                    rope_sections=(2, 3, 3))),
+      denoiser=section('qwen_image', in_channels=48, out_channels=48, cond_dim=32, width=32,
+                       heads=2, layers=2, axes_dims=(4, 6, 6)),
+      autoencoder=section('pixel', factor=2))
+  for group in ('mllm', 'denoiser', 'autoencoder'):
+    config.init_from[group] = ''
+  config.data.update(tokenizer=tiny_base.data.tokenizer, dialect='plain', image_size=16, buckets='',
+                     reference_pixels=(32**2,), max_references=2, vision_area=0,
+                     vision_pixels=(64, 256), patches=16, visual_tokens=80, prompt_tokens=96,
+                     threads=2)
+  config.data.sources = {'edits': source('shapes', 'edit', path='edit')}
+  config.train.update(rows=8)
+  config.mesh.update(data=-1, fsdp=1)
+  return config
+
+
+def _qwen_image_adapters(config):
+  low_rank(config, rank=2)
+  config.train.rows = 8
+
+
+def _z_image(tiny_base):
+  config = z_image.get_config()
+  config.model.update(
+      compute_dtype='float32', frozen_dtype='float32',
+      text_encoder=section('qwen3', vocab=513, width=32, layers=2, heads=2, kv_heads=1, mlp=64,
+                           qkv_bias=False, qk_norm=True),
+      denoiser=section('z_image', in_channels=48, cond_dim=32, width=32, heads=2, layers=2,
+                       refiner_layers=1, axes_dims=(4, 6, 6)),
+      autoencoder=section('pixel', factor=2))
+  for group in ('text_encoder', 'denoiser', 'autoencoder'):
+    config.init_from[group] = ''
+  config.data.tower_tokenizers.text_encoder = _with_turns(tiny_base.data.tokenizer)
+  config.data.update(image_size=16, buckets='', visual_tokens=32, prompt_tokens=96, threads=2)
+  config.data.sources = {'captions': source('shapes', 'pair')}
+  config.train.update(rows=8)
+  config.mesh.update(data=-1, fsdp=1)
+  return config
+
+
+def _with_turns(folder):
+  """A tokenizer beside this one that also knows what opens a turn."""
+  backend = tokenizers.Tokenizer.from_file(f'{folder}/tokenizer.json')
+  backend.add_special_tokens(['<|im_start|>'])
+  pathlib.Path(f'{folder}_turns').mkdir(exist_ok=True)
+  backend.save(f'{folder}_turns/tokenizer.json')
+  return f'{folder}_turns'
+
+
 def _pretrain(config):
   config.trainable = imontage.get_config('pretrain').trainable
   config.data.sources.video = source('shapes', 'edit', path='transition')
@@ -173,6 +239,17 @@ CASES = {
                   dict(text='make it blue', source=[IMAGE], size=(16, 24)),
                   dict(text='both together', reference=[IMAGE, IMAGE], size=(8, 16))),
         exported=('adapter', 'connector', 'denoiser', 'mllm')),
+    'qwen_image': Case(
+        tiny=_qwen_image,
+        stages={'adapters': _qwen_image_adapters},
+        requests=(dict(text='a red circle'), dict(text='make it blue', source=[IMAGE]),
+                  dict(text='both together', reference=[IMAGE, IMAGE], size=(8, 16))),
+        exported=('denoiser', 'mllm')),
+    'z_image': Case(
+        tiny=_z_image,
+        stages={'whole': lambda config: None},
+        requests=(dict(text='a red circle'), dict(text='a red circle', size=(16, 24))),
+        exported=('denoiser', 'text_encoder')),
 }
 
 
