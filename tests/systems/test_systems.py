@@ -116,8 +116,8 @@ def _qwen_image(tiny_base):
   """An editor, whose prompts have no template."""
   config = qwen_image.trained(make_config(
       KINDS['QwenImageEditPipeline'], qwen_image.SECTIONS, qwen_image.SCHEDULER, ''))
-  config.model.update(
-      compute_dtype='float32', frozen_dtype='float32',
+  _shrink(
+      config,
       mllm=section(
           'qwen2_5_vl',
           vision=dict(width=24, layers=2, heads=2, mlp=32, patch_size=4, window=16,
@@ -127,15 +127,10 @@ def _qwen_image(tiny_base):
       denoiser=section('qwen_image', in_channels=48, out_channels=48, cond_dim=32, width=32,
                        heads=2, layers=2, axes_dims=(4, 6, 6)),
       autoencoder=section('pixel', factor=2))
-  for group in ('mllm', 'denoiser', 'autoencoder'):
-    config.init_from[group] = ''
-  config.data.update(tokenizer=tiny_base.data.tokenizer, dialect='plain', image_size=16, buckets='',
+  config.data.update(tokenizer=tiny_base.data.tokenizer, dialect='plain', image_size=16,
                      reference_pixels=(32**2,), max_references=2, vision_area=0,
-                     vision_pixels=(64, 256), patches=16, visual_tokens=80, prompt_tokens=96,
-                     threads=2)
+                     vision_pixels=(64, 256), patches=16, visual_tokens=80, prompt_tokens=96)
   config.data.sources = {'edits': source('shapes', 'edit', path='edit')}
-  config.train.update(rows=8)
-  config.mesh.update(data=-1, fsdp=1)
   return config
 
 
@@ -146,21 +141,28 @@ def _qwen_image_adapters(config):
 
 def _z_image(tiny_base):
   config = z_image.get_config()
-  config.model.update(
-      compute_dtype='float32', frozen_dtype='float32',
+  _shrink(
+      config,
       text_encoder=section('qwen3', vocab=513, width=32, layers=2, heads=2, kv_heads=1, mlp=64,
                            qkv_bias=False, qk_norm=True),
       denoiser=section('z_image', in_channels=48, cond_dim=32, width=32, heads=2, layers=2,
                        refiner_layers=1, axes_dims=(4, 6, 6)),
       autoencoder=section('pixel', factor=2))
-  for group in ('text_encoder', 'denoiser', 'autoencoder'):
-    config.init_from[group] = ''
   config.data.tower_tokenizers.text_encoder = _with_turns(tiny_base.data.tokenizer)
-  config.data.update(image_size=16, buckets='', visual_tokens=32, prompt_tokens=96, threads=2)
+  config.data.update(image_size=16, visual_tokens=32, prompt_tokens=96)
   config.data.sources = {'captions': source('shapes', 'pair')}
-  config.train.update(rows=8)
-  config.mesh.update(data=-1, fsdp=1)
   return config
+
+
+def _shrink(config, **models):
+  """Small models that begin at random, in place of published ones."""
+  for group, made in models.items():
+    config.model[group], config.init_from[group] = ConfigDict(made), ''
+  config.model.update(compute_dtype='float32', frozen_dtype='float32')
+  config.data.update(buckets='', threads=2)
+  config.train.rows = 8
+  config.optimizer.warmup_steps = 0
+  config.mesh.update(data=-1, fsdp=1)
 
 
 def _with_turns(folder):
