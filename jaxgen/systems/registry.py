@@ -10,6 +10,7 @@ from jaxgen.systems.base import System
 from jaxgen.systems.flux import Flux
 from jaxgen.systems.imontage import IMontage
 from jaxgen.systems.iomm import IOMM
+from jaxgen.systems.openuni import OpenUni
 from jaxgen.systems.query_kontext import QueryKontext
 from jaxgen.systems.qwen_image import QwenImage
 from jaxgen.systems.z_image import ZImage
@@ -18,6 +19,7 @@ SYSTEMS = {
     'flux': Flux,
     'imontage': IMontage,
     'iomm': IOMM,
+    'openuni': OpenUni,
     'query_kontext': QueryKontext,
     'qwen_image': QwenImage,
     'z_image': ZImage,

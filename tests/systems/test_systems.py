@@ -112,6 +112,21 @@ def _adapters(config):
   config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
 
 
+def _openuni(tiny_base):
+  config = copy.deepcopy(tiny_base)
+  with config.unlocked():
+    config.system = 'openuni'
+    for group, made in dict(
+        bridge=section('learnable_queries', width=32, queries=4),
+        connector=section('encoder_connector', width=32, layers=2, heads=2, mlp=48, out_width=24),
+        denoiser=section('sana', in_channels=48, cond_dim=24, width=32, heads=4, cross_heads=2,
+                         layers=1),
+        autoencoder=section('pixel', factor=4)).items():
+      config.model[group], config.init_from[group] = ConfigDict(made), ''
+    config.data.shown = 'queries'
+  return config
+
+
 def _qwen_image(tiny_base):
   """An editor, whose prompts have no template."""
   config = qwen_image.trained(make_config(
@@ -240,6 +255,11 @@ CASES = {
         requests=(dict(text='a red circle'),
                   dict(text='make it blue', source=[IMAGE], size=(16, 24)),
                   dict(text='both together', reference=[IMAGE, IMAGE], size=(8, 16))),
+        exported=('adapter', 'connector', 'denoiser', 'mllm')),
+    'openuni': Case(
+        tiny=_openuni,
+        stages={'mix': lambda config: None},
+        requests=(dict(text='a red circle'), dict(text='make it blue', source=[IMAGE])),
         exported=('adapter', 'connector', 'denoiser', 'mllm')),
     'qwen_image': Case(
         tiny=_qwen_image,
