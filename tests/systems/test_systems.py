@@ -19,7 +19,6 @@ from configs.imontage import shapes as imontage
 from configs.query_kontext import shapes as query_kontext
 from configs.qwen_image import base as qwen_image
 from configs.z_image import base as z_image
-from jaxgen.config import lora
 from jaxgen.config import source
 from jaxgen.conversion.commands import export
 from jaxgen.conversion.pipelines import make_config
@@ -103,12 +102,6 @@ def _flux(tiny_base):
   config.data.sources = {'edits': source('shapes', 'edit', path='edit')}
   config.train.update(rows=8)
   return config
-
-
-def _adapters(config):
-  config.model.lora.attention = lora('denoiser/.*attention/(q|k|v)', rank=2, alpha=2.0)
-  config.trainable = ((r'.*/lora/[ab]', True), ('.*', False))
-  config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
 
 
 def _openuni(tiny_base):
@@ -225,7 +218,7 @@ IMAGE = np.full((20, 24, 3), 200, np.uint8)
 CASES = {
     'flux': Case(
         tiny=_flux,
-        stages={'full': lambda config: None, 'lora': _adapters},
+        stages={'edits': lambda config: None},  # adapters: tests/test_published.py
         requests=(dict(text='a red circle'),
                   dict(text='make it blue', source=[IMAGE], size=(16, 24))),
         exported=('denoiser', 'text_encoder', 'text_encoder_2')),
