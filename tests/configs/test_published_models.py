@@ -13,9 +13,12 @@ from jaxgen.config import validate
 from jaxgen.conversion.pipelines import make_config
 from jaxgen.conversion.tables.pipelines import KINDS
 from jaxgen.core import trees
+from jaxgen.core.errors import UserError
 from jaxgen.data.buckets import area_size
 from jaxgen.data.buckets import bucket_set
 from jaxgen.data.vision import fitted_size
+from jaxgen.objectives.registry import make_objectives
+from jaxgen.objectives.registry import needed_groups
 from jaxgen.systems.registry import make_system
 from jaxgen.training.state import trainable_paths
 
@@ -77,3 +80,10 @@ def test_rows_hold_the_largest_sample_of_z_image():
   config = z_image.get_config()
   largest = max(math.prod(size) for size in bucket_set(config.data.buckets)) // 16**2
   assert config.data.visual_tokens >= -(-largest // 32) * 32
+
+
+def test_a_system_without_a_language_objective_says_so():
+  config = z_image.get_config()
+  config.objective.next_token = 0.5
+  with pytest.raises(UserError, match='objective.next_token = 0.5: ZImage has no such objective'):
+    needed_groups(make_system(config), make_objectives(config))
