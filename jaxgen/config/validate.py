@@ -50,7 +50,8 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     'data.visual_tokens', 'data.patches', 'data.look_ahead', 'data.vision_side',
-    'data.vision_area', 'data.prompt_cut', 'data.reference_side', 'data.max_references', 'data.bov_weight', 'objective.flow_matching',
+    'data.vision_area', 'data.prompt_cut', 'data.reference_side', 'data.max_references',
+    'data.bov_weight', 'objective.flow_matching',
     'objective.next_token', 'optimizer.warmup_steps', 'optimizer.weight_decay',
     'sampling.guidance', 'sampling.image_guidance', 'sampling.size', 'seed',
 )

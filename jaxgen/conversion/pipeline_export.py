@@ -112,7 +112,7 @@ def _changed(run: Mapping[str, Any], workdir: str, weights: str, folder: epath.P
 
 
 def _as_class(model: Model, name: str) -> Model:
-  """The model as a class of diffusers, where that shares the tensors of the one it is written as."""
+  """The model as a class of diffusers, where that shares the tensors of the table's own."""
   twins = [family for family in families.TWINS
            if family.name == model.family.name and family.marker == ('_class_name', name)]
   return dataclasses.replace(model, family=twins[0]) if twins else model

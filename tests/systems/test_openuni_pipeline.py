@@ -1,4 +1,4 @@
-"""OpenUni's parts against transformers' InternVL and diffusers' SanaPipeline, with the same noise."""
+"""OpenUni's parts against transformers' InternVL and diffusers' SanaPipeline."""
 
 import pathlib
 

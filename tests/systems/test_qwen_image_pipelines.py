@@ -78,8 +78,8 @@ def assert_draws_the_same(run: Run, pipeline: DiffusionPipeline, cases) -> None:
   read, pictures = [], run.draw(requests, steps=STEPS, mesh=one_device(run))
 
   def tell(module, args, given):
-    """Keeps the tokens, and says which of them are images: diffusers 0.42 does not, and transformers
-    5 then gives them the positions of words (huggingface/diffusers#14194)."""
+    """Keeps the tokens, and says which of them are images: diffusers 0.42 does not, and
+    transformers 5 then gives them the positions of words (huggingface/diffusers#14194)."""
     read.append(given['input_ids'][0].tolist())
     return args, given | dict(
         mm_token_type_ids=(given['input_ids'] == module.config.image_token_id).int())

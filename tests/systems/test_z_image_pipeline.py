@@ -74,7 +74,7 @@ def test_words_to_image(run, pipeline):
 
 
 def test_tokens_and_pads(run, pipeline):
-  """Those of the chat template; behind them pads up to a multiple of 32, which are shown, not read."""
+  """Those of the chat template; behind them pads up to a multiple of 32, which are not read."""
   tower, counts = run.maker.towers['text_encoder'], []
   for text in tiny_pipelines.PROMPTS.values():
     chat = pipeline.tokenizer.apply_chat_template(
