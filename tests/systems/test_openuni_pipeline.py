@@ -64,7 +64,7 @@ def saved(tmp_path_factory):
   _, tokenizer = make_tokenizer(folder / 'tokenizer', NAMES['internvl'], INTERNVL)
   config = tiny_config(str(folder / 'tokenizer'))
   params = trees.map_named(
-      lambda path, leaf: np.float32(rng.normal(1.0 if path.endswith('scale') else 0.0, 0.2,
+      lambda path, leaf: np.float32(rng.normal(1.0 if path.endswith('scale') else 0.0, 0.13,
                                                leaf.shape)), make_system(config).shapes())
   save_weights(str(folder / 'run'), params, to_json(config))
   export(str(folder / 'run'), str(folder / 'out'))
