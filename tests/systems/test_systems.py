@@ -84,17 +84,15 @@ def _imontage(tiny_base):
 def _flux(tiny_base):
   """Kontext, which takes images."""
   config = flux.get_config()
-  config.model.update(
-      compute_dtype='float32', frozen_dtype='float32',
+  config.model.update(compute_dtype='float32', frozen_dtype='float32')
+  for group, made in dict(
       text_encoder=section('t5', vocab=512, width=32, layers=2, heads=4, head_channels=8, mlp=48),
       text_encoder_2=section('clip_text', vocab=512, width=16, layers=2, heads=2, mlp=32,
                              positions=96),
       denoiser=section('mmdit', in_channels=48, cond_dim=32, pooled_dim=16, guidance_embed=True,
                        width=32, heads=2, double_blocks=1, single_blocks=1, axes_dims=(4, 6, 6)),
-      autoencoder=section('pixel', factor=2))
-  for group in config.model:
-    if group in config.init_from:
-      config.init_from[group] = ''
+      autoencoder=section('pixel', factor=2)).items():
+    config.model[group], config.init_from[group] = ConfigDict(made), ''
   for group in ('text_encoder', 'text_encoder_2'):
     config.data.tower_tokenizers[group] = tiny_base.data.tokenizer
   config.data.update(image_size=16, visual_tokens=32, prompt_tokens=96, threads=2,
