@@ -128,7 +128,7 @@ def base_config() -> ConfigDict:
           solver='euler',  # or 'unipc'
           guidance=4.0,  # text guidance scale s: u + s (c - u); 1 = no guidance
           image_guidance=1.0,  # guidance scale of the references, for systems that support it
-          renormalize='',  # length of guided velocities: '' as it comes, by 'token' or by 'image'
+          renormalize='none',  # length of guided velocities kept by 'token', by 'image', or not
           negative_prompt='',  # prompt of the unconditional branch; '' = data.empty_prompt
           timestep_shift=1.0,
           size_shift=(),  # (tokens, mu, tokens, mu): shift exp(mu) by image size instead (FLUX)

@@ -31,7 +31,7 @@ CHOICES = {
     'data.interpolation': INTERPOLATIONS,
     'data.shown': ('all', 'text', 'queries'),
     'sampling.solver': ('euler', 'unipc'),
-    'sampling.renormalize': ('', 'token', 'image'),
+    'sampling.renormalize': ('none', 'token', 'image'),
     'objective.timesteps': ('logit_normal', 'uniform'),
     'optimizer.name': ('adamw', 'muon'),
     'optimizer.schedule': ('constant', 'cosine'),

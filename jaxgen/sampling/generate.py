@@ -115,7 +115,7 @@ def _axes(system: System) -> dict:
 
 
 def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarray, solver: str,
-          mesh: Mesh, rules: tuple, renormalize: str = '') -> np.ndarray:
+          mesh: Mesh, rules: tuple, renormalize: str = 'none') -> np.ndarray:
   """Draws the latents of a batch, within the scope of its mesh.
 
   Args:

@@ -43,7 +43,7 @@ class Branches:
 
 def guided_velocity(denoise: Callable[[Array, Array, Conditioning], Array], branches: Branches,
                     conditioning: Conditioning, images: Array | None = None,
-                    renormalize: str = '') -> Velocity:
+                    renormalize: str = 'none') -> Velocity:
   """Closes a denoiser over its branches.
 
   Args:
@@ -80,9 +80,10 @@ def renormalized(guided: Array, told: Array, images: Array | None, kind: str) ->
     told: f[R, M, C], the first branch alone.
     images: i32[R, M], number of the image of each token within its row; read by ``image``.
     kind: ``token`` gives every token the length that it is told (Qwen-Image); ``image`` shrinks an
-      image that has become longer as a whole (Z-Image's cfg_normalization); '' changes nothing.
+      image that has become longer as a whole (Z-Image's cfg_normalization); ``none`` changes
+      nothing.
   """
-  if not kind:
+  if kind == 'none':
     return guided
   squares = [jnp.sum(jnp.square(v), axis=-1) for v in (told, guided)]  # [R, M]
   if kind == 'image':

@@ -158,6 +158,6 @@ def test_lengths_after_guidance():
     limit, length = (torch.linalg.vector_norm(x[0, own]) for x in (c, v))
     expected = v[0, own] * (limit / length if length > limit else 1)
     np.testing.assert_allclose(found[0, own], expected, rtol=1e-5)
-  np.testing.assert_array_equal(renormalized(guided, told, None, ''), guided)
+  np.testing.assert_array_equal(renormalized(guided, told, None, 'none'), guided)
   nothing = np.zeros_like(guided)
   assert np.isfinite(renormalized(nothing, nothing, images, 'token')).all()

@@ -1,11 +1,16 @@
 """Draws requests of a run down to their latents."""
 
+import pathlib
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+import torch
 from jax.sharding import Mesh
 
+from jaxgen.checkpoints.weights import save_weights
+from jaxgen.config import to_json
+from jaxgen.conversion.pipeline_export import export_pipeline
 from jaxgen.sampling.batching import RequestBatch
 from jaxgen.sampling.batching import make_batch
 from jaxgen.sampling.generate import shift_of
@@ -66,6 +71,27 @@ def run_pipeline(pipeline, **asked) -> tuple[np.ndarray, np.ndarray]:
   with float64.our_time_frequencies():
     image, = pipeline(**asked, output_type='np', callback_on_step_end=keep).images
   return kept['latents'].numpy()[0], image
+
+
+def assert_goes_back(run: Run, folder: str, place: pathlib.Path, kind) -> None:
+  """Our parameters make the pipeline of a folder again, component by component.
+
+  Args:
+    run: with the weights of the folder.
+    folder: of the pipeline.
+    place: where to write.
+    kind: class that opens both.
+  """
+  save_weights(str(place / 'run'), run.params, to_json(run.config))
+  lines = export_pipeline(str(place / 'run'), str(place / 'out'), base=folder)
+  models = [kind.from_pretrained(str(path)).components for path in (folder, place / 'out')]
+  for name, theirs in models[0].items():
+    if isinstance(theirs, torch.nn.Module):
+      ours, tensors = models[1][name], theirs.state_dict()
+      assert any(line.startswith(f'{name}: written from') for line in lines)
+      assert type(ours) is type(theirs) and ours.state_dict().keys() == tensors.keys()
+      assert all(torch.equal(tensor, tensors[key]) for key, tensor in ours.state_dict().items())
+      assert ours.config.__class__ is theirs.config.__class__
 
 
 def one_device(run: Run) -> Mesh:

@@ -5,6 +5,7 @@ Diffusers' areas are divided by ``SHRUNK``: 64 x 64 pixels stand for 1024 x 1024
 
 import collections
 import copy
+import json
 import pathlib
 
 import numpy as np
@@ -24,6 +25,7 @@ from jaxgen.sampling.load import Run
 from jaxgen.sampling.load import published
 from jaxgen.sampling.request import make_request
 from tests.systems import tiny_pipelines
+from tests.systems.drawing import assert_goes_back
 from tests.systems.drawing import assert_same
 from tests.systems.drawing import drawn_together
 from tests.systems.drawing import one_device
@@ -130,3 +132,12 @@ def test_editing_with_several_images(folders, areas):
   cases = [(WORDS[0], [picture(0, 30, 60), picture(1, 50, 40), picture(2, 64, 64)], (48, 64)),
            (WORDS[2], [picture(3, 80, 70)], (48, 64))]
   assert_draws_the_same(*opened(folders['edit plus'], 'edit plus'), cases)
+
+
+def test_a_whole_folder_goes_back(folders, tmp_path):
+  """That of an editor; its autoencoder shares the tensors of Wan's, and keeps its class."""
+  run, _ = opened(folders['edit plus'], 'edit plus')
+  assert_goes_back(run, folders['edit plus'], tmp_path, QwenImagePipeline)
+  assert (tmp_path / 'out' / 'processor' / 'tokenizer.json').exists()
+  config = json.loads((tmp_path / 'out' / 'vae' / 'config.json').read_text())
+  assert config['_class_name'] == 'AutoencoderKLQwenImage'

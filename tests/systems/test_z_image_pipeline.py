@@ -18,6 +18,7 @@ from jaxgen.sampling.load import published
 from jaxgen.sampling.request import make_request
 from jaxgen.systems.registry import make_system
 from tests.systems import tiny_pipelines
+from tests.systems.drawing import assert_goes_back
 from tests.systems.drawing import assert_same
 from tests.systems.drawing import drawn_together
 from tests.systems.drawing import one_device
@@ -88,6 +89,10 @@ def test_tokens_and_pads(run, pipeline):
     assert shown == -(-count // 32) * 32 and found.shown[:shown].all()
     counts.append(count)
   assert max(counts) == LENGTH > min(counts)
+
+
+def test_a_whole_folder_goes_back(run, folder, tmp_path):
+  assert_goes_back(run, folder, tmp_path, ZImagePipeline)
 
 
 def test_settings_are_those_of_the_cards(folder, tmp_path):
