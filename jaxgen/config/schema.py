@@ -130,6 +130,7 @@ def base_config() -> ConfigDict:
           solver='euler',  # or 'unipc'
           guidance=4.0,  # text guidance scale s: u + s (c - u); 1 = no guidance
           image_guidance=1.0,  # guidance scale of the references, for systems that support it
+          renormalize='none',  # length of guided velocities kept by 'token', by 'image', or not
           negative_prompt='',  # prompt of the unconditional branch; '' = data.empty_prompt
           timestep_shift=1.0,
           size_shift=(),  # (tokens, mu, tokens, mu): shift exp(mu) by image size instead (FLUX)
@@ -149,7 +150,9 @@ def _data() -> dict[str, object]:
       image_size=512,  # square side in pixels: short edge resized, then centre crop (L097)
       buckets='',  # sizes of targets: '' = that square, or a set of sizes from data/buckets.py
       fit='crop',  # how an image is fitted to its size: 'crop', 'pad' (with white, L020), 'stretch'
-      references='bucket',  # sizes of references: 'bucket' like targets, or 'native' up to a cap
+      # Sizes of references: 'bucket' like targets, 'native' up to a cap, or 'area': every given
+      # image, sources too, is stretched to about that area, as Qwen-Image-Edit has it.
+      references='bucket',
       reference_pixels=(1_048_576, 1_048_576, 589_824, 262_144),  # cap by their number (L145)
       reference_side=0,  # longest side of a native reference; 0 = no limit
       max_references=0,  # most references of a sample; 0 = no limit (L049)
@@ -158,10 +161,12 @@ def _data() -> dict[str, object]:
       vision_size=448,  # input side of a square vision tower
       vision_pixels=(3_136, 1_003_520),  # smallest and largest input of a native vision tower
       vision_side=0,  # longest input side of a native vision tower; 0 = no limit (L113)
+      vision_area=0,  # area that its images are stretched to at first, as Qwen-Image-Edit; 0 = not
       # Row capacity.
       segments_per_row=1,  # most samples packed into a row
       visual_tokens=1024,  # L: latent tokens per row
       prompt_tokens=512,  # S: prompt tokens per row, learned queries included
+      prompt_cut=0,  # tokens of an image-less prompt the denoiser sees, the rest is cut; 0 = all
       patches=0,  # P: vision patches per row; 0 = one square image per segment
       look_ahead=0,  # samples that may be held back until they fit a row
       oversize='refuse',  # a sample that no row can hold: 'refuse', or 'skip' and count it

@@ -26,11 +26,12 @@ CHOICES = {
     'model.compute_dtype': DTYPES,
     'model.frozen_dtype': DTYPES,
     'data.fit': ('crop', 'pad', 'stretch'),
-    'data.references': ('bucket', 'native'),
+    'data.references': ('bucket', 'native', 'area'),
     'data.oversize': ('refuse', 'skip'),
     'data.interpolation': INTERPOLATIONS,
     'data.shown': ('all', 'text', 'queries', 'preceding'),
     'sampling.solver': ('euler', 'unipc'),
+    'sampling.renormalize': ('none', 'token', 'image'),
     'objective.timesteps': ('logit_normal', 'uniform'),
     'optimizer.name': ('adamw', 'muon'),
     'optimizer.schedule': ('constant', 'cosine'),
@@ -49,7 +50,8 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     'data.visual_tokens', 'data.patches', 'data.look_ahead', 'data.vision_side',
-    'data.reference_side', 'data.max_references', 'data.bov_weight', 'objective.flow_matching',
+    'data.vision_area', 'data.prompt_cut', 'data.reference_side', 'data.max_references',
+    'data.bov_weight', 'objective.flow_matching',
     'objective.next_token', 'optimizer.warmup_steps', 'optimizer.weight_decay',
     'sampling.guidance', 'sampling.image_guidance', 'sampling.size', 'seed',
 )

@@ -4,6 +4,7 @@ What was trained is written from the run. Everything else is that of the pipelin
 began with: other models, tokenizers, the scheduler and the index.
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from jaxgen.conversion import families
 from jaxgen.conversion.commands import Model
 from jaxgen.conversion.commands import models_of
 from jaxgen.conversion.engine import to_torch
@@ -75,8 +77,9 @@ def export_pipeline(workdir: str, out: str, weights: str = 'ema', *, base: str =
       if not isinstance(entry, list) or entry[0] is None:
         continue
       if name in changed:
-        lines.append(f'{name}: written from {workdir}, {_write(partial / name, *changed[name]):,} '
-                     'parameters')
+        model, params = changed[name]
+        count = _write(partial / name, _as_class(model, entry[1]), params)
+        lines.append(f'{name}: written from {workdir}, {count:,} parameters')
       else:
         links = _take(folder / name, partial / name, unchanged == 'link')
         lines.append(f'{name}: {"linked to" if links else "copied from"} {folder / name}')
@@ -106,6 +109,13 @@ def _changed(run: Mapping[str, Any], workdir: str, weights: str, folder: epath.P
     if not same or any(leaf.store.name != 'frozen' for leaf in leaves):
       changed[group] = stored[group]
   return changed
+
+
+def _as_class(model: Model, name: str) -> Model:
+  """The model as a class of diffusers, where that shares the tensors of the table's own."""
+  twins = [family for family in families.TWINS
+           if family.name == model.family.name and family.marker == ('_class_name', name)]
+  return dataclasses.replace(model, family=twins[0]) if twins else model
 
 
 def _write(place: epath.Path, model: Model, stored: Params) -> int:

@@ -94,7 +94,11 @@ def make_config(kind: Kind, sections: Mapping[str, Mapping[str, Any]],
     else:
       config.data.tower_tokenizers[group] = str(root / component)
   config.trainable = (('denoiser/.*', True), ('.*', False))
-  config.update_from_flattened_dict(kind.settings(sections, scheduler))
+  settings = dict(kind.settings(sections, scheduler))
+  for word, fields in kind.variants.items():
+    if word in folder.lower():
+      settings |= fields
+  config.update_from_flattened_dict(settings)
   return config
 
 

@@ -94,7 +94,8 @@ class Tower:
   Attributes:
     tokens: i32[B, G, T].
     mask: bool[B, G, T], attention mask, False for padding.
-    shown: bool[B, G, T], True where the denoiser sees the hidden state (a template may be cropped).
+    shown: bool[B, G, T], True where the denoiser sees the hidden state (a template may be cropped),
+      or a learned pad token in place of one: behind the text, where ``mask`` is False.
     state_positions: i32[B, G, T, 3], positions of those states in the denoiser's RoPE.
   """
 
@@ -165,10 +166,12 @@ class Latent:
   Attributes:
     factor: image pixels along one side of a latent token (autoencoder factor x patch).
     channels: C, channels of a latent token.
+    multiple: learned pad tokens fill the latent tokens of a sample up to a multiple of it.
   """
 
   factor: int
   channels: int
+  multiple: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,10 +204,12 @@ class Text:
   Attributes:
     dialect: name of the prompt template.
     length: T, not counting the leading template tokens that are cropped.
+    multiple: learned pad tokens fill the states of a prompt up to a multiple of it; divides T.
   """
 
   dialect: str
   length: int
+  multiple: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from jaxgen.core.errors import user_error
 Size = tuple[int, int]  # (height, width) in pixels
 
 GRID = 16  # every side is a multiple: autoencoder factor 8 times patch 2
+AREA_STEP = 32  # calculate_dimensions of diffusers' pipelines of Qwen-Image-Edit
 BASES = (512, 768, 1024)
 MAX_ASPECT = 4
 
@@ -109,6 +110,20 @@ def bucket_set(name: str) -> tuple[Size, ...]:
   if not sizes:
     raise user_error('buckets', name, 'gives no sizes; use a larger area or a smaller step')
   return sizes
+
+
+def area_size(size: Size, area: int, step: int = AREA_STEP) -> Size:
+  """The size of about ``area`` pixels with much the same shape, as Qwen-Image-Edit has its images.
+
+  Args:
+    size: (height, width) of the image.
+    area: in pixels, more or less than the image has.
+    step: both sides are multiples of it.
+  """
+  ratio = size[1] / size[0]
+  width = math.sqrt(area * ratio)
+  height, width = (max(round(side / step), 1) * step for side in (width / ratio, width))
+  return height, width
 
 
 def aspect_error(size: Size, bucket: Size) -> float:

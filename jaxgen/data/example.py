@@ -91,6 +91,7 @@ class Example:
     prompt, patches: of the language model.
     images: in the order of the sequence.
     towers: group -> prompt.
+    pads: learned pad tokens of the denoiser behind the images.
   """
 
   id: str
@@ -99,3 +100,9 @@ class Example:
   patches: Patches
   images: tuple[LatentImage, ...] = ()
   towers: Mapping[str, TowerPrompt] = dataclasses.field(default_factory=dict)
+  pads: int = 0
+
+  @property
+  def visual_tokens(self) -> int:
+    """Tokens of the denoiser's images, learned pads included."""
+    return sum(len(image.positions) for image in self.images) + self.pads

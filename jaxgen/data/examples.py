@@ -65,10 +65,12 @@ class ExampleMaker:
     self._dialect = templates.DIALECTS[layout.dialect] if layout.dialect else None
     buckets = bucket_set(data.buckets or f'square:{data.image_size}')
     self._rules = images.Rules(buckets, buckets if data.references == 'bucket' else (),
-                               data.reference_pixels, data.reference_side)
+                               data.reference_pixels, data.reference_side,
+                               area=data.references == 'area')
     least, most = data.vision_pixels
     self._vision = layout.vision and make_vision(
-        layout.vision, min_pixels=least, max_pixels=most, max_side=data.vision_side)
+        layout.vision, min_pixels=least, max_pixels=most, max_side=data.vision_side,
+        area=data.vision_area)
 
   @classmethod
   def of(cls, config: ConfigDict, layout: Layout, cache: Cache | None = None
@@ -163,13 +165,14 @@ class ExampleMaker:
     towers = {group: tower.tokens(_words(sample)) for group, tower in self._towers.items()}
     states = max([int(visible.sum()), *(int(tower.shown.sum()) for tower in towers.values())])
     placed = self._place(sample, grids, states)
+    pads = -sum(map(len, placed.images)) % self._layout.latent.multiple
     return Example(
         sample.id, source, self._prompt(tokens, visible, placed.states, views), patches,
         tuple(self._latent_image(sample, part, plan, where, pixels)
               for part, plan, where in zip(drawn, plans, placed.images)),
         {group: TowerPrompt(tower.tokens, tower.mask, tower.shown,
                             _scatter(tower.shown, placed.states))
-         for group, tower in towers.items()})
+         for group, tower in towers.items()}, pads)
 
   def to_encode(self, sample: Sample) -> list[tuple[Part, images.Planned]]:
     """The images of a worded sample that are encoded for the denoiser, with their plans."""
@@ -178,7 +181,7 @@ class ExampleMaker:
 
   def key(self, part: Part, plan: images.Planned) -> bytes:
     """The key of an image's latents in a cache; raises ``DecodeError`` as ``pixels``."""
-    return image_key(part.image, plan.size, plan.like, self._data.fit)
+    return image_key(part.image, plan.size, plan.like, plan.mode or self._data.fit)
 
   def pixels(self, part: Part, plan: images.Planned) -> np.ndarray:
     """uint8[h, w, 3] as the autoencoder gets an image."""
@@ -228,7 +231,7 @@ class ExampleMaker:
     return templates.tokenize(
         self._read(sample), self._dialect, self._tokenizer,
         [self._vision.tokens(view) for view in views], queries, generate,
-        placeholders=self._data.placeholders,
+        longest=self._data.prompt_cut, placeholders=self._data.placeholders,
         bov_weight=self._data.bov_weight if sample.task in DIALOGUE_TASKS else 0.0,
         where=sample.origin or sample.id)
 
@@ -292,12 +295,13 @@ class _Pixels:
 
   def view(self, part: Part, size: Size, vision) -> np.ndarray:
     """uint8[h, w, 3] as the language model sees the image."""
-    return self._once(part, size, 'view', lambda: vision.resize(self._decode(part, size), size))
+    return self._once(part, size, 'view', lambda: vision.resize(
+        self._decode(part, size), image_size(part.image)))
 
   def cover(self, part: Part, plan: images.Planned, mode: str) -> np.ndarray:
     """uint8[h, w, 3] as the denoiser gets it."""
     return self._once(part, plan, 'cover', lambda: images.fit_image(
-        self._decode(part, plan.size), plan.size, mode, plan.like))
+        self._decode(part, plan.size), plan.size, plan.mode or mode, plan.like))
 
   def latents(self, part: Part, plan: images.Planned, read) -> np.ndarray | None:
     """What ``read()`` gives for the denoiser in place of pixels."""

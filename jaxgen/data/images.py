@@ -10,6 +10,7 @@ from PIL import Image
 
 from jaxgen.core.errors import user_error
 from jaxgen.data.buckets import Size
+from jaxgen.data.buckets import area_size
 from jaxgen.data.buckets import best_bucket
 from jaxgen.data.decode import Picture
 
@@ -28,12 +29,15 @@ class Rules:
     reference_pixels: largest area of each reference where there are 1, 2, ... of them; the last
       number holds for all larger counts.
     max_side: longest side of a reference at its own size in pixels; 0 = no limit.
+    area: every given image, sources too, is stretched to about the area of ``reference_pixels``,
+      whatever its own and the target's size (``buckets.area_size``).
   """
 
   buckets: tuple[Size, ...]
   reference_buckets: tuple[Size, ...] = ()
   reference_pixels: tuple[int, ...] = REFERENCE_PIXELS
   max_side: int = 0
+  area: bool = False
 
 
 class Given(NamedTuple):
@@ -60,11 +64,13 @@ class Planned:
       that of the target where a source is aligned with one. None = no pixels to fit.
     aligned: False for a source of another shape than its target: they show different parts, so
       that pixels of one do not lie on those of the other.
+    mode: of ``fit_image``, where it is not the config's.
   """
 
   size: Size
   like: Size | None = None
   aligned: bool = True
+  mode: str | None = None
 
 
 def plan_sizes(images: Sequence[Given], rules: Rules, factor: int) -> list[Planned]:
@@ -73,6 +79,7 @@ def plan_sizes(images: Sequence[Given], rules: Rules, factor: int) -> list[Plann
   Targets go to the bucket nearest in shape, or to the size that was asked for. Sources get the
   size of the first target; where both have one shape they are cropped alike and stay aligned.
   References and context images keep their shape within the limits, or have buckets of their own.
+  With ``rules.area`` every given image has a size of its own instead, near to its shape.
 
   Args:
     images: of one sample, in any order.
@@ -87,14 +94,17 @@ def plan_sizes(images: Sequence[Given], rules: Rules, factor: int) -> list[Plann
   """
   sources = [image for image in images if image.role == 'source']
   targets = [image for image in images if image.role == 'target']
-  references = len(images) - len(sources) - len(targets)
+  given = len(images) - len(targets)
   fallback = sources[0].size if sources else None
   lead = targets[0] if targets else None
   lead_size = _target_size(lead, fallback, rules, factor) if lead else None
 
   def plan(image: Given) -> Planned:
+    if rules.area and image.role != 'target':
+      size = image.wanted or area_size(image.size, pixels_of(rules.reference_pixels, given))
+      return Planned(_whole(size, factor, 'size of a given image'), image.size, mode='stretch')
     if image.role not in ('source', 'target'):
-      return Planned(_reference_size(image, references, rules, factor), image.size)
+      return Planned(_reference_size(image, given - len(sources), rules, factor), image.size)
     if image.role == 'target' or lead is None:
       return Planned(_target_size(image, fallback, rules, factor), image.size)
     if lead.size is None:
@@ -124,6 +134,11 @@ def native_size(size: Size, factor: int, max_pixels: int = 0, max_side: int = 0)
   # A side that the limit makes a multiple must not fall below it by a rounding error.
   height, width = (max(int(side * scale + 1e-6) // factor, 1) * factor for side in size)
   return height, width
+
+
+def pixels_of(reference_pixels: Sequence[int], count: int) -> int:
+  """Area of each of ``count`` images, see ``Rules.reference_pixels``."""
+  return reference_pixels[min(count, len(reference_pixels)) - 1]
 
 
 def same_shape(first: Size, second: Size) -> bool:
@@ -213,8 +228,7 @@ def _reference_size(image: Given, count: int, rules: Rules, factor: int) -> Size
     return _whole(image.wanted, factor, f'size of a {image.role} image')
   if rules.reference_buckets:
     return _whole(best_bucket(image.size, rules.reference_buckets), factor, 'reference buckets')
-  limit = rules.reference_pixels[min(count, len(rules.reference_pixels)) - 1]
-  return native_size(image.size, factor, limit, rules.max_side)
+  return native_size(image.size, factor, pixels_of(rules.reference_pixels, count), rules.max_side)
 
 
 def _whole(size: Size, factor: int, where: str) -> Size:

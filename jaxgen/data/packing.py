@@ -81,7 +81,7 @@ class RowShape:
   def needs(self, example: Example) -> dict[str, int]:
     """How much of a row the example takes up."""
     return {'segments': 1,
-            'visual tokens': sum(len(image.positions) for image in example.images),
+            'visual tokens': example.visual_tokens,
             'prompt tokens': len(example.prompt.tokens),
             'patches': len(example.patches.values)}
 
@@ -174,6 +174,9 @@ def pack(rows: Sequence[Sequence[Example]], shape: RowShape, pad: int = 0,
           pixels.append(image.pixels)
           slots.append(row * shape.visual_tokens + visual)
         visual += len(image.positions)
+      # Learned pads belong to the sample, but to no image, and stand at (0, 0, 0).
+      batch.visual.segments[row, visual:visual + example.pads] = segment
+      visual += example.pads
       for group, prompt in example.towers.items():
         _write_tower(batch.towers[group], row, segment, prompt)
       batch.meta.sample_ids[row, segment - 1] = hash_id(example.id)

@@ -103,7 +103,7 @@ def describe(shown: Shown, maker: ExampleMaker) -> list[str]:
   lines += _table(('tokens', 'positions', 'shown at', 'loss', 'content'),
                   _prompt(example.prompt, example.patches, maker))
   if example.images:
-    lines.append(f'  denoiser: {sum(len(image.positions) for image in example.images)} tokens')
+    lines.append(f'  denoiser: {example.visual_tokens} tokens')
     _, given = maker.uses(sample)
     factor = maker.layout.latent.factor
     lines += _table(('part', 'size', 'tokens', 'role', 'positions'), [

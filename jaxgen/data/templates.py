@@ -144,7 +144,7 @@ def shown_images(parts: Sequence[Part], generate: bool) -> list[int]:
 
 
 def tokenize(parts: Sequence[Part], dialect: Dialect, tokenizer: Tokenizer,
-             image_tokens: Sequence[int], queries: int, generate: bool, *,
+             image_tokens: Sequence[int], queries: int, generate: bool, *, longest: int = 0,
              placeholders: bool = False, bov_weight: float = 1.0,
              where: str = 'prompt') -> Tokens:
   """Writes the prompt of a sample.
@@ -162,6 +162,8 @@ def tokenize(parts: Sequence[Part], dialect: Dialect, tokenizer: Tokenizer,
     generate: the model is to go on where the prompt ends. Then the prompt stops before the last
       target, which it is to draw, or at its end with the assistant's turn open; without it, all
       turns are closed and there are no queries.
+    longest: tokens that the denoiser is shown of a prompt without images, queries apart; a longer
+      one loses its end, as in Qwen-Image. 0 = all.
     placeholders: ``<image_n>`` in a text stands for image n of the sample, counted from 1 over
       all its images; the first mention moves a written image there. Targets, images that are
       left out and further mentions stay as they are (L008, A03).
@@ -188,7 +190,8 @@ def tokenize(parts: Sequence[Part], dialect: Dialect, tokenizer: Tokenizer,
   bov = []
   if generate and dialect.begins and stop < len(parts):
     bov = [writer.begin(_Begin.of(parts[stop], bov_weight))[0]]
-  return _flatten(pieces, bov, tokenizer, queries if generate else 0, crop)
+  most = crop + longest if longest and generate and not shown else None
+  return _flatten(pieces, bov, tokenizer, queries if generate else 0, crop, most)
 
 
 def _stop(parts: Sequence[Part], generate: bool) -> int:
@@ -386,7 +389,7 @@ class _Writer:
 
 
 def _flatten(pieces: Sequence[_Piece], bov: Sequence[_Piece], tokenizer: Tokenizer, queries: int,
-             crop: int) -> Tokens:
+             crop: int, most: int | None) -> Tokens:
   """Encodes the texts and lays everything side by side.
 
   Args:
@@ -395,6 +398,7 @@ def _flatten(pieces: Sequence[_Piece], bov: Sequence[_Piece], tokenizer: Tokeniz
     tokenizer: of the texts.
     queries: their number behind it.
     crop: see ``Tokens``.
+    most: tokens before the queries that are kept, from the first on; None = all.
   """
   tokens: list[int] = []
   losses: list[float] = []
@@ -412,13 +416,13 @@ def _flatten(pieces: Sequence[_Piece], bov: Sequence[_Piece], tokenizer: Tokeniz
       tokens += piece.content
       losses += [piece.loss] * count
       image_index += [-1] * count if first < 0 else range(first, first + count)
-  text = len(tokens)
+  text = len(tokens[:most])
   return Tokens(
-      np.array(tokens + [tokenizer.pad] * queries, np.int32),
-      np.array(losses + [0.0] * queries, np.float32),
-      np.array(image_index + [-1] * queries, np.int32),
+      np.array(tokens[:most] + [tokenizer.pad] * queries, np.int32),
+      np.array(losses[:most] + [0.0] * queries, np.float32),
+      np.array(image_index[:most] + [-1] * queries, np.int32),
       np.array([-1] * text + list(range(queries)), np.int32),
-      min(crop, text), text - len(bov))
+      min(crop, text), min(text, len(tokens) - len(bov)))
 
 
 def _encode(pieces: Sequence[_Piece], tokenizer: Tokenizer) -> tuple[list[int], list[float]]:

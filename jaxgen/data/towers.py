@@ -19,8 +19,8 @@ class TowerTokens:
   Attributes:
     tokens: i32[T].
     mask: bool[T], False for padding that is not read.
-    shown: bool[T], True for the tokens whose states the denoiser is told: those of the mask,
-      without the leading tokens that the dialect crops.
+    shown: bool[T], True for what the denoiser is told: the states of the tokens behind those that
+      the dialect crops, and the learned pads behind them.
   """
 
   tokens: np.ndarray
@@ -51,8 +51,10 @@ class TowerTokenizer:
     count = len(start) + len(kept) + len(end)
     ids[:count] = [*start, *kept, *end]
     places = np.arange(length)
-    mask = (places < count) | dialect.reads_padding
-    return TowerTokens(ids, mask, mask & (places >= dialect.crop))
+    read = length if dialect.reads_padding else count
+    pads = -(read - dialect.crop) % self.text.multiple
+    shown = (places >= dialect.crop) & (places < read + pads)
+    return TowerTokens(ids, places < read, shown)
 
 
 def load_tower_tokenizer(path: str, text: Text, *,

@@ -14,8 +14,10 @@ import numpy as np
 from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Vision
+from jaxgen.data.buckets import area_size
 from jaxgen.data.decode import Picture
 from jaxgen.data.example import Size
+from jaxgen.data.images import fit_image
 from jaxgen.data.images import resize_and_crop
 from jaxgen.data.positions import grid_positions
 from jaxgen.data.positions import text_positions
@@ -32,13 +34,14 @@ MAX_ASPECT = 200
 
 
 def make_vision(vision: Vision, *, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS,
-                max_side: int = 0) -> 'SquareVision | NativeVision':
+                max_side: int = 0, area: int = 0) -> 'SquareVision | NativeVision':
   """What prepares the images that the language model sees.
 
   Args:
     vision: sizes of its vision tower.
     min_pixels, max_pixels: bounds of the area of native images.
     max_side: bound of either side of native images in pixels (L113), 0 = none.
+    area: in pixels, that native images are stretched to at first, 0 = not.
 
   Raises:
     UserError: a square that image tokens do not fill.
@@ -46,7 +49,7 @@ def make_vision(vision: Vision, *, min_pixels: int = MIN_PIXELS, max_pixels: int
   if vision.kind == 'square':
     return SquareVision(vision.patch, vision.merge, vision.size)
   assert vision.kind == 'native', vision.kind
-  return NativeVision(vision.patch, vision.merge, min_pixels, max_pixels, max_side)
+  return NativeVision(vision.patch, vision.merge, min_pixels, max_pixels, max_side, area)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +81,10 @@ class SquareVision:
     del size
     return (self.side, self.side)
 
-  def resize(self, image: np.ndarray | Picture, size: Size) -> np.ndarray:
-    """uint8[H, W, 3] at its fitted size: short edge resized, the middle cut out."""
-    return resize_and_crop(image, size)
+  def resize(self, image: np.ndarray | Picture, own: Size) -> np.ndarray:
+    """uint8[H, W, 3] at the fitted size of an image of size ``own``, which may have been decoded at
+    reduced scale: short edge resized, the middle cut out."""
+    return resize_and_crop(image, self.fit(own))
 
   def tokens(self, size: Size) -> int:
     """Image tokens of an image of the fitted ``size``."""
@@ -127,6 +131,8 @@ class NativeVision:
     merge: patches along one side of an image token.
     min_pixels, max_pixels: bounds of the area.
     max_side: bound of either side in pixels, 0 = none.
+    area: in pixels, that an image is stretched to before all else, as the pipelines of
+      Qwen-Image-Edit have it; 0 = not.
   """
 
   patch: int
@@ -134,6 +140,7 @@ class NativeVision:
   min_pixels: int = MIN_PIXELS
   max_pixels: int = MAX_PIXELS
   max_side: int = 0
+  area: int = 0
 
   def __post_init__(self):
     if 0 < self.max_side < self.patch * self.merge:
@@ -151,12 +158,16 @@ class NativeVision:
     Raises:
       UserError: an image 200 times longer than wide, or the reverse.
     """
+    size = area_size(size, self.area) if self.area else size
     return fitted_size(*size, factor=self.patch * self.merge, min_pixels=self.min_pixels,
                        max_pixels=self.max_pixels, max_side=self.max_side)
 
-  def resize(self, image: np.ndarray | Picture, size: Size) -> np.ndarray:
-    """uint8[H, W, 3] at its fitted size, the whole image."""
-    return Picture.of(image).resize(size)
+  def resize(self, image: np.ndarray | Picture, own: Size) -> np.ndarray:
+    """uint8[H, W, 3] at the fitted size of an image of size ``own``, which may have been decoded at
+    reduced scale: the whole image."""
+    if self.area:
+      image = fit_image(image, area_size(own, self.area), 'stretch')
+    return Picture.of(image).resize(self.fit(own))
 
   def tokens(self, size: Size) -> int:
     """Image tokens of an image of the fitted ``size``."""

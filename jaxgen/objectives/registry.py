@@ -36,7 +36,15 @@ def make_objectives(config: ConfigDict) -> Objectives:
 
 
 def needed_groups(system: Any, objectives: Objectives) -> tuple[str, ...]:
-  """Parameter groups that the terms read, sorted; includes the groups that encode images."""
+  """Parameter groups that the terms read, sorted; includes the groups that encode images.
+
+  Raises:
+    UserError: a term that the system has not what it takes to compute.
+  """
+  for name, (objective, weight) in objectives.items():
+    if not set(objective.calls) <= set(system.reads):
+      raise user_error(f'config.objective.{name}', weight, f'{type(system).__name__} has no such '
+                       'objective; set it to 0')
   calls = {call for objective, _ in objectives.values() for call in objective.calls}
   if 'denoise' in calls:
     calls.add('encode')

@@ -80,7 +80,8 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
     for chosen in batches:
       batch = make_batch([requests[index] for index in chosen], system, maker, rows, ways)
       sigmas = linear_sigmas(steps or sampling.steps, shifts[chosen[0]], sampling.last_level)
-      latents = solve(system, params, batch, sigmas, sampling.solver, mesh, config.mesh.rules)
+      latents = solve(system, params, batch, sigmas, sampling.solver, mesh, config.mesh.rules,
+                      sampling.renormalize)
       _check_finite(latents, batch, [requests[index] for index in chosen])
       for drawn, image in zip(batch.drawn, _decoded(system, params, latents, batch, mesh)):
         images[chosen[drawn.request]].append(image)
@@ -123,7 +124,7 @@ def _axes(system: System) -> dict:
 
 
 def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarray, solver: str,
-          mesh: Mesh, rules: tuple) -> np.ndarray:
+          mesh: Mesh, rules: tuple, renormalize: str = 'none') -> np.ndarray:
   """Draws the latents of a batch, within the scope of its mesh.
 
   Args:
@@ -134,6 +135,7 @@ def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarra
     solver: a key of ``SOLVERS``.
     mesh: that rows are spread over.
     rules: the changes to the sharding rules that the scope was entered with.
+    renormalize: see ``guidance.renormalized``.
 
   Returns:
     f32[R, M, C], at the places that ``batch.drawn`` names.
@@ -145,7 +147,8 @@ def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarra
   rows = partition.row_sharding(mesh, len(batch.images))
   keys = (batch.seeds, batch.numbers, batch.outputs, batch.images)
   branches, keys = jax.device_put((branches, keys), rows)
-  return np.asarray(_sample(system, params, branches, keys, sigmas, solver, rules))
+  return np.asarray(_sample(system, params, branches, keys, sigmas, solver, rules,
+                            renormalize))
 
 
 def _encoded(system: System, params: Params, batch: RequestBatch, mesh: Mesh) -> np.ndarray:
@@ -202,9 +205,9 @@ def _encode(system: System, params: Params, images: Array) -> Array:
   return system.encode(params, images.astype(jnp.float32) / 127.5 - 1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
 def _sample(system: System, params: Params, branches: Branches, keys: tuple[Array, ...],
-            sigmas: Array, solver: str, rules: tuple) -> Array:
+            sigmas: Array, solver: str, rules: tuple, renormalize: str) -> Array:
   """Latents f32[R, M, C]. ``rules`` are those of the scope, by which JAX does not tell programs
   apart."""
   del rules
@@ -220,7 +223,8 @@ def _sample(system: System, params: Params, branches: Branches, keys: tuple[Arra
   image_keys = jax.vmap(jax.random.key)(seeds.ravel()).reshape(seeds.shape)
   image_keys = noise.fold(noise.fold(image_keys, numbers), outputs)
   eps = noise.image_noise(image_keys, images, batch.visual.latents.shape[-1])
-  return SOLVERS[solver](guided_velocity(denoise, branches, conditioning), eps, sigmas)
+  velocity = guided_velocity(denoise, branches, conditioning, images, renormalize)
+  return SOLVERS[solver](velocity, eps, sigmas)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -301,7 +301,7 @@ def _behind(state: Dialogue, draft: Draft, options: Options) -> Dialogue:
 def _request(state: Dialogue, sample: Sample, config: ConfigDict, options: Options) -> Request:
   """A request for an image behind the sample, worded as training words it."""
   shown = [part.image for part in sample.images]
-  size = state.size or default_size(config, shown[-1:], sample.origin)
+  size = state.size or default_size(config, shown[-1:], shown, sample.origin)
   asked = dataclasses.replace(sample, parts=(*sample.parts, Part('target', loss=True, size=size)))
   return request_of(config, tasks.worded(asked, 'dialogue', config.data), seed=state.seed,
                     number=state.number * MAX_OUTPUTS + state.images, guidance=options.guidance,

@@ -16,12 +16,14 @@ from jaxgen.core.texts import checked
 from jaxgen.core.types import Layout
 from jaxgen.data import positions
 from jaxgen.data import tasks
+from jaxgen.data.buckets import area_size
 from jaxgen.data.buckets import best_bucket
 from jaxgen.data.buckets import bucket_set
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import image_size
 from jaxgen.data.examples import drawn_images
 from jaxgen.data.examples import grid_role
+from jaxgen.data.images import pixels_of
 from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
@@ -60,7 +62,8 @@ def make_request(config: ConfigDict, text: str | None, *, size: tuple[int, int] 
     config: of the run: ``data`` words the prompt, ``sampling`` has the defaults.
     text: what to draw, or the instruction; None or '' is the empty prompt.
     size: (height, width) of every output; None takes ``sampling.size``, or the bucket nearest in
-      shape to the first source.
+      shape to the first source, or with ``data.references`` 'area' what the last given image is
+      stretched to.
     source, reference, context: images by role.
     outputs: how many images, drawn in one pass.
     task: one of ``TASKS``, or ``auto``.
@@ -84,7 +87,8 @@ def make_request(config: ConfigDict, text: str | None, *, size: tuple[int, int] 
   given = [Part(role, image=image) for role, images in (
       ('source', source), ('reference', reference), ('context', context)) for image in images]
   words = (Part('user', text=text),) if text else ()
-  target = Part('target', loss=True, size=size or default_size(config, source, origin))
+  images = [part.image for part in given]
+  target = Part('target', loss=True, size=size or default_size(config, source, images, origin))
   sample = Sample(name, (*given, *words, *(target,) * outputs), origin=origin)
   data = _bare(config.data) if whole else config.data
   return request_of(config, _worded(sample, task, data), seed=seed, number=number,
@@ -158,24 +162,29 @@ def make_requests(config: ConfigDict, texts: Sequence[str], **options) -> list[R
           for number, text in enumerate(texts)]
 
 
-def default_size(config: ConfigDict, like: Sequence[Image], origin: str) -> tuple[int, int]:
+def default_size(config: ConfigDict, source: Sequence[Image], given: Sequence[Image], origin: str
+                 ) -> tuple[int, int]:
   """(height, width) of an output that none was chosen for.
 
   Args:
-    config: of the run: ``sampling.size``, or the bucket nearest in shape to an image, or the square
-      that it trained on.
-    like: the first one, if any, is that image.
+    config: of the run: ``sampling.size``, or the area of references with the shape of the last given
+      image, or the bucket nearest in shape to the first source, or the square that it trained on.
+    source: images of that role.
+    given: images of all roles, in order.
     origin: of the request, for errors.
 
   Raises:
-    UserError: the image cannot be read.
+    UserError: an image cannot be read.
   """
-  if not config.sampling.size and config.data.buckets and like:
-    try:
-      return best_bucket(image_size(like[0]), bucket_set(config.data.buckets))
-    except DecodeError as error:
-      raise user_error(origin, None, f'an image cannot be read: {error}') from None
-  side = config.sampling.size or config.data.image_size
+  data, side = config.data, config.sampling.size
+  try:
+    if not side and data.references == 'area' and given:
+      return area_size(image_size(given[-1]), pixels_of(data.reference_pixels, len(given)))
+    if not side and data.buckets and source:
+      return best_bucket(image_size(source[0]), bucket_set(data.buckets))
+  except DecodeError as error:
+    raise user_error(origin, None, f'an image cannot be read: {error}') from None
+  side = side or data.image_size
   return side, side
 
 

@@ -90,7 +90,8 @@ def read_tower(tower: nn.Module, params, prompts: Tower, **options) -> Condition
     **options: of its ``read``, as ``skip``.
 
   Returns:
-    f[B, G T, D], the states of segment 1 first; those that are not shown have segment 0.
+    f[B, G T, D], the states of segment 1 first; those that are not shown have segment 0. What is
+    shown without being read is a learned pad.
   """
   rows, groups, length = prompts.tokens.shape
   tokens = prompts.tokens.reshape(rows * groups, length)
@@ -99,7 +100,8 @@ def read_tower(tower: nn.Module, params, prompts: Tower, **options) -> Condition
   segments = jnp.where(prompts.shown, jnp.arange(1, groups + 1)[:, None], 0)  # [B, G, T]
   return Conditioning(states.reshape(rows, groups * length, -1),
                       prompts.state_positions.reshape(rows, groups * length, 3),
-                      segments.reshape(rows, groups * length))
+                      segments.reshape(rows, groups * length),
+                      pads=(prompts.shown & ~prompts.mask).reshape(rows, groups * length))
 
 
 def read_pooled(tower: nn.Module, params, prompts: Tower) -> jax.Array:

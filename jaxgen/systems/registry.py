@@ -11,14 +11,20 @@ from jaxgen.systems.duetgen import DuetGen
 from jaxgen.systems.flux import Flux
 from jaxgen.systems.imontage import IMontage
 from jaxgen.systems.iomm import IOMM
+from jaxgen.systems.openuni import OpenUni
 from jaxgen.systems.query_kontext import QueryKontext
+from jaxgen.systems.qwen_image import QwenImage
+from jaxgen.systems.z_image import ZImage
 
 SYSTEMS = {
     'duetgen': DuetGen,
     'flux': Flux,
     'imontage': IMontage,
     'iomm': IOMM,
+    'openuni': OpenUni,
     'query_kontext': QueryKontext,
+    'qwen_image': QwenImage,
+    'z_image': ZImage,
 }
 
 

@@ -71,7 +71,7 @@ def latent_shape(config: ConfigDict, system: System) -> tuple[int, int, int]:
 
 def size_limit(config: ConfigDict, sizes: Iterable[Size]) -> int:
   """How many sizes a run may encode, of which ``sizes`` are known."""
-  own_sizes = config.data.clean_roles and config.data.references == 'native'
+  own_sizes = config.data.clean_roles and config.data.references != 'bucket'
   return max(config.data.image_sizes if own_sizes else 0, len(set(sizes)))
 
 

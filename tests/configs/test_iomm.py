@@ -72,3 +72,36 @@ def test_every_config_says_how_it_is_run():
     text = module.__doc__
     derived_from = 'derived from' in text or path.stem == '__init__'
     assert derived_from or 'jaxgen train' in text or 'make ' in text or 'launch/' in text, path
+
+
+# Ledger L093: parameters in billions that train, global batch, EMA, epochs of 210,000 images.
+UMM = {'openuni_l_mix': (1.83, 256, 0.999, 12), 'qwen_image_mix': (0.42, 48, 0.0, 5)}
+
+
+@pytest.mark.parametrize('name', UMM)
+@pytest.mark.parametrize('recipe', ['mix', 'image', 'pair'])
+def test_numbers_of_table_6(name, recipe):
+  billions, rows, ema, epochs = UMM[name]
+  config = load_config(str(ROOT / f'configs/iomm/{name}.py:{recipe}'))
+  validate(config)
+  found = (config.optimizer.name, config.optimizer.learning_rate, config.optimizer.b1,
+           config.optimizer.b2, config.optimizer.clip_norm, config.optimizer.weight_decay)
+  assert found == ('adamw', 1e-4, 0.9, 0.95, 1.0, 0.0)
+  assert (config.train.rows, config.optimizer.ema_decay) == (rows, ema)
+  assert config.train.steps == pytest.approx(epochs * 210_000 / rows, rel=0.01)
+  assert config.model.mask_ratio == 0.85 and config.data.image_size == 512
+  shares = {source.task: source.share for source in config.data.sources.values()}
+  assert shares == ({'image': (.5,), 'pair': (.5,)} if recipe == 'mix' else {recipe: (1.0,)})
+  if recipe != 'mix':
+    return
+  system = make_system(config)
+  trains = trees.match_rules(list(trees.flatten(system.shapes())), config.trainable, 'trainable')
+  leaves = trees.flatten(system.shapes())
+  trained = {path for path, value in trains.items() if value}
+  assert round(sum(math.prod(leaves[path].shape) for path in trained) / 1e9, 2) == billions
+  if name == 'openuni_l_mix':
+    assert {path.split('/')[0] for path in trained} == {'bridge', 'connector', 'denoiser'}
+  else:
+    assert all('/lora/' in path and path.startswith('denoiser/') for path in trained)
+    adapter, = config.model.lora.values()
+    assert (adapter.rank, adapter.alpha) == (64, 64.0)

@@ -1,5 +1,6 @@
 """Sizes by role, and crops that keep a source and its target on top of each other."""
 
+import dataclasses
 import functools
 import io
 
@@ -203,3 +204,15 @@ def test_pad_shows_the_whole_image_on_white():
   assert (out[16:48] == 7).all() and (out[:16] == 255).all() and (out[48:] == 255).all()
   assert (fit_image(image, (40, 80), 'pad') == 7).all()
   assert fit_image(np.full((1, 300, 3), 7, np.uint8), (16, 16), 'pad').shape == (16, 16, 3)
+
+
+def test_given_images_of_an_area_have_sizes_of_their_own():
+  """Sources too: none follows the target, and each is stretched, up or down."""
+  rules = dataclasses.replace(RULES, reference_pixels=(1024**2, 512**2), area=True)
+  target, source = Given('target', (428, 333)), Given('source', (300, 600))
+  assert plan_sizes([target, source], rules, 16) == [
+      plan_sizes([target], RULES, 16)[0],
+      Planned((736, 1440), (300, 600), mode='stretch')]
+  sizes = [plan.size for plan in plan_sizes([source, Given('reference', (900, 900)), target],
+                                            rules, 16)]
+  assert sizes[:2] == [(352, 736), (512, 512)]

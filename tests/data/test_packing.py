@@ -218,3 +218,13 @@ def test_row_shape_of_a_config():
 def test_patches_must_be_given_in_whole_images(vision, patches, unit):
   with pytest.raises(UserError, match=f'^config.data.patches = {patches}: use {unit}'):
     shape_of(vision, patches=patches)
+
+
+def test_learned_pads_belong_to_a_sample_and_to_no_image():
+  first = example('a', images=(image(4, 12),), pads=2)
+  loaded = pack([[first, example('b', images=(image(8, 8),))]], SHAPE)
+  visual = loaded.batch.visual
+  assert visual.segments[0].tolist() == [1] * 5 + [2] * 4 + [0] * 3
+  assert visual.images[0].tolist() == [1, 1, 1, 0, 0, 2, 2, 2, 2, 0, 0, 0]
+  assert not visual.is_target[0, 3:5].any() and not visual.positions[0, 3:5].any()
+  assert SHAPE.needs(first)['visual tokens'] == 5

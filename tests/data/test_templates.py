@@ -361,3 +361,17 @@ def test_a_tokenizer_must_have_what_the_dialect_needs(tokenizer, qwen):
   with pytest.raises(UserError, match='^prompt: has an answer, but the tokenizer'):
     tokenize([text('assistant', 'a')], DIALECTS['plain'], endless, (), 0, False)
   assert len(tokenize([text('user', 'a')], DIALECTS['plain'], blind, (), 0, True).tokens) == 1
+
+
+def test_a_long_prompt_without_images_loses_its_end(qwen):
+  """Behind what is cropped, before the queries; one with images does not."""
+  parts, dialect = [text('user', 'a cat ' * 90)], DIALECTS['qwen_image']
+  full, cut = (tokenize(parts, dialect, qwen, (), 3, generate=True, longest=longest)
+               for longest in (0, 50))
+  assert len(full.tokens) > len(cut.tokens) == 34 + 50 + 3
+  assert cut.tokens[:84].tolist() == full.tokens[:84].tolist()
+  assert cut.query_index[84:].tolist() == [0, 1, 2] and cut.crop == 34
+  assert len(cut.loss_mask) == len(cut.image_index) == 87
+  seen = [image(), *parts]
+  with_image = tokenize(seen, dialect, qwen, [4], 0, generate=True, longest=50)
+  assert len(with_image.tokens) > 64 + 50

@@ -37,7 +37,7 @@ def test_one_interface():
 
 def test_square_images_fill_the_square():
   vision = make_vision(SQUARE)
-  image = vision.resize(random_image(31, 50), vision.fit((31, 50)))
+  image = vision.resize(random_image(31, 50), (31, 50))
   assert image.shape == (*vision.fit((31, 50)), 3) == (16, 16, 3)
   assert vision.tokens((16, 16)) == 4
   patches = vision.patches(image)
@@ -65,7 +65,7 @@ def test_native_patches_equal_the_processor(sizes):
   bounds = dict(min_pixels=56 * 56, max_pixels=28 * 28 * 8)
   expected = Qwen2VLImageProcessorPil(**bounds)(images, return_tensors='np')
   vision = make_vision(NATIVE, **bounds)
-  resized = [vision.resize(image, vision.fit(image.shape[:2])) for image in images]
+  resized = [vision.resize(image, image.shape[:2]) for image in images]
   fitted = [vision.fit(size) for size in sizes]
   assert [image.shape[:2] for image in resized] == fitted
   assert ([[1, height // 14, width // 14] for height, width in fitted]

@@ -17,6 +17,7 @@ from jaxgen.core.types import Meta
 from jaxgen.core.types import Visual
 from jaxgen.sampling.guidance import Branches
 from jaxgen.sampling.guidance import guided_velocity
+from jaxgen.sampling.guidance import renormalized
 from jaxgen.sampling.schedules import linear_sigmas
 from jaxgen.sampling.solvers import SOLVERS
 from jaxgen.sampling.solvers import euler
@@ -139,3 +140,24 @@ def test_scale_of_the_other_convention():
   velocity = guided_velocity(Told(), branches, conditioning)(
       jnp.zeros((1, 2, 1)), jnp.float32(0.0))
   np.testing.assert_allclose(velocity[..., 0], 1.0 + gain * 0.5 * np.ones((1, 2)), atol=1e-6)
+
+
+def test_lengths_after_guidance():
+  """The formulas of Qwen-Image's and Z-Image's pipelines, written with torch."""
+  told, guided = (np.random.default_rng(seed).normal(size=(1, 6, 3)).astype(np.float32) * scale
+                  for seed, scale in ((0, 1.0), (1, 2.0)))
+  guided[:, 3:5] *= 0.01  # an image that has become shorter stays so
+  images = np.array([[1, 1, 1, 2, 2, 0]])
+  c, v = torch.tensor(told), torch.tensor(guided)
+  norms = [torch.norm(x, dim=-1, keepdim=True) for x in (c, v)]
+  np.testing.assert_allclose(renormalized(guided, told, images, 'token'),
+                             v * (norms[0] / norms[1]), rtol=1e-5)
+  found = np.asarray(renormalized(guided, told, images, 'image'))
+  for number in (1, 2):
+    own = images[0] == number
+    limit, length = (torch.linalg.vector_norm(x[0, own]) for x in (c, v))
+    expected = v[0, own] * (limit / length if length > limit else 1)
+    np.testing.assert_allclose(found[0, own], expected, rtol=1e-5)
+  np.testing.assert_array_equal(renormalized(guided, told, None, 'none'), guided)
+  nothing = np.zeros_like(guided)
+  assert np.isfinite(renormalized(nothing, nothing, images, 'token')).all()

@@ -28,7 +28,7 @@ MESHES = {
     'iomm/pretrain_b': (4, 8, 1, 2), 'iomm/pretrain_l': (4, 8, 1, 4),
     'iomm/pretrain_xl': (4, 8, 1, 2), 'iomm/finetune_xl_512': (1, 64, 1, 1),
     'imontage/pretrain': (1, 32, 2, 1), 'imontage/sft': (1, 16, 4, 1),
-    'flux/base': (2, 16, 1, 2),
+    'flux/base': (2, 16, 1, 2), 'qwen_image/base': (1, 64, 1, 1), 'z_image/base': (2, 8, 1, 2),
     'query_kontext/stage1': (4, 8, 1, 2), 'query_kontext/stage3': (4, 8, 1, 4),
     'plans/flux_12b': (1, 64, 1, 1), 'plans/hunyuan_video_13b': (2, 16, 2, 2)}
 

@@ -11,14 +11,19 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from ml_collections import ConfigDict
 
 from configs.duetgen import shapes as duetgen
 from configs.flux import base as flux
 from configs.imontage import shapes as imontage
 from configs.query_kontext import shapes as query_kontext
+from configs.qwen_image import base as qwen_image
+from configs.z_image import base as z_image
 from jaxgen.config import source
 from jaxgen.conversion.commands import export
+from jaxgen.conversion.pipelines import make_config
+from jaxgen.conversion.tables.pipelines import KINDS
 from jaxgen.core import trees
 from jaxgen.core.types import Batch
 from jaxgen.data.loader import make_loader
@@ -96,6 +101,78 @@ def _flux(tiny_base):
   config.data.sources = {'edits': source('shapes', 'edit', path='edit')}
   config.train.update(rows=8)
   return config
+
+
+def _openuni(tiny_base):
+  config = copy.deepcopy(tiny_base)
+  with config.unlocked():
+    config.system = 'openuni'
+    for group, made in dict(
+        bridge=section('learnable_queries', width=32, queries=4),
+        connector=section('encoder_connector', width=32, layers=2, heads=2, mlp=48, out_width=24),
+        denoiser=section('sana', in_channels=48, cond_dim=24, width=32, heads=4, cross_heads=2,
+                         layers=1),
+        autoencoder=section('pixel', factor=4)).items():
+      config.model[group], config.init_from[group] = ConfigDict(made), ''
+    config.data.shown = 'queries'
+  return config
+
+
+def _qwen_image(tiny_base):
+  """An editor, whose prompts have no template."""
+  config = qwen_image.trained(make_config(
+      KINDS['QwenImageEditPipeline'], qwen_image.SECTIONS, qwen_image.SCHEDULER, ''))
+  _shrink(
+      config,
+      mllm=section(
+          'qwen2_5_vl',
+          vision=dict(width=24, layers=2, heads=2, mlp=32, patch_size=4, window=16,
+                      full_attention=(1,)),
+          text=dict(vocab=512, width=32, layers=2, heads=2, kv_heads=1, mlp=64,
+                    rope_sections=(2, 3, 3))),
+      denoiser=section('qwen_image', in_channels=48, out_channels=48, cond_dim=32, width=32,
+                       heads=2, layers=2, axes_dims=(4, 6, 6)),
+      autoencoder=section('pixel', factor=2))
+  config.data.update(tokenizer=tiny_base.data.tokenizer, dialect='plain', image_size=16,
+                     reference_pixels=(32**2,), max_references=2, vision_area=0,
+                     vision_pixels=(64, 256), patches=16, visual_tokens=80, prompt_tokens=96)
+  config.data.sources = {'edits': source('shapes', 'edit', path='edit')}
+  return config
+
+
+def _z_image(tiny_base):
+  config = z_image.get_config()
+  _shrink(
+      config,
+      text_encoder=section('qwen3', vocab=513, width=32, layers=2, heads=2, kv_heads=1, mlp=64,
+                           qkv_bias=False, qk_norm=True),
+      denoiser=section('z_image', in_channels=48, cond_dim=32, width=32, heads=2, layers=2,
+                       refiner_layers=1, axes_dims=(4, 6, 6)),
+      autoencoder=section('pixel', factor=2))
+  config.data.tower_tokenizers.text_encoder = _with_turns(tiny_base.data.tokenizer)
+  config.data.update(image_size=16, visual_tokens=32, prompt_tokens=96)
+  config.data.sources = {'captions': source('shapes', 'pair')}
+  return config
+
+
+def _shrink(config, **models):
+  """Small models that begin at random, in place of published ones."""
+  for group, made in models.items():
+    config.model[group], config.init_from[group] = ConfigDict(made), ''
+  config.model.update(compute_dtype='float32', frozen_dtype='float32')
+  config.data.update(buckets='', threads=2)
+  config.train.rows = 8
+  config.optimizer.warmup_steps = 0
+  config.mesh.update(data=-1, fsdp=1)
+
+
+def _with_turns(folder):
+  """A tokenizer beside this one that also knows what opens a turn."""
+  backend = tokenizers.Tokenizer.from_file(f'{folder}/tokenizer.json')
+  backend.add_special_tokens(['<|im_start|>'])
+  pathlib.Path(f'{folder}_turns').mkdir(exist_ok=True)
+  backend.save(f'{folder}_turns/tokenizer.json')
+  return f'{folder}_turns'
 
 
 def _pretrain(config):
@@ -192,6 +269,22 @@ CASES = {
                   dict(text='make it blue', source=[IMAGE], size=(16, 24)),
                   dict(text='both together', reference=[IMAGE, IMAGE], size=(8, 16))),
         exported=('adapter', 'connector', 'denoiser', 'mllm')),
+    'openuni': Case(
+        tiny=_openuni,
+        stages={'mix': lambda config: None},
+        requests=(dict(text='a red circle'), dict(text='make it blue', source=[IMAGE])),
+        exported=('adapter', 'connector', 'denoiser', 'mllm')),
+    'qwen_image': Case(
+        tiny=_qwen_image,
+        stages={'whole': lambda config: None},
+        requests=(dict(text='a red circle'), dict(text='make it blue', source=[IMAGE]),
+                  dict(text='both together', reference=[IMAGE, IMAGE], size=(8, 16))),
+        exported=('denoiser', 'mllm')),
+    'z_image': Case(
+        tiny=_z_image,
+        stages={'whole': lambda config: None},
+        requests=(dict(text='a red circle'), dict(text='a red circle', size=(16, 24))),
+        exported=('denoiser', 'text_encoder')),
 }
 
 

@@ -4,17 +4,28 @@ import json
 import pathlib
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 import transformers
 from diffusers import AutoencoderKL
+from diffusers import AutoencoderKLQwenImage
 from diffusers import DiffusionPipeline
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers import FluxPipeline
 from diffusers import FluxTransformer2DModel
+from diffusers import QwenImagePipeline
+from diffusers import QwenImageTransformer2DModel
+from diffusers import ZImagePipeline
+from diffusers import ZImageTransformer2DModel
 from tokenizers import Tokenizer
 from tokenizers import models
 from tokenizers import pre_tokenizers
 from tokenizers import trainers
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from tests.data.test_templates import NAMES
+from tests.data.test_templates import QWEN
+from tests.data.test_templates import make_tokenizer
 
 TEXTS = ('a red circle above a blue square', 'two cats asleep on a sofa, watercolour',
          'make the sky green and the grass purple')
@@ -105,4 +116,78 @@ def save_flux(folder: pathlib.Path, kind: type[DiffusionPipeline] = FluxPipeline
           use_post_quant_conv=False)),
   ).save_pretrained(folder)
   (folder / 'tokenizer' / 'tokenizer.json').unlink()
+  return str(folder)
+
+
+PATCH, MERGE = 7, 2  # of Qwen's vision tower: image tokens of 14 pixels, which divide no size of 32
+# What Qwen3 is published with, as far as one turn of the user goes.
+QWEN3 = ("{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + "
+         "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}"
+         "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and enable_thinking is "
+         "false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}")
+
+
+class StillProcessor(transformers.Qwen2VLProcessor):
+  """Without the part for videos, which needs torchvision."""
+
+  @classmethod
+  def get_attributes(cls):
+    return ['image_processor', 'tokenizer']
+
+
+def save_qwen_image(folder: pathlib.Path, kind: type[DiffusionPipeline] = QwenImagePipeline) -> str:
+  """A Qwen-Image pipeline, or one of its editors, eight pixels along a token."""
+  _, tokenizer = make_tokenizer(folder / 'made', NAMES['qwen_chat'], QWEN)
+  torch.manual_seed(0)
+  values = np.random.default_rng(0)
+  parts = dict(
+      scheduler=FlowMatchEulerDiscreteScheduler(
+          use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192,
+          shift_terminal=0.02),
+      tokenizer=tokenizer, text_encoder=randomised(_qwen2_5_vl(tokenizer)),
+      transformer=randomised(QwenImageTransformer2DModel(
+          in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16,
+          num_attention_heads=3, joint_attention_dim=64, axes_dims_rope=(4, 6, 6))),
+      vae=randomised(AutoencoderKLQwenImage(
+          base_dim=8, z_dim=4, dim_mult=[1, 1, 2], temperal_downsample=[False, True],
+          latents_mean=values.normal(size=4).tolist(),
+          latents_std=values.uniform(0.5, 2, 4).tolist())))
+  if kind is not QwenImagePipeline:
+    parts['processor'] = StillProcessor(Qwen2VLImageProcessorPil(
+        patch_size=PATCH, merge_size=MERGE, min_pixels=196, max_pixels=100 * 196), tokenizer)
+  kind(**parts).save_pretrained(folder)
+  return str(folder)
+
+
+def _qwen2_5_vl(tokenizer) -> transformers.Qwen2_5_VLForConditionalGeneration:
+  ids = {f'{name}_token_id': tokenizer.convert_tokens_to_ids(f'<|{spelt}|>') for name, spelt in (
+      ('image', 'image_pad'), ('vision_start', 'vision_start'), ('vision_end', 'vision_end'))}
+  return transformers.Qwen2_5_VLForConditionalGeneration(transformers.Qwen2_5_VLConfig(
+      **ids, video_token_id=0,
+      vision_config=dict(depth=2, hidden_size=32, num_heads=2, intermediate_size=48,
+                         patch_size=PATCH, spatial_merge_size=MERGE, window_size=4 * PATCH,
+                         out_hidden_size=64, fullatt_block_indexes=[1]),
+      text_config=dict(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2,
+                       num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
+                       rope_parameters=dict(rope_type='default', rope_theta=1e4,
+                                            mrope_section=[2, 3, 3]))))
+
+
+def save_z_image(folder: pathlib.Path) -> str:
+  """A Z-Image pipeline, four pixels along a token."""
+  _, tokenizer = make_tokenizer(folder / 'made', NAMES['qwen_chat'], QWEN3)
+  torch.manual_seed(0)
+  ZImagePipeline(
+      scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), tokenizer=tokenizer,
+      text_encoder=randomised(transformers.Qwen3Model(transformers.Qwen3Config(
+          vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+          num_attention_heads=4, num_key_value_heads=2, head_dim=16))),
+      transformer=randomised(ZImageTransformer2DModel(
+          in_channels=4, dim=48, n_layers=2, n_refiner_layers=1, n_heads=3, n_kv_heads=3,
+          cap_feat_dim=32, axes_dims=[4, 6, 6])),
+      vae=randomised(AutoencoderKL(
+          latent_channels=4, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
+          down_block_types=['DownEncoderBlock2D'] * 2, up_block_types=['UpDecoderBlock2D'] * 2,
+          scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False,
+          use_post_quant_conv=False))).save_pretrained(folder)
   return str(folder)

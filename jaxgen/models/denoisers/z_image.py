@@ -4,8 +4,9 @@ Equals diffusers' ``ZImageTransformer2DModel`` (tests/models/test_z_image.py), b
 that stop at the door: its time runs from 0 at noise to 1 at data, and it predicts x0 - eps (L142).
 Beyond it, a row may pack several samples.
 
-Z-Image was trained with images and captions padded to a multiple of 32 tokens by a learned token
-that takes part in attention. Here such tokens are data, with a segment and a position.
+Z-Image was trained with images and captions padded to a multiple of ``MULTIPLE`` tokens by a
+learned token that takes part in attention. Here such tokens are data, with a segment and a
+position.
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ from jaxgen.models.layers.rope import angles
 from jaxgen.sharding.partition import constrained
 
 PATCH_AREA = 4  # latent pixels of a token
+MULTIPLE = 32  # that learned pads filled images and captions up to when Z-Image was trained
 EPSILON = 1e-5  # of every RMS norm
 VECTOR = 256  # channels of a segment's vector, or D where that is less
 TIME_HIDDEN = 1024

@@ -1,0 +1,1 @@
+"""Qwen-Image and its Edit models as published, to fine-tune on one's own images."""

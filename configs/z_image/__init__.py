@@ -1,0 +1,1 @@
+"""Z-Image as published, to fine-tune on one's own images."""
