@@ -1,4 +1,4 @@
-"""The command line: ``jaxgen train | sample | evaluate | plan | convert | data | report``.
+"""The command line: ``jaxgen train | sample | evaluate | plan | convert | data | report | study``.
 
 A command imports what it needs when it runs, so that ``--help`` is immediate and nothing but
 training loads TensorFlow. Mistakes of the user end in one line and exit code 1; any other
@@ -19,6 +19,7 @@ from jaxgen.core.limits import MAX_OUTPUTS
 from jaxgen.core.limits import MAX_SEED
 from jaxgen.core.limits import MAX_SIDE
 from jaxgen.core.limits import check_range
+from jaxgen.evaluation import flags
 
 OVERRIDE = '--config.'
 # Flag -> least and greatest number; None is no limit.
@@ -28,7 +29,8 @@ RANGES = {
     'guidance': (0, MAX_GUIDANCE), 'image_guidance': (0, MAX_GUIDANCE),
     'images_per_prompt': (1, None), 'prompts': (1, None), 'fit': (0, None), 'held_out': (0, None),
     'search': (0, None), 'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None),
-    'shards': (1, None), 'vocab': (1, None), 'every': (1, None)}
+    'shards': (1, None), 'vocab': (1, None), 'every': (1, None), 'concurrency': (1, None),
+    'items': (1, None), 'participants': (1, None)}
 # Images that a request can be given, by their roles.
 GIVEN = {'source': 'image to edit', 'reference': 'image whose content to use',
          'context': 'image that came before'}
@@ -80,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_convert(commands)
   _add_data(commands)
   _add_report(commands)
+  flags.add_study(commands, _command)
   return parser
 
 
@@ -169,8 +172,9 @@ def _sample(args) -> None:
 
 def _add_evaluate(commands) -> None:
   parser = _command(commands, 'evaluate', _evaluate,
-                    'score a run on the drawn tasks of shapes, or on its fit to its own pairs')
-  parser.add_argument('--workdir', required=True, metavar='DIR')
+                    'score a run on the drawn tasks of shapes, on its fit to its own pairs, or on '
+                    'a published benchmark')
+  parser.add_argument('--workdir', default=None, metavar='DIR')
   parser.add_argument('--images-per-prompt', type=int, default=4, metavar='N')
   parser.add_argument('--prompts', type=int, default=32, metavar='N', help='prompts of each task')
   parser.add_argument('--seed', type=int, default=0)
@@ -184,11 +188,17 @@ def _add_evaluate(commands) -> None:
   parser.add_argument('--held-out', type=int, default=0, metavar='N',
                       help='instead: PSNR of the outputs of N held-out samples of each source, '
                       'beside that of copying their first image')
+  flags.add_benchmark(parser)
   _add_preset(parser)
   _add_weights(parser)
 
 
 def _evaluate(args) -> None:
+  if args.benchmark or args.compare:
+    flags.run_benchmark(args)
+    return
+  if args.workdir is None:
+    raise user_error('--workdir', None, 'name the run')
   if args.held_out:
     from jaxgen.evaluation.held_out import evaluate_held_out
     evaluate_held_out(args.workdir, args.held_out, seed=args.seed, weights=args.weights,
