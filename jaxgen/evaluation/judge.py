@@ -96,6 +96,8 @@ class Judge:
     self._file, self._concurrency = epath.Path(file), concurrency
     self._options = dict(temperature=0) | dict(options or {})
     self._lock = threading.Lock()
+    # After an answer of another form; the last one is not waited for.
+    self._waits = [*(min(0.5 * 2**turn, 8.0) for turn in range(tries - 1)), 0.0]
     self._client = None if replay else _client(model, url, tries, timeout)
 
   def ask(self, calls: Sequence[Call], progress: Callable[[int, int], None] = lambda done, total:
@@ -145,27 +147,32 @@ class Judge:
   def _answer(self, call: Call) -> dict[str, Any]:
     """The fields of a line that come from the endpoint."""
     import openai
+    error: Exception | None = None
+    for wait in self._waits:
+      try:
+        return self._read(call)
+      except (openai.AuthenticationError, openai.PermissionDeniedError,
+              openai.NotFoundError) as refusal:
+        raise user_error('--judge', self.model, f'the endpoint refuses: {one_line(refusal)}; see '
+                         'OPENAI_API_KEY, the model and --judge-url') from None
+      except openai.OpenAIError as late:  # the client has tried it again already
+        return _failed(late)
+      except (ValueError, AttributeError, TypeError, IndexError) as malformed:
+        error = malformed
+        time.sleep(wait)
+    return _failed(error)
+
+  def _read(self, call: Call) -> dict[str, Any]:
     options = dict(self._options)
     if call.words:
       options |= dict(max_tokens=1, logprobs=True, top_logprobs=TOP)
-    try:
-      answer = self._client.chat.completions.create(
-          model=self.model, messages=_messages(call), **options)
-      choice = answer.choices[0]
-      usage, logprobs = answer.usage, choice.logprobs
-      return dict(
-          text=choice.message.content, finish=choice.finish_reason, served=answer.model,
-          tokens=[usage.prompt_tokens, usage.completion_tokens] if usage else [0, 0],
-          probabilities={entry.token: math.exp(entry.logprob)
-                         for entry in logprobs.content[0].top_logprobs}
-          if logprobs and logprobs.content else None)
-    except (openai.AuthenticationError, openai.PermissionDeniedError,
-            openai.NotFoundError) as error:
-      raise user_error('--judge', self.model, f'the endpoint refuses: {one_line(error)}; see '
-                       'OPENAI_API_KEY, the model and --judge-url') from None
-    except (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError) as error:
-      # Of the last try: no answer in time, an error of the server, or an answer of another form.
-      return dict(text=None, error=f'{type(error).__name__}: {one_line(error)}')
+    answer = self._client.chat.completions.create(model=self.model, messages=_messages(call),
+                                                  **options)
+    choice, usage = answer.choices[0], answer.usage
+    tops = choice.logprobs.content[0].top_logprobs if choice.logprobs else None
+    return dict(text=choice.message.content, finish=choice.finish_reason, served=answer.model,
+                tokens=[usage.prompt_tokens, usage.completion_tokens] if usage else [0, 0],
+                probabilities=tops and {top.token: math.exp(top.logprob) for top in tops})
 
 
 def _client(model: str, url: str, tries: int, timeout: float):
@@ -180,6 +187,10 @@ def _client(model: str, url: str, tries: int, timeout: float):
     raise user_error('--judge', model, f'{one_line(error)}; set OPENAI_API_KEY') from None
 
 
+def _failed(error: Exception | None) -> dict[str, Any]:
+  return dict(text=None, error=f'{type(error).__name__}: {one_line(error)}')
+
+
 def _messages(call: Call) -> list[dict[str, Any]]:
   messages = [dict(role=role, content=text) for role, text in call.turns]
   if call.images:
@@ -192,7 +203,7 @@ def _messages(call: Call) -> list[dict[str, Any]]:
 
 
 def _data_url(image: str | tuple[str, Box], side: int) -> str:
-  data = _read(image)
+  data = _bytes(image)
   if not isinstance(image, str) or side:
     picture = Image.open(io.BytesIO(data)).convert('RGB')
     if not isinstance(image, str):
@@ -209,7 +220,7 @@ def _data_url(image: str | tuple[str, Box], side: int) -> str:
   return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
 
-def _read(image: str | tuple[str, Box]) -> bytes:
+def _bytes(image: str | tuple[str, Box]) -> bytes:
   path = image if isinstance(image, str) else image[0]
   try:
     return epath.Path(path).read_bytes()
@@ -222,7 +233,7 @@ def _digest(call: Call, options: Mapping[str, Any]) -> str:
   shown = hashlib.sha256(json.dumps([list(map(list, call.turns)), call.side, call.words,
                                      options], sort_keys=True).encode())
   for image in call.images:
-    shown.update(hashlib.sha256(_read(image)).digest())
+    shown.update(hashlib.sha256(_bytes(image)).digest())
     shown.update(b'' if isinstance(image, str) else repr(image[1]).encode())
   return shown.hexdigest()[:24]
 
