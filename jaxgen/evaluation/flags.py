@@ -26,6 +26,8 @@ def add_benchmark(parser) -> None:
                       help='that scores, at an endpoint of OpenAI\'s type; OPENAI_API_KEY')
   parser.add_argument('--judge-url', default='', metavar='URL', help='OPENAI_BASE_URL if not given')
   parser.add_argument('--judge-options', default='', metavar='JSON', help='fields of each call')
+  parser.add_argument('--judge-prices', default='', metavar='READ:WRITTEN',
+                      help='dollars for a million tokens, to tell what scoring costs')
   parser.add_argument('--rubrics', default='', metavar='DIR', help='files in place of our rubrics')
   parser.add_argument('--replay', action='store_true', help='score the replies that are on disk')
   parser.add_argument('--concurrency', type=int, default=16, metavar='N', help='calls at once')
@@ -55,7 +57,7 @@ def run_benchmark(args) -> None:
       share=(args.process_id, args.num_processes), prompts_file=args.prompts_file,
       rewrite=args.rewrite, rewrite_rubric=args.rewrite_rubric, judging=commands.Judging(
           args.judge, args.judge_url, args.rubrics, args.replay, args.concurrency,
-          args.judge_options, MASK2FORMER if args.detector == 'mask2former' else args.detector,
+          args.judge_options, args.judge_prices, MASK2FORMER if args.detector == 'mask2former' else args.detector,
           args.embeddings))
 
 

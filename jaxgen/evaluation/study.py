@@ -203,13 +203,14 @@ def _copy(file: epath.Path, page: epath.Path, code: str) -> str:
 
 
 def _html(items: Sequence[Mapping[str, Any]], orders: Sequence[Any]) -> str:
-  data = json.dumps(dict(items=items, orders=orders, axes=AXES, scale=SCALE)).replace('<', '\\u003c')
+  data = json.dumps(dict(items=items, orders=orders, axes=AXES, scale=SCALE))
+  data = data.replace('<', '\\u003c')  # which would end the script
   return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Study</title>'
           f'<style>{STYLE}{_STYLE}</style></head><body><h1>{escape("Which images are good?")}</h1>'
           f'<main></main><script>const study = {data};{_SCRIPT}</script></body></html>')
 
 
-_STYLE = 'main img { width: 240px; margin: 0 8px 8px 0; border-radius: 6px; } main { margin: 2em 0 }'
+_STYLE = 'main { margin: 2em 0 } main img { width: 240px; margin: 0 8px 8px 0; }'
 # The address says who takes part, as index.html?p=7. Answers stay in the browser until the end.
 _SCRIPT = '''
 const person = Number(new URLSearchParams(location.search).get('p') || 0);

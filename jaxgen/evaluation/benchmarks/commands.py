@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +42,7 @@ class Judging:
     replay: whether replies on disk are read only.
     concurrency: calls at once.
     options: of each call, as JSON.
+    prices: dollars for a million tokens read and written, as 2.5:10; '' does not count costs.
     detector: command of GenEval's detector; '' takes detections that are on disk.
     embeddings: JSON file of DreamBench's scores: key of an item -> name -> cosine.
   """
@@ -50,6 +53,7 @@ class Judging:
   replay: bool = False
   concurrency: int = 16
   options: str = ''
+  prices: str = ''
   detector: str = ''
   embeddings: str = ''
 
@@ -91,6 +95,7 @@ def evaluate_benchmark(name: str, data: str, out: str, *, workdir: str = '', wei
   check_place(out)
   benchmark, root = find_benchmark(name), epath.Path(out)
   items = benchmark.read(Data(data or f'data/{name}', name, ORIGINS[name], str(root / INPUTS)))
+  draw.check_files(items)
   chosen = draw.numbered(items, limit)
   chosen = _worded(chosen, root, prompts_file, rewrite, rewrite_rubric, judging)
   if workdir:
@@ -156,8 +161,12 @@ def _scored(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judg
   if not judging.model:
     return None
   judge = judging.asks(epath.Path(out), scoring.REPLIES)
-  return scoring.judged(benchmark, items, out, judge, rubrics=judging.rubrics,
-                        progress=progress('judged'))
+  scored = scoring.judged(benchmark, items, out, judge, rubrics=judging.rubrics,
+                          progress=progress('judged'))
+  if judging.prices:
+    tokens, prices = scored.by['tokens'], _prices(judging.prices)
+    scored.by['dollars'] = sum(map(operator.mul, tokens, prices)) / 1e6
+  return scored
 
 
 def _embedded(items: Sequence[Item], file: str) -> scoring.Scored:
@@ -172,6 +181,17 @@ def _digest(items: Sequence[Item]) -> str:
   """Of all prompts of a benchmark, so that versions of it are told apart."""
   text = json.dumps([(item.key, item.group, item.text) for item in items])
   return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _prices(text: str) -> list[float]:
+  try:
+    prices = [float(part) for part in text.split(':')]
+  except ValueError:
+    prices = []
+  if len(prices) != 2 or not all(0 <= price < math.inf for price in prices):
+    raise user_error('--judge-prices', text, 'write READ:WRITTEN, dollars for a million tokens, as '
+                     '2.5:10')
+  return prices
 
 
 def _options(text: str) -> dict[str, Any]:

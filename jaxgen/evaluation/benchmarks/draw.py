@@ -69,6 +69,24 @@ def numbered(items: Sequence[Item], limit: int = 0) -> list[tuple[int, Item]]:
   return found
 
 
+def check_files(items: Sequence[Item]) -> None:
+  """Raises a ``UserError`` for a file outside of the results, or one of two items.
+
+  Names of files are made of what a benchmark's tables say.
+  """
+  seen: set[str] = set()
+  for item in items:
+    for name in (*item.files, *item.beside, item.key):
+      if name.startswith('/') or '..' in name.split('/'):
+        raise user_error(item.key, name, 'is no name of a file within the results; is this the '
+                         'file of this benchmark?')
+    for name in item.files or (item.key,):
+      if name in seen:
+        raise user_error(item.key, name, 'is the file of two items; is this the file of this '
+                         'benchmark?')
+      seen.add(name)
+
+
 def requests_of(run: Run, item: Item, number: int, settings: Settings) -> list[Request]:
   """One request for each time that an item is drawn."""
   return [make_request(

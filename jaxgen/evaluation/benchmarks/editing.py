@@ -54,7 +54,7 @@ GUESSES = range(11)  # what the official scripts draw from where a reply cannot 
 def imgedit(data: Data) -> list[Item]:
   """737 single-turn edits of nine types."""
   items = []
-  for key, record in data.json('basic_edit.json').items():
+  for key, record in data.json('basic_edit.json', kind=dict).items():
     where = f'basic_edit.json[{key!r}]'
     source = data.image(f'singleturn/{field(record, "id", where)}')
     items.append(Item(key, field(record, 'edit_type', where), field(record, 'prompt', where),
@@ -110,7 +110,7 @@ def gedit(data: Data, language: str) -> list[Item]:
       data.path('*.parquet')
     return [_gedit_item(field(record, 'edit_type', key), language, key,
                         field(record, 'prompt', key), data.image(field(record, 'id', key)), None)
-            for key, record in data.json('gedit_edit.json').items()]
+            for key, record in data.json('gedit_edit.json', kind=dict).items()]
   columns = ('task_type', 'key', 'instruction', 'instruction_language', 'input_image_raw',
              'Intersection_exist')
   return [_gedit_item(row['task_type'], language, row['key'], row['instruction'],

@@ -1,4 +1,4 @@
-"""The files of a benchmark: JSON, JSON Lines, CSV and parquet, and one line where there are none."""
+"""Files of a benchmark: JSON, JSON Lines, CSV and parquet, and one line where there are none."""
 
 import csv
 import io
@@ -13,6 +13,9 @@ from jaxgen.core.files import write_bytes
 from jaxgen.core.texts import decoded
 from jaxgen.core.texts import parsed
 from jaxgen.data.sample import FileImage
+
+
+_KINDS = {list: 'list', dict: 'object'}
 
 
 class Data:
@@ -45,10 +48,14 @@ class Data:
     """An image of the benchmark."""
     return FileImage(str(self.path(name)))
 
-  def json(self, *names: str) -> Any:
-    """The value of a JSON file."""
+  def json(self, *names: str, kind: type = list) -> Any:
+    """The value of a JSON file, which must be a list, or of another ``kind``."""
     file = self.path(*names)
-    return parsed(file.read_bytes(), str(file))
+    value = parsed(file.read_bytes(), str(file))
+    if not isinstance(value, kind):
+      raise user_error(str(file), None, f'must hold a JSON {_KINDS[kind]}; get it from '
+                       f'{self.origin}')
+    return value
 
   def lines(self, *names: str) -> list[Any]:
     """The values of a JSON Lines file."""
@@ -92,6 +99,9 @@ class Data:
     kept = []
     for place, cell in enumerate(cells):
       file = self._images / f'{name}_{place}.png'
+      if not isinstance(cell, dict) or not cell.get('bytes'):
+        raise user_error(str(self.folder), None, f'a row of {self.name} has no image; get its '
+                         f'files from {self.origin}')
       if not file.exists():
         write_bytes(file, cell['bytes'])
       kept.append(FileImage(str(file)))

@@ -1,4 +1,4 @@
-"""Interleaved: CoMM, InterleavedBench, OpenING, storyboards, and how-to documents (L041, L126-L131).
+"""Interleaved: CoMM, InterleavedBench, OpenING, storyboards, how-to documents (L041, L126-L131).
 
 The model decides itself when it draws, so what is drawn is a document of texts and images. The
 items say what stands before it; ``documents`` writes it as the official scorers read it.
@@ -98,9 +98,10 @@ def interleavedbench(data: Data) -> list[Item]:
   """815 instances of 10 use cases."""
   items = []
   for record in data.json('interleaved_bench.json'):
-    where = f'interleaved_bench.json: {record.get("id")}'
+    where = f'interleaved_bench.json: {field(record, "id", "interleaved_bench.json")}'
     turns = field(record, 'conversations', where, list)
-    text = next((field(turn, 'value', where) for turn in turns if turn.get('from') == 'human'), '')
+    text = next((field(turn, 'value', where) for turn in turns
+                 if field(turn, 'from', where) == 'human'), '')
     items.append(_document(field(record, 'id', where), field(record, 'task_name', where),
                            text.replace('<image>', '').strip(), data, record.get('image') or []))
   return items
@@ -128,8 +129,9 @@ def opening(data: Data) -> list[Item]:
   """2160 instances of the test split of 56 tasks."""
   items = []
   for record in data.lines('test_data.jsonl'):
-    where = f'test_data.jsonl: {record.get("total_uid")}'
-    given = field(record, 'conversations', where, list)[0]['input']
+    where = f'test_data.jsonl: {field(record, "total_uid", "test_data.jsonl")}'
+    turns = field(record, 'conversations', where, list)
+    given = field(turns[0] if turns else {}, 'input', where, list)
     texts = [step.get('text') or '' for step in given]
     images = [step['image'] for step in given if step.get('image')]
     items.append(_document(

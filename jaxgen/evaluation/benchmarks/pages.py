@@ -90,6 +90,10 @@ def _by(record: Mapping[str, Any]) -> str:
   if by.get('rubrics'):
     words.append('rubrics ' + ', '.join(f'{name} {digest[:8]}'
                                         for name, digest in by['rubrics'].items()))
+  if 'tokens' in by:
+    words.append(f'{by["tokens"][0]:,} tokens read, {by["tokens"][1]:,} written')
+  if 'dollars' in by:
+    words.append(f'{by["dollars"]:.2f} dollars')
   if drawn:
     words.append(f'prompts: {drawn["wordings"]}')
   return '; '.join([*words, f'{len(record["missing"])} scores missing'])

@@ -59,7 +59,8 @@ _ALL = (
               'gpt-4o', editing.imgedit_ask, papers={
                   'iMontage': dict(action=4.48, overall=4.11), 'IOMM': dict(overall=2.82),
                   'DuetGen': dict(remove=4.71, replace=4.69, add=4.53, overall=4.19)}),
-    _gedit('en', {'iMontage': dict(G_SC=7.21, G_PQ=7.80, G_O=6.94),
+    _gedit('en', {'iMontage': {'G_SC': 7.21, 'G_PQ': 7.80, 'G_O': 6.94, 'motion_change/SC': 5.25,
+                               'motion_change/PQ': 8.43, 'motion_change/O': 5.53},
                   'Query-Kontext': dict(G_SC=8.36, G_PQ=7.37, G_O=7.66),
                   'DuetGen': dict(G_SC=7.68, G_PQ=7.76, G_O=7.35)}),
     _gedit('cn', {'Query-Kontext': dict(G_SC=8.39, G_PQ=7.35, G_O=7.65)}),

@@ -137,11 +137,19 @@ def dpg_questions(data: Data) -> dict[str, list[dict[str, Any]]]:
   """
   found: dict[str, list[dict[str, Any]]] = {}
   for number, row in enumerate(data.csv('dpg_bench.csv')):
-    parents = [int(parent) for parent in row['dependency'].split(',')]
-    found.setdefault(row['item_id'], []).append(dict(
-        id=int(row['proposition_id']), parents=[parent for parent in parents if parent],
-        tuple=row['tuple'], question=row['question_natural_language'], first=number == 0))
+    where = f'{data.folder / "dpg_bench.csv"}, row {number + 1}'
+    parents = _ids(field(row, 'dependency', where), where)
+    found.setdefault(field(row, 'item_id', where), []).append(dict(
+        id=_ids(field(row, 'proposition_id', where), where)[0],
+        parents=[parent for parent in parents if parent], tuple=field(row, 'tuple', where),
+        question=field(row, 'question_natural_language', where), first=number == 0))
   return found
+
+
+def _ids(text: str, where: str) -> list[int]:
+  if not all(part.strip().isdecimal() for part in text.split(',')):
+    raise user_error(where, text, 'must be numbers of questions with commas')
+  return [int(part) for part in text.split(',')]
 
 
 def dpg_ask(item: Item, folder: str) -> Sequence[Question]:
@@ -195,7 +203,7 @@ def _mean_of_crops(questions: Sequence[dict[str, Any]], crops: Sequence[dict[int
       continue
     found = {question['id']: answers[question['id']] for question in questions}
     for question in questions:  # in the order of the file: a zero goes on to grandchildren
-      if any(found[parent] == 0 for parent in question['parents']):
+      if any(found.get(parent) == 0 for parent in question['parents']):
         found[question['id']] = 0.0
     means.append(sum(found.values()) / len(found))
   missing = len(crops) - len(means)

@@ -1,8 +1,9 @@
 """A judge's endpoint in a process of its own, which answers, waits, fails, lies and cuts.
 
-What a text says decides: ``[slow]`` takes 0.2 s, ``[fails n]`` gives 500 to the first n tries,
-``[busy]`` 429 to the first one, ``[malformed]`` is no JSON, ``[malformed once]`` only at first, ``[torn]`` ends within its body,
-``[empty]`` has no choices, ``[cut]`` stops at its length, ``[echo ..]`` says the words. ``GET
+What a text says decides: ``[slow 0.2]`` takes 0.2 s, ``[fails n]`` gives 500 to the first n tries,
+``[busy]`` 429 to the first one, ``[malformed]`` is no JSON, ``[malformed once]`` only at first,
+``[torn]`` ends within its body, ``[empty]`` has no choices, ``[cut]`` stops at its length,
+``[echo ..]`` says the words. ``GET
 /stats`` tells the number of calls, the most at once, and the bodies. Prints its port.
 """
 
@@ -51,8 +52,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
   def _answer(self, body, text, tries):
     fails = re.search(r'\[fails (\d+)\]', text)
-    if '[slow]' in text:
-      time.sleep(0.2)
+    if slow := re.search(r'\[slow ([\d.]+)\]', text):
+      time.sleep(float(slow[1]))
     if self.headers['authorization'] != 'Bearer right':
       return self._send(401, b'{"error": {"message": "no such key"}}')
     if fails and tries <= int(fails[1]):

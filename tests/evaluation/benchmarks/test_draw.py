@@ -54,7 +54,8 @@ def run(workdir):
 
 
 def items_of(name, folder, out=''):
-  return draw.numbered(benchmark(name).read(Data(str(folder), name, ORIGINS[name], f'{out}/inputs')))
+  data = Data(str(folder), name, ORIGINS[name], f'{out}/inputs')
+  return draw.numbered(benchmark(name).read(data))
 
 
 def files_in(folder):
@@ -62,31 +63,35 @@ def files_in(folder):
           if file.is_file()}
 
 
-def test_geneval_is_drawn_once_and_goes_on_where_it_was_killed(run, tmp_path):
+def test_geneval_is_drawn_once_by_all_processes_and_goes_on_where_it_was_killed(run, tmp_path):
+  """One of two processes draws the images that a single one would, for three of six prompts; one
+  image is lost; a single process then draws what is not there, and no more."""
   items = items_of('geneval', PROMPTS / 'geneval')
-  assert draw.draw(run, items, str(tmp_path), ONCE) == 6 * 4
+  whole, half = tmp_path / 'whole', tmp_path / 'half'
+  assert draw.draw(run, items, str(whole), ONCE) == 6 * 4
+  assert draw.draw(run, items, str(half), ONCE, share=(1, 2)) == 3 * 4
+  drawn = files_in(whole)
+  assert drawn.keys() == {f'{number:05d}/samples/{image:04d}.png'
+                          for number in range(6) for image in range(4)}
+  assert files_in(half) == {name: data for name, data in drawn.items() if int(name[:5]) % 2}
+  assert len(set(drawn.values())) == len(drawn)  # four images of a prompt are four
+  (half / '00003/samples/0002.png').unlink()
+  assert draw.draw(run, items, str(half), ONCE) == 3 * 4 + 1
+  assert files_in(half) == drawn
+  assert draw.draw(run, items, str(half), ONCE) == 0
+
+
+def test_what_stands_beside_the_images_of_geneval(tmp_path):
+  items = items_of('geneval', PROMPTS / 'geneval')
   draw.write_beside(benchmark('geneval'), items, str(tmp_path))
-  drawn = files_in(tmp_path)
   lines = (PROMPTS / 'geneval/evaluation_metadata.jsonl').read_text().splitlines()
-  assert drawn.keys() == {'items.json', *(f'{number:05d}/metadata.jsonl' for number in range(6)), *(
-      f'{number:05d}/samples/{image:04d}.png' for number in range(6) for image in range(4))}
+  written = files_in(tmp_path)
+  assert written.keys() == {'items.json', *(f'{number:05d}/metadata.jsonl' for number in range(6))}
   for number, line in enumerate(lines):
-    assert json.loads(drawn[f'{number:05d}/metadata.jsonl']) == json.loads(line)
-  images = [data for name, data in drawn.items() if name.endswith('.png')]
-  assert len(set(images)) == len(images)  # four images of a prompt are four
-  assert draw.draw(run, items, str(tmp_path), ONCE) == 0
-  for lost in ('00002/samples/0001.png', '00005/samples/0003.png'):
-    (tmp_path / lost).unlink()
-  assert draw.draw(run, items, str(tmp_path), ONCE) == 2
-  assert files_in(tmp_path) == drawn
+    assert json.loads(written[f'{number:05d}/metadata.jsonl']) == json.loads(line)
 
 
-def test_processes_and_slices_have_the_images_of_the_whole(run, tmp_path):
-  items = items_of('geneval', PROMPTS / 'geneval')
-  draw.draw(run, items[:3], str(tmp_path / 'one'), ONCE)
-  for process in (0, 1):
-    draw.draw(run, items[:3], str(tmp_path / 'two'), ONCE, share=(process, 2))
-  assert files_in(tmp_path / 'one') == files_in(tmp_path / 'two')
+def test_a_slice_keeps_the_places_of_its_items():
   groups = [Item(str(number), group, '', ()) for number, group in enumerate('aabab')]
   assert [number for number, _ in draw.numbered(groups, limit=1)] == [0, 2]
 
@@ -140,11 +145,12 @@ def test_gedit_from_the_command_line(workdir, edits, endpoint, key, tmp_path, ca
   """Drawn, judged, paged; then scored again without a network; then refused with another seed."""
   out = tmp_path / 'out'
   words = ['evaluate', '--benchmark=gedit-en', f'--data={edits}', f'--out={out}']
-  judged = [*words, '--judge=judge', f'--rubrics={edits / "rubrics"}']
+  judged = [*words, '--judge=judge', f'--rubrics={edits / "rubrics"}', '--judge-prices=2.5:10']
   assert cli.main([*judged, f'--workdir={workdir}', f'--judge-url={endpoint.url}']) == 0
   record = json.loads((out / 'scores.json').read_text())
   assert record['table']['G_O']['value'] == pytest.approx(6)
   assert record['by']['questions'] == 8 and record['by']['tokens'] == [80, 24]
+  assert record['by']['dollars'] == pytest.approx((80 * 2.5 + 24 * 10) / 1e6)
   assert record['by']['judge'] == 'judge' and record['by']['official_judge'] == 'gpt-4.1'
   assert record['drawn']['wordings'] == 'official'
   for key_, entry in json.loads((edits / 'gedit_edit.json').read_text()).items():

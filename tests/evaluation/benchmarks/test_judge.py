@@ -1,4 +1,4 @@
-"""The judge's client against a real server: retries, concurrency, replies on disk, what is missing."""
+"""The judge's client against a real server: retries, many at once, replies on disk, what is lost."""
 
 import json
 import time
@@ -45,14 +45,14 @@ def test_what_fails_and_what_is_answered_in_the_end(endpoint, key, tmp_path):
 
 def test_a_judge_that_takes_too_long_is_missing(endpoint, key, tmp_path):
   judge = Judge('judge', tmp_path / 'judge.jsonl', url=endpoint.url, tries=1, timeout=0.05)
-  reply, = judge.ask([call('[slow]')])
+  reply, = judge.ask([call('[slow 0.2]')])
   assert reply.text is None and 'Timeout' in reply.error
 
 
 def test_many_at_once_but_no_more_than_asked_for(endpoint, key, tmp_path):
   judge = Judge('judge', tmp_path / 'judge.jsonl', url=endpoint.url, concurrency=8)
   began = time.monotonic()
-  judge.ask([call('[slow]', str(number)) for number in range(24)])
+  judge.ask([call('[slow 0.2]', str(number)) for number in range(24)])
   assert time.monotonic() - began < 24 * 0.2
   assert 4 < endpoint.stats()['most'] <= 8
 

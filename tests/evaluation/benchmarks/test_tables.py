@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.sample import FileImage
 from jaxgen.evaluation.benchmarks import editing
 from jaxgen.evaluation.benchmarks import interleaved
@@ -61,7 +62,7 @@ def dpg_data(tmp_path, rows):
     writer.writerow(['item_id', 'text', 'keywords', 'proposition_id', 'dependency',
                      'category_broad', 'category_detailed', 'tuple', 'question_natural_language'])
     for item, number, parents, kind in rows:
-      writer.writerow([item, 'text', 'words', number, parents, 'b', 'd', kind, f'Question {number}?'])
+      writer.writerow([item, 'text', 'words', number, parents, 'b', 'd', kind, f'{number}?'])
   return t2i.dpg_questions(Data(str(tmp_path), 'dpg', '', ''))
 
 
@@ -95,6 +96,12 @@ def test_dpg_questions_of_two_parents(tmp_path):
   found = values('dpg', [('all', scores, dict(questions=questions['x']))])
   assert found['overall'] == found['official/overall'] == pytest.approx(100 / 3)
   assert found['L1/r'] == 100
+
+
+def test_a_row_of_dpg_that_is_none(tmp_path):
+  """As one of DSG-1k, whose columns have moved."""
+  with pytest.raises(UserError, match=r"dpg_bench.csv, row 2 = ' right': must be numbers"):
+    dpg_data(tmp_path, [('x', 1, '0', 'e (a)'), ('x', 2, ' right', 'e (b)')])
 
 
 def test_wise_of_both_protocols():

@@ -1,4 +1,4 @@
-"""GenEval's verdicts on a table of hand-made detections, each with the answer of the official rules."""
+"""GenEval's verdicts on hand-made detections, each with the answer of the official rules."""
 
 import json
 import sys
@@ -14,7 +14,8 @@ from jaxgen.evaluation.benchmarks.verdicts import relative_position
 from jaxgen.evaluation.benchmarks.verdicts import verdict
 
 LEFT, RIGHT, TOP, BOTTOM = (0, 40, 20, 60), (80, 40, 100, 60), (40, 0, 60, 20), (40, 80, 60, 100)
-CUP, CUPS, DOG = {'class': 'cup', 'count': 1}, {'class': 'cup', 'count': 2}, {'class': 'dog', 'count': 1}
+CUP, CUPS = {'class': 'cup', 'count': 1}, {'class': 'cup', 'count': 2}
+DOG = {'class': 'dog', 'count': 1}
 NO_MORE = [{'class': 'cup', 'count': 3}]
 RED, BLUE_DOG = CUP | {'color': 'red'}, DOG | {'color': 'blue'}
 
