@@ -56,9 +56,10 @@ def run_benchmark(args) -> None:
       preset=args.preset, size=args.size, limit=args.limit, seed=args.seed,
       share=(args.process_id, args.num_processes), prompts_file=args.prompts_file,
       rewrite=args.rewrite, rewrite_rubric=args.rewrite_rubric, judging=commands.Judging(
-          args.judge, args.judge_url, args.rubrics, args.replay, args.concurrency,
-          args.judge_options, args.judge_prices, MASK2FORMER if args.detector == 'mask2former' else args.detector,
-          args.embeddings))
+          model=args.judge, url=args.judge_url, rubrics=args.rubrics, replay=args.replay,
+          concurrency=args.concurrency, options=args.judge_options, prices=args.judge_prices,
+          detector=MASK2FORMER if args.detector == 'mask2former' else args.detector,
+          embeddings=args.embeddings))
 
 
 def add_study(commands, command) -> None:

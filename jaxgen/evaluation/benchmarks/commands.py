@@ -160,12 +160,12 @@ def _scored(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judg
     return _embedded(items, judging.embeddings) if judging.embeddings else None
   if not judging.model:
     return None
+  prices = _prices(judging.prices) if judging.prices else []
   judge = judging.asks(epath.Path(out), scoring.REPLIES)
   scored = scoring.judged(benchmark, items, out, judge, rubrics=judging.rubrics,
                           progress=progress('judged'))
-  if judging.prices:
-    tokens, prices = scored.by['tokens'], _prices(judging.prices)
-    scored.by['dollars'] = sum(map(operator.mul, tokens, prices)) / 1e6
+  if prices:
+    scored.by['dollars'] = sum(map(operator.mul, scored.by['tokens'], prices)) / 1e6
   return scored
 
 

@@ -18,6 +18,7 @@ from PIL import ImageOps
 
 from jaxgen.evaluation.benchmarks.verdicts import COLORS
 from jaxgen.evaluation.benchmarks.verdicts import MOST
+from jaxgen.evaluation.benchmarks.verdicts import OBJECTS
 from jaxgen.evaluation.benchmarks.verdicts import THRESHOLD
 
 TEMPLATES = ('a photo of a {color} {name}', 'a photo of a {color}-colored {name}',
@@ -28,11 +29,13 @@ Objects = Mapping[str, Sequence[tuple[list[float], np.ndarray]]]  # box and scor
 
 
 class Detector:
-  """Mask2Former trained on COCO's instances: boxes around its masks, of all classes."""
+  """Mask2Former trained on COCO's instances: boxes around its masks, of all 80 classes."""
 
   def __init__(self, path: str, device: str):
     self._processor = transformers.AutoImageProcessor.from_pretrained(path)
     self._model = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(path).to(device)
+    if self._model.config.num_labels != len(OBJECTS):
+      sys.exit(f'{path}: has {self._model.config.num_labels} classes; use a model for the 80 of COCO')
 
   @torch.no_grad()
   def __call__(self, image: Image.Image) -> Objects:
@@ -47,8 +50,7 @@ class Detector:
       rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
       if len(rows):
         box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1, info['score']]
-        name = self._model.config.id2label[info['label_id']]
-        found.setdefault(name, []).append(([float(side) for side in box], mask))
+        found.setdefault(OBJECTS[info['label_id']], []).append(([float(side) for side in box], mask))
     return {name: sorted(own, key=lambda entry: -entry[0][4])[:MOST]
             for name, own in found.items()}
 

@@ -13,8 +13,8 @@ from jaxgen.evaluation.benchmarks.base import Item
 from jaxgen.evaluation.benchmarks.detections import detected
 from jaxgen.evaluation.benchmarks.detections import MASK2FORMER
 from jaxgen.evaluation.benchmarks.verdicts import COLORS
+from jaxgen.evaluation.benchmarks.verdicts import OBJECTS
 
-NAMES = {0: 'cup', 1: 'dog', 2: 'bench'}
 
 
 @pytest.fixture(scope='module')
@@ -28,11 +28,11 @@ def models(tmp_path_factory):
   config = transformers.Mask2FormerConfig(
       backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32,
       encoder_feedforward_dim=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2,
-      dim_feedforward=16, num_queries=3, id2label=NAMES,
-      label2id={name: number for number, name in NAMES.items()})
+      dim_feedforward=16, num_queries=3, num_labels=len(OBJECTS))
   model = transformers.Mask2FormerForUniversalSegmentation(config)
   torch.nn.init.zeros_(model.class_predictor.weight)
-  model.class_predictor.bias.data = torch.tensor([0.0, 9.0, 0.0, 0.0])
+  torch.nn.init.zeros_(model.class_predictor.bias)
+  model.class_predictor.bias.data[OBJECTS.index('dog')] = 9.0
   model.save_pretrained(folder / 'detector')
   transformers.Mask2FormerImageProcessorPil(size=dict(height=64, width=64)).save_pretrained(
       folder / 'detector')
