@@ -168,6 +168,13 @@ def is_run(folder: str) -> bool:
   return (epath.Path(folder) / 'checkpoints').exists()
 
 
+def newest_step(folder: str) -> int | None:
+  """The step of the newest complete checkpoint of a workdir; None where there is none."""
+  checkpoints = epath.Path(folder).resolve() / 'checkpoints'
+  steps = ocp.utils.checkpoint_steps(checkpoints) if checkpoints.exists() else []
+  return max(steps, default=None)
+
+
 def is_weights(folder: str) -> bool:
   """Whether ``folder`` is a workdir or weights folder rather than another library's model."""
   return any((epath.Path(folder) / name).exists() for name in ('weights', 'checkpoints', 'frozen'))
@@ -199,12 +206,11 @@ def _stores(folder: str, weights: str) -> list[epath.Path]:
   root = epath.Path(folder).resolve()  # Orbax requires an absolute path
   if (root / 'weights').exists():
     return [root / 'weights']
-  checkpoints = root / 'checkpoints'
-  steps = ocp.utils.checkpoint_steps(checkpoints) if checkpoints.exists() else []
-  if not steps:
+  newest = newest_step(folder)
+  if newest is None:
     raise user_error(str(root), None, 'no checkpoint there yet; give a workdir after its first '
                      'save, or the output of `jaxgen convert import`')
-  step = checkpoints / str(max(steps))
+  step = root / 'checkpoints' / str(newest)
   moving = step / 'ema' if weights == 'ema' and (step / 'ema').exists() else step / 'params'
   frozen = root / 'frozen'
   return [moving, frozen] if frozen.exists() else [moving]

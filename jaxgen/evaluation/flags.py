@@ -14,6 +14,9 @@ def add_benchmark(parser) -> None:
   parser.add_argument('--out', metavar='DIR')
   parser.add_argument('--limit', type=int, default=0, metavar='N', help='items of each group')
   parser.add_argument('--size', default='', metavar='HxW', help='of the images')
+  parser.add_argument('--steps', type=int, default=0, help="0 takes the config's")
+  parser.add_argument('--guidance', type=float, help="1 is none; the config's if not given")
+  parser.add_argument('--image-guidance', type=float, help='the same for images')
   parser.add_argument('--num-processes', type=int, default=1, metavar='N',
                       help='that share the work of drawing')
   parser.add_argument('--process-id', type=int, default=0, metavar='I', help='0 to N - 1')
@@ -35,6 +38,8 @@ def add_benchmark(parser) -> None:
                       help='that finds objects for GenEval; mask2former is the one of [eval]')
   parser.add_argument('--embeddings', default='', metavar='FILE',
                       help='JSON: item -> dino, clip_i, clip_t, for DreamBench')
+  parser.add_argument('--against', default='', metavar='DIR',
+                      help="instead: win rates against another model's documents of OpenING")
   parser.add_argument('--compare', default='', metavar='DIRS',
                       help='instead: one page of several results, with commas')
 
@@ -54,12 +59,13 @@ def run_benchmark(args) -> None:
   commands.evaluate_benchmark(
       args.benchmark, args.data, args.out, workdir=args.workdir or '', weights=args.weights,
       preset=args.preset, size=args.size, limit=args.limit, seed=args.seed,
+      steps=args.steps, guidance=args.guidance, image_guidance=args.image_guidance,
       share=(args.process_id, args.num_processes), prompts_file=args.prompts_file,
       rewrite=args.rewrite, rewrite_rubric=args.rewrite_rubric, judging=commands.Judging(
           model=args.judge, url=args.judge_url, rubrics=args.rubrics, replay=args.replay,
           concurrency=args.concurrency, options=args.judge_options, prices=args.judge_prices,
           detector=MASK2FORMER if args.detector == 'mask2former' else args.detector,
-          embeddings=args.embeddings))
+          embeddings=args.embeddings, against=args.against))
 
 
 def add_study(commands, command) -> None:

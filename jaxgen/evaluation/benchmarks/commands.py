@@ -10,11 +10,13 @@ from typing import Any
 
 from etils import epath
 
+from jaxgen.checkpoints.weights import newest_step
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import check_place
 from jaxgen.core.files import read_json
 from jaxgen.evaluation.benchmarks import detections
 from jaxgen.evaluation.benchmarks import draw
+from jaxgen.evaluation.benchmarks import pairs
 from jaxgen.evaluation.benchmarks import prompts
 from jaxgen.evaluation.benchmarks import scoring
 from jaxgen.evaluation.benchmarks.base import Benchmark
@@ -45,6 +47,7 @@ class Judging:
     prices: dollars for a million tokens read and written, as 2.5:10; '' does not count costs.
     detector: command of GenEval's detector; '' takes detections that are on disk.
     embeddings: JSON file of DreamBench's scores: key of an item -> name -> cosine.
+    against: of OpenING, folder of another model's documents, which are compared with those here.
   """
 
   model: str = ''
@@ -56,6 +59,7 @@ class Judging:
   prices: str = ''
   detector: str = ''
   embeddings: str = ''
+  against: str = ''
 
   def asks(self, folder: epath.Path, file: str) -> Judge:
     """The judge whose replies are kept in a file of the folder."""
@@ -65,6 +69,8 @@ class Judging:
 
 def evaluate_benchmark(name: str, data: str, out: str, *, workdir: str = '', weights: str = 'ema',
                        preset: str = '', size: str = '', limit: int = 0, seed: int = 0,
+                       steps: int = 0, guidance: float | None = None,
+                       image_guidance: float | None = None,
                        share: tuple[int, int] = (0, 1), prompts_file: str = '', rewrite: str = '',
                        rewrite_rubric: str = 'rewrite', judging: Judging = Judging(),
                        dialogue: draw.Dialogue | None = None) -> dict[str, Any] | None:
@@ -79,6 +85,7 @@ def evaluate_benchmark(name: str, data: str, out: str, *, workdir: str = '', wei
     size: as ``parse_size`` reads it.
     limit: items of each group; 0 is all.
     seed: of the noise.
+    steps, guidance, image_guidance: as ``jaxgen sample`` takes them.
     share: (process, processes) that split the items among them.
     prompts_file: wordings in place of the prompts, see ``prompts.from_file``.
     rewrite: model that rewrites the prompts, by ``rewrite_rubric``.
@@ -99,11 +106,15 @@ def evaluate_benchmark(name: str, data: str, out: str, *, workdir: str = '', wei
   chosen = draw.numbered(items, limit)
   chosen = _worded(chosen, root, prompts_file, rewrite, rewrite_rubric, judging)
   if workdir:
-    settings = draw.Settings(seed=seed, size=parse_size(size))
-    record = dict(benchmark=name, prompts=_digest(items), wordings=_wordings(
-        prompts_file, rewrite, rewrite_rubric), workdir=workdir, weights=weights, preset=preset,
-                  seed=seed, size=size)
+    settings = draw.Settings(seed, steps, parse_size(size), guidance, image_guidance)
+    record = dict(
+        benchmark=name, prompts=_digest(items),
+        wordings=_wordings(prompts_file, rewrite, rewrite_rubric), workdir=workdir,
+        step=newest_step(workdir), weights=weights, preset=preset, **dataclasses.asdict(settings))
     _draw(benchmark, chosen, out, record, settings, share, dialogue)
+  if judging.against:
+    _compare(benchmark, [item for _, item in chosen], out, judging)
+    return None
   scored = _scored(benchmark, [item for _, item in chosen], out, judging)
   if scored is None:
     return None
@@ -125,6 +136,14 @@ def _draw(benchmark: Benchmark, items: Sequence[tuple[int, Item]], out: str,
     done = draw.draw(run, items, out, settings, share=share, progress=progress(benchmark.name))
   draw.write_beside(benchmark, items, out)
   print(f'{benchmark.name}: {done} drawn, {len(items)} prompts in {out}')
+
+
+def _compare(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judging) -> None:
+  if benchmark.name != 'opening' or not judging.model:
+    raise user_error('--against', judging.against, 'is for --benchmark=opening with a --judge')
+  judge = judging.asks(epath.Path(out), pairs.REPLIES)
+  print('\n'.join(pairs.lines_of(*pairs.battles(items, out, judging.against, judge,
+                                                judging.rubrics))))
 
 
 def _worded(items: Sequence[tuple[int, Item]], root: epath.Path, prompts_file: str, rewrite: str,

@@ -4,11 +4,10 @@ The model decides itself when it draws, so what is drawn is a document of texts 
 items say what stands before it; ``documents`` writes it as the official scorers read it.
 """
 
-import collections
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -40,7 +39,6 @@ OPENING = ('Completeness', 'Content Quality', 'Content Richness', 'Correctness',
 HOW_TO = ('text_completeness', 'image_completeness', 'image_coherence', 'image_quality',
           'image_text_coherence')
 STORYBOARD = ('identity', 'consistency')
-VERDICTS = ('A', 'B', 'Tie(A)', 'Tie(B)')
 
 
 def comm(data: Data) -> list[Item]:
@@ -151,32 +149,6 @@ def _opening(names: Sequence[str], reply: str) -> Scores:
           for name in names}
 
 
-def win_rates(battles: Sequence[Mapping[str, str]]) -> dict[str, dict[str, float | None]]:
-  """Win rates of models in OpenING's arena, by its four ways to count a tie.
-
-  Args:
-    battles: ``model_A``, ``model_B`` and ``winner``, one of ``VERDICTS``.
-
-  Returns:
-    way -> model -> rate: ``forced`` to the side that it leans to, ``dropped``, counted as 0
-    (``lost``) or as 0.5 (``half``). None for a model without a battle that counts.
-  """
-  table: dict[str, dict[str, list[float]]] = {
-      way: collections.defaultdict(list) for way in ('forced', 'dropped', 'lost', 'half')}
-  for battle in battles:
-    winner, tie = battle['winner'], battle['winner'].startswith('Tie')
-    if winner not in VERDICTS:
-      raise user_error('winner', winner, f'use one of {", ".join(VERDICTS)}')
-    for side in 'AB':
-      model, won = battle[f'model_{side}'], float(side in winner.removeprefix('Tie'))
-      table['forced'][model].append(won)
-      table['dropped'][model] += [] if tie else [won]
-      table['lost'][model].append(0.0 if tie else won)
-      table['half'][model].append(0.5 if tie else won)
-  return {way: {model: sum(found) / len(found) if found else None
-                for model, found in rates.items()} for way, rates in table.items()}
-
-
 def how_to(data: Data) -> list[Item]:
   """Guides to write: ``prompts.jsonl`` with ``id``, ``title``, ``category`` and maybe ``image``.
 
@@ -266,14 +238,14 @@ def _document(key: str, group: str, text: str, data: Data, images: Sequence[str]
 
 def _about(item: Item, folder: str, rubric: str, names: Sequence[str], parse) -> Question:
   """A question about the document that was drawn for an item."""
-  text, images = _drawn(item, folder, rubric)
+  text, images = drawn_document(item, folder, rubric)
   return Question('scores', rubric, dict(
       instruction=item.text, document=text, inputs=str(len(item.source)),
       criteria=', '.join(names)), (*(image.path for image in item.source), *images), tuple(names),
                   parse=functools.partial(parse, tuple(names)), side=512)
 
 
-def _drawn(item: Item, folder: str, kind: str) -> tuple[str, list[str]]:
+def drawn_document(item: Item, folder: str, kind: str) -> tuple[str, list[str]]:
   """The text of a document, with ``<image n>`` in the places of its images, and their paths."""
   parts: list[Any] = json.loads(_read(f'{folder}/{item.key}/parts.json'))
   paths = [f'{folder}/{image_name(item, kind, part)}' for part in parts if isinstance(part, int)]

@@ -35,7 +35,7 @@ class Detector:
     self._processor = transformers.AutoImageProcessor.from_pretrained(path)
     self._model = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(path).to(device)
     if self._model.config.num_labels != len(OBJECTS):
-      sys.exit(f'{path}: has {self._model.config.num_labels} classes; use a model for the 80 of COCO')
+      sys.exit(f'{path}: has {self._model.config.num_labels} classes; use one for the 80 of COCO')
 
   @torch.no_grad()
   def __call__(self, image: Image.Image) -> Objects:
@@ -49,8 +49,9 @@ class Detector:
       mask = np.asarray(mask.cpu(), bool)
       rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
       if len(rows):
-        box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1, info['score']]
-        found.setdefault(OBJECTS[info['label_id']], []).append(([float(side) for side in box], mask))
+        sides = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1, info['score'])
+        box = [float(side) for side in sides]
+        found.setdefault(OBJECTS[info['label_id']], []).append((box, mask))
     return {name: sorted(own, key=lambda entry: -entry[0][4])[:MOST]
             for name, own in found.items()}
 

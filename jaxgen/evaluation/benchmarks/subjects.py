@@ -1,5 +1,6 @@
 """References and subjects: OmniContext, DreamBench and DreamBench++ (L042, L044, L076, L079)."""
 
+import json
 import math
 from collections.abc import Sequence
 
@@ -74,7 +75,7 @@ def dreambench(data: Data, file: str) -> list[Item]:
     items.append(Item(
         f'{number}', 'all', field(record, 'prompt', where), (f'{number}_0.png',),
         reference=tuple(data.image(path.removeprefix('./')) for path in paths),
-        beside={f'{number}_0.json': '{}'}))
+        beside={f'{number}_0.json': json.dumps(record)}))
   return items
 
 

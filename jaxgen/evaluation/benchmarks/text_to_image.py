@@ -125,7 +125,8 @@ def dpg(data: Data) -> list[Item]:
     texts = {file.stem: file.read_text().strip()
              for file in sorted(data.path('prompts').glob('*.txt'))}
   questions = dpg_questions(data) if (data.folder / 'dpg_bench.csv').exists() else {}
-  return [Item(key, 'all', text, (f'{key}.png',), grid=True,
+  # In a folder of their own: the official script takes every file of it for an image.
+  return [Item(key, 'all', text, (f'images/{key}.png',), grid=True,
                facts=dict(questions=questions.get(key, []), csv=str(data.folder / 'dpg_bench.csv')))
           for key, text in texts.items()]
 

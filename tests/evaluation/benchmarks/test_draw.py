@@ -117,7 +117,7 @@ def test_dpg_is_a_grid_and_its_questions_are_asked_of_each_image(workdir, endpoi
   said = capsys.readouterr().out
   assert 'overall                          50  [50, 50]  of 1  4 missing' in said
   assert '4 replies could not be read' in said
-  grid = np.asarray(Image.open(tmp_path / 'out' / f'{keys[0]}.png'))
+  grid = np.asarray(Image.open(tmp_path / 'out/images' / f'{keys[0]}.png'))
   assert grid.shape == (32, 32, 3)
   quarters = {grid[top:top + 16, left:left + 16].tobytes() for top in (0, 16) for left in (0, 16)}
   assert len(quarters) == 4
@@ -254,6 +254,8 @@ def test_missing_files_say_where_to_get_them(name, tmp_path, capsys):
      '--process-id = 2: use 0 to 1'),
     (['--benchmark=geneval', '--out=OUT', f'--data={PROMPTS / "geneval"}', '--prompts-file=none'],
      "--prompts-file = 'none': no such file"),
+    (['--benchmark=geneval', '--out=OUT', f'--data={PROMPTS / "geneval"}', '--against=x'],
+     "--against = 'x': is for --benchmark=opening with a --judge"),
     (['--benchmark=geneval', '--out=OUT', '--concurrency=0'], '--concurrency = 0: use at least 1')])
 def test_mistakes(words, said, tmp_path, capsys):
   assert cli.main(['evaluate', *(word.replace('OUT', str(tmp_path)) for word in words)]) == 1

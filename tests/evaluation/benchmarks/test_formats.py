@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from jaxgen import cli
 from jaxgen.core.errors import UserError
 from jaxgen.evaluation.benchmarks import draw
 from jaxgen.evaluation.benchmarks import interleaved
@@ -231,6 +232,35 @@ def test_documents_have_the_forms_of_comm_and_opening(tmp_path):
       dict(text='It hides.', image=None), dict(text='<image>', image='./0101001-o-0.jpg')])]
 
 
+def test_documents_of_two_models_are_compared(endpoint, key, tmp_path, capsys):
+  """The judge always prefers A, whoever that is; one of its replies says nothing."""
+  image(tmp_path, 'in/1.jpg')
+  records = [OPENING | dict(total_uid=f'010100{number}') for number in range(6)]
+  write(tmp_path, 'test_data.jsonl', '\n'.join(map(json.dumps, records)))
+  items = list(enumerate(read('opening', tmp_path)))
+  for name in ('ours', 'theirs'):
+    draw.draw_documents(None, benchmark('opening'), items, str(tmp_path / name), draw.Settings(),
+                        lambda run, item, seed, number, name=name: [
+                            f'{name} {number}', np.zeros((8, 8, 3), np.uint8)])
+  write(tmp_path / 'rubrics', 'opening_pair.txt',
+        '{document_a} {document_b} [echo A is better]')
+  words = ['evaluate', '--benchmark=opening', f'--data={tmp_path}', f'--out={tmp_path}/ours',
+           '--judge=judge', f'--judge-url={endpoint.url}', f'--rubrics={tmp_path}/rubrics']
+  assert cli.main([*words, f'--against={tmp_path}/theirs']) == 0
+  said = capsys.readouterr().out
+  found = json.loads((tmp_path / 'ours/battles.json').read_text())
+  firsts = [battle['model_A']['name'] for battle in found]
+  assert set(firsts) == {'ours', 'theirs'} and {battle['winner'] for battle in found} == {'A'}
+  assert f'ours {firsts.count("ours") / 6:.3f}' in said and '6 battles, 0 whose' in said
+  body = endpoint.stats()['bodies'][-1]['messages'][-1]['content']
+  assert body.count('image_url') == 2 * 3  # the one that was given, and one of each document
+  write(tmp_path / 'rubrics', 'opening_pair.txt', '{document_a} [echo Both are good.]')
+  assert cli.main([*words, f'--against={tmp_path}/theirs']) == 0
+  assert '0 battles, 6 whose replies could not be read' in capsys.readouterr().out
+  assert cli.main([*words, f'--against={tmp_path}/ours']) == 1
+  assert 'has the name of --out' in capsys.readouterr().err
+
+
 def test_replies_about_documents():
   parse = functools.partial(interleaved._comm, interleaved.COMM)
   scores = dict(Image_Coherence=dict(overall_score=dict.fromkeys(interleaved.COMM[:4], 7)),
@@ -263,7 +293,7 @@ def test_every_question_has_a_rubric_of_ours():
   """With the fields that its benchmark fills in."""
   names = {'geneval2', 'dpg', 'wise_legacy', 'wise_verified', 'gedit_consistency', 'gedit_quality',
            'omnicontext_pf', 'omnicontext_sc', 'kris', 'kris_knowledge', 'comm',
-           'interleavedbench', 'opening', 'how_to', 'rewrite', 'translate_zh'}
+           'interleavedbench', 'opening', 'opening_pair', 'how_to', 'rewrite', 'translate_zh'}
   for name in names:
     assert read_rubric(name).turns({})[-1][1]
   assert len(BENCHMARKS) == 20

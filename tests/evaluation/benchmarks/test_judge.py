@@ -1,4 +1,4 @@
-"""The judge's client against a real server: retries, many at once, replies on disk, what is lost."""
+"""The judge's client against a real server: retries, many at once, replies on disk, losses."""
 
 import json
 import time

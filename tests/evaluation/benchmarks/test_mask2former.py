@@ -16,7 +16,6 @@ from jaxgen.evaluation.benchmarks.verdicts import COLORS
 from jaxgen.evaluation.benchmarks.verdicts import OBJECTS
 
 
-
 @pytest.fixture(scope='module')
 def models(tmp_path_factory):
   """Folders of both with random weights; the detector is sure that all it sees are dogs."""

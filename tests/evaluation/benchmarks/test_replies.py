@@ -64,7 +64,8 @@ def test_yes_no_and_verdicts():
   for reply in ('maybe', 'not sure', 'It is; yes'):
     with pytest.raises(Unreadable):
       replies.yes_or_no(reply)
-  assert replies.verdict('A is better') == 'A' and replies.verdict('Tie(B better)') == 'Tie(B)'
+  assert replies.verdict('A is better') == 'A'
+  assert replies.verdict('Tie(B is slightly better)') == 'Tie(B)'
   assert replies.verdict('I think that b is better.') == 'B'
   for reply in ('A is better, B is better', 'tie', 'neither'):
     with pytest.raises(Unreadable):

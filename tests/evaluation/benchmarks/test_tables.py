@@ -10,6 +10,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.data.sample import FileImage
 from jaxgen.evaluation.benchmarks import editing
 from jaxgen.evaluation.benchmarks import interleaved
+from jaxgen.evaluation.benchmarks import pairs
 from jaxgen.evaluation.benchmarks import text_to_image as t2i
 from jaxgen.evaluation.benchmarks.base import Item
 from jaxgen.evaluation.benchmarks.files import Data
@@ -249,7 +250,7 @@ def test_opening():
   battles = [dict(model_A='x', model_B='y', winner=winner)
              for winner in ('A', 'Tie(A)', 'Tie(B)', 'B')] + [
                  dict(model_A='y', model_B='z', winner='Tie(A)')]
-  assert interleaved.win_rates(battles) == dict(
+  assert pairs.win_rates(battles) == dict(
       forced=dict(x=0.5, y=0.6, z=0.0), dropped=dict(x=0.5, y=0.5, z=None),
       lost=dict(x=0.25, y=0.2, z=0.0), half=dict(x=0.5, y=0.5, z=0.5))
 
