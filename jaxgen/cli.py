@@ -1,4 +1,4 @@
-"""The command line: ``jaxgen train | sample | evaluate | plan | convert | data | report``.
+"""The command line: ``jaxgen train | sample | evaluate | plan | convert | data | report | study``.
 
 A command imports what it needs when it runs, so that ``--help`` is immediate and nothing but
 training loads TensorFlow. Mistakes of the user end in one line and exit code 1; any other
@@ -22,6 +22,7 @@ from jaxgen.core.limits import MAX_SIDE
 from jaxgen.core.limits import MAX_TEMPERATURE
 from jaxgen.core.limits import MAX_TOKENS
 from jaxgen.core.limits import check_range
+from jaxgen.evaluation import flags
 
 OVERRIDE = '--config.'
 # Flag -> least and greatest number; None is no limit.
@@ -33,7 +34,8 @@ RANGES = {
     'images': (0, MAX_IMAGES), 'max_images': (0, MAX_IMAGES), 'max_tokens': (0, MAX_TOKENS),
     'temperature': (0, MAX_TEMPERATURE),
     'search': (0, None), 'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None),
-    'shards': (1, None), 'vocab': (1, None), 'every': (1, None)}
+    'shards': (1, None), 'vocab': (1, None), 'every': (1, None), 'concurrency': (1, None),
+    'items': (1, None), 'participants': (1, None)}
 # Images that a request can be given, by their roles.
 GIVEN = {'source': 'image to edit', 'reference': 'image whose content to use',
          'context': 'image that came before'}
@@ -89,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_convert(commands)
   _add_data(commands)
   _add_report(commands)
+  flags.add_study(commands, _command)
   return parser
 
 
@@ -233,8 +236,9 @@ def _origin(args):
 
 def _add_evaluate(commands) -> None:
   parser = _command(commands, 'evaluate', _evaluate,
-                    'score a run on the drawn tasks of shapes, or on its fit to its own samples')
-  parser.add_argument('--workdir', required=True, metavar='DIR')
+                    'score a run on the drawn tasks of shapes, on its fit to its own samples, or on '
+                    'a published benchmark')
+  parser.add_argument('--workdir', default=None, metavar='DIR')
   parser.add_argument('--images-per-prompt', type=int, default=4, metavar='N')
   parser.add_argument('--prompts', type=int, default=32, metavar='N', help='prompts of each task')
   parser.add_argument('--seed', type=int, default=0)
@@ -254,11 +258,17 @@ def _add_evaluate(commands) -> None:
   parser.add_argument('--held-out', type=int, default=0, metavar='N',
                       help='instead: PSNR of the outputs of N held-out samples of each source, '
                       'beside that of copying their first image')
+  flags.add_benchmark(parser)
   _add_preset(parser)
   _add_weights(parser)
 
 
 def _evaluate(args) -> None:
+  if args.benchmark or args.compare:
+    flags.run_benchmark(args)
+    return
+  if args.workdir is None:
+    raise user_error('--workdir', None, 'name the run')
   if args.held_out:
     from jaxgen.evaluation.held_out import evaluate_held_out
     evaluate_held_out(args.workdir, args.held_out, seed=args.seed, weights=args.weights,

@@ -72,6 +72,26 @@ def write_bytes(file: epath.PathLike, data: bytes) -> None:
       raise
 
 
+def append_line(file: epath.PathLike, text: str) -> None:
+  """Adds a line to a text file; makes the file and its folder.
+
+  What a killed process has left of its last line stays a line of its own, see ``read_lines``.
+
+  Raises:
+    UserError: it could not be written.
+  """
+  file = epath.Path(file)
+  with writing(str(file)):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torn = False
+    if file.exists() and file.stat().length:
+      with file.open('rb') as stream:
+        stream.seek(-1, os.SEEK_END)
+        torn = stream.read(1) != b'\n'
+    with file.open('a') as stream:
+      stream.write(f'\n{text}\n' if torn else f'{text}\n')
+
+
 @contextlib.contextmanager
 def new_folder(folder: str, last: str = '') -> Iterator[epath.Path]:
   """A temporary folder beside ``folder`` that gets its name if all goes well, or vanishes.

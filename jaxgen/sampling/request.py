@@ -167,8 +167,8 @@ def default_size(config: ConfigDict, source: Sequence[Image], given: Sequence[Im
   """(height, width) of an output that none was chosen for.
 
   Args:
-    config: of the run: ``sampling.size``, or the area of references with the shape of the last given
-      image, or the bucket nearest in shape to the first source, or the square that it trained on.
+    config: of the run: ``sampling.size``, or the area of references with the shape of the last
+      given image, or the bucket nearest in shape to the first source, or the square of training.
     source: images of that role.
     given: images of all roles, in order.
     origin: of the request, for errors.

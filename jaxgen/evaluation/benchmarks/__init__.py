@@ -1,0 +1,1 @@
+"""Published benchmarks: their prompts, the folders that their scorers read, and their scores."""

@@ -1,0 +1,225 @@
+"""The command ``jaxgen evaluate --benchmark``: draws a benchmark, scores it, writes its page."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from jaxgen.checkpoints.weights import newest_step
+from jaxgen.core.errors import user_error
+from jaxgen.core.files import check_place
+from jaxgen.core.files import read_json
+from jaxgen.evaluation.benchmarks import detections
+from jaxgen.evaluation.benchmarks import draw
+from jaxgen.evaluation.benchmarks import pairs
+from jaxgen.evaluation.benchmarks import prompts
+from jaxgen.evaluation.benchmarks import scoring
+from jaxgen.evaluation.benchmarks.base import Benchmark
+from jaxgen.evaluation.benchmarks.base import Item
+from jaxgen.evaluation.benchmarks.files import Data
+from jaxgen.evaluation.benchmarks.pages import write_page
+from jaxgen.evaluation.benchmarks.registry import benchmark as find_benchmark
+from jaxgen.evaluation.benchmarks.registry import ORIGINS
+from jaxgen.evaluation.judge import Judge
+from jaxgen.sampling.jobs import parse_size
+from jaxgen.sampling.jobs import progress
+from jaxgen.sampling.load import load_run
+
+INPUTS = 'inputs'  # folder of images that come inside of tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Judging:
+  """What scores a benchmark.
+
+  Attributes:
+    model: of the judge; '' is none.
+    url: of its endpoint; '' is the one of the environment.
+    rubrics: folder whose files are taken before ours.
+    replay: whether replies on disk are read only.
+    concurrency: calls at once.
+    options: of each call, as JSON.
+    prices: dollars for a million tokens read and written, as 2.5:10; '' does not count costs.
+    detector: command of GenEval's detector; '' takes detections that are on disk.
+    embeddings: JSON file of DreamBench's scores: key of an item -> name -> cosine.
+    against: of OpenING, folder of another model's documents, which are compared with those here.
+  """
+
+  model: str = ''
+  url: str = ''
+  rubrics: str = ''
+  replay: bool = False
+  concurrency: int = 16
+  options: str = ''
+  prices: str = ''
+  detector: str = ''
+  embeddings: str = ''
+  against: str = ''
+
+  def asks(self, folder: epath.Path, file: str) -> Judge:
+    """The judge whose replies are kept in a file of the folder."""
+    return Judge(self.model, folder / file, url=self.url, replay=self.replay,
+                 concurrency=self.concurrency, options=_options(self.options))
+
+
+def evaluate_benchmark(name: str, data: str, out: str, *, workdir: str = '', weights: str = 'ema',
+                       preset: str = '', size: str = '', limit: int = 0, seed: int = 0,
+                       steps: int = 0, guidance: float | None = None,
+                       image_guidance: float | None = None,
+                       share: tuple[int, int] = (0, 1), prompts_file: str = '', rewrite: str = '',
+                       rewrite_rubric: str = 'rewrite', judging: Judging = Judging(),
+                       dialogue: draw.Dialogue | None = None) -> dict[str, Any] | None:
+  """Draws what is not there yet, and scores it where something is given to score it with.
+
+  Args:
+    name: of the benchmark.
+    data: folder of its files.
+    out: folder of the results.
+    workdir: of the run that draws; '' scores what is there.
+    weights, preset: as ``load_run`` takes them.
+    size: as ``parse_size`` reads it.
+    limit: items of each group; 0 is all.
+    seed: of the noise.
+    steps, guidance, image_guidance: as ``jaxgen sample`` takes them.
+    share: (process, processes) that split the items among them.
+    prompts_file: wordings in place of the prompts, see ``prompts.from_file``.
+    rewrite: model that rewrites the prompts, by ``rewrite_rubric``.
+    judging: what scores.
+    dialogue: draws interleaved documents.
+
+  Returns:
+    The contents of ``scores.json``; None where nothing was scored.
+
+  Raises:
+    UserError: missing files, an unknown name, images that were drawn otherwise, or a judge that
+      refuses.
+  """
+  check_place(out)
+  benchmark, root = find_benchmark(name), epath.Path(out)
+  items = benchmark.read(Data(data or f'data/{name}', name, ORIGINS[name], str(root / INPUTS)))
+  draw.check_files(items)
+  chosen = draw.numbered(items, limit)
+  chosen = _worded(chosen, root, prompts_file, rewrite, rewrite_rubric, judging)
+  if workdir:
+    settings = draw.Settings(seed, steps, parse_size(size), guidance, image_guidance)
+    record = dict(
+        benchmark=name, prompts=_digest(items),
+        wordings=_wordings(prompts_file, rewrite, rewrite_rubric), workdir=workdir,
+        step=newest_step(workdir), weights=weights, preset=preset, **dataclasses.asdict(settings))
+    _draw(benchmark, chosen, out, record, settings, share, dialogue)
+  if judging.against:
+    _compare(benchmark, [item for _, item in chosen], out, judging)
+    return None
+  scored = _scored(benchmark, [item for _, item in chosen], out, judging)
+  if scored is None:
+    return None
+  drawn = read_json(root / draw.RECORD, '') if (root / draw.RECORD).exists() else {}
+  result = scoring.write_scores(benchmark, [item for _, item in chosen], scored, out, drawn)
+  print('\n'.join(scoring.lines_of(result)))
+  print(write_page(result, out))
+  return result
+
+
+def _draw(benchmark: Benchmark, items: Sequence[tuple[int, Item]], out: str,
+          record: Mapping[str, Any], settings: draw.Settings, share: tuple[int, int],
+          dialogue: draw.Dialogue | None) -> None:
+  run = load_run(record['workdir'], record['weights'], record['preset'])
+  draw.check_record(out, dict(record, sampling=json.loads(run.config.sampling.to_json())))
+  if benchmark.dialogue:
+    done = draw.draw_documents(run, benchmark, items, out, settings, dialogue, share=share)
+  else:
+    done = draw.draw(run, items, out, settings, share=share, progress=progress(benchmark.name))
+  draw.write_beside(benchmark, items, out)
+  print(f'{benchmark.name}: {done} drawn, {len(items)} prompts in {out}')
+
+
+def _compare(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judging) -> None:
+  if benchmark.name != 'opening' or not judging.model:
+    raise user_error('--against', judging.against, 'is for --benchmark=opening with a --judge')
+  judge = judging.asks(epath.Path(out), pairs.REPLIES)
+  print('\n'.join(pairs.lines_of(*pairs.battles(items, out, judging.against, judge,
+                                                judging.rubrics))))
+
+
+def _worded(items: Sequence[tuple[int, Item]], root: epath.Path, prompts_file: str, rewrite: str,
+            rubric: str, judging: Judging) -> list[tuple[int, Item]]:
+  if prompts_file and rewrite:
+    raise user_error('--rewrite', rewrite, 'give either --rewrite or --prompts-file')
+  own = [item for _, item in items]
+  if prompts_file:
+    own = prompts.from_file(own, prompts_file)
+  if rewrite:
+    writer = dataclasses.replace(judging, model=rewrite).asks(root, prompts.REPLIES)
+    own = prompts.rewritten(own, str(root), writer, rubric)
+  return [(number, item) for (number, _), item in zip(items, own, strict=True)]
+
+
+def _wordings(prompts_file: str, rewrite: str, rubric: str) -> str:
+  """Whose words are drawn."""
+  if rewrite:
+    return f'{rewrite} by {rubric}'
+  if prompts_file:
+    digest = hashlib.sha256(epath.Path(prompts_file).read_bytes()).hexdigest()[:16]
+    return f'{prompts_file} ({digest})'
+  return 'official'
+
+
+def _scored(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judging
+            ) -> scoring.Scored | None:
+  """The scores by whatever the benchmark is scored by; None where that is not given."""
+  if benchmark.scores == 'detections':
+    there = (epath.Path(out) / detections.FILE).exists()
+    return detections.detected(items, out, judging.detector) if judging.detector or there else None
+  if benchmark.scores == 'embeddings':
+    return _embedded(items, judging.embeddings) if judging.embeddings else None
+  if not judging.model:
+    return None
+  prices = _prices(judging.prices) if judging.prices else []
+  judge = judging.asks(epath.Path(out), scoring.REPLIES)
+  scored = scoring.judged(benchmark, items, out, judge, rubrics=judging.rubrics,
+                          progress=progress('judged'))
+  if prices:
+    scored.by['dollars'] = sum(map(operator.mul, scored.by['tokens'], prices)) / 1e6
+  return scored
+
+
+def _embedded(items: Sequence[Item], file: str) -> scoring.Scored:
+  found = read_json(file, 'write it again')
+  names = sorted({name for scores in found.values() for name in scores})
+  scores = [{name: found.get(item.key, {}).get(name) for name in names} for item in items]
+  missing = {item.key: 'no embedding' for item in items if item.key not in found}
+  return scoring.Scored(scores, missing, dict(embeddings=file))
+
+
+def _digest(items: Sequence[Item]) -> str:
+  """Of all prompts of a benchmark, so that versions of it are told apart."""
+  text = json.dumps([(item.key, item.group, item.text) for item in items])
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _prices(text: str) -> list[float]:
+  try:
+    prices = [float(part) for part in text.split(':')]
+  except ValueError:
+    prices = []
+  if len(prices) != 2 or not all(0 <= price < math.inf for price in prices):
+    raise user_error('--judge-prices', text, 'write READ:WRITTEN, dollars for a million tokens, as '
+                     '2.5:10')
+  return prices
+
+
+def _options(text: str) -> dict[str, Any]:
+  if not text:
+    return {}
+  try:
+    options = json.loads(text)
+  except ValueError:
+    options = None
+  if not isinstance(options, dict):
+    raise user_error('--judge-options', text, 'must be a JSON object, as \'{"temperature": 1}\'')
+  return options

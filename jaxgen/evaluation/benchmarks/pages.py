@@ -1,0 +1,148 @@
+"""One page for an evaluation, and one that compares several; Markdown beside the HTML."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from etils import epath
+from PIL import Image
+
+from jaxgen.core.errors import user_error
+from jaxgen.core.files import read_json
+from jaxgen.core.files import write_text
+from jaxgen.evaluation.benchmarks.scoring import RESULT
+from jaxgen.evaluation.page import STYLE
+
+SHOWN, SIDE = 6, 256  # best and worst items; pixels of a picture
+
+
+def write_page(record: Mapping[str, Any], folder: str) -> str:
+  """Writes ``report.html`` and ``report.md`` of one evaluation; returns the path of the page.
+
+  Args:
+    record: the contents of ``scores.json``.
+    folder: of the results.
+  """
+  root = epath.Path(folder)
+  title = f'{record["benchmark"]}: {record["items"]} prompts'
+  table = _table([(epath.Path(folder).name, record)])
+  body = (f'<h1>{escape(title)}</h1><p class="dim">{escape(_by(record))}</p>'
+          f'<div class="card">{_html(table)}</div>{_examples(record, root)}')
+  write_text(root / 'report.html', _page(title, body))
+  write_text(root / 'report.md', f'# {title}\n\n{_by(record)}\n\n{_markdown(table)}\n')
+  return str(root / 'report.html')
+
+
+def write_comparison(folders: Sequence[str], out: str) -> str:
+  """Writes ``comparison.html`` and ``.md`` of several results of one benchmark.
+
+  Raises:
+    UserError: they are of several benchmarks, or of several judges or rubrics.
+  """
+  records = [(epath.Path(folder).name, read_json(epath.Path(folder) / RESULT, 'score it first'))
+             for folder in folders]
+  for name in ('benchmark', 'items'):
+    if len({record[name] for _, record in records}) > 1:
+      raise user_error('--compare', ','.join(folders), f'they differ in {name}; such scores are '
+                       'not to be compared')
+  if len({str((record['by'].get('judge'), record['by'].get('rubrics'))) for _, record in records}
+         ) > 1:
+    raise user_error('--compare', ','.join(folders), 'they differ in the judge or its rubrics; '
+                     'such scores are not to be compared')
+  title, table = f'{records[0][1]["benchmark"]}: {len(records)} runs', _table(records)
+  notes = ''.join(f'<p class="dim">{escape(name)}: {escape(_by(record))}</p>'
+                  for name, record in records)
+  root = epath.Path(out)
+  write_text(root / 'comparison.html', _page(
+      title, f'<h1>{escape(title)}</h1>{notes}<div class="card">{_html(table)}</div>'))
+  write_text(root / 'comparison.md', f'# {title}\n\n{_markdown(table)}\n')
+  return str(root / 'comparison.html')
+
+
+def _table(records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
+  """A row for each metric: those of the runs, then those that papers print."""
+  papers = records[0][1]['papers']
+  rows = [['metric', *(name for name, _ in records), *papers]]
+  for metric in records[0][1]['table']:
+    rows.append([metric, *(_cell(record['table'].get(metric)) for _, record in records),
+                 *(f'{numbers[metric]:g}' if metric in numbers else '' for numbers in
+                   papers.values())])
+  return rows
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+  if cell is None or cell['value'] is None:
+    return 'none'
+  missing = f' ({cell["missing"]} missing)' if cell['missing'] else ''
+  return f'{cell["value"]:.4g} [{cell["low"]:.4g}, {cell["high"]:.4g}]{missing}'
+
+
+def _by(record: Mapping[str, Any]) -> str:
+  """What scored, when, and how much is missing."""
+  by, drawn = record['by'], record['drawn']
+  words = [f'scored by {by.get("judge") or by.get("detector") or by.get("embeddings")}']
+  if by.get('official_judge'):
+    words.append(f'the authors score with {by["official_judge"]}')
+  if by.get('from_'):
+    words.append(f'replies of {by["from_"][0][:10]} to {by["to"][0][:10]}')
+  if by.get('rubrics'):
+    words.append('rubrics ' + ', '.join(f'{name} {digest[:8]}'
+                                        for name, digest in by['rubrics'].items()))
+  if 'tokens' in by:
+    words.append(f'{by["tokens"][0]:,} tokens read, {by["tokens"][1]:,} written')
+  if 'dollars' in by:
+    words.append(f'{by["dollars"]:.2f} dollars')
+  if drawn:
+    words.append(f'prompts: {drawn["wordings"]}')
+  return '; '.join([*words, f'{len(record["missing"])} scores missing'])
+
+
+def _examples(record: Mapping[str, Any], root: epath.Path) -> str:
+  """The best and the worst items by the sum of their scores."""
+  known = [entry for entry in record['scores'] if None not in entry['scores'].values()
+           and entry['scores']]
+  ranked = sorted(known, key=lambda entry: sum(entry['scores'].values()))
+  count = min(SHOWN, len(ranked) // 2)
+  parts = []
+  for title, chosen in (('Best', ranked[::-1][:count]), ('Worst', ranked[:count])):
+    figures = ''.join(_figure(entry, root) for entry in chosen)
+    parts.append(f'<h2>{title}</h2><div class="samples">{figures}</div>')
+  return ''.join(parts)
+
+
+def _figure(entry: Mapping[str, Any], root: epath.Path) -> str:
+  verdict = ', '.join(f'{name} {value:g}' for name, value in list(entry['scores'].items())[:8])
+  files = [root / file for file in entry['files'][:1] if (root / file).exists()]
+  image = ''.join(f'<img alt="" src="data:image/jpeg;base64,{_thumbnail(file)}">' for file in files)
+  return (f'<figure style="width: {SIDE}px">{image}<figcaption>{escape(entry["text"][:200])}<br>'
+          f'<span class="dim">{escape(verdict)}</span></figcaption></figure>')
+
+
+def _thumbnail(file: epath.Path) -> str:
+  image = Image.open(io.BytesIO(file.read_bytes())).convert('RGB')
+  image.thumbnail((SIDE, SIDE))
+  buffer = io.BytesIO()
+  image.save(buffer, 'JPEG', quality=85)
+  return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _page(title: str, body: str) -> str:
+  return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
+          '</title><meta name="viewport" content="width=device-width, initial-scale=1">'
+          f'<style>{STYLE}</style></head><body>{body}</body></html>')
+
+
+def _html(table: Sequence[Sequence[str]]) -> str:
+  head, *rows = table
+  cells = ''.join(f'<th>{escape(name)}</th>' for name in head)
+  body = ''.join('<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>'
+                 for row in rows)
+  return f'<table><tr>{cells}</tr>{body}</table>'
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> str:
+  head, *rows = table
+  lines = [head, ['---'] * len(head), *rows]
+  return '\n'.join('| ' + ' | '.join(row) + ' |' for row in lines)
