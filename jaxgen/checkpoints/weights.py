@@ -168,13 +168,6 @@ def is_run(folder: str) -> bool:
   return (epath.Path(folder) / 'checkpoints').exists()
 
 
-def newest_step(folder: str) -> int | None:
-  """The step of the newest complete checkpoint of a workdir; None where there is none."""
-  checkpoints = epath.Path(folder).resolve() / 'checkpoints'
-  steps = ocp.utils.checkpoint_steps(checkpoints) if checkpoints.exists() else []
-  return max(steps, default=None)
-
-
 def is_weights(folder: str) -> bool:
   """Whether ``folder`` is a workdir or weights folder rather than another library's model."""
   return any((epath.Path(folder) / name).exists() for name in ('weights', 'checkpoints', 'frozen'))
