@@ -19,7 +19,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
 VOCAB, WIDTH, LAYERS = 512, 128, 4
-STEPS = dict(mllm=300, ntp=2000, align=4000, joint=4000)
+STEPS = dict(mllm=300, ntp=800, align=2000, joint=2000)
 PUBLISHED = dict(ntp=stage1, align=stage2, joint=joint)
 # Source of the paper's stages -> drawn task. Dialogues begin with text alone, or with an image.
 DRAWN = dict(video='transition', text_to_image='scene', edits='edit', references='reference',
@@ -91,6 +91,8 @@ def get_config(stage: str = 'align') -> ConfigDict:
   config.data.update(prompt_tokens=tokens, patches=16 * seen, visual_tokens=16 * images,
                      segments_per_row=4, look_ahead=8)
   config.train.steps = STEPS[stage]
+  if stage == 'ntp':
+    config.train.rows = 8  # of three dialogues each
   return config
 
 
