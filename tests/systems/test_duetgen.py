@@ -27,6 +27,7 @@ from jaxgen.data.loader import make_loader
 from jaxgen.data.packing import pack
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
+from jaxgen.data.tokenizer import load_tokenizer
 from jaxgen.models.registry import section
 from jaxgen.objectives.flow_matching import FlowMatching
 from jaxgen.objectives.next_token import NextToken
@@ -417,8 +418,6 @@ ASKED, SAID = dict(text='a cat', role='user'), dict(text='here:', role='assistan
     ([ASKED, SAID, dict(image='none.png', role='target')], {}, 'none.png'),
     ([ASKED, dict(SAID, text='long ' * 60)], dict(prompt_tokens=40),
      r'the prompt has \d+ tokens, more than config.data.prompt_tokens = 40'),
-    ([ASKED, SAID], dict(bov_token='<BOV>'),
-     'has 513 tokens with bov_token = .<BOV>., but the language model knows 512; use the model'),
     ([ASKED], {}, 'has no text with loss; give it an assistant text')])
 def test_a_dialogue_that_cannot_be_used_ends_in_one_line(config, tmp_path, parts, data, said):
   """Which names the file, its line and the part, or the field of the config."""
@@ -432,7 +431,15 @@ def test_a_dialogue_that_cannot_be_used_ends_in_one_line(config, tmp_path, parts
     finally:
       loader.close()
   assert '\n' not in str(caught.value)
-  assert data.get('bov_token') or 'd.jsonl' in str(caught.value)
+  assert 'd.jsonl' in str(caught.value)
+
+
+def test_a_bov_that_the_language_model_has_no_row_for_is_refused(config):
+  changed = copy.deepcopy(config)
+  changed.data.bov_token = '<BOV>'
+  changed.model.mllm.text.vocab = load_tokenizer(changed.data.tokenizer).vocab_size
+  with pytest.raises(UserError, match=r'tokens with bov_token = .<BOV>., but the language model k'):
+    ExampleMaker.of(changed, make_system(changed).layout)
 
 
 def test_a_tokenizer_without_bov_is_refused(config, tmp_path):
