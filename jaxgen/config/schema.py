@@ -167,13 +167,13 @@ def _data() -> dict[str, object]:
       # Prompts and conditioning.
       dialect='plain',  # prompt template of the language model (data/templates.py)
       scheme='flux',  # position scheme of latent tokens and hidden states (data/positions.py)
-      # Hidden states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17), or 'preceding',
-      # which are those before the token that begins the target (L110).
+      # Hidden states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17), or those
+      # 'preceding' the token that begins the target (L110).
       shown='all',
       # Texts name every given image as <image_n>; where the language model sees images, image n is
       # inserted there (L008, A03).
       placeholders=False,
-      bov_token='',  # token with which the assistant begins an image (<BOV>); '' = as any image (A20)
+      bov_token='',  # with which the assistant begins an image (<BOV>); '' = as any image (A20)
       bov_weight=1.0,  # its loss weight
       dropout=dict(  # condition dropout: probability that a sample trains without ...
           all=0.1,  # any condition but the empty prompt

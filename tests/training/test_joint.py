@@ -16,11 +16,11 @@ def test_both_losses_of_two_processes_equal_those_of_one(launcher, tiny_tokenize
   codes, errors = finish(launcher.start_all([config, config], tmp_path / 'pair', devices=4))
   assert codes == [0, 0], errors
   assert train(config, str(tmp_path / 'alone'))
-  names = ('loss', 'grad_norm', 'token_accuracy', 'sample_ids')
+  names = ('loss', 'grad_norm', 'next_token/token_accuracy', 'sample_ids')
   ours, theirs = (metrics_of(tmp_path / name, *names) for name in ('pair', 'alone'))
   assert len(ours) == len(theirs) == 2
   for pair, alone in zip(ours, theirs, strict=True):
     assert pair['sample_ids'] == alone['sample_ids']
     for name in names[:3]:
       np.testing.assert_allclose(pair[name], alone[name], rtol=2e-5, err_msg=name)
-  assert 0 <= alone['token_accuracy'] <= 1
+  assert 0 <= alone['next_token/token_accuracy'] <= 1
