@@ -3,8 +3,9 @@
   jaxgen train --config=configs/duetgen/joint.py --workdir=runs/duetgen/joint
 
 The other side of the paper's decoupled training (section 4.2). Language model, connector and
-denoiser train together on whole dialogues, for their tokens, and on cut ones and alignment data, for
-their images. Each term is a mean over its own tokens of the global batch; the weights are BAGEL's.
+denoiser train together on whole dialogues, for their tokens, and on cut ones and alignment data,
+for their images. Each term is a mean over its own tokens of the global batch; the weights are
+BAGEL's.
 """
 
 from configs.duetgen import base

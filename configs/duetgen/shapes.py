@@ -73,7 +73,8 @@ def drawn(config: ConfigDict) -> None:
     path = DRAWN[name.removesuffix(f'_{kind}')]
     # Dialogues of both beginnings come equally often, alignment data as the published stage has it.
     share = spec.share[0] / totals[kind] if kind == 'alignment' else 1 / 2
-    config.data.sources[name] = source('shapes', spec.task, path=path, share=(share * wanted[kind],))
+    config.data.sources[name] = source('shapes', spec.task, path=path,
+                                       share=(share * wanted[kind],))
 
 
 def _kind(spec: ConfigDict) -> str:

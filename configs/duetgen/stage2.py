@@ -2,10 +2,11 @@
 
   jaxgen train --config=configs/duetgen/stage2.py --workdir=runs/duetgen/stage2
 
-The language model of stage 1 is frozen. Of every sequence one random image is drawn, from the states
-before its <BOV> and from all images before it; alignment data and the dialogues of stage 1 are mixed
-(L115, L116). The recipe is Cosmos' own (L141), with steps and shares of ours (A22): the paper gives
-none. Its dropout of texts becomes one of the last text alone, as guidance drops it (A23).
+The language model of stage 1 is frozen. Of every sequence one random image is drawn, from the
+states before its <BOV> and from all images before it; alignment data and the dialogues of stage 1
+are mixed (L115, L116). The recipe is Cosmos' own (L141), with steps and shares of ours (A22): the
+paper gives none. Its dropout of texts becomes one of the last text alone, as guidance drops it
+(A23).
 
 Two of Cosmos' habits are fields: ``objective.cosmos_mean`` counts condition frames in the mean of
 the loss (A25), and ``model.denoiser.clean_time`` is their time: -1, that of the target, as in the

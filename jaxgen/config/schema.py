@@ -174,8 +174,8 @@ def _data() -> dict[str, object]:
       # Prompts and conditioning.
       dialect='plain',  # prompt template of the language model (data/templates.py)
       scheme='flux',  # position scheme of latent tokens and hidden states (data/positions.py)
-      # Hidden states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17), or
-      # 'preceding', which are those before the token that begins the target (L110).
+      # Hidden states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17), or those
+      # 'preceding' the token that begins the target (L110).
       shown='all',
       # Texts name every given image as <image_n>; where the language model sees images, image n is
       # inserted there (L008, A03).

@@ -89,10 +89,10 @@ class ExampleMaker:
       towers[group] = load_tower_tokenizer(data.tower_tokenizers[group], text, field=field)
     tokenizer = load_tokenizer(data.tokenizer, bov=data.bov_token) if layout.dialect else None
     if tokenizer and 0 < layout.vocab < tokenizer.vocab_size:
-      raise user_error('config.data.tokenizer', data.tokenizer,
-                       f'has {tokenizer.vocab_size} tokens with bov_token = {data.bov_token!r}, '
-                       f"but the language model knows {layout.vocab}; use the model's own, or "
-                       'raise its vocab and let config.init_from.changes extend its embeddings')
+      raise user_error('config.data.tokenizer', data.tokenizer, f'has {tokenizer.vocab_size} '
+                       f'tokens with bov_token = {data.bov_token!r}, but the language model knows '
+                       f"{layout.vocab}; use the model's own, or raise its vocab and let "
+                       'config.init_from.changes extend its embeddings')
     return cls(data, layout, tokenizer, towers, cache)
 
   @property

@@ -26,8 +26,8 @@ def make_objectives(config: ConfigDict) -> Objectives:
   if section.flow_matching > 0:
     terms['flow_matching'] = (FlowMatching(
         density=section.timesteps, mean=section.timestep_mean, std=section.timestep_std,
-        shift=section.timestep_shift, cosmos_mean=section.cosmos_mean,
-        sources=tuple(sorted(config.data.sources)), fp8=config.model.fp8), section.flow_matching)
+        shift=section.timestep_shift, sources=tuple(sorted(config.data.sources)),
+        cosmos_mean=section.cosmos_mean, fp8=config.model.fp8), section.flow_matching)
   if section.next_token > 0:
     terms['next_token'] = (NextToken(), section.next_token)
   if not terms:

@@ -1,4 +1,4 @@
-"""Configs of DuetGen: every number of the paper's section 4, and Cosmos' recipe where it has none."""
+"""Configs of DuetGen: every number of the paper's section 4, Cosmos' recipe where it has none."""
 
 import math
 

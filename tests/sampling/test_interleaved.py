@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from jaxgen.sampling import interleaved
 from jaxgen.sampling.interleaved import converse
 from jaxgen.sampling.interleaved import Dialogue
 from jaxgen.sampling.interleaved import Options
+from jaxgen.sharding.mesh import make_mesh
 from tests.sampling.scripted import duetgen
 from tests.sampling.scripted import picture
 from tests.sampling.scripted import random_params
@@ -32,8 +34,9 @@ class Run:
   maker: ExampleMaker
 
   def events(self, dialogues, options=Options(max_tokens=64), **changes):
-    """All events of their answers."""
-    given = dict(maker=self.maker, config=self.config, options=options) | changes
+    """All events of their answers, on one device."""
+    given = dict(maker=self.maker, config=self.config, options=options,
+                 mesh=make_mesh(self.config.mesh, jax.devices()[:1])) | changes
     return list(converse(self.system, self.params, dialogues, **given))
 
 
@@ -174,20 +177,20 @@ def test_images_have_the_size_that_was_chosen_or_that_of_the_last_one(config):
   assert size(dataclasses.replace(wide, size=(24, 8))) == (24, 8)
 
 
-@pytest.mark.parametrize('room, answer, said', [
-    (5, ['a red circle.', None], 'config.data.prompt_tokens'),
-    (12, ['a red circle.', None, 'a blue'], 'cut'),
+@pytest.mark.parametrize('room, options, answer, said', [
+    (5, {}, ['a red circle.', None], 'config.data.prompt_tokens'),
+    (12, {}, ['a red circle.', None, 'a blue'], 'cut'),
+    (5, dict(max_tokens=0, images=9), [None], 'config.data.prompt_tokens'),
 ])
-def test_a_dialogue_ends_where_its_row_is_full(run, room, answer, said):
+def test_a_dialogue_ends_where_its_row_is_full(run, room, options, answer, said):
   """Behind an image, or within a text."""
   config, state = copy.deepcopy(run.config), dialogue(0)
   words = run.maker(interleaved._request(state, state.sample, config, Options()).sample).prompt
   config.data.prompt_tokens = len(words.tokens) + room
-  changes = dict(config=config, maker=ExampleMaker.of(config, run.system.layout))
-  *found, ended = told(run.events([state], **changes), 0)
+  *found, ended = told(run.events(
+      [state], Options(**(dict(max_tokens=64) | options)), config=config,
+      maker=ExampleMaker.of(config, run.system.layout)), 0)
   assert kinds(found) == answer and said in ended
-  *found, ended = told(run.events([state], Options(max_tokens=0, images=9), **changes), 0)
-  assert 0 < len(found) < 9 and 'config.data.prompt_tokens' in ended
 
 
 def test_sampled_texts_depend_on_seed_and_number_alone(run):
@@ -221,7 +224,7 @@ def test_what_cannot_be_answered_is_named(parts, said):
     (dict(temperature=-1.0), 'temperature = -1.0: use 0 to'),
     (dict(guidance=101.0), 'guidance = 101.0: use 0 to 100'),
 ])
-def test_manners_out_of_range_are_named(fields, said):
+def test_options_out_of_range_are_named(fields, said):
   with pytest.raises(UserError, match=said):
     Options(**fields)
 

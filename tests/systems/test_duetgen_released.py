@@ -130,9 +130,12 @@ class Reader:
     return parity.theirs(self.model, run, ids, pictures['pixel_values'], kinds)
 
   def _ids(self, parts, grids):
-    """The last turn, the assistant's, is open."""
-    text = self._tokenizer.apply_chat_template(messages_of(parts), tokenize=False)
-    text = text.removesuffix('<|im_end|>\n')
+    """The last turn is the assistant's, and open."""
+    messages = messages_of(parts)
+    answers = messages[-1]['role'] == 'assistant'
+    text = self._tokenizer.apply_chat_template(messages, tokenize=False,
+                                               add_generation_prompt=not answers)
+    text = text.removesuffix('<|im_end|>\n') if answers else text
     before, *rest = text.split('<|image_pad|>')
     filled = before + ''.join('<|image_pad|>' * (rows * columns // MERGE**2) + more
                               for (_, rows, columns), more in zip(grids, rest, strict=True))
@@ -167,7 +170,7 @@ def test_states_of_a_dialogue_with_images_equal_transformers(config, params, rea
 
 
 class Permissive(torch.nn.Module):
-  """Stands where NVIDIA's guard is, which is not installed; it looks at prompts and pixels alone."""
+  """Stands where NVIDIA's guard is, which is not installed; it looks at words and pixels alone."""
 
   device, dtype = torch.device('cpu'), torch.float32
 
@@ -201,9 +204,10 @@ def pipeline(kind, exported, config, params):
   return made
 
 
-def video_of(images, frames):
-  """f32[1, 3, frames, H, W]: the images, then the last one again and again."""
-  frames = [images[min(index, len(images) - 1)] for index in range(frames)]
+def video_of(images):
+  """f32[1, 3, F, H, W] of as many frames as the pipeline reads for so many latent ones: the images,
+  then the last one again and again."""
+  frames = [images[min(index, len(images) - 1)] for index in range(4 * len(images) - 3)]
   return torch.tensor(np.stack(frames) / np.float32(127.5) - 1).permute(3, 0, 1, 2)[None]
 
 
@@ -236,7 +240,7 @@ def test_guided_denoising_equals_the_pipeline(kind, dialogue, clean_time, config
   noise[0, :, -1] = torch.tensor(begin)
   told, untold = (embeds(reader.states(sample.parts[:-1]).exact) for sample in samples)
   expected = theirs(
-      video=video_of(images, 1 + 4 * count), prompt_embeds=told, negative_prompt_embeds=untold,
+      video=video_of(images), prompt_embeds=told, negative_prompt_embeds=untold,
       height=SIZE[0], width=SIZE[1], num_frames=1 + 4 * count, num_inference_steps=STEPS,
       guidance_scale=SCALE - 1, latents=noise, output_type='latent', return_dict=False,
       conditional_frame_timestep=clean_time, num_latent_conditional_frames=count)[0]
