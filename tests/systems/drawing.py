@@ -91,7 +91,6 @@ def assert_goes_back(run: Run, folder: str, place: pathlib.Path, kind) -> None:
       assert any(line.startswith(f'{name}: written from') for line in lines)
       assert type(ours) is type(theirs) and ours.state_dict().keys() == tensors.keys()
       assert all(torch.equal(tensor, tensors[key]) for key, tensor in ours.state_dict().items())
-      assert ours.config.__class__ is theirs.config.__class__
 
 
 def one_device(run: Run) -> Mesh:
