@@ -34,8 +34,8 @@ HALVES = '--config.mesh.fsdp=32 --config.mesh.context=2 --config.train.accumulat
 OVERRIDES = {('pretrain_xl', 'tpu:v5p:4x4x4'): '--config.train.accumulate=8',
              ('imontage/pretrain', 'tpu:v5p:4x4x4'): RING,  # permutes overlap, gathers do not
              ('imontage/sft', 'tpu:v5p:4x4x4'): HALVES, ('imontage/hq', 'tpu:v5p:4x4x4'): HALVES}
-# 192 devices, two to a row, need rows that three divides: an eighth more of 512 pixels, a half more of
-# 1024, in fewer steps, so that as many samples train; in pieces that leave room for the parameters.
+# 192 devices, two to a row, need rows that three divides: an eighth more of 512 pixels, a half more
+# of 1024, in fewer steps, so that as many samples train; pieces leave room for the parameters.
 KONTEXT = {'stage1': (576, 64_000, 1), 'stage2': (1152, 373_334, 3), 'stage3': (288, 26_667, 3),
            'stage3_1024': (192, 2_000, 2)}
 OVERRIDES |= {(f'query_kontext/{stage}', 'gpu:h100:24x8'):

@@ -43,6 +43,6 @@ def get_config(photos: str = '../shared/data/photos/photos.jsonl') -> ConfigDict
       visual_tokens=2 * (SIDE // (2 * FACTOR))**2,
       prompt_tokens=48 + shapes.QUERIES + tokens + 2)
   config.data.dropout.all = 0.05
-  config.train.update(steps=3000, rows=FITTED)
+  config.train.update(steps=1500, rows=FITTED)
   config.sampling.guidance = 1.5
   return config

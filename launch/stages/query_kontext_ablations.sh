@@ -26,7 +26,8 @@ done
 # before stage 1, and how each learns those of the one after it, with a connector from nothing.
 plain="--config.init_from.changes=()"
 small=(--config.model.denoiser.{width=64,heads=2,layers=2})
-frozen="--config.trainable=(('(mllm|denoiser|autoencoder)/.*',False),('(bridge|connector)/.*',True))"
+frozen="(('(mllm|denoiser|autoencoder)/.*',False),('(bridge|connector)/.*',True))"
+frozen=--config.trainable=$frozen
 before=(mllm=towers/qwen2_5_vl "$plain" --config.data.shown=text)
 train large "$config:stage2" "${before[@]}" "${steps[@]}"
 train small "$config:stage2" "${before[@]}" "${small[@]}" "${steps[@]}"

@@ -1,4 +1,4 @@
-"""Heads split over devices and ZeRO-2, as the full-size stages have them, equal one device (L065)."""
+"""Heads split over devices with ZeRO-2, as at full size, equal one device (L065)."""
 
 import copy
 
