@@ -115,14 +115,7 @@ def evaluate_benchmark(name: str, data: str, out: str, *, workdir: str = '', wei
   if judging.against:
     _compare(benchmark, [item for _, item in chosen], out, judging)
     return None
-  scored = _scored(benchmark, [item for _, item in chosen], out, judging)
-  if scored is None:
-    return None
-  drawn = read_json(root / draw.RECORD, '') if (root / draw.RECORD).exists() else {}
-  result = scoring.write_scores(benchmark, [item for _, item in chosen], scored, out, drawn)
-  print('\n'.join(scoring.lines_of(result)))
-  print(write_page(result, out))
-  return result
+  return _score(benchmark, [item for _, item in chosen], out, judging)
 
 
 def _draw(benchmark: Benchmark, items: Sequence[tuple[int, Item]], out: str,
@@ -144,6 +137,19 @@ def _compare(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Jud
   judge = judging.asks(epath.Path(out), pairs.REPLIES)
   print('\n'.join(pairs.lines_of(*pairs.battles(items, out, judging.against, judge,
                                                 judging.rubrics))))
+
+
+def _score(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judging
+           ) -> dict[str, Any] | None:
+  scored = _scored(benchmark, items, out, judging)
+  if scored is None:
+    return None
+  file = epath.Path(out) / draw.RECORD
+  drawn = read_json(file, 'draw again into another --out') if file.exists() else {}
+  result = scoring.write_scores(benchmark, items, scored, out, drawn)
+  print('\n'.join(scoring.lines_of(result)))
+  print(write_page(result, out))
+  return result
 
 
 def _worded(items: Sequence[tuple[int, Item]], root: epath.Path, prompts_file: str, rewrite: str,

@@ -12,6 +12,7 @@ from jaxgen.evaluation.benchmarks.base import pick
 from jaxgen.evaluation.benchmarks.base import Question
 from jaxgen.evaluation.benchmarks.base import Scores
 from jaxgen.evaluation.benchmarks.base import Unreadable
+from jaxgen.evaluation.benchmarks.files import choice
 from jaxgen.evaluation.benchmarks.files import Data
 from jaxgen.evaluation.benchmarks.files import field
 from jaxgen.evaluation.benchmarks.tallies import average
@@ -57,7 +58,8 @@ def imgedit(data: Data) -> list[Item]:
   for key, record in data.json('basic_edit.json', kind=dict).items():
     where = f'basic_edit.json[{key!r}]'
     source = data.image(f'singleturn/{field(record, "id", where)}')
-    items.append(Item(key, field(record, 'edit_type', where), field(record, 'prompt', where),
+    kind = choice(field(record, 'edit_type', where), IMGEDIT, where)
+    items.append(Item(key, kind, field(record, 'prompt', where),
                       (f'{key}.png',), source=(source,)))
   return items
 
@@ -120,7 +122,7 @@ def gedit(data: Data, language: str) -> list[Item]:
 
 
 def _gedit_item(group, language, key, text, source, intersection) -> Item:
-  name = f'fullset/{group}/{language}/{key}'
+  name = f'fullset/{choice(group, GEDIT, key)}/{language}/{key}'
   return Item(key, group, text, (f'{name}.png',), source=(source,),
               beside={f'{name}_SRCIMG.png': source}, facts=dict(intersection=intersection))
 
@@ -179,6 +181,7 @@ def kris(data: Data) -> list[Item]:
   for record in data.json('final_data.json'):
     where = 'final_data.json'
     kind, number = field(record, 'type', where), field(record, 'id', where)
+    choice(kind, [name for names in KRIS.values() for name in names], where)
     images = field(record, 'ori_img', where, (str, list))
     images = [images] if isinstance(images, str) else images
     items.append(Item(

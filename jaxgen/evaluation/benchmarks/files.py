@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -119,4 +119,16 @@ def field(record: Any, name: str, where: str, kind: type | tuple[type, ...] = st
     shown = json.dumps(value)[:40] if isinstance(record, dict) else None
     raise user_error(f'{where}: {name}', shown, 'is missing or of another kind; is this the file '
                      'of this benchmark?')
+  return value
+
+
+def choice(value: Any, known: Iterable[str], where: str) -> str:
+  """A value that must be one of those that the benchmark knows, as a type of its items.
+
+  Raises:
+    UserError: it is another one.
+  """
+  if value not in (known := list(known)):
+    raise user_error(where, value, f'is none of {", ".join(known)}; is this the file of this '
+                     'benchmark?')
   return value

@@ -18,6 +18,7 @@ from jaxgen.evaluation.benchmarks.base import Item
 from jaxgen.evaluation.benchmarks.base import Question
 from jaxgen.evaluation.benchmarks.base import Scores
 from jaxgen.evaluation.benchmarks.base import Unreadable
+from jaxgen.evaluation.benchmarks.files import choice
 from jaxgen.evaluation.benchmarks.files import Data
 from jaxgen.evaluation.benchmarks.files import field
 from jaxgen.evaluation.benchmarks.tallies import average
@@ -50,9 +51,7 @@ def comm(data: Data) -> list[Item]:
   items = []
   for number, record in enumerate(data.json('test.json')):
     where = f'test.json[{number}]'
-    task, key = field(record, 'task', where), field(record, 'id', where)
-    if task not in COMM_TASKS:
-      raise user_error(f'{where}.task', task, f'use one of {", ".join(COMM_TASKS)}')
+    task, key = choice(field(record, 'task', where), COMM_TASKS, where), field(record, 'id', where)
     items.append(_document(f'{key}_{task}', task, field(record, 'model_input', where),
                            data, record.get('images', [])))
   return items

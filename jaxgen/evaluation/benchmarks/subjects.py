@@ -11,6 +11,7 @@ from jaxgen.evaluation.benchmarks.base import Item
 from jaxgen.evaluation.benchmarks.base import Question
 from jaxgen.evaluation.benchmarks.base import Scores
 from jaxgen.evaluation.benchmarks.editing import guessed
+from jaxgen.evaluation.benchmarks.files import choice
 from jaxgen.evaluation.benchmarks.files import Data
 from jaxgen.evaluation.benchmarks.files import field
 from jaxgen.evaluation.benchmarks.tallies import average
@@ -34,7 +35,7 @@ JUDGED = 3  # times that DreamBench++ asks each question
 def omnicontext(data: Data) -> list[Item]:
   """400 requests with one or more reference images, of eight types."""
   columns = ('key', 'task_type', 'instruction', 'instruction_language', 'input_images')
-  return [Item(row['key'], row['task_type'], row['instruction'],
+  return [Item(row['key'], choice(row['task_type'], OMNICONTEXT, row['key']), row['instruction'],
                (f'fullset/{row["task_type"]}/{row["key"]}.png',),
                reference=tuple(row['input_images']))
           for row in data.rows(columns, ['input_images'])]
@@ -95,7 +96,7 @@ def dreambench_plus(data: Data) -> list[Item]:
   for file in sorted(data.path('captions').glob('*/*.txt')):
     subject, *prompts = [line.strip() for line in decoded(
         file.read_bytes(), str(file)).splitlines() if line.strip()]
-    category, number = file.parent.name, file.stem
+    category, number = choice(file.parent.name, CATEGORIES, str(file)), file.stem
     source = data.image(f'images/{category}/{number}.jpg')
     live = 'live_subject_' if category in ('animal', 'human') else ''
     collection = f'{live}{category}_{number}_{subject.lower().replace(" ", "_")}'

@@ -220,13 +220,15 @@ def _levels(question: dict[str, Any]) -> tuple[str, str]:
 def wise(data: Data, ranges: dict[str, tuple[int, int, float]]) -> list[Item]:
   """One image of each of 1000 prompts; groups are ranges of ids."""
   items = []
-  for file in sorted(data.path('.').glob('*.json')):
+  for file in sorted(data.folder.glob('*.json')) if data.folder.exists() else []:
     if file.name.endswith('_rewrite.json') or file.name == 'merge.json':
       continue
     for record in data.json(file.name):
       number = field(record, 'prompt_id', str(file), int)
       group = next((name for name, (first, last, _) in ranges.items() if first <= number <= last),
-                   'other')
+                   None)
+      if group is None:
+        raise user_error(f'{file}: prompt_id', number, 'use the files of WISE, 1 to 1000')
       items.append(Item(str(number), group, field(record, 'Prompt', str(file)), (f'{number}.png',),
                         facts=dict(explanation=field(record, 'Explanation', str(file)))))
   if not items:

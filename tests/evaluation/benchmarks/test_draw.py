@@ -5,6 +5,9 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -79,6 +82,31 @@ def test_geneval_is_drawn_once_by_all_processes_and_goes_on_where_it_was_killed(
   assert draw.draw(run, items, str(half), ONCE) == 3 * 4 + 1
   assert files_in(half) == drawn
   assert draw.draw(run, items, str(half), ONCE) == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_loses_nothing_that_it_has_written(workdir, tmp_path):
+  """Killed between two batches of eight images; the rest is drawn by a second process."""
+  slow = tmp_path / 'run'
+  shutil.copytree(workdir, slow)
+  config = json.loads((slow / 'config.json').read_text())
+  config['sampling']['rows'] = 1
+  (slow / 'config.json').write_text(json.dumps(config))
+  words = [sys.executable, '-m', 'jaxgen.cli', 'evaluate', f'--workdir={slow}',
+           '--benchmark=geneval', f'--data={PROMPTS / "geneval"}']
+  out = tmp_path / 'out'
+  with subprocess.Popen([*words, f'--out={out}']) as process:
+    while len(list(out.rglob('*.png'))) < 8 and process.poll() is None:
+      time.sleep(0.01)
+    process.kill()
+  drawn = {file: file.stat().st_mtime_ns for file in out.rglob('*.png')}
+  assert 8 <= len(drawn) < 24
+  for folder in (out, tmp_path / 'whole'):
+    subprocess.run([*words, f'--out={folder}'], check=True)
+  assert {file: file.stat().st_mtime_ns for file in drawn} == drawn
+  found, whole = ({name: data for name, data in files_in(folder).items() if name.endswith('.png')}
+                  for folder in (out, tmp_path / 'whole'))
+  assert found == whole and len(found) == 24
 
 
 def test_what_stands_beside_the_images_of_geneval(tmp_path):

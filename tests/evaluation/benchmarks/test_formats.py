@@ -313,10 +313,16 @@ def test_every_question_has_a_rubric_of_ours():
     ('opening', 'test_data.jsonl', '{"total_uid": "1"}', 'conversations'),
     ('opening', 'test_data.jsonl', '{"total_uid": "1", "conversations": []}', 'input'),
     ('interleavedbench', 'interleaved_bench.json', '[3]', 'id'),
+    ('wise-verified', 'culture.json', '[{"prompt_id": 1001}]', '1 to 1000'),
+    ('imgedit', 'basic_edit.json', '{"1": {"id": "a.jpg", "edit_type": "bend"}}', 'is none of add'),
+    ('gedit-en', 'gedit_edit.json', '{"1": {"edit_type": "x", "prompt": "", "id": "in/1.jpg"}}',
+     'is none of background_change'),
+    ('kris', 'final_data.json', '[{"id": "1", "type": "art"}]', 'is none of count_change'),
     ('imgedit', 'basic_edit.json', '[]', 'must hold a JSON object'),
     ('kris', 'final_data.json', '{}', 'must hold a JSON list'),
     ('how-to', 'prompts.jsonl', '{"id": "1"}', 'title')])
 def test_damaged_files_end_in_one_line(name, file, content, said, tmp_path):
+  image(tmp_path, 'in/1.jpg', 'singleturn/a.jpg')
   write(tmp_path, file, content)
   with pytest.raises(UserError, match=said) as error:
     read(name, tmp_path)

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
+from jaxgen.evaluation.benchmarks.base import Question
+from jaxgen.evaluation.benchmarks.base import Unreadable
+from jaxgen.evaluation.benchmarks.scoring import read
 from jaxgen.evaluation.judge import Call
 from jaxgen.evaluation.judge import Judge
+from jaxgen.evaluation.judge import Reply
 from jaxgen.evaluation.rubrics import read_rubric
 from jaxgen.evaluation.rubrics import Rubric
 from jaxgen.sampling.images import to_png
@@ -126,3 +130,17 @@ def test_rubrics_are_files(tmp_path):
   assert role == 'user' and text.endswith('Editing instruction: two panels')
   with pytest.raises(UserError, match="--rubrics = 'none': no such folder"):
     read_rubric('gedit_quality', 'none')
+
+
+def test_what_a_reply_scores():
+  """Probabilities of all spellings are added; what is cut or not there is not read."""
+  asked = Question('0', 'geneval2', {}, (), ('0',), words=('Yes', ' Yes', 'yes'))
+  given = Reply('Yes', probabilities={'Yes': 0.5, 'yes': 0.25, 'No': 0.2})
+  assert read(asked, given) == {'0': 0.75}
+  told = Question('0', 'dpg', {}, (), ('0',), parse=lambda text: {'0': float(text)})
+  assert read(told, Reply('3')) == {'0': 3}
+  for question, reply, said in ((asked, Reply('Yes'), 'no probabilities'),
+                                (told, Reply('1', cut=True), 'cut short'),
+                                (told, Reply(None, error='late'), 'late')):
+    with pytest.raises(Unreadable, match=said):
+      read(question, reply)
