@@ -1,4 +1,4 @@
-"""The command line: ``jaxgen train | sample | evaluate | plan | convert | data | report``.
+"""The command line: ``jaxgen train | finetune | sample | evaluate | plan | convert | data | report``.
 
 A command imports what it needs when it runs, so that ``--help`` is immediate and nothing but
 training loads TensorFlow. Mistakes of the user end in one line and exit code 1; any other
@@ -28,11 +28,11 @@ RANGES = {
     'guidance': (0, MAX_GUIDANCE), 'image_guidance': (0, MAX_GUIDANCE),
     'images_per_prompt': (1, None), 'prompts': (1, None), 'fit': (0, None), 'held_out': (0, None),
     'search': (0, None), 'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None),
-    'shards': (1, None), 'vocab': (1, None), 'every': (1, None)}
+    'rank': (1, None), 'shards': (1, None), 'vocab': (1, None), 'every': (1, None)}
 # Images that a request can be given, by their roles.
 GIVEN = {'source': 'image to edit', 'reference': 'image whose content to use',
          'context': 'image that came before'}
-NAMED = ('config', 'workdir', 'out')
+NAMED = ('config', 'workdir', 'out', 'data')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = _parser()
   args, rest = parser.parse_known_args(argv)
   strangers = [word for word in rest if not word.startswith(OVERRIDE)]
-  overridable = 'config' in args or (args.run is _sample and args.base)
+  overridable = 'config' in args or args.run is _finetune or (args.run is _sample and args.base)
   if strangers or (rest and not overridable):
     parser.error(f'unrecognised arguments: {" ".join(strangers or rest)}; '
                  f'overrides are written {OVERRIDE}section.key=value')
@@ -72,10 +72,11 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
       prog='jaxgen', allow_abbrev=False,
       description='Train, run and ship unified multimodal image generators.',
-      epilog=f'Commands with --config, and sample with --base, also take {OVERRIDE}section.key='
+      epilog=f'Commands with --config, finetune, and sample with --base, also take {OVERRIDE}section.key='
       'value, any number of times.')
   commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
   _add_train(commands)
+  _add_finetune(commands)
   _add_sample(commands)
   _add_evaluate(commands)
   _add_plan(commands)
@@ -127,6 +128,39 @@ def _train(args) -> None:
     sys.exit(args.stopped_code)
 
 
+def _add_finetune(commands) -> None:
+  parser = _command(commands, 'finetune', _finetune, 'fine-tune a published model on your own '
+                    'images, or go on with the run that the workdir holds')
+  parser.add_argument('--base', required=True, metavar='PATH',
+                      help='a published pipeline, its folder or owner/name on the hub')
+  parser.add_argument('--data', required=True, metavar='PATH', help='captioned images, or targets '
+                      'with controls, as other trainers have them')
+  parser.add_argument('--workdir', required=True, metavar='DIR')
+  what = parser.add_mutually_exclusive_group()
+  what.add_argument('--lora', type=int, default=16, dest='rank', metavar='RANK',
+                    help='adapters of this rank train (16)')
+  what.add_argument('--full', action='store_true', help='the whole denoiser trains')
+  parser.add_argument('--size', type=int, default=0, metavar='N',
+                      help='images have about N x N pixels; those of the base unless given')
+  parser.add_argument('--steps', type=int, default=1000, metavar='N')
+  parser.add_argument('--validate', default='', metavar='FILE', help='prompts, one in each line, or '
+                      'a job file (.json), to draw at each save; the first of the data unless given')
+  parser.add_argument('--merge', action='store_true',
+                      help='also write a whole pipeline with the adapters in its kernels')
+  parser.add_argument('--push-to', default='', metavar='OWNER/NAME',
+                      help='upload the result to the Hugging Face hub')
+  parser.add_argument('--stopped-code', type=int, default=0, metavar='CODE',
+                      help='exit code after SIGTERM')
+
+
+def _finetune(args) -> None:
+  from jaxgen.finetuning import commands
+  if not commands.finetune(args.base, args.data, args.workdir, commands.Wishes(
+      rank=0 if args.full else args.rank, size=args.size, steps=args.steps,
+      validate=args.validate, merge=args.merge, push_to=args.push_to, overrides=args.overrides)):
+    sys.exit(args.stopped_code)
+
+
 def _steps(text: str) -> tuple[int, int] | None:
   """``FROM:TO`` as numbers of steps; None for the empty text."""
   if not text:
@@ -142,6 +176,8 @@ def _add_sample(commands) -> None:
   parser.add_argument('--workdir', metavar='DIR', help='a trained run')
   parser.add_argument('--base', default='', metavar='PATH',
                       help='instead: a published pipeline, its folder or owner/name on the hub')
+  parser.add_argument('--lora', action='append', default=[], metavar='FILE[:WEIGHT]',
+                      help='adapters on top of --base; may be given several times')
   parser.add_argument('--prompt', action='append', default=[], help='may be given several times')
   parser.add_argument('--prompts-file', metavar='FILE', help='one prompt in each line')
   for role, text in GIVEN.items():
@@ -167,6 +203,9 @@ def _sample(args) -> None:
   if bool(args.workdir) == bool(args.base):
     raise user_error('--workdir', args.workdir, 'name either a trained run, or a published '
                      'pipeline by --base')
+  if args.lora and not args.base:
+    raise user_error('--lora', args.lora, 'adapters are added to a published model; name it by '
+                     '--base')
   sample(lambda: _origin(args), args.out, prompts=args.prompt, prompts_file=args.prompts_file,
          job=args.job, given={role: vars(args)[role] for role in GIVEN}, size=args.size,
          steps=args.steps, outputs=args.outputs, task=args.task, seed=args.seed,
@@ -180,12 +219,14 @@ def _origin(args):
   if not args.base:
     return trained(args.workdir, args.weights, args.preset)
   from jaxgen.config import overridden
+  from jaxgen.conversion import adapters
   from jaxgen.conversion.pipelines import describe
   from jaxgen.conversion.pipelines import open_pipeline
   from jaxgen.conversion.pretrained import read_external
   pipeline = open_pipeline(args.base)
   print('\n'.join(describe(pipeline)), file=sys.stderr, flush=True)
-  return published(overridden(pipeline.config, args.overrides), read_external, args.preset)
+  return published(overridden(pipeline.config, args.overrides), read_external, args.preset,
+                   adapters.opened(args.lora, pipeline.models))
 
 
 def _add_evaluate(commands) -> None:

@@ -24,7 +24,7 @@ FLOORS = [
     {'training', 'sampling'},
     {'planning'},
     {'conversion'},
-    {'evaluation'},
+    {'evaluation', 'finetuning'},
     {'cli'},
 ]
 LEVEL = {part: level for level, floor in enumerate(FLOORS) for part in floor}

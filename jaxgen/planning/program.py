@@ -146,7 +146,7 @@ def compile_program(program: Program, options: dict[str, Any] | None = None) -> 
   stats = compiled.memory_analysis()
   # The step donates the old state, so outputs alias arguments. The compiler leaves out arguments
   # that the step never reads, such as an unused head of the language model.
-  arguments = max(stats.argument_size_in_bytes, _read_by_step(program))
+  arguments = max(stats.argument_size_in_bytes, resident_bytes(program))
   step = (arguments + stats.output_size_in_bytes - stats.alias_size_in_bytes
           + stats.temp_size_in_bytes)
   return result(step, compiled.as_text())
@@ -159,8 +159,8 @@ def shard_bytes(tree: Any, on_host: bool = False) -> float:
                    if (leaf.sharding.memory_kind == memory.HOST) == on_host))
 
 
-def _read_by_step(program: Program) -> float:
-  """Bytes of state, frozen parameters and batch, without the autoencoder."""
+def resident_bytes(program: Program) -> float:
+  """Bytes per device of state, frozen parameters and batch, without the autoencoder."""
   frozen = {group: tree for group, tree in program.blueprint.frozen.items()
             if group != AUTOENCODER}
   return shard_bytes((program.blueprint.state, frozen, program.batch))
@@ -176,6 +176,6 @@ def _memory(program: Program, step: float) -> Memory:
   return Memory(
       parameters=shard_bytes((state.params, state.ema)), optimizer=shard_bytes(state.opt_state),
       frozen=shard_bytes(frozen) + whole, batches=2 * batch,
-      temporary=max(0.0, step - _read_by_step(program)),
+      temporary=max(0.0, step - resident_bytes(program)),
       peak=step + shard_bytes(autoencoder) + whole + batch,
       host=shard_bytes(state, on_host=True))
