@@ -403,6 +403,8 @@ def _add_cache(ways) -> None:
   parser.add_argument('--config', required=True, metavar='FILE',
                       help='config file, or FILE:argument for its get_config(argument)')
   parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('--states', action='store_true', help='instead: what the denoiser is told of '
+                      'all prompts, for data.states')
   parser.add_argument('--every', type=int, default=1024, metavar='N',
                       help='entries of a file: a killed process loses no more than those')
   _add_processes(parser)
@@ -413,7 +415,9 @@ def _cache(args) -> None:
   config = load_config(args.config, args.overrides)
   from jaxgen.conversion.pretrained import read_external
   from jaxgen.training.caching import write_cache
-  write_cache(config, args.out, _processes(args), read_external, every=args.every)
+  from jaxgen.training.states import write_states
+  write = write_states if args.states else write_cache
+  write(config, args.out, _processes(args), read_external, every=args.every)
 
 
 def _opening(args):

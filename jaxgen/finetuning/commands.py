@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -30,7 +31,9 @@ from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.systems.registry import make_system
 from jaxgen.training import caching
 from jaxgen.training.loop import train
+from jaxgen.training.states import write_states
 
+CACHES = ('cache', 'states')  # fields of config.data, and folders of the workdir
 ALONE = {'coordinator': 'none'}  # one process with all devices of this machine
 
 
@@ -50,8 +53,8 @@ class Wishes:
 def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
   """Fine-tunes a published pipeline on a folder of images, or goes on with the run in the workdir.
 
-  The data are read through and the first sample is printed as the model gets it. Latents are cached,
-  a setting is chosen that fits the devices, and the run trains, with images at each save. What it
+  The data are read through and the first sample is printed as the model gets it. Latents and
+  text states are cached, whose models leave the devices, a setting is chosen that fits the devices, and the run trains, with images at each save. What it
   leaves is an ordinary run, and ``export/``.
 
   Args:
@@ -74,8 +77,9 @@ def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
   use_compilation_cache()
   config = recipe(pipeline.config, data, rank=wishes.rank, size=wishes.size, steps=wishes.steps)
   found = folder.survey(data, config, make_system(config))
-  config.data.visual_tokens = found.tokens
-  config.data.cache = str(epath.Path(workdir).resolve() / 'cache')
+  config.data.visual_tokens, config.train.rows = found.tokens, fit.rows(jax.device_count())
+  for kind in CACHES:
+    config.data[kind] = str(epath.Path(workdir).resolve() / kind)
   before = _stored(workdir)
   config = _chosen(config, before) if before else config
   overridden(config.lock(), wishes.overrides)
@@ -85,12 +89,13 @@ def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
   requests = (commands.read_requests(wishes.validate, config, '--validate') if wishes.validate
               else found.requests)
   caching.write_cache(config, config.data.cache, ALONE, read_external)
+  write_states(config, config.data.states, ALONE, read_external)
   if not before:
     config = fit.fitted(config, lambda config: overridden(config, wishes.overrides), say)
   if not train(config, workdir, ALONE, read_external, at_save=_validation(config, workdir, requests)):
     return False
   facts = dict(data=f'{sum(found.tasks.values())} samples; {found.layout}',
-               prompt=next((part.text for part in requests[0].sample.texts), ''))
+               call=_call(requests[0]))
   for path in results.deliver(config, workdir, base, facts, merge=wishes.merge):
     print(path)
   if client:
@@ -101,6 +106,13 @@ def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
 def say(text: str) -> None:
   """Prints progress, on stderr like that of training."""
   print(text, file=sys.stderr, flush=True)
+
+
+def _call(request: Request) -> str:
+  """What diffusers is asked for the same; of given images the first."""
+  prompt = next((part.text for part in request.sample.texts), '')
+  given = len(request.sample.images) > len(request.sample.targets)
+  return f'{"image=load_image(FILE), " if given else ""}prompt={prompt!r}'
 
 
 def _stored(workdir: str) -> ConfigDict | None:
@@ -121,7 +133,7 @@ def _chosen(config: ConfigDict, before: ConfigDict) -> ConfigDict:
 def _show(config: ConfigDict) -> None:
   """Prints the first sample, which is read without the cache."""
   config = config.copy_and_resolve_references().unlock()
-  config.data.cache = ''
+  config.data.update(dict.fromkeys(CACHES, ''))
   show(config, make_system(config).layout)
 
 

@@ -67,12 +67,16 @@ def fitted(config: ConfigDict, change: Callable[[ConfigDict], ConfigDict],
     UserError: none fits; says what the smallest needs and which lever is left.
   """
   devices, limit = jax.devices(), memory_limit()
-  least = math.inf
+  least, too_large = math.inf, set()
   for setting in settings(len(devices), adapters=bool(config.model.lora)):
+    if (setting.fsdp, setting.eight_bits) in too_large:
+      continue
     candidate = change(setting.applied(config).lock())
     program = make_program(candidate, devices)
     need = resident_bytes(program)
-    if need <= SPARE * limit:
+    if need > SPARE * limit:  # whatever the rows and remat
+      too_large.add((setting.fsdp, setting.eight_bits))
+    else:
       need = compile_program(program).memory.peak
     verdict = 'fits' if need <= SPARE * limit else 'does not fit'
     say(f'{setting}: {need / GIB:.2f} of {limit / GIB:.2f} GiB on each of {len(devices)} devices, '
@@ -88,12 +92,16 @@ def fitted(config: ConfigDict, change: Callable[[ConfigDict], ConfigDict],
 
 def settings(devices: int, *, adapters: bool) -> Iterator[Setting]:
   """All candidates, the fastest first."""
-  rows = devices * math.ceil(ROWS / devices)
-  share = rows // devices
+  share = rows(devices) // devices
   for eight, fsdp, accumulate, remat in itertools.product(
       (False, True)[:1 + (adapters and _has_eight_bits())], dict.fromkeys((1, devices)),
       dict.fromkeys((1, share)), REMAT):
-    yield Setting(rows, accumulate, remat, fsdp, eight)
+    yield Setting(rows(devices), accumulate, remat, fsdp, eight)
+
+
+def rows(devices: int) -> int:
+  """Rows of a global batch: as many for each device, and ``ROWS`` at least."""
+  return devices * math.ceil(ROWS / devices)
 
 
 def memory_limit() -> float:

@@ -23,8 +23,7 @@ _LOADED = {
 pipeline.load_lora_weights({name!r})''',
     False: 'pipeline = DiffusionPipeline.from_pretrained({name!r})'}
 _CARD = '''---
-base_model: {base}
-library_name: diffusers
+{origin}library_name: diffusers
 tags:
 - {kind}
 - jaxgen
@@ -36,9 +35,10 @@ tags:
 
 ```python
 from diffusers import DiffusionPipeline
+from diffusers.utils import load_image
 
 {loading}
-image, = pipeline({prompt!r}).images
+image, = pipeline({call}).images
 ```
 
 | | |
@@ -63,7 +63,7 @@ def deliver(config: ConfigDict, workdir: str, base: str, facts: Mapping[str, Any
     config: of the run.
     workdir: of the run.
     base: the pipeline as the user named it.
-    facts: ``data`` in words, and a ``prompt``.
+    facts: ``data`` and the ``call`` of the pipeline, in words.
     merge: also a whole pipeline with the adapters in their kernels; without adapters there is
       always one.
 
@@ -94,8 +94,8 @@ def card(config: ConfigDict, base: str, facts: Mapping[str, Any], title: str) ->
   files = ''.join(f'| `{NAMES[style]}` | {_FILES[style]} |\n'
                   for style in lora_files.STYLES) if adapters else ''
   return _CARD.format(
-      base=base, kind='lora' if adapters else 'full-fine-tuning', title=title, what=what,
-      loading=_LOADED[bool(adapters)].format(base=base, name=name), prompt=facts['prompt'],
+      base=base, origin=f'base_model: {base}\n' if is_hub_id(base) else '', kind='lora' if adapters else 'full-fine-tuning', title=title, what=what,
+      loading=_LOADED[bool(adapters)].format(base=base, name=name), call=facts['call'],
       data=facts['data'], steps=config.train.steps, rows=config.train.rows,
       learning_rate=config.optimizer.learning_rate, warmup_steps=config.optimizer.warmup_steps,
       buckets=config.data.buckets, files=files)
