@@ -42,12 +42,13 @@ def base(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory) -> pathlib.Path:
-  """Four photographs of one thing, captions beside them."""
-  folder = tmp_path_factory.mktemp('photos')
-  if not PHOTOS.exists():
-    pytest.skip('needs the photographs of ../shared')
+  """Four photographs of one thing, or in a clone without them noise; captions beside them."""
+  folder, rng = tmp_path_factory.mktemp('photos'), np.random.default_rng(0)
   for name, caption in CAPTIONS.items():
-    shutil.copy(PHOTOS / f'{name}.jpg', folder)
+    if PHOTOS.exists():
+      shutil.copy(PHOTOS / f'{name}.jpg', folder)
+    else:
+      Image.fromarray(rng.integers(0, 256, (384, 384, 3), np.uint8)).save(folder / f'{name}.jpg')
     (folder / f'{name}.txt').write_text(caption)
   return folder
 
