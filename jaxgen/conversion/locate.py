@@ -10,6 +10,7 @@ from etils import epath
 from jaxgen.conversion.weight_files import ENDINGS
 from jaxgen.conversion.weight_files import read_json
 from jaxgen.conversion.weight_files import split_choice
+from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import is_hub_id
 
@@ -130,6 +131,8 @@ def _download(path: str, repo: str, place: str | None, revision: str | None,
   try:
     root = wanted(functools.partial(huggingface_hub.snapshot_download, repo, revision=revision),
                   place or '')
+  except UserError:
+    raise
   except errors.GatedRepoError as error:
     raise user_error(path, None, f'{advice}{repo} is gated; accept its licence there and log in '
                      'with `hf auth login`') from error

@@ -4,6 +4,7 @@ What was trained is written from the run. Everything else is that of the pipelin
 began with: other models, tokenizers, the scheduler and the index.
 """
 
+import os
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -123,7 +124,7 @@ def _take(source: epath.Path, target: epath.Path, link: bool) -> bool:
     if file.is_dir():
       linked |= _take(file, target / file.name, link)
     elif link and file.suffix in ENDINGS:
-      (target / file.name).symlink_to(epath.Path(file).resolve())
+      os.symlink(os.path.realpath(file), target / file.name)
       linked = True
     elif '://' in str(source):
       file.copy(target / file.name)

@@ -61,9 +61,11 @@ def open_pipeline(path: str) -> Pipeline:
   """
   folder = locate_pipeline(path)
   kind = kind_of(folder)
+  for component in (*kind.models.values(), *kind.tokenizers.values()):
+    if not (epath.Path(folder) / component).is_dir():
+      raise user_error(folder, None, f'lacks {component}/, a component of {kind.name}; copy the '
+                       'whole folder')
   models = {group: _component(folder, kind, group) for group in kind.models}
-  for component in kind.tokenizers.values():
-    _check_there(folder, kind, component)
   config = make_config(kind, {group: model.section for group, model in models.items()},
                        read_json(epath.Path(folder) / SCHEDULER), folder)
   dtype = 'float32' if _dtype(models['denoiser']) == np.float32 else 'bfloat16'
@@ -122,19 +124,12 @@ def kind_of(folder: str) -> Kind:
 def _component(folder: str, kind: Kind, group: str) -> External:
   """The model of a group, known to fit."""
   place = epath.Path(folder) / kind.models[group]
-  _check_there(folder, kind, place.name)
   model = open_external(str(place))
   if registry.FAMILIES[model.family.name].group != group:
     raise user_error(str(place), model.family.marker[1], f'is no {group} of a {kind.name}; use the '
                      'component that it was published with')
   model.fit()
   return model
-
-
-def _check_there(folder: str, kind: Kind, component: str) -> None:
-  if not (epath.Path(folder) / component).is_dir():
-    raise user_error(folder, None, f'lacks {component}/, a component of {kind.name}; copy the '
-                     'whole folder')
 
 
 def _dtype(model: External) -> np.dtype:

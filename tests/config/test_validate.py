@@ -48,7 +48,7 @@ BROKEN = {
     'data.dropout.all=-0.1': '0 to 1',
     'data.dropout.latents=1.5': '0 to 1',
     'data.shown=some': 'all, text, queries',
-    'data.fit=stretch': 'crop, pad',
+    'data.fit=squash': 'crop, pad, stretch',
     'data.references=own': 'bucket, native',
     'data.oversize=drop': 'refuse, skip',
     'data.interpolation=cubic': 'linear, step',
@@ -92,6 +92,9 @@ BROKEN = {
     'sampling.guidance=-1.0': '0 or more',
     'sampling.solver=heun': 'euler, unipc',
     'sampling.rows=0': 'above 0',
+    'sampling.last_level=1.5': '0 to 1',
+    'sampling.size_shift=(256, 0.5)': 'two points of a line',
+    'sampling.size_shift=(256, 0.5, 256, 1.15)': 'two numbers of tokens',
 }
 
 

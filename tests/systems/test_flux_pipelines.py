@@ -1,5 +1,6 @@
 """FLUX.1 against diffusers' pipelines: whole folders in, the same prompts, references and noise."""
 
+import functools
 import math
 import pathlib
 
@@ -41,6 +42,7 @@ def folders(tmp_path_factory) -> dict[str, str]:
           for name, (kind, distilled) in KINDS.items()}
 
 
+@functools.cache
 def opened(folder: str) -> tuple[Run, DiffusionPipeline]:
   """Ours and theirs."""
   pipeline = DiffusionPipeline.from_pretrained(folder)

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from configs.flux import base as flux
 from configs.imontage import shapes as imontage
 from configs.query_kontext import shapes as query_kontext
-from jaxgen.config import lora
 from jaxgen.config import source
 from jaxgen.conversion.commands import export
 from jaxgen.core import trees
@@ -80,17 +79,15 @@ def _imontage(tiny_base):
 def _flux(tiny_base):
   """Kontext, which takes images."""
   config = flux.get_config()
-  config.model.update(
-      compute_dtype='float32', frozen_dtype='float32',
+  config.model.update(compute_dtype='float32', frozen_dtype='float32')
+  for group, made in dict(
       text_encoder=section('t5', vocab=512, width=32, layers=2, heads=4, head_channels=8, mlp=48),
       text_encoder_2=section('clip_text', vocab=512, width=16, layers=2, heads=2, mlp=32,
                              positions=96),
       denoiser=section('mmdit', in_channels=48, cond_dim=32, pooled_dim=16, guidance_embed=True,
                        width=32, heads=2, double_blocks=1, single_blocks=1, axes_dims=(4, 6, 6)),
-      autoencoder=section('pixel', factor=2))
-  for group in config.model:
-    if group in config.init_from:
-      config.init_from[group] = ''
+      autoencoder=section('pixel', factor=2)).items():
+    config.model[group], config.init_from[group] = ConfigDict(made), ''
   for group in ('text_encoder', 'text_encoder_2'):
     config.data.tower_tokenizers[group] = tiny_base.data.tokenizer
   config.data.update(image_size=16, visual_tokens=32, prompt_tokens=96, threads=2,
@@ -98,12 +95,6 @@ def _flux(tiny_base):
   config.data.sources = {'edits': source('shapes', 'edit', path='edit')}
   config.train.update(rows=8)
   return config
-
-
-def _adapters(config):
-  config.model.lora.attention = lora('denoiser/.*attention/(q|k|v)', rank=2, alpha=2.0)
-  config.trainable = ((r'.*/lora/[ab]', True), ('.*', False))
-  config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
 
 
 def _pretrain(config):
@@ -148,7 +139,7 @@ IMAGE = np.full((20, 24, 3), 200, np.uint8)
 CASES = {
     'flux': Case(
         tiny=_flux,
-        stages={'full': lambda config: None, 'lora': _adapters},
+        stages={'edits': lambda config: None},  # adapters: tests/test_published.py
         requests=(dict(text='a red circle'),
                   dict(text='make it blue', source=[IMAGE], size=(16, 24))),
         exported=('denoiser', 'text_encoder', 'text_encoder_2')),
