@@ -1,4 +1,4 @@
-"""The command line: ``jaxgen train | finetune | sample | evaluate | plan | convert | data | report``.
+"""The command line: ``jaxgen train | finetune | sample | evaluate | plan | convert | data ...``.
 
 A command imports what it needs when it runs, so that ``--help`` is immediate and nothing but
 training loads TensorFlow. Mistakes of the user end in one line and exit code 1; any other
@@ -19,6 +19,7 @@ from jaxgen.core.limits import MAX_OUTPUTS
 from jaxgen.core.limits import MAX_SEED
 from jaxgen.core.limits import MAX_SIDE
 from jaxgen.core.limits import check_range
+from jaxgen.finetuning import flags
 
 OVERRIDE = '--config.'
 # Flag -> least and greatest number; None is no limit.
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = _parser()
   args, rest = parser.parse_known_args(argv)
   strangers = [word for word in rest if not word.startswith(OVERRIDE)]
-  overridable = 'config' in args or args.run is _finetune or (args.run is _sample and args.base)
+  overridable = 'config' in args or args.run is flags.run or (args.run is _sample and args.base)
   if strangers or (rest and not overridable):
     parser.error(f'unrecognised arguments: {" ".join(strangers or rest)}; '
                  f'overrides are written {OVERRIDE}section.key=value')
@@ -72,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
       prog='jaxgen', allow_abbrev=False,
       description='Train, run and ship unified multimodal image generators.',
-      epilog=f'Commands with --config, finetune, and sample with --base, also take {OVERRIDE}section.key='
-      'value, any number of times.')
+      epilog=f'Commands with --config, finetune, and sample with --base, also take {OVERRIDE}'
+      'section.key=value, any number of times.')
   commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
   _add_train(commands)
   _add_finetune(commands)
@@ -119,7 +120,8 @@ def _processes(args) -> dict[str, str | int]:
 def _train(args) -> None:
   from jaxgen.config import load_config
   from jaxgen.config import validate
-  profile = _steps(args.profile)
+  from jaxgen.operations.trace import parse_steps
+  profile = parse_steps(args.profile)
   config = load_config(args.config, args.overrides)
   validate(config)  # before anything that takes long to import
   from jaxgen.conversion.pretrained import read_external
@@ -129,46 +131,8 @@ def _train(args) -> None:
 
 
 def _add_finetune(commands) -> None:
-  parser = _command(commands, 'finetune', _finetune, 'fine-tune a published model on your own '
-                    'images, or go on with the run that the workdir holds')
-  parser.add_argument('--base', required=True, metavar='PATH',
-                      help='a published pipeline, its folder or owner/name on the hub')
-  parser.add_argument('--data', required=True, metavar='PATH', help='captioned images, or targets '
-                      'with controls, as other trainers have them')
-  parser.add_argument('--workdir', required=True, metavar='DIR')
-  what = parser.add_mutually_exclusive_group()
-  what.add_argument('--lora', type=int, default=16, dest='rank', metavar='RANK',
-                    help='adapters of this rank train (16)')
-  what.add_argument('--full', action='store_true', help='the whole denoiser trains')
-  parser.add_argument('--size', type=int, default=0, metavar='N',
-                      help='images have about N x N pixels; those of the base unless given')
-  parser.add_argument('--steps', type=int, default=1000, metavar='N')
-  parser.add_argument('--validate', default='', metavar='FILE', help='prompts, one in each line, or '
-                      'a job file (.json), to draw at each save; the first of the data unless given')
-  parser.add_argument('--merge', action='store_true',
-                      help='also write a whole pipeline with the adapters in its kernels')
-  parser.add_argument('--push-to', default='', metavar='OWNER/NAME',
-                      help='upload the result to the Hugging Face hub')
-  parser.add_argument('--stopped-code', type=int, default=0, metavar='CODE',
-                      help='exit code after SIGTERM')
-
-
-def _finetune(args) -> None:
-  from jaxgen.finetuning import commands
-  if not commands.finetune(args.base, args.data, args.workdir, commands.Wishes(
-      rank=0 if args.full else args.rank, size=args.size, steps=args.steps,
-      validate=args.validate, merge=args.merge, push_to=args.push_to, overrides=args.overrides)):
-    sys.exit(args.stopped_code)
-
-
-def _steps(text: str) -> tuple[int, int] | None:
-  """``FROM:TO`` as numbers of steps; None for the empty text."""
-  if not text:
-    return None
-  first, colon, last = text.partition(':')
-  if not (colon and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
-    raise user_error('--profile', text, 'write FROM:TO, the first and the last step, as 10:12')
-  return int(first), int(last)
+  flags.add(_command(commands, 'finetune', flags.run, 'fine-tune a published model on your own '
+                     'images, or go on with the run that the workdir holds'))
 
 
 def _add_sample(commands) -> None:

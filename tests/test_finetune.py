@@ -202,7 +202,7 @@ def test_adapters_of_another_base_and_what_is_no_adapter(run, base, tmp_path):
   tensors = load_file(run / 'export/peft/adapter_model.safetensors')
   save_file({name.replace('transformer_blocks.0', 'transformer_blocks.7'): value
              for name, value in tensors.items()}, other / 'adapter_model.safetensors')
-  with pytest.raises(UserError, match='adapters of modules that the model lacks: .*transformer_bloc'):
+  with pytest.raises(UserError, match='adapters of modules that the model lacks: .*blocks'):
     adapters.opened([str(other)], models)
   with pytest.raises(UserError, match='holds a model and no adapters'):
     adapters.opened([str(base / 'transformer')], models)
@@ -213,7 +213,7 @@ def test_too_little_memory_says_which_lever_is_left(base, monkeypatch):
   config.data.visual_tokens = 64
   monkeypatch.setattr(fit, 'memory_limit', lambda: 10_000.0)
   tried = []
-  with pytest.raises(UserError, match='--size = 32: the smallest setting needs 0.00 GiB .*--lora in'):
+  with pytest.raises(UserError, match='--size = 32: the smallest setting needs .*--lora in'):
     fit.fitted(config, lambda candidate: candidate, tried.append)
   assert len(tried) == 2 and all(line.endswith('does not fit') for line in tried)
 

@@ -220,8 +220,9 @@ class ExampleMaker:
     told = self._states.get(self.prompt_key(sample, example))
     if told is None:
       raise user_error(f'{STATES_FIELD} = {self._states.folder!r}: sample '
-                       f'{sample.origin or sample.id}', None, 'the states of its prompt are missing; '
-                       f'run {STATES_COMMAND} with this config again, which adds what is missing')
+                       f'{sample.origin or sample.id}', None, 'the states of its prompt are '
+                       f'missing; run {STATES_COMMAND} with this config again, which adds what is '
+                       'missing')
     return dataclasses.replace(example, prompt=_NO_PROMPT, towers={}, told=told)
 
   def _read(self, sample: Sample) -> Sequence[Part]:

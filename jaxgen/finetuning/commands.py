@@ -53,9 +53,9 @@ class Wishes:
 def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
   """Fine-tunes a published pipeline on a folder of images, or goes on with the run in the workdir.
 
-  The data are read through and the first sample is printed as the model gets it. Latents and
-  text states are cached, whose models leave the devices, a setting is chosen that fits the devices, and the run trains, with images at each save. What it
-  leaves is an ordinary run, and ``export/``.
+  Latents and text states are cached, whose models then leave the devices; a setting is chosen that
+  fits these; and the run trains, with images at each save. What it leaves is an ordinary run, and
+  ``export/``.
 
   Args:
     base: folder or hub id of the pipeline.
@@ -72,6 +72,30 @@ def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
   """
   check_place(workdir)
   client = results.hub(wishes.push_to) if wishes.push_to else None
+  config, found = _understood(base, data, workdir, wishes)
+  requests = (commands.read_requests(wishes.validate, config, '--validate') if wishes.validate
+              else found.requests)
+  caching.write_cache(config, config.data.cache, ALONE, read_external)
+  write_states(config, config.data.states, ALONE, read_external)
+  if not _stored(workdir):
+    config = fit.fitted(config, lambda config: overridden(config, wishes.overrides), say)
+  draw = _validation(config, workdir, requests)
+  if not train(config, workdir, ALONE, read_external, at_save=draw):
+    return False
+  facts = dict(data=f'{sum(found.tasks.values())} samples; {found.layout}', call=_call(requests[0]))
+  for path in results.deliver(config, workdir, base, facts, merge=wishes.merge):
+    print(path)
+  if client:
+    print(results.push(client, wishes.push_to, workdir, config.train.steps))
+  return True
+
+
+def _understood(base: str, data: str, workdir: str, wishes: Wishes
+                ) -> tuple[ConfigDict, folder.Survey]:
+  """The config of the run, with what was chosen for the devices if it goes on, and the data.
+
+  Both are printed, and the first sample as the model gets it.
+  """
   pipeline = pipelines.open_pipeline(base)
   say('\n'.join(pipelines.describe(pipeline)))
   use_compilation_cache()
@@ -80,27 +104,17 @@ def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
   config.data.visual_tokens, config.train.rows = found.tokens, fit.rows(jax.device_count())
   for kind in CACHES:
     config.data[kind] = str(epath.Path(workdir).resolve() / kind)
-  before = _stored(workdir)
-  config = _chosen(config, before) if before else config
+  if before := _stored(workdir):
+    values = trees.flatten(before.to_dict())
+    config.update_from_flattened_dict(
+        {field: values[field.replace('.', '/')] for field in fit.FIELDS})
   overridden(config.lock(), wishes.overrides)
   validate(config)
   say('\n'.join(found.lines()))
-  _show(config)
-  requests = (commands.read_requests(wishes.validate, config, '--validate') if wishes.validate
-              else found.requests)
-  caching.write_cache(config, config.data.cache, ALONE, read_external)
-  write_states(config, config.data.states, ALONE, read_external)
-  if not before:
-    config = fit.fitted(config, lambda config: overridden(config, wishes.overrides), say)
-  if not train(config, workdir, ALONE, read_external, at_save=_validation(config, workdir, requests)):
-    return False
-  facts = dict(data=f'{sum(found.tasks.values())} samples; {found.layout}',
-               call=_call(requests[0]))
-  for path in results.deliver(config, workdir, base, facts, merge=wishes.merge):
-    print(path)
-  if client:
-    print(results.push(client, wishes.push_to, workdir, config.train.steps))
-  return True
+  alone = config.copy_and_resolve_references().unlock()
+  alone.data.update(dict.fromkeys(CACHES, ''))
+  show(alone, make_system(config).layout)
+  return config, found
 
 
 def say(text: str) -> None:
@@ -120,21 +134,6 @@ def _stored(workdir: str) -> ConfigDict | None:
   if not (epath.Path(workdir) / 'config.json').exists():
     return None
   return from_json(read_config(workdir))
-
-
-def _chosen(config: ConfigDict, before: ConfigDict) -> ConfigDict:
-  """The config with what was chosen for the devices when the run began."""
-  values = trees.flatten(before.to_dict())
-  config.update_from_flattened_dict(
-      {field: values[field.replace('.', '/')] for field in fit.FIELDS})
-  return config
-
-
-def _show(config: ConfigDict) -> None:
-  """Prints the first sample, which is read without the cache."""
-  config = config.copy_and_resolve_references().unlock()
-  config.data.update(dict.fromkeys(CACHES, ''))
-  show(config, make_system(config).layout)
 
 
 def _validation(config: ConfigDict, workdir: str, requests: Sequence[Request]

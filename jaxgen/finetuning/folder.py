@@ -1,4 +1,4 @@
-"""What a user's images are: read through before anything is trained, with errors that list names."""
+"""What a user's images are: read through before anything is computed; errors list the names."""
 
 import collections
 import dataclasses
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.data import tasks
+from jaxgen.data.commands import Progress
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.sample import Sample
@@ -106,7 +107,9 @@ def survey(path: str, config: ConfigDict, system: System) -> Survey:
 
 
 def _samples(source: Source, broken: list[str]) -> Iterator[Sample]:
+  progress = Progress('read')
   for index in range(len(source)):
+    progress(index + 1, len(source))
     try:
       yield draw_variant(source[index], 0)
     except RecordError as error:
@@ -119,7 +122,8 @@ def _check_unused(source: Source, path: str) -> None:
                      f'{shortened(sorted(source.unused))}; add the images or remove the captions')
 
 
-def _check(problems: Mapping[str, Sequence[str]], path: str, count: int, config: ConfigDict) -> None:
+def _check(problems: Mapping[str, Sequence[str]], path: str, count: int, config: ConfigDict
+           ) -> None:
   """Raises the error for the first kind of problem that there is."""
   texts = {
       'broken': 'samples that cannot be read: {}; mend or remove them',

@@ -1,7 +1,7 @@
 """How a published model is fine-tuned: what trains, at which sizes, rates and timesteps.
 
-The numbers follow common practice of diffusers' scripts, ai-toolkit and musubi-tuner; no paper gives
-them.
+The numbers follow common practice of diffusers' scripts, ai-toolkit and musubi-tuner; no paper
+gives them.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,6 @@ SOURCE = 'images'
 MODULES = r'denoiser/(\w+/)?(\w+_)?blocks/(\w+_)?(attention/[qkv]|attention_out|mlp/\w+|mlp_up|out)'
 LEARNING_RATE = {'adapters': 1e-4, 'full': 1e-5}
 DROPOUT = 0.05  # of the whole condition
-WARMUP = 100  # steps, at most a tenth of all
 SAVES = 4  # of a run, with images of the validation
 
 
@@ -47,8 +46,7 @@ def recipe(config: ConfigDict, data: str, *, rank: int, size: int = 0, steps: in
   if rank:
     adapt(config, rank)
   config.optimizer.update(
-      learning_rate=LEARNING_RATE['adapters' if rank else 'full'], b2=0.999, weight_decay=0.01,
-      warmup_steps=min(WARMUP, steps // 10))
+      learning_rate=LEARNING_RATE['adapters' if rank else 'full'], b2=0.999, weight_decay=0.01)
   config.train.update(steps=steps, checkpoint_every=max(1, steps // SAVES),
                       log_every=max(1, min(10, steps // 10)))
   return config

@@ -46,12 +46,13 @@ image, = pipeline({call}).images
 | base | `{base}` |
 | data | {data} |
 | steps | {steps} of {rows} images |
-| learning rate | {learning_rate:g}, {warmup_steps} steps of warm-up |
+| learning rate | {learning_rate:g} |
 | sizes | `{buckets}` |
 {files}
 `config.json` is the whole configuration.
 '''
-_FILES = {'diffusers': 'diffusers: `load_lora_weights`', 'comfyui': 'ComfyUI and kin: `models/loras`',
+_FILES = {'diffusers': 'diffusers: `load_lora_weights`',
+          'comfyui': 'ComfyUI and kin: `models/loras`',
           'peft': 'PEFT: `PeftModel.from_pretrained`'}
 
 
@@ -94,11 +95,11 @@ def card(config: ConfigDict, base: str, facts: Mapping[str, Any], title: str) ->
   files = ''.join(f'| `{NAMES[style]}` | {_FILES[style]} |\n'
                   for style in lora_files.STYLES) if adapters else ''
   return _CARD.format(
-      base=base, origin=f'base_model: {base}\n' if is_hub_id(base) else '', kind='lora' if adapters else 'full-fine-tuning', title=title, what=what,
+      base=base, origin=f'base_model: {base}\n' if is_hub_id(base) else '',
+      kind='lora' if adapters else 'full-fine-tuning', title=title, what=what,
       loading=_LOADED[bool(adapters)].format(base=base, name=name), call=facts['call'],
       data=facts['data'], steps=config.train.steps, rows=config.train.rows,
-      learning_rate=config.optimizer.learning_rate, warmup_steps=config.optimizer.warmup_steps,
-      buckets=config.data.buckets, files=files)
+      learning_rate=config.optimizer.learning_rate, buckets=config.data.buckets, files=files)
 
 
 def hub(repository: str):
@@ -122,8 +123,8 @@ def hub(repository: str):
     client.whoami()
     client.create_repo(repository, exist_ok=True)
   except Exception as error:  # of the network, of the login, of the rights
-    raise user_error('--push-to', repository, f'the hub refuses it ({one_line(error)}); log in with '
-                     f'`hf auth login`, or upload WORKDIR/{FOLDER} later') from error
+    raise user_error('--push-to', repository, f'the hub refuses it ({one_line(error)}); log in '
+                     f'with `hf auth login`, or upload WORKDIR/{FOLDER} later') from error
   return client
 
 

@@ -126,7 +126,7 @@ def for_steps(config: ConfigDict, system: System, blueprint: Blueprint, stored: 
 
 
 def fingerprint(config: ConfigDict, system: System, stored: Params) -> dict[str, Any]:
-  """What every entry of a cache depends on, by name, as values of JSON; see ``frozen_groups.of_group``."""
+  """What every entry of a cache depends on, by name; see ``frozen_groups.of_group``."""
   latent = system.layout.latent
   return frozen_groups.of_group(config, system, AUTOENCODER, stored) | {
       'pixels along a latent token': latent.factor,

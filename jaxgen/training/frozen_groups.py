@@ -50,8 +50,8 @@ def check_frozen(system: System, blueprint: Blueprint, folder: str) -> None:
   groups = told_groups(system)
   for path, trains in blueprint.trains.items():
     if trains and path.split('/')[0] in groups:
-      raise user_error(FIELD, folder, f'stands for {", ".join(groups)}, but {path} trains; leave it '
-                       'empty, or freeze them in config.trainable')
+      raise user_error(FIELD, folder, f'stands for {", ".join(groups)}, but {path} trains; leave '
+                       'it empty, or freeze them in config.trainable')
 
 
 def read_group(config: ConfigDict, system: System, blueprint: Blueprint, group: str,
