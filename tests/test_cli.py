@@ -36,7 +36,7 @@ def test_help_is_immediate():
     times.append(time.monotonic() - started)
     assert result.returncode == 0
   assert min(times) < 1
-  for command in ('train', 'sample', 'evaluate', 'convert', 'data', 'report'):
+  for command in ('train', 'finetune', 'sample', 'evaluate', 'convert', 'data', 'report'):
     assert command in result.stdout
 
 

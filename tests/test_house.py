@@ -24,7 +24,8 @@ FLOORS = [
     {'training', 'sampling'},
     {'planning'},
     {'conversion'},
-    {'evaluation'},
+    {'evaluation', 'finetuning'},
+    {'flags'},
     {'cli'},
 ]
 LEVEL = {part: level for level, floor in enumerate(FLOORS) for part in floor}

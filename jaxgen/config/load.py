@@ -20,13 +20,15 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
   Args:
     path: a Python file; ``file.py:argument`` calls ``get_config('argument')``. A colon may stand
-      in the path itself.
+      in the path itself. Or the ``config.json`` of a workdir.
     overrides: ``section.key=value`` strings.
 
   Raises:
     UserError: a missing file, a broken config, an unknown key or a value of the wrong type.
   """
   file, argument = _split(path)
+  if file.endswith('.json'):
+    return overridden(from_json(epath.Path(file).read_text()), overrides)
   module = types.ModuleType('jaxgen_user_config')
   module.__file__ = file
   try:

@@ -195,6 +195,7 @@ def _data() -> dict[str, object]:
       empty_prompt='Generate an image.',
       caption_prompt='Describe the image:',
       cache='',  # folder of `jaxgen data cache`: latents are read, not encoded; '' = none
+      states='',  # folder of `jaxgen data cache --states`: prompts are not read; '' = none
       max_bad_share=0.01,  # stop when a larger share of the records cannot be decoded
       threads=4,  # decoding threads per process
       prefetch=2,  # batches prepared ahead

@@ -119,6 +119,9 @@ def _check_objective(config: ConfigDict) -> None:
   if config.data.cache and not config.objective.flow_matching:
     raise user_error('config.data.cache', config.data.cache, 'holds latents, which only '
                      'objective.flow_matching reads; leave it empty')
+  if config.data.states and config.objective.next_token:
+    raise user_error('config.data.states', config.data.states, 'takes the place of the language '
+                     'model, which objective.next_token trains; leave it empty')
   tasks = {source.task for source in config.data.sources.values()}
   if config.objective.flow_matching and tasks and tasks <= set(LANGUAGE_TASKS):
     raise user_error('config.objective.flow_matching', config.objective.flow_matching,

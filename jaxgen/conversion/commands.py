@@ -170,7 +170,7 @@ def _adapted(found: lora_files.Found, base: str, path: str) -> tuple[dict[str, A
     models = {registry.FAMILIES[external.family.name].group:
               Model(external.section, external.family)}
   shapes = {group: families.shapes_of(model.section) for group, model in models.items()}
-  group, rules = _adapted_model(found, models, shapes)
+  group, rules = adapted_model(found, models, shapes)
   linear = linear_modules(rules, shapes[group])
   adapters = from_theirs(rules, shapes[group], found.of(linear), where=path)
   params = (read_params(external) if external else
@@ -182,8 +182,8 @@ def _adapted(found: lora_files.Found, base: str, path: str) -> tuple[dict[str, A
   return config, {group: trees.merge(params, adapters)}
 
 
-def _adapted_model(found: lora_files.Found, models: 'dict[str, Model]',
-                   shapes: Mapping[str, Params]) -> tuple[str, Rules]:
+def adapted_model(found: lora_files.Found, models: 'Mapping[str, Model | External]',
+                  shapes: Mapping[str, Params]) -> tuple[str, Rules]:
   """The group, and the names of its modules, that the most of the adapters fit."""
   choices = [(group, layout.rules) for group, model in models.items()
              for layout in model.family.layouts]

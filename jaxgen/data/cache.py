@@ -31,6 +31,7 @@ VERSION = 2  # of keys and files; and of how images are decoded and fitted
 KEY_BYTES = 16
 INFO_FILE = 'info.json'
 FIELD = 'config.data.cache'
+LATENTS = 'latents'  # stem of files
 COMMAND = '`jaxgen data cache --config=FILE --out=DIR`'
 _PARTIAL = '.partial'
 _SUFFIX = '.arrayrecord'
@@ -92,12 +93,13 @@ def check(folder: str, fields: Mapping[str, Any], where: str = FIELD) -> None:
 class Cache:
   """Random access to the entries of a cache, by key; for any number of threads."""
 
-  def __init__(self, folder: str, where: str = FIELD):
+  def __init__(self, folder: str, where: str = FIELD, stem: str = LATENTS):
     """Reads the keys of all files.
 
     Args:
       folder: that ``jaxgen data cache`` wrote.
       where: the field or flag that names it, for errors.
+      stem: of its files.
 
     Raises:
       UserError: no cache there, or a damaged file.
@@ -106,7 +108,7 @@ class Cache:
     from array_record.python import array_record_data_source
     _read_info(folder, where)
     self.folder = folder
-    files = sorted(epath.Path(folder).glob(f'latents-*{_SUFFIX}'))
+    files = sorted(epath.Path(folder).glob(f'{stem}-*{_SUFFIX}'))
     counts = [int(file.name.removesuffix(_SUFFIX).rpartition('-')[2]) for file in files]
     starts = np.cumsum([0, *(count + 1 for count in counts)])  # the keys are a record too
     self._records, self._files, self._starts = (), files, starts
@@ -134,16 +136,25 @@ class Cache:
       DecodeError: the image could not be decoded when the cache was written.
       UserError: a damaged file.
     """
+    data = self.read(key)
+    if data is None:
+      return None
+    values = np.frombuffer(data, '<f4')
+    if not values.size:
+      raise DecodeError('could not be decoded when the cache was written')
+    if values.size != shape[0] * shape[1]:
+      raise _damaged(self._file(self._place(key)))
+    return values.reshape(shape)
+
+  def read(self, key: bytes) -> bytes | None:
+    """The bytes of an entry, None where there is none; raises a ``UserError`` as ``get``."""
     place = self._place(key)
     if place is None:
       return None
     data = self._read(place)
-    values = np.frombuffer(data, '<f4', offset=KEY_BYTES)
-    if data[:KEY_BYTES] == key and not values.size:
-      raise DecodeError('could not be decoded when the cache was written')
-    if data[:KEY_BYTES] != key or values.size != shape[0] * shape[1]:
+    if data[:KEY_BYTES] != key:
       raise _damaged(self._file(place))
-    return values.reshape(shape)
+    return data[KEY_BYTES:]
 
   def _place(self, key: bytes) -> int | None:
     high, low = np.frombuffer(key, '>u8').astype(np.uint64)
@@ -165,8 +176,8 @@ class Cache:
 class Writer:
   """Adds entries to a cache; a file is complete after ``every`` of them, and at ``close``."""
 
-  def __init__(self, folder: str, every: int):
-    self._folder, self._every = folder, every
+  def __init__(self, folder: str, every: int, stem: str = LATENTS):
+    self._folder, self._every, self._stem = folder, every, stem
     self._keys: list[bytes] = []
     self._file, self._partial = None, ''
 
@@ -176,15 +187,24 @@ class Writer:
     Raises:
       UserError: the disk is full.
     """
+    self.write(key, np.ascontiguousarray(latents, '<f4').tobytes())
+
+  def write(self, key: bytes, data: bytes) -> None:
+    """Writes one entry.
+
+    Raises:
+      UserError: the disk is full.
+    """
     with _writing(self._folder):
       if self._file is None:
         from array_record.python import array_record_module
-        self._partial = os.path.join(self._folder, f'latents-{uuid.uuid4().hex[:12]}{_PARTIAL}')
+        name = f'{self._stem}-{uuid.uuid4().hex[:12]}{_PARTIAL}'
+        self._partial = os.path.join(self._folder, name)
         # Groups of one record, because training reads single entries in random order; floats
         # hardly shrink.
         self._file = array_record_module.ArrayRecordWriter(
             self._partial, 'group_size:1,uncompressed')
-      self._file.write(key + np.ascontiguousarray(latents, '<f4').tobytes())
+      self._file.write(key + data)
     self._keys.append(key)
     if len(self._keys) == self._every:
       self.close()

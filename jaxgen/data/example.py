@@ -82,6 +82,25 @@ class TowerPrompt:
 
 
 @dataclasses.dataclass(frozen=True)
+class Told:
+  """What the denoiser is told of one sample, as ``Conditioning`` has it; n states.
+
+  Attributes:
+    states: f[n, D].
+    positions: i32[n, 3].
+    pooled: f[Dp] or None.
+    guidance: f32[] or None.
+    pads: bool[n] or None.
+  """
+
+  states: np.ndarray
+  positions: np.ndarray
+  pooled: np.ndarray | None
+  guidance: np.ndarray | None
+  pads: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Example:
   """A sample that is ready to be packed.
 
@@ -92,6 +111,7 @@ class Example:
     images: in the order of the sequence.
     towers: group -> prompt.
     pads: learned pad tokens of the denoiser behind the images.
+    told: in place of prompt, patches and towers, which are empty then.
   """
 
   id: str
@@ -101,6 +121,7 @@ class Example:
   images: tuple[LatentImage, ...] = ()
   towers: Mapping[str, TowerPrompt] = dataclasses.field(default_factory=dict)
   pads: int = 0
+  told: Told | None = None
 
   @property
   def visual_tokens(self) -> int:

@@ -37,12 +37,19 @@ from jaxgen.data.example import TowerPrompt
 from jaxgen.data.packing import RowShape
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
+from jaxgen.data.states import COMMAND as STATES_COMMAND
+from jaxgen.data.states import FIELD as STATES_FIELD
+from jaxgen.data.states import States
+from jaxgen.data.states import prompt_key
 from jaxgen.data.tokenizer import Tokenizer
 from jaxgen.data.tokenizer import load_tokenizer
 from jaxgen.data.towers import TowerTokenizer
 from jaxgen.data.towers import load_tower_tokenizer
 from jaxgen.data.vision import make_vision
 
+_NO_PROMPT = TokenizedPrompt(
+    np.zeros(0, np.int32), np.zeros((0, 3), np.int32), np.zeros(0, np.float32),
+    np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros((0, 3), np.int32))
 # (identity of the image, size or plan, use) -> fitted copy, or latents.
 Fitted = dict[tuple[int, Any, str], np.ndarray]
 
@@ -56,11 +63,13 @@ class ExampleMaker:
     tokenizer: of the language model; None for systems without one.
     towers: group -> tokenizer of each text tower.
     cache: gives the latents of all images; None = pixels are prepared to be encoded.
+    states: gives what the denoiser is told of all prompts; None = the prompts are read.
   """
 
   def __init__(self, data: ConfigDict, layout: Layout, tokenizer: Tokenizer | None,
-               towers: Mapping[str, TowerTokenizer], cache: Cache | None = None):
-    self._data, self._layout, self._cache = data, layout, cache
+               towers: Mapping[str, TowerTokenizer], cache: Cache | None = None,
+               states: States | None = None):
+    self._data, self._layout, self._cache, self._states = data, layout, cache, states
     self._tokenizer, self._towers = tokenizer, towers
     self._dialect = templates.DIALECTS[layout.dialect] if layout.dialect else None
     buckets = bucket_set(data.buckets or f'square:{data.image_size}')
@@ -73,8 +82,8 @@ class ExampleMaker:
         area=data.vision_area)
 
   @classmethod
-  def of(cls, config: ConfigDict, layout: Layout, cache: Cache | None = None
-         ) -> 'ExampleMaker':
+  def of(cls, config: ConfigDict, layout: Layout, cache: Cache | None = None,
+         states: States | None = None) -> 'ExampleMaker':
     """Loads the tokenizers of a config.
 
     Raises:
@@ -93,7 +102,7 @@ class ExampleMaker:
                        f'tokens with bov_token = {data.bov_token!r}, but the language model knows '
                        f"{layout.vocab}; use the model's own, or raise its vocab and let "
                        'config.init_from.changes extend its embeddings')
-    return cls(data, layout, tokenizer, towers, cache)
+    return cls(data, layout, tokenizer, towers, cache, states)
 
   @property
   def layout(self) -> Layout:
@@ -122,7 +131,7 @@ class ExampleMaker:
 
   def row_shape(self, sees: bool | None = None) -> RowShape:
     """The static sizes of a row; see ``RowShape.of``."""
-    return RowShape.of(self._data, self._layout, sees)
+    return RowShape.of(self._data, self._layout, sees, self._states and self._states.shape)
 
   def uses(self, sample: Sample) -> tuple[list[int], list[int]]:
     """Which images of a prepared sample go where, as indices into its parts.
@@ -156,7 +165,7 @@ class ExampleMaker:
     plans = self._plans(drawn)
     views = [self._vision.fit(image_size(part.image)) for part in shown]
     pixels = _Pixels({} if kept is None else kept)
-    patches = self._patches(shown, views, pixels)
+    patches = self._patches(() if self._states else shown, views, pixels)
     grids = [positions.Grid(grid_role(part), *self._grid(plan.size))
              for part, plan in zip(drawn, plans)]
     tokens = self._tokens(sample, views, generate, self._layout.queries if drawn else 0)
@@ -166,18 +175,30 @@ class ExampleMaker:
     states = max([int(visible.sum()), *(int(tower.shown.sum()) for tower in towers.values())])
     placed = self._place(sample, grids, states)
     pads = -sum(map(len, placed.images)) % self._layout.latent.multiple
-    return Example(
+    example = Example(
         sample.id, source, self._prompt(tokens, visible, placed.states, views), patches,
         tuple(self._latent_image(sample, part, plan, where, pixels)
               for part, plan, where in zip(drawn, plans, placed.images)),
         {group: TowerPrompt(tower.tokens, tower.mask, tower.shown,
                             _scatter(tower.shown, placed.states))
          for group, tower in towers.items()}, pads)
+    return self._told(sample, example) if self._states else example
 
   def to_encode(self, sample: Sample) -> list[tuple[Part, images.Planned]]:
     """The images of a worded sample that are encoded for the denoiser, with their plans."""
     drawn = [sample.parts[index] for index in self.uses(sample)[1]]
     return [(part, plan) for part, plan in zip(drawn, self._plans(drawn)) if part.image is not None]
+
+  def prompt_key(self, sample: Sample, example: Example) -> bytes:
+    """The key of what the denoiser is told of a prepared sample, of which ``example`` was made.
+
+    Raises:
+      DecodeError: an image that the language model sees cannot be read.
+    """
+    shown = [sample.parts[index] for index in self.uses(sample)[0]]
+    views = [self._vision.fit(image_size(part.image)) for part in shown]
+    return prompt_key(example.prompt, example.towers, [
+        image_key(part.image, view, None, 'view') for part, view in zip(shown, views)])
 
   def key(self, part: Part, plan: images.Planned) -> bytes:
     """The key of an image's latents in a cache; raises ``DecodeError`` as ``pixels``."""
@@ -202,6 +223,16 @@ class ExampleMaker:
                        f'image at {plan.size[0]} x {plan.size[1]} are missing; run {COMMAND} with '
                        'this config again, which adds what is missing')
     return dataclasses.replace(image, latents=found)
+
+  def _told(self, sample: Sample, example: Example) -> Example:
+    """The example with the entry of the cache in place of its prompts."""
+    told = self._states.get(self.prompt_key(sample, example))
+    if told is None:
+      raise user_error(f'{STATES_FIELD} = {self._states.folder!r}: sample '
+                       f'{sample.origin or sample.id}', None, 'the states of its prompt are '
+                       f'missing; run {STATES_COMMAND} with this config again, which adds what is '
+                       'missing')
+    return dataclasses.replace(example, prompt=_NO_PROMPT, towers={}, told=told)
 
   def _read(self, sample: Sample) -> Sequence[Part]:
     """The parts as the language model gets them: one without a vision tower sees no image."""

@@ -26,6 +26,7 @@ from jaxgen.data.packing import Loaded
 from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack
 from jaxgen.data.sequences import open_sequences
+from jaxgen.data.states import States
 from jaxgen.data.streams import Examples
 from jaxgen.data.streams import Stream
 from jaxgen.data.streams import Supply
@@ -45,7 +46,8 @@ def make_loader(config: ConfigDict, layout: Layout, *, rows: tuple[int, int] | N
     UserError: a source that is missing, empty or broken, or sizes that do not divide.
   """
   cache = Cache(config.data.cache) if config.data.cache else None
-  maker = ExampleMaker.of(config, layout, cache)
+  states = States(config.data.states) if config.data.states else None
+  maker = ExampleMaker.of(config, layout, cache, states)
   sequences = open_sequences(config, sorted(config.data.sources), maker)
   return Loader(_Rows(config, rows or (0, config.train.rows), start_step, sequences,
                       maker.row_shape(), maker.pad), config.data.prefetch)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Batch
+from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Meta
 from jaxgen.core.types import Prompt
@@ -20,8 +21,10 @@ from jaxgen.data.example import LatentImage
 from jaxgen.data.example import Patches
 from jaxgen.data.example import Size
 from jaxgen.data.example import TokenizedPrompt
+from jaxgen.data.example import Told
 from jaxgen.data.example import TowerPrompt
 from jaxgen.data.sample import hash_id
+from jaxgen.data.states import ToldShape
 from jaxgen.data.templates import DIALECTS
 
 # Config field that sets each budget of a row.
@@ -42,6 +45,7 @@ class RowShape:
     merge: patches along one side of an image token.
     latent_factor, latent_channels: pixels along one side of a latent token, and C.
     towers: group -> T, tokens of a tower's prompt, cropped ones included.
+    told: of what is told in place of prompts; None = the prompts are read.
   """
 
   segments: int
@@ -53,19 +57,25 @@ class RowShape:
   latent_factor: int
   latent_channels: int
   towers: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  told: ToldShape | None = None
 
   @classmethod
-  def of(cls, data: ConfigDict, layout: Layout, sees: bool | None = None) -> 'RowShape':
+  def of(cls, data: ConfigDict, layout: Layout, sees: bool | None = None,
+         told: ToldShape | None = None) -> 'RowShape':
     """Reads the sizes from ``config.data`` and the models' layout.
 
     Args:
       data: ``config.data``.
       layout: sizes of the models.
       sees: some sample shows the language model an image; None = as the tasks of the sources say.
+      told: of the cache ``data.states``, if it is read.
 
     Raises:
       UserError: ``data.patches`` is missing or holds no whole number of images or image tokens.
     """
+    if told:
+      return cls(data.segments_per_row, data.visual_tokens, 0, 0, 0, 1, layout.latent.factor,
+                 layout.latent.channels, told=told)
     vision = layout.vision
     if sees is None:
       sees = any(source.task != 'pair' for source in data.sources.values())
@@ -179,6 +189,8 @@ def pack(rows: Sequence[Sequence[Example]], shape: RowShape, pad: int = 0,
       visual += example.pads
       for group, prompt in example.towers.items():
         _write_tower(batch.towers[group], row, segment, prompt)
+      if example.told:
+        _write_told(batch.told, row, segment, example.told, shape.told.tokens)
       batch.meta.sample_ids[row, segment - 1] = hash_id(example.id)
       batch.meta.source_ids[row, segment - 1] = example.source
   return Loaded(
@@ -229,7 +241,8 @@ def _empty_batch(rows: int, shape: RowShape, pad: int, first_row: int) -> Batch:
                          shown=np.zeros((rows, shape.segments, tokens), bool),
                          state_positions=np.zeros((rows, shape.segments, tokens, 3), np.int32))
             for group, tokens in shape.towers.items()}
-  return Batch(visual=visual, prompt=prompt, meta=meta, towers=towers)
+  told = shape.told and shape.told.empty(rows, shape.segments)
+  return Batch(visual=visual, prompt=prompt, meta=meta, towers=towers, told=told)
 
 
 def _write_prompt(to: Prompt, row: int, start: int, segment: int, prompt: TokenizedPrompt,
@@ -267,3 +280,15 @@ def _write_tower(to: Tower, row: int, segment: int, prompt: TowerPrompt) -> None
   assert prompt.tokens.shape == to.tokens.shape[2:], (prompt.tokens.shape, to.tokens.shape)
   for name in ('tokens', 'mask', 'shown', 'state_positions'):
     getattr(to, name)[row, segment - 1] = getattr(prompt, name)
+
+
+def _write_told(to: Conditioning, row: int, segment: int, told: Told, tokens: int) -> None:
+  """The states of a sample stand at the place of its segment, ``tokens`` apart."""
+  start = (segment - 1) * tokens
+  where = (row, slice(start, start + len(told.states)))
+  to.states[where], to.positions[where], to.segments[where] = told.states, told.positions, segment
+  if to.pads is not None:
+    to.pads[where] = told.pads
+  for name in ('pooled', 'guidance'):
+    if getattr(to, name) is not None:
+      getattr(to, name)[row, segment - 1] = getattr(told, name)

@@ -99,9 +99,10 @@ def describe(shown: Shown, maker: ExampleMaker) -> list[str]:
   sample, example = shown.sample, shown.example
   lines = [f'sample {sample.id}: source {shown.source}, task {sample.task}', '  parts']
   lines += [f'    {number:2}  {line}' for number, line in enumerate(_parts(shown, maker), start=1)]
-  lines.append(f'  prompt: {len(example.prompt.tokens)} tokens')
-  lines += _table(('tokens', 'positions', 'shown at', 'loss', 'content'),
-                  _prompt(example.prompt, example.patches, maker))
+  if maker.tokenizer:
+    lines.append(f'  prompt: {len(example.prompt.tokens)} tokens')
+    lines += _table(('tokens', 'positions', 'shown at', 'loss', 'content'),
+                    _prompt(example.prompt, example.patches, maker))
   if example.images:
     lines.append(f'  denoiser: {example.visual_tokens} tokens')
     _, given = maker.uses(sample)
@@ -110,11 +111,15 @@ def describe(shown: Shown, maker: ExampleMaker) -> list[str]:
         (str(index + 1), _px(image.size), _by(image.size, factor), _use(image),
          _range(image.positions)) for index, image in zip(given, example.images, strict=True)])
   for group, prompt in example.towers.items():
-    read = maker.towers[group].tokenizer.backend.decode(
-        prompt.tokens[prompt.mask].tolist(), skip_special_tokens=False)
-    lines += [f'  tower {group}: {int(prompt.mask.sum())} of {len(prompt.mask)} tokens, '
+    tokenizer, tokens = maker.towers[group].tokenizer, prompt.tokens[prompt.mask].tolist()
+    words = list(tokens)
+    while len(words) > 1 and words[-1] == words[-2] == tokenizer.pad:
+      words.pop()
+    read = _quoted(tokenizer.backend.decode(words, skip_special_tokens=False))
+    more = f' and {len(tokens) - len(words)} more of the last' if len(words) < len(tokens) else ''
+    lines += [f'  tower {group}: {len(tokens)} of {len(prompt.mask)} tokens, '
               f'{int(prompt.shown.sum())} shown at '
-              f'{_range(prompt.state_positions[prompt.shown])}', f'    {_quoted(read)}']
+              f'{_range(prompt.state_positions[prompt.shown])}', f'    {read}{more}']
   return lines
 
 

@@ -69,3 +69,17 @@ class Trace:
     if jax.process_index() == 0:
       print(f'{self._workdir.name}: traced; tensorboard --logdir={self._workdir} shows it where '
             'xprof is installed', file=sys.stderr, flush=True)
+
+
+def parse_steps(text: str) -> tuple[int, int] | None:
+  """``FROM:TO`` of --profile as numbers of steps; None for the empty text.
+
+  Raises:
+    UserError: anything else.
+  """
+  if not text:
+    return None
+  first, colon, last = text.partition(':')
+  if not (colon and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+    raise user_error('--profile', text, 'write FROM:TO, the first and the last step, as 10:12')
+  return int(first), int(last)

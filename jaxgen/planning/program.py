@@ -18,12 +18,14 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Layout
 from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack
+from jaxgen.data.states import stored_shape
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sharding import memory
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
+from jaxgen.training import frozen_groups
 from jaxgen.training.state import AUTOENCODER
 from jaxgen.training.state import Blueprint
 from jaxgen.training.state import make_blueprint
@@ -107,7 +109,8 @@ def make_program(config: ConfigDict, devices: Sequence[Any]) -> Program:
   system, objectives = make_system(config), make_objectives(config)
   mesh = make_mesh(config.mesh, devices)
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
-  blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
+  blueprint = frozen_groups.read_by_steps(
+      config, system, make_blueprint(config, system, needed_groups(system, objectives), mesh))
   batch = abstract_batch(config, system.layout, rows)
   step = compile_step(
       make_train_step(config, system, objectives, blueprint.optimizer), blueprint, rows)
@@ -117,7 +120,8 @@ def make_program(config: ConfigDict, devices: Sequence[Any]) -> Program:
 
 def abstract_batch(config: ConfigDict, layout: Layout, rows: NamedSharding) -> Batch:
   """Shapes, dtypes and shardings of a global batch, as the loader packs it."""
-  row = pack([[]], RowShape.of(config.data, layout), pad=0).batch
+  told = stored_shape(config.data.states) if config.data.states else None
+  row = pack([[]], RowShape.of(config.data, layout, told=told), pad=0).batch
   return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
           (config.train.rows, *leaf.shape[1:]), leaf.dtype, sharding=rows), row)
@@ -146,7 +150,7 @@ def compile_program(program: Program, options: dict[str, Any] | None = None) -> 
   stats = compiled.memory_analysis()
   # The step donates the old state, so outputs alias arguments. The compiler leaves out arguments
   # that the step never reads, such as an unused head of the language model.
-  arguments = max(stats.argument_size_in_bytes, _read_by_step(program))
+  arguments = max(stats.argument_size_in_bytes, resident_bytes(program))
   step = (arguments + stats.output_size_in_bytes - stats.alias_size_in_bytes
           + stats.temp_size_in_bytes)
   return result(step, compiled.as_text())
@@ -159,8 +163,8 @@ def shard_bytes(tree: Any, on_host: bool = False) -> float:
                    if (leaf.sharding.memory_kind == memory.HOST) == on_host))
 
 
-def _read_by_step(program: Program) -> float:
-  """Bytes of state, frozen parameters and batch, without the autoencoder."""
+def resident_bytes(program: Program) -> float:
+  """Bytes per device of state, frozen parameters and batch, without the autoencoder."""
   frozen = {group: tree for group, tree in program.blueprint.frozen.items()
             if group != AUTOENCODER}
   return shard_bytes((program.blueprint.state, frozen, program.batch))
@@ -176,6 +180,6 @@ def _memory(program: Program, step: float) -> Memory:
   return Memory(
       parameters=shard_bytes((state.params, state.ema)), optimizer=shard_bytes(state.opt_state),
       frozen=shard_bytes(frozen) + whole, batches=2 * batch,
-      temporary=max(0.0, step - _read_by_step(program)),
+      temporary=max(0.0, step - resident_bytes(program)),
       peak=step + shard_bytes(autoencoder) + whole + batch,
       host=shard_bytes(state, on_host=True))

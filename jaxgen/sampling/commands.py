@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from jaxgen.checkpoints.weights import newest_step
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import check_place
@@ -28,6 +30,7 @@ from jaxgen.sampling.load import Origin
 from jaxgen.sampling.load import run_config
 from jaxgen.sampling.reading import check_writes
 from jaxgen.sampling.request import check_fits
+from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import make_requests
 from jaxgen.systems.registry import make_system
 
@@ -71,6 +74,26 @@ def sample(open_origin: Callable[[], Origin], out: str, *, prompts: Sequence[str
   drawn = origin.load().draw(requests, steps=steps, progress=jobs.progress())
   for path in jobs.save_results(requests, drawn, out):
     print(path)
+
+
+def read_requests(path: str, config: ConfigDict, where: str) -> list[Request]:
+  """The requests of a job file, whose name ends in .json, or of a file with a prompt in each line.
+
+  Args:
+    path: of the file.
+    config: of the run.
+    where: flag that names it, for errors.
+
+  Raises:
+    UserError: no such file, nothing in it, or a request that the system cannot draw.
+  """
+  layout = make_system(config).layout
+  requests = (jobs.read_job(path, config, factor=layout.latent.factor) if path.endswith('.json')
+              else make_requests(config, _lines(path, where)))
+  if not requests:
+    raise user_error(where, path, 'holds no prompt; write one in each line')
+  check_fits(requests, layout, config.data.clean_roles)
+  return requests
 
 
 def answer(workdir: str, out: str, *, file: str, size: str, seed: int, weights: str, preset: str,
@@ -120,8 +143,7 @@ def _tell(folder: AnswerFolder, index: int, part: Part) -> None:
   print(folder.image(index, part) if part.is_image else f'assistant: {part.text}', flush=True)
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: str, where: str = '--prompts-file') -> list[str]:
   """The texts of a file of prompts."""
-  text = decoded(jobs.existing_file(path, '--prompts-file').read_bytes(),
-                 f'--prompts-file = {path!r}')
+  text = decoded(jobs.existing_file(path, where).read_bytes(), f'{where} = {path!r}')
   return [line.strip() for line in lines_of(text) if line.strip()]

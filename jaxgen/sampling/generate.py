@@ -106,13 +106,15 @@ def placed(system: System, params: Params, config: ConfigDict, mesh: Mesh) -> Pa
     mesh: that they are spread over.
 
   Returns:
-    All groups on the devices, quantised where the config says so.
+    All groups on the devices, quantised where the config says so and they are not yet.
   """
   table = with_changes(config.mesh.rules)
   # Outside of the scope, where Flax refuses the axes of a kernel that slides over height and width.
   axes = _axes(system)
   kernels = quantized.chosen_kernels(axes, config.model.quantized)
-  params, axes = quantized.quantize(params, axes, kernels), quantized.quantized_axes(axes, kernels)
+  found = trees.flatten(params)
+  full = {path: name for path, name in kernels.items() if f'{path}_scale' not in found}
+  params, axes = quantized.quantize(params, axes, full), quantized.quantized_axes(axes, kernels)
   return trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
                          partition.parameter_shardings(axes, params, mesh, table))
 

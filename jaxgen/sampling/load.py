@@ -74,17 +74,23 @@ def trained(workdir: str, weights: str = 'ema', preset: str = '') -> Origin:
   return Origin(run_config(workdir, preset), lambda: load_run(workdir, weights, preset))
 
 
-def published(config: ConfigDict, read_external: Callable[[str], Params], preset: str = ''
-              ) -> Origin:
+def published(config: ConfigDict, read_external: Callable[[str], Params], preset: str = '',
+              change: Callable[[Params], Params] = lambda params: params) -> Origin:
   """A model that was not trained here.
 
   Args:
     config: whose ``init_from`` names the models of all groups.
     read_external: opens one of them as a tree of ``Stored``.
     preset: as for ``run_config``.
+    change: makes other parameters of those that were read.
   """
   config = with_preset(config, preset)
-  return Origin(config, lambda: _load_published(config, read_external))
+
+  def load() -> Run:
+    run = load_published(config, read_external)
+    return dataclasses.replace(run, params=change(run.params))
+
+  return Origin(config, load)
 
 
 def run_config(workdir: str, preset: str = '') -> ConfigDict:
@@ -118,12 +124,23 @@ def load_run(workdir: str, weights: str = 'ema', preset: str = '') -> Run:
   return Run(config, system, params, ExampleMaker.of(config, system.layout))
 
 
-def _load_published(config: ConfigDict, read_external: Callable[[str], Params]) -> Run:
+def load_published(config: ConfigDict, read_external: Callable[[str], Params],
+                   known: Params | None = None) -> Run:
+  """Reads the models that a config's ``init_from`` names.
+
+  Args:
+    config, read_external: as for ``published``.
+    known: parameters of groups that are not read.
+
+  Raises:
+    UserError: weights that do not fit the config.
+  """
   use_compilation_cache()
   system, dtype = make_system(config), jnp.dtype(config.model.frozen_dtype)
-  params = {}
+  params = dict(known or {})
   for group in system.groups:
-    stored = read_external(config.init_from[group])
-    check_fit({group: stored}, {group: system.shapes([group])[group]}, config.init_from[group])
-    params[group] = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), stored)
+    if group not in params:
+      stored = read_external(config.init_from[group])
+      check_fit({group: stored}, {group: system.shapes([group])[group]}, config.init_from[group])
+      params[group] = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), stored)
   return Run(config, system, params, ExampleMaker.of(config, system.layout))

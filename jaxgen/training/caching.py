@@ -2,35 +2,25 @@
 
 import collections
 import contextlib
-import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jaxgen.config import validate
-from jaxgen.config.schema import LANGUAGE_TASKS
-from jaxgen.core import trees
 from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.data import cache
-from jaxgen.data import tasks
 from jaxgen.data.commands import Progress
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.example import Size
 from jaxgen.data.examples import ExampleMaker
-from jaxgen.data.sample import Sample
-from jaxgen.data.sequences import SHUFFLE_LIMIT
-from jaxgen.data.sequences import open_spec
 from jaxgen.data.sources import Source
-from jaxgen.models.layers import quantized
+from jaxgen.data.states import FIELD
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sharding import partition
@@ -40,13 +30,14 @@ from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.sharding.processes import start_processes
 from jaxgen.systems.base import System
 from jaxgen.systems.registry import make_system
-from jaxgen.training.init_from import load_group
+from jaxgen.training import frozen_groups
+from jaxgen.training import states
+from jaxgen.training import visits
 from jaxgen.training.latents import Encoder
 from jaxgen.training.latents import latent_shape
 from jaxgen.training.latents import size_limit
 from jaxgen.training.state import AUTOENCODER
 from jaxgen.training.state import Blueprint
-from jaxgen.training.state import init_params
 from jaxgen.training.state import make_blueprint
 
 EVERY = 1024  # entries of a file
@@ -84,9 +75,9 @@ def write_cache(config: ConfigDict, out: str, start: dict[str, Any] | None = Non
   if AUTOENCODER not in groups:
     raise user_error('config.objective.flow_matching', config.objective.flow_matching,
                      'without it no image is encoded; there is nothing to cache')
-  maker, sources = ExampleMaker.of(config, system.layout), _open_sources(config)
+  maker, sources = ExampleMaker.of(config, system.layout), visits.open_sources(config)
   blueprint = make_blueprint(config, system, groups, mesh)
-  stored = _read_autoencoder(config, system, blueprint, read_external)
+  stored = frozen_groups.read_group(config, system, blueprint, AUTOENCODER, read_external)
   fields = fingerprint(config, system, stored)
   if hosts.index == 0:
     cache.claim(out, fields)
@@ -94,7 +85,7 @@ def write_cache(config: ConfigDict, out: str, start: dict[str, Any] | None = Non
   cache.check(out, fields, '--out')
 
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
-  encoder = Encoder(system, _quantized(config, system, stored), (), rows,
+  encoder = Encoder(system, frozen_groups.quantized_groups(config, system, stored), (), rows,
                     latent_shape(config, system), size_limit(config, maker.sizes))
   known = cache.Cache(out, '--out')
   with contextlib.closing(cache.Writer(out, every)) as writer:
@@ -111,8 +102,8 @@ def write_cache(config: ConfigDict, out: str, start: dict[str, Any] | None = Non
 
 def for_steps(config: ConfigDict, system: System, blueprint: Blueprint, stored: Params
               ) -> tuple[Blueprint, Params]:
-  """What the steps of a run read of its frozen parameters: quantised, and with a cache without the
-  autoencoder, which was only read to be compared with the cache and saved.
+  """What the steps of a run read of its frozen parameters: quantised, and without what caches stand
+  for, which was only read to be compared with them and saved.
 
   Args:
     config: of the run.
@@ -124,39 +115,22 @@ def for_steps(config: ConfigDict, system: System, blueprint: Blueprint, stored: 
     ``(blueprint, frozen)``, which agree.
 
   Raises:
-    UserError: the cache was written with another autoencoder; names what differs.
+    UserError: a cache was written with other weights; names what differs. Or as ``read_by_steps``.
   """
-  frozen = blueprint.quantize(stored)
-  if not config.data.cache:
-    return blueprint, frozen
-  cache.check(config.data.cache, fingerprint(config, system, stored))
-
-  def without(params: Params) -> Params:
-    return {group: tree for group, tree in params.items() if group != AUTOENCODER}
-
-  return dataclasses.replace(blueprint, frozen=without(blueprint.frozen)), without(frozen)
+  if config.data.cache:
+    cache.check(config.data.cache, fingerprint(config, system, stored))
+  if config.data.states:
+    cache.check(config.data.states, states.fingerprint(config, system, stored), FIELD)
+  frozen, read = blueprint.quantize(stored), frozen_groups.read_by_steps(config, system, blueprint)
+  return read, {group: frozen[group] for group in read.frozen}
 
 
 def fingerprint(config: ConfigDict, system: System, stored: Params) -> dict[str, Any]:
-  """What every entry of a cache depends on, by name, as values of JSON.
-
-  Args:
-    config: of a run.
-    system: of it.
-    stored: its frozen parameters, on the devices and not quantised; all processes must come.
-  """
-  section = trees.flatten(config.model[AUTOENCODER].to_dict(), f'config/model/{AUTOENCODER}')
-  fields = {path.replace('/', '.'): value for path, value in section.items()}
+  """What every entry of a cache depends on, by name; see ``frozen_groups.of_group``."""
   latent = system.layout.latent
-  return fields | {
-      'config.model.compute_dtype': config.model.compute_dtype,
-      'config.model.frozen_dtype': config.model.frozen_dtype,
-      'eight-bit kernels of the autoencoder': {
-          path: name for path, name in _kernels(config, system).items()
-          if path.startswith(f'{AUTOENCODER}/')},
+  return frozen_groups.of_group(config, system, AUTOENCODER, stored) | {
       'pixels along a latent token': latent.factor,
-      'channels of a latent token': latent.channels,
-      'weights of the autoencoder': _digest(stored.get(AUTOENCODER, {}))}
+      'channels of a latent token': latent.channels}
 
 
 class _Filling:
@@ -177,7 +151,7 @@ class _Filling:
     self.written, self.broken, self.large = 0, {}, 0
 
   def run(self, sources: Iterable[tuple[Source, str]], hosts: Hosts) -> None:
-    """Goes over this process's share of the records of every source; see ``_open_sources``."""
+    """Goes over this process's share of the records of every source; see ``open_sources``."""
     jobs = [(source, task, range(hosts.index * len(source) // hosts.count,
                                  (hosts.index + 1) * len(source) // hosts.count))
             for source, task in sources]
@@ -200,7 +174,7 @@ class _Filling:
     try:
       sample = source[record]
       name = sample.origin or sample.id
-      for worded in _wordings(sample, task, self._data):
+      for worded in visits.wordings(sample, task, self._data):
         for part, plan in self._maker.to_encode(worded):
           key = self._maker.key(part, plan)
           if key in self._known or key in self._done:
@@ -244,33 +218,6 @@ class _Filling:
     self.written += 1
 
 
-def _open_sources(config: ConfigDict) -> list[tuple[Source, str]]:
-  """The sources with images to be encoded, and their tasks."""
-  opened = []
-  for name, spec in sorted(config.data.sources.items()):
-    field = f'config.data.sources.{name}'
-    if spec.task in LANGUAGE_TASKS:
-      continue
-    source = open_spec(spec, config, f'{field}.path')
-    if len(source) >= SHUFFLE_LIMIT:
-      raise user_error(f'{field}.limit', spec.limit, f'a source of kind {spec.kind} has no end and '
-                       'cannot be cached; give the number of records to use')
-    opened.append((source, spec.task))
-  return opened
-
-
-def _wordings(sample: Sample, task: str, data: ConfigDict) -> Iterator[Sample]:
-  """A record in all the ways in which a task may choose its images.
-
-  Dropping takes images away and leaves the others as they are, and texts change none.
-  """
-  task = tasks.kind_of(sample) if task == 'auto' else task
-  if task not in LANGUAGE_TASKS:
-    count = sum(part.role == 'target' for part in sample.images) if task == 'dialogue' else 1
-    for number in range(max(count, 1)):
-      yield tasks.worded(sample, task, data, (number + 0.5) / max(count, 1))
-
-
 def _ahead(pool: futures.ThreadPoolExecutor, calls: Iterable[Callable[[], Any]]) -> Iterator[Any]:
   """The results of the calls in their order, some of which are under way meanwhile."""
   running: collections.deque[futures.Future] = collections.deque()
@@ -280,36 +227,3 @@ def _ahead(pool: futures.ThreadPoolExecutor, calls: Iterable[Callable[[], Any]])
       yield running.popleft().result()
   for future in running:
     yield future.result()
-
-
-def _read_autoencoder(config: ConfigDict, system: System, blueprint: Blueprint,
-                      read_external: Callable[[str], Params] | None) -> Params:
-  """The autoencoder alone as a run has it at step 0."""
-  target = {AUTOENCODER: blueprint.stored.get(AUTOENCODER, {})}
-  if not target[AUTOENCODER]:
-    return {}
-  loaded = {}
-  if config.init_from[AUTOENCODER]:
-    loaded[AUTOENCODER], _, _ = load_group(config, AUTOENCODER, target, read_external)
-  return init_params(config, system, target, loaded)
-
-
-def _quantized(config: ConfigDict, system: System, stored: Params) -> Params:
-  kernels = _kernels(config, system)
-  return jax.jit(functools.partial(quantized.quantize, axes=system.axes(), kernels=kernels)
-                 )(stored) if kernels else stored
-
-
-def _kernels(config: ConfigDict, system: System) -> dict[str, str]:
-  rules = config.model.quantized
-  return quantized.chosen_kernels(system.axes(), rules) if rules else {}
-
-
-def _digest(params: Params) -> str:
-  """32 hex digits of all values of a group, gathered from all processes."""
-  digest = hashlib.blake2b(digest_size=16)
-  for path, leaf in trees.flatten(params).items():
-    values = np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-    digest.update(f'{path} {values.dtype} {values.shape}'.encode())
-    digest.update(np.ascontiguousarray(values).view(np.uint8).data)
-  return digest.hexdigest()

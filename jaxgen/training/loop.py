@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from jaxgen.config import validate
+from jaxgen.core import trees
 from jaxgen.core.types import Params
 from jaxgen.data.kept_tokenizers import with_kept
 from jaxgen.data.loader import make_loader
@@ -51,10 +52,12 @@ from jaxgen.operations.stop import StopRequest
 from jaxgen.operations.trace import Trace
 from jaxgen.operations.watch import Watch
 
+AtSave = Callable[[int, Params], None]
+
 
 def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = None,
           read_external: Callable[[str], Params] | None = None,
-          profile: tuple[int, int] | None = None) -> bool:
+          profile: tuple[int, int] | None = None, at_save: AtSave | None = None) -> bool:
   """Trains to ``config.train.steps``; resumes if the workdir holds a run of the same config.
 
   Resuming is exact on any number of processes and devices. Every process of a run calls this
@@ -68,6 +71,8 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
     start: ``coordinator``, ``num_processes`` and ``process_id``, see ``start_processes``.
     read_external: reads models of other libraries for ``config.init_from``, see ``load_groups``.
     profile: first and last step to trace, see ``Trace``.
+    at_save: called after each save with the step and the parameters that steps read, on the
+      devices: the moving average where there is one.
 
   Returns:
     Whether all steps are done; False after SIGTERM.
@@ -83,11 +88,12 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
   use_compilation_cache()
   with Watch(hosts, config.train.host_timeout) as watch:
     fingerprint.check_same(hosts, 'start', fingerprint.describe(config, workdir))
-    return _run(config, workdir, hosts, watch, read_external, profile)
+    return _run(config, workdir, hosts, watch, read_external, profile, at_save)
 
 
 def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
-         read_external: Callable[[str], Params] | None, profile: tuple[int, int] | None) -> bool:
+         read_external: Callable[[str], Params] | None, profile: tuple[int, int] | None,
+         at_save: AtSave | None) -> bool:
   began = time.time()
   mesh = make_mesh(config.mesh)
   topology = elastic.plan(config, mesh, hosts.count, workdir)
@@ -156,6 +162,9 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
         watch.at(f'the save of step {step}')
         journal.flush()
         checkpoints.save(step, state.items, gather_cursors(fed.cursors, low, config.train.rows))
+        if at_save:
+          watch.at(f'what follows the save of step {step}')
+          at_save(step, trees.merge(state.ema or state.params, frozen))
       if last:
         break
     watch.at('the end')

@@ -30,11 +30,13 @@ class Captions:
   Attributes:
     texts: image -> its wordings from tables.
     sidecars: image -> the text file beside it.
+    unused: entries of tables, and text files, that are of no image.
   """
 
   def __init__(self, images: Sequence[str]):
     self.texts: dict[str, tuple[str, ...]] = {}
     self.sidecars: dict[str, str] = {}
+    self.unused: list[str] = []
     self._images = images
     self._by_path = {plain_path(name): name for name in images}
     self._cut: int | None = None
@@ -65,6 +67,7 @@ class Captions:
     if unknown and not known:
       raise user_error(table, len(unknown), f'entries, none of which names an image of the folder: '
                        f'{shortened(unknown)}; write paths relative to it')
+    self.unused += unknown
     for reason, paths in ((f'entries of {table} without such an image', unknown),
                           (f'entries of {table} without a "caption"', bare)):
       if paths:
@@ -96,6 +99,7 @@ class Captions:
         self.sidecars[image] = file
       if _stem(file) not in images:
         unused.append(file)
+    self.unused += unused
     if unused:
       left_out['text files beside no image of their name'] = unused
 

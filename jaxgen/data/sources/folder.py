@@ -58,6 +58,11 @@ class FolderSource:
                        'kind folder would make targets alike; use kind controls or auto')
     self._images = _Captioned(folder)
 
+  @property
+  def unused(self) -> list[str]:
+    """Captions of no image."""
+    return self._images.unused
+
   def __len__(self) -> int:
     return len(self._images.names)
 
@@ -99,6 +104,11 @@ class ControlSource:
     if without:
       raise user_error(place.path, len(without), f'targets without a control: {shortened(without)};'
                        ' add the controls, or keep plain images in a folder of their own')
+
+  @property
+  def unused(self) -> list[str]:
+    """Captions of no target."""
+    return self._targets.unused
 
   def __len__(self) -> int:
     return len(self._targets.names)
@@ -190,6 +200,10 @@ class _Captioned:
     folder: where they lie.
     deep: look into folders below it, too.
 
+  Attributes:
+    names: of the images.
+    unused: captions of no image.
+
   Raises:
     UserError: a table of captions is not as it should be, or names no image of the folder.
   """
@@ -206,6 +220,7 @@ class _Captioned:
         captions.add(str(folder / name), read(folder / name), left_out)
     captions.add_sidecars(folder, below, left_out)
     self._captions, self._sidecars = captions.texts, captions.sidecars
+    self.unused = captions.unused
     unread = [name for name in below if name.lower().endswith(UNREAD_SUFFIXES)]
     if unread:
       left_out['images of formats that are not read; convert them'] = unread

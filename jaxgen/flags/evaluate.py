@@ -1,15 +1,46 @@
-"""Flags of evaluation on the command line; imports no library before a command runs."""
+"""``jaxgen evaluate``."""
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.limits import check_range
+from jaxgen.flags import shared
+from jaxgen.flags.sample import GIVEN
 
 
-def add_benchmark(parser) -> None:
-  """Those of ``jaxgen evaluate`` that are about published benchmarks."""
+def add(commands) -> None:
+  """Adds the command."""
+  parser = shared.command(commands, 'evaluate', _evaluate,
+                          'score a run on the drawn tasks of shapes, on its fit to its own '
+                          'samples, or on a published benchmark')
+  parser.add_argument('--workdir', default=None, metavar='DIR')
+  parser.add_argument('--images-per-prompt', type=int, default=4, metavar='N')
+  parser.add_argument('--prompts', type=int, default=32, metavar='N', help='prompts of each task')
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--untrained', action='store_true',
+                      help='also score the same system with random weights')
+  parser.add_argument('--tasks', default='', metavar='NAMES',
+                      help='drawn tasks with commas (edit,storyboard; captions); those of the '
+                           "run's own sources unless given")
+  parser.add_argument('--given', default='', choices=('', *GIVEN), metavar='ROLE',
+                      help='give the image of a drawn problem in this role, one image to each '
+                      'problem; source, reference or context')
+  parser.add_argument('--language', default='', metavar='NAME',
+                      help="word drawn problems in en or zh alone; the sources' unless given")
+  parser.add_argument('--fit', type=int, default=0, metavar='N',
+                      help='instead: PSNR of the targets of the first N training samples, drawn '
+                      'again, and with the images or the caption of another sample')
+  parser.add_argument('--held-out', type=int, default=0, metavar='N',
+                      help='instead: PSNR of the outputs of N held-out samples of each source, '
+                      'beside that of copying their first image')
+  _add_benchmark(parser)
+  shared.add_preset(parser)
+  shared.add_weights(parser)
+
+
+def _add_benchmark(parser) -> None:
   parser.add_argument('--benchmark', default='', metavar='NAME',
                       help='instead: draw a published benchmark into --out, and score it; without '
                       '--workdir only score it (docs/evaluation.md)')
-  parser.add_argument('--data', default='', metavar='DIR', help='files of the benchmark; '
+  parser.add_argument('--data', metavar='DIR', help='files of the benchmark; '
                       'data/NAME if not given')
   parser.add_argument('--out', metavar='DIR')
   parser.add_argument('--limit', type=int, default=0, metavar='N', help='items of each group')
@@ -44,8 +75,29 @@ def add_benchmark(parser) -> None:
                       help='instead: one page of several results, with commas')
 
 
-def run_benchmark(args) -> None:
-  """``jaxgen evaluate --benchmark`` and ``--compare``."""
+def _evaluate(args) -> None:
+  if args.benchmark or args.compare:
+    _run_benchmark(args)
+    return
+  if args.workdir is None:
+    raise user_error('--workdir', None, 'name the run')
+  if args.held_out:
+    from jaxgen.evaluation.held_out import evaluate_held_out
+    evaluate_held_out(args.workdir, args.held_out, seed=args.seed, weights=args.weights,
+                      preset=args.preset)
+    return
+  if args.fit:
+    from jaxgen.evaluation.fit import evaluate_fit
+    evaluate_fit(args.workdir, args.fit, seed=args.seed, weights=args.weights,
+                 preset=args.preset)
+    return
+  from jaxgen.evaluation.evaluate import evaluate
+  evaluate(args.workdir, prompts=args.prompts, images_per_prompt=args.images_per_prompt,
+           seed=args.seed, weights=args.weights, preset=args.preset, untrained=args.untrained,
+           tasks=args.tasks, given=args.given, language=args.language)
+
+
+def _run_benchmark(args) -> None:
   from jaxgen.evaluation.benchmarks import commands
   from jaxgen.evaluation.benchmarks.detections import MASK2FORMER
   if args.out is None:
@@ -57,7 +109,7 @@ def run_benchmark(args) -> None:
   check_range('--num-processes', args.num_processes, 1, None)
   check_range('--process-id', args.process_id, 0, args.num_processes - 1)
   commands.evaluate_benchmark(
-      args.benchmark, args.data, args.out, workdir=args.workdir or '', weights=args.weights,
+      args.benchmark, args.data or '', args.out, workdir=args.workdir or '', weights=args.weights,
       preset=args.preset, size=args.size, limit=args.limit, seed=args.seed,
       steps=args.steps, guidance=args.guidance, image_guidance=args.image_guidance,
       share=(args.process_id, args.num_processes), prompts_file=args.prompts_file,
@@ -66,33 +118,3 @@ def run_benchmark(args) -> None:
           concurrency=args.concurrency, options=args.judge_options, prices=args.judge_prices,
           detector=MASK2FORMER if args.detector == 'mask2former' else args.detector,
           embeddings=args.embeddings, against=args.against))
-
-
-def add_study(commands, command) -> None:
-  """``jaxgen study make`` and ``score``; ``command`` adds one to a parser."""
-  parser = commands.add_parser('study', help='ask people: a page with methods hidden',
-                               allow_abbrev=False)
-  ways = parser.add_subparsers(metavar='make|score', required=True)
-  make = command(ways, 'make', _make_study, 'write the page of a study, and its key')
-  make.add_argument('--results', action='append', default=[], metavar='METHOD=DIR',
-                    help='what a method drew of one benchmark; once for each')
-  make.add_argument('--out', required=True, metavar='DIR')
-  make.add_argument('--items', type=int, default=20, metavar='N', help='that are shown')
-  make.add_argument('--participants', type=int, default=50, metavar='N')
-  make.add_argument('--seed', type=int, default=0)
-  score = command(ways, 'score', _score_study, 'aggregate the ratings of a study')
-  score.add_argument('--study', required=True, metavar='DIR', help='--out of make')
-  score.add_argument('ratings', nargs='+', metavar='FILE', help='that participants sent back')
-
-
-def _make_study(args) -> None:
-  from jaxgen.evaluation.study import make_study
-  results = dict(given.partition('=')[::2] for given in args.results)
-  print(make_study(results, args.out, items=args.items, participants=args.participants,
-                   seed=args.seed))
-
-
-def _score_study(args) -> None:
-  from jaxgen.evaluation import study
-  found = study.score_study(args.study, args.ratings)
-  print('\n'.join(study.lines_of(found)))

@@ -1,0 +1,1 @@
+"""``jaxgen finetune``: a published model, a folder of images, one command."""

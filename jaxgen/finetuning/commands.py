@@ -1,0 +1,148 @@
+"""The command ``jaxgen finetune``."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxgen.checkpoints.weights import read_config
+from jaxgen.config import from_json
+from jaxgen.config import overridden
+from jaxgen.config import validate
+from jaxgen.conversion import pipelines
+from jaxgen.conversion.pretrained import read_external
+from jaxgen.core import trees
+from jaxgen.core.files import check_place
+from jaxgen.core.types import Params
+from jaxgen.data.show import show
+from jaxgen.finetuning import fit
+from jaxgen.finetuning import folder
+from jaxgen.finetuning import results
+from jaxgen.finetuning.recipe import recipe
+from jaxgen.sampling import commands
+from jaxgen.sampling import jobs
+from jaxgen.sampling.load import load_published
+from jaxgen.sampling.request import Request
+from jaxgen.sharding.mesh import make_mesh
+from jaxgen.sharding.mesh import use_compilation_cache
+from jaxgen.systems.registry import make_system
+from jaxgen.training import caching
+from jaxgen.training.loop import train
+from jaxgen.training.states import write_states
+
+CACHES = ('cache', 'states')  # fields of config.data, and folders of the workdir
+ALONE = {'coordinator': 'none'}  # one process with all devices of this machine
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+  """What the flags ask for; see ``recipe``, ``results.deliver`` and ``commands.read_requests``."""
+
+  rank: int
+  size: int
+  steps: int
+  validate: str = ''
+  merge: bool = False
+  push_to: str = ''
+  overrides: Sequence[str] = ()
+
+
+def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
+  """Fine-tunes a published pipeline on a folder of images, or goes on with the run in the workdir.
+
+  Latents and text states are cached, whose models then leave the devices; a setting is chosen that
+  fits these; and the run trains, with images at each save. What it leaves is an ordinary run, and
+  ``export/``.
+
+  Args:
+    base: folder or hub id of the pipeline.
+    data: the images, in any layout that is known.
+    workdir: of the run.
+    wishes: of the flags.
+
+  Returns:
+    Whether all steps are done; False after SIGTERM.
+
+  Raises:
+    UserError: a base that is not known, data that do not fit it, too little memory, a workdir of
+      another run; or as ``train``.
+  """
+  check_place(workdir)
+  client = results.hub(wishes.push_to) if wishes.push_to else None
+  config, found = _understood(base, data, workdir, wishes)
+  requests = (commands.read_requests(wishes.validate, config, '--validate') if wishes.validate
+              else found.requests)
+  caching.write_cache(config, config.data.cache, ALONE, read_external)
+  write_states(config, config.data.states, ALONE, read_external)
+  if not _stored(workdir):
+    config = fit.fitted(config, lambda config: overridden(config, wishes.overrides), say)
+  draw = _validation(config, workdir, requests)
+  if not train(config, workdir, ALONE, read_external, at_save=draw):
+    return False
+  facts = dict(data=f'{sum(found.tasks.values())} samples; {found.layout}', call=_call(requests[0]))
+  for path in results.deliver(config, workdir, base, facts, merge=wishes.merge):
+    print(path)
+  if client:
+    print(results.push(client, wishes.push_to, workdir, config.train.steps))
+  return True
+
+
+def _understood(base: str, data: str, workdir: str, wishes: Wishes
+                ) -> tuple[ConfigDict, folder.Survey]:
+  """The config of the run, with what was chosen for the devices if it goes on, and the data.
+
+  Both are printed, and the first sample as the model gets it.
+  """
+  pipeline = pipelines.open_pipeline(base)
+  say('\n'.join(pipelines.describe(pipeline)))
+  use_compilation_cache()
+  config = recipe(pipeline.config, data, rank=wishes.rank, size=wishes.size, steps=wishes.steps)
+  found = folder.survey(data, config, make_system(config))
+  config.data.visual_tokens, config.train.rows = found.tokens, fit.rows(jax.device_count())
+  for kind in CACHES:
+    config.data[kind] = str(epath.Path(workdir).resolve() / kind)
+  if before := _stored(workdir):
+    values = trees.flatten(before.to_dict())
+    config.update_from_flattened_dict(
+        {field: values[field.replace('.', '/')] for field in fit.FIELDS})
+  overridden(config.lock(), wishes.overrides)
+  validate(config)
+  say('\n'.join(found.lines()))
+  alone = config.copy_and_resolve_references().unlock()
+  alone.data.update(dict.fromkeys(CACHES, ''))
+  show(alone, make_system(config).layout)
+  return config, found
+
+
+def say(text: str) -> None:
+  """Prints progress, on stderr like that of training."""
+  print(text, file=sys.stderr, flush=True)
+
+
+def _call(request: Request) -> str:
+  """What diffusers is asked for the same; of given images the first."""
+  prompt = next((part.text for part in request.sample.texts), '')
+  given = len(request.sample.images) > len(request.sample.targets)
+  return f'{"image=load_image(FILE), " if given else ""}prompt={prompt!r}'
+
+
+def _stored(workdir: str) -> ConfigDict | None:
+  """The config of the run that the workdir holds."""
+  if not (epath.Path(workdir) / 'config.json').exists():
+    return None
+  return from_json(read_config(workdir))
+
+
+def _validation(config: ConfigDict, workdir: str, requests: Sequence[Request]
+                ) -> Callable[[int, Params], None]:
+  """Draws the requests after a save, into ``samples/<step>``; other models are read for it."""
+  def draw(step: int, params: Params) -> None:
+    trained = {group: tree for group, tree in params.items() if group == 'denoiser'}
+    run = load_published(config, read_external, trained)
+    images = run.draw(requests, mesh=make_mesh(config.mesh), progress=jobs.progress('validated'))
+    jobs.save_results(requests, images, str(epath.Path(workdir) / 'samples' / f'{step:06}'))
+
+  return draw

@@ -1,0 +1,143 @@
+"""What a fine-tuned run leaves: adapter files or a whole pipeline, and a model card."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxgen.config import to_json
+from jaxgen.conversion import lora_files
+from jaxgen.conversion.adapters import NAMES
+from jaxgen.conversion.adapters import export_adapters
+from jaxgen.conversion.pipeline_export import export_pipeline
+from jaxgen.core.errors import user_error
+from jaxgen.core.files import is_hub_id
+from jaxgen.core.files import one_line
+from jaxgen.core.files import write_text
+
+FOLDER, PIPELINE, CARD = 'export', 'pipeline', 'README.md'
+_LOADED = {
+    True: '''pipeline = DiffusionPipeline.from_pretrained({base!r})
+pipeline.load_lora_weights({name!r})''',
+    False: 'pipeline = DiffusionPipeline.from_pretrained({name!r})'}
+_CARD = '''---
+{origin}library_name: diffusers
+tags:
+- {kind}
+- jaxgen
+---
+
+# {title}
+
+{what} of `{base}`, trained with jaxgen.
+
+```python
+from diffusers import DiffusionPipeline
+from diffusers.utils import load_image
+
+{loading}
+image, = pipeline({call}).images
+```
+
+| | |
+|---|---|
+| base | `{base}` |
+| data | {data} |
+| steps | {steps} of {rows} images |
+| learning rate | {learning_rate:g} |
+| sizes | `{buckets}` |
+{files}
+`config.json` is the whole configuration.
+'''
+_FILES = {'diffusers': 'diffusers: `load_lora_weights`',
+          'comfyui': 'ComfyUI and kin: `models/loras`',
+          'peft': 'PEFT: `PeftModel.from_pretrained`'}
+
+
+def deliver(config: ConfigDict, workdir: str, base: str, facts: Mapping[str, Any], *,
+            merge: bool) -> list[str]:
+  """Writes ``export/`` of a workdir anew.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    base: the pipeline as the user named it.
+    facts: ``data`` and the ``call`` of the pipeline, in words.
+    merge: also a whole pipeline with the adapters in their kernels; without adapters there is
+      always one.
+
+  Returns:
+    Paths of what was written.
+
+  Raises:
+    UserError: nothing was saved, or it cannot be written.
+  """
+  out = epath.Path(workdir) / FOLDER
+  if out.exists():
+    out.rmtree()
+  adapters = bool(config.model.lora)
+  paths = export_adapters(workdir, str(out), base=base) if adapters else []
+  if merge or not adapters:
+    export_pipeline(workdir, str(out / PIPELINE), base=base)
+    paths.append(str(out / PIPELINE))
+  write_text(out / CARD, card(config, base, facts, epath.Path(workdir).resolve().name))
+  write_text(out / 'config.json', to_json(config))
+  return [*paths, str(out / CARD)]
+
+
+def card(config: ConfigDict, base: str, facts: Mapping[str, Any], title: str) -> str:
+  """The model card; see ``deliver``."""
+  adapters = config.model.lora.get('blocks')
+  what = f'Adapters of rank {adapters.rank} for the denoiser' if adapters else 'The denoiser'
+  name = NAMES['diffusers'] if adapters else PIPELINE
+  files = ''.join(f'| `{NAMES[style]}` | {_FILES[style]} |\n'
+                  for style in lora_files.STYLES) if adapters else ''
+  return _CARD.format(
+      base=base, origin=f'base_model: {base}\n' if is_hub_id(base) else '',
+      kind='lora' if adapters else 'full-fine-tuning', title=title, what=what,
+      loading=_LOADED[bool(adapters)].format(base=base, name=name), call=facts['call'],
+      data=facts['data'], steps=config.train.steps, rows=config.train.rows,
+      learning_rate=config.optimizer.learning_rate, buckets=config.data.buckets, files=files)
+
+
+def hub(repository: str):
+  """The hub's client, known to be able to write a repository; before anything is trained.
+
+  Args:
+    repository: ``owner/name``.
+
+  Raises:
+    UserError: no such name, the hub is not reachable, or nobody is logged in.
+  """
+  if not is_hub_id(repository):
+    raise user_error('--push-to', repository, 'write owner/name')
+  import huggingface_hub  # only for this flag
+  from huggingface_hub import constants
+  if constants.HF_HUB_OFFLINE:
+    raise user_error('--push-to', repository, 'HF_HUB_OFFLINE is set; unset it, or upload '
+                     f'WORKDIR/{FOLDER} later')
+  client = huggingface_hub.HfApi(endpoint=os.environ.get('HF_ENDPOINT'))
+  try:
+    client.whoami()
+    client.create_repo(repository, exist_ok=True)
+  except Exception as error:  # of the network, of the login, of the rights
+    raise user_error('--push-to', repository, f'the hub refuses it ({one_line(error)}); log in '
+                     f'with `hf auth login`, or upload WORKDIR/{FOLDER} later') from error
+  return client
+
+
+def push(client, repository: str, workdir: str, step: int) -> str:
+  """Uploads ``export/`` and returns where it is.
+
+  Raises:
+    UserError: the upload failed.
+  """
+  folder = str(epath.Path(workdir) / FOLDER)
+  try:
+    return str(client.upload_folder(
+        repo_id=repository, folder_path=folder, commit_message=f'jaxgen finetune, step {step}'))
+  except Exception as error:
+    raise user_error('--push-to', repository, f'the upload failed ({one_line(error)}); run the '
+                     f'command again, or upload {folder} yourself') from error

@@ -1,0 +1,59 @@
+"""What the commands share."""
+
+import argparse
+from collections.abc import Callable
+
+
+def command(commands, name: str, run: Callable[[argparse.Namespace], None], text: str,
+            overridable: Callable[[argparse.Namespace], bool] = lambda args: 'config' in args
+            ) -> argparse.ArgumentParser:
+  """Adds a command.
+
+  Args:
+    commands: where to.
+    name: of the command.
+    run: runs it.
+    text: its help.
+    overridable: whether it takes fields of the config, as ``--config.train.steps=10``.
+  """
+  parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+  parser.set_defaults(run=run, overridable=overridable)
+  return parser
+
+
+def group(commands, name: str, ways: str, text: str):
+  """Adds a command of several: ``ways`` are their names."""
+  parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+  return parser.add_subparsers(metavar=ways, required=True)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+  """Adds ``--config``."""
+  parser.add_argument('--config', required=True, metavar='FILE',
+                      help='config file, or FILE:argument for its get_config(argument)')
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+  """Adds what a process must know of the others."""
+  parser.add_argument('--coordinator', default='', metavar='HOST:PORT',
+                      help='of process 0; or auto (the default), none, or the name of a launcher')
+  parser.add_argument('--num-processes', type=int, default=0, metavar='N')
+  parser.add_argument('--process-id', type=int, default=-1, metavar='I', help='0 to N - 1')
+
+
+def processes(args: argparse.Namespace) -> dict[str, str | int]:
+  """What ``add_processes`` has read."""
+  return dict(coordinator=args.coordinator, num_processes=args.num_processes,
+              process_id=args.process_id)
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+  """Adds ``--preset``."""
+  parser.add_argument('--preset', default='', metavar='NAME',
+                      help="settings that the system's authors draw with; other flags win over it")
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+  """Adds ``--weights``."""
+  parser.add_argument('--weights', default='ema', choices=('ema', 'params'),
+                      help='ema (where the run keeps one) or params')
