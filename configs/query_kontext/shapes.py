@@ -63,7 +63,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
                           ema_decay=0.99)
   config.train.update(rows=32, zero=3, log_every=10, checkpoint_every=500)
   config.mesh.update(data=-1, fsdp=1, tensor=1)
-  config.sampling.update(steps=20, guidance=3.0)
+  config.sampling.update(steps=20, guidance=1.5)
   return config
 
 

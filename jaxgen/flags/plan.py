@@ -8,7 +8,8 @@ from jaxgen.flags import shared
 def add(commands) -> None:
   """Adds the command."""
   parser = shared.command(commands, 'plan', _plan,
-                          'compile the train step for hardware that is not there; say whether it fits')
+                          'compile the train step for hardware that is not there; say whether '
+                          'it fits')
   shared.add_config(parser)
   parser.add_argument('--topology', required=True, metavar='NAME',
                       help='tpu:v5p:4x4x8, tpu:v5p:4x4x8*2 (slices), gpu:h100:8x8 (nodes x GPUs)')

@@ -101,7 +101,6 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
   system, objectives = make_system(config), make_objectives(config)
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
   blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
-
   with contextlib.ExitStack() as stack:
     stack.enter_context(lock.held(epath.Path(workdir), hosts))
     path, before = workdirs.claim(asked, workdir, hosts)
@@ -125,9 +124,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
       _say(f'{path.name}: resumes at step {first}{moved}{workdirs.changes(before, asked, first)}'
            f'{records}')
     else:
-      loaded, sources = load_groups(config, blueprint, read_external)
-      state, frozen = init_state(config, system, blueprint, loaded)
-      checkpoints.save_frozen(frozen)
+      state, frozen, sources = _begun(config, system, blueprint, checkpoints, read_external)
     elastic.save(topology, path, hosts)
     overview.report(path, blueprint, system.models, system.axes(blueprint.groups), sources)
     blueprint, frozen = caching.for_steps(config, system, blueprint, frozen)
@@ -163,7 +160,6 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
         journal.flush()
         checkpoints.save(step, state.items, gather_cursors(fed.cursors, low, config.train.rows))
         if at_save:
-          watch.at(f'what follows the save of step {step}')
           at_save(step, trees.merge(state.ema or state.params, frozen))
       if last:
         break
@@ -175,6 +171,16 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
     _say(f'{path.name}: done; {loader.report()}' if done else f'{path.name}: SIGTERM; saves step '
          f'{step} and stops; the same command goes on from there')
   return done
+
+
+def _begun(config: ConfigDict, system: System, blueprint: Blueprint, checkpoints: Checkpoints,
+           read_external: Callable[[str], Params] | None
+           ) -> tuple[TrainState, Params, dict[str, str]]:
+  """State and frozen parameters of a new run, and where each group comes from."""
+  loaded, sources = load_groups(config, blueprint, read_external)
+  state, frozen = init_state(config, system, blueprint, loaded)
+  checkpoints.save_frozen(frozen)
+  return state, frozen, sources
 
 
 def _resumed(checkpoints: Checkpoints, step: int, blueprint: Blueprint
