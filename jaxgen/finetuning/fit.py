@@ -85,7 +85,8 @@ def fitted(config: ConfigDict, change: Callable[[ConfigDict], ConfigDict],
       return candidate
     least = min(least, need)
   raise user_error('--size', config.data.image_size, 'the smallest setting needs '
-                   f'{least / GIB:.2f} GiB of {limit / GIB:.2f} GiB on each device; take a smaller --size, '
+                   f'{least / GIB:.2f} GiB of {limit / GIB:.2f} GiB on each device; take a '
+                   'smaller --size, '
                    f'{"more devices" if config.model.lora else "--lora in place of --full"}'
                    f'{"" if _has_eight_bits() else ", or install qwix for eight bits"}')
 
