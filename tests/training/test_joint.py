@@ -1,6 +1,7 @@
 """Cross entropy and velocities in one run: means of their own over the batch of all processes."""
 
 import numpy as np
+import pytest
 
 from jaxgen.training.loop import train
 from tests.systems.test_duetgen import small
@@ -8,6 +9,7 @@ from tests.training.launched import finish
 from tests.training.launched import metrics_of
 
 
+@pytest.mark.slow
 def test_both_losses_of_two_processes_equal_those_of_one(launcher, tiny_tokenizer, tmp_path):
   """Rows hold other shares of words and images, so a mean of means would differ (F25)."""
   config = small(tiny_tokenizer, buckets='', prompt_tokens=400, patches=160, visual_tokens=96)
