@@ -97,13 +97,8 @@ def tally_flops(function: Callable[..., Any], *arguments: Any
                 ) -> collections.Counter[tuple[str, str]]:
   """``count_flops`` by ``(class of the outermost module, 'dense' or 'attention')``."""
   jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-<<<<<<< HEAD
-  # ``Linear`` has a gradient of its own, which writes down that of a frozen kernel too; nobody
-  # reads it, so compilers leave it out.
-=======
   # ``Linear`` has a gradient of its own, which writes down that of a frozen kernel too; compilers
   # leave it out, as nothing reads it.
->>>>>>> h/qk
   needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   return _tally(needed, '')
 
