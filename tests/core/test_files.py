@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.files import append_line
 from jaxgen.core.files import check_new
 from jaxgen.core.files import check_place
 from jaxgen.core.files import is_hub_id
@@ -116,3 +117,14 @@ def test_lines_of_a_file_that_was_cut(tmp_path, capsys):
 def test_names_of_the_hub():
   assert all(map(is_hub_id, ('OpenGVLab/InternVL3-2B-hf', 'a/b', 'Qwen/Qwen2.5-VL')))
   assert not any(map(is_hub_id, ('runs/tok', 'tests/tok', './a', '/a', 'a', 'a/b/c', 'a/', '~/a')))
+
+
+def test_a_line_is_added_after_one_that_was_cut(tmp_path):
+  file = tmp_path / 'folder' / 'lines.jsonl'
+  append_line(file, '{"number": 1}')
+  with file.open('a') as stream:
+    stream.write('{"numb')  # a process that was killed
+  for number in (2, 3):
+    append_line(file, f'{{"number": {number}}}')
+  assert file.read_text().splitlines() == ['{"number": 1}', '{"numb', '{"number": 2}',
+                                           '{"number": 3}']

@@ -85,8 +85,8 @@ def _by(record: Mapping[str, Any]) -> str:
   words = [f'scored by {by.get("judge") or by.get("detector") or by.get("embeddings")}']
   if by.get('official_judge'):
     words.append(f'the authors score with {by["official_judge"]}')
-  if by.get('from_'):
-    words.append(f'replies of {by["from_"][0][:10]} to {by["to"][0][:10]}')
+  if by.get('dates'):
+    words.append(f'replies of {by["dates"][0][:10]} to {by["dates"][1][:10]}')
   if by.get('rubrics'):
     words.append('rubrics ' + ', '.join(f'{name} {digest[:8]}'
                                         for name, digest in by['rubrics'].items()))
