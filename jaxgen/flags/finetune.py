@@ -22,15 +22,9 @@ def add(commands) -> None:
   parser.add_argument('--size', type=int, default=0, metavar='N',
                       help='images have about N x N pixels; those of the base unless given')
   parser.add_argument('--steps', type=int, default=1000, metavar='N')
-<<<<<<< HEAD:jaxgen/flags/finetune.py
-  parser.add_argument('--validate', default='', metavar='FILE', help='prompts, one in '
-                      'each line, or a job file (.json), to draw at each save; the first of the '
-                      'data unless given')
-=======
   parser.add_argument('--validate', default='', metavar='FILE', help='prompts, one in each line, '
                       'or a job file (.json), to draw at each save; the first of the data unless '
                       'given')
->>>>>>> h/tune:jaxgen/finetuning/flags.py
   parser.add_argument('--merge', action='store_true',
                       help='also write a whole pipeline with the adapters in its kernels')
   parser.add_argument('--push-to', default='', metavar='OWNER/NAME',
