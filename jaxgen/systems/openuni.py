@@ -17,7 +17,6 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
-from jaxgen.core.types import Vision
 from jaxgen.data.sample import Sample
 from jaxgen.systems import parts
 from jaxgen.systems.base import Branches
@@ -44,15 +43,15 @@ class OpenUni(MultimodalSystem):
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'OpenUni':
     models = parts.build(config, ('mllm', 'bridge', 'connector', 'denoiser', 'autoencoder'))
-    tower = models['mllm'].config.vision
     layout = Layout(
         latent=parts.latent_layout(models['autoencoder'], PATCH),
-        vision=Vision('square', tower.patch_size, models['mllm'].config.shuffle,
-                      tower.image_size),
+        vision=models['mllm'].sees,
         queries=models['bridge'].config.queries,
-        scheme=config.data.scheme, dialect=config.data.dialect)
+        scheme=config.data.scheme, dialect=config.data.dialect,
+        vocab=models['mllm'].config.text.vocab)
     _check(config, models, layout)
-    return cls(models=models, layout=layout, mask_ratio=config.model.mask_ratio,
+    return cls(models=models, layout=layout, guidance=config.model.guidance,
+               mask_ratio=config.model.mask_ratio,
                negative_prompt=config.sampling.negative_prompt or config.data.empty_prompt)
 
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
@@ -60,7 +59,7 @@ class OpenUni(MultimodalSystem):
     prompt = batch.prompt
     states = self.prompt_states(params, batch, self.mask_ratio, rng)  # [B, S, D]
     queries = jnp.where(prompt.query_index >= 0, prompt.segments, 0)
-    return parts.shown(self._run('connector', params, states, queries), prompt)
+    return self.told(self._run('connector', params, states, queries), batch)
 
   def encode(self, params: Params, images: jax.Array) -> jax.Array:
     return parts.encode(self.models['autoencoder'], params.get('autoencoder', {}), images, PATCH)
@@ -74,11 +73,9 @@ class OpenUni(MultimodalSystem):
 
 
 def _check(config: ConfigDict, models, layout: Layout) -> None:
-  width, name = models['mllm'].config.text.width, 'config.model.mllm.text.width'
-  parts.check_equal('model.bridge.width', models['bridge'].config.width, name, width)
-  parts.check_equal('model.connector.width', models['connector'].config.width, name, width)
-  parts.check_equal('model.denoiser.cond_dim', models['denoiser'].config.cond_dim,
-                    'config.model.connector.out_width', models['connector'].config.out_width)
+  parts.check_equal('model.bridge.width', models['bridge'].config.width,
+                    'config.model.mllm.text.width', models['mllm'].config.text.width)
+  parts.check_connector(models)
   parts.check_latents(config, models['denoiser'], layout.latent)
   parts.check_vision(config, layout.vision)
   if config.data.shown != 'queries':

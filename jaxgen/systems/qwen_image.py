@@ -16,15 +16,14 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
-from jaxgen.core.types import Vision
 from jaxgen.data.sample import Sample
 from jaxgen.systems import parts
 from jaxgen.systems.base import Branches
-from jaxgen.systems.base import System
+from jaxgen.systems.multimodal import MultimodalSystem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QwenImage(System):
+class QwenImage(MultimodalSystem):
   """The composition; see ``System`` for the methods.
 
   Attributes:
@@ -35,28 +34,25 @@ class QwenImage(System):
   mask_ratio: float
   negative_prompt: str
 
-  reads = {'condition': ('mllm',), 'denoise': ('denoiser',), 'encode': ('autoencoder',)}
+  reads = {'condition': ('mllm',), 'denoise': ('denoiser',), 'hidden': ('mllm',),
+           'head': ('mllm',), 'encode': ('autoencoder',)}
 
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'QwenImage':
     models = parts.build(config, ('mllm', 'denoiser', 'autoencoder'))
-    tower, latent = models['mllm'].config.vision, parts.latent_layout(models['autoencoder'])
+    latent = parts.latent_layout(models['autoencoder'])
     parts.check_equal('model.denoiser.cond_dim', models['denoiser'].config.cond_dim,
                       'config.model.mllm.text.width', models['mllm'].config.text.width)
     parts.check_latents(config, models['denoiser'], latent)
     return cls(
-        models=models, mask_ratio=config.model.mask_ratio,
+        models=models, guidance=config.model.guidance, mask_ratio=config.model.mask_ratio,
         negative_prompt=config.sampling.negative_prompt or config.data.empty_prompt,
-        layout=Layout(latent=latent, vision=Vision('native', tower.patch_size, tower.merge),
-                      scheme=config.data.scheme, dialect=config.data.dialect))
+        layout=Layout(latent=latent, vision=models['mllm'].sees, scheme=config.data.scheme,
+                      dialect=config.data.dialect, vocab=models['mllm'].config.text.vocab))
 
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
     """States of the prompt behind its cropped head."""
-    prompt = batch.prompt
-    embedded = parts.embed(self.models['mllm'], params['mllm'], batch, self.mask_ratio, rng)
-    states = self._run('mllm', params, embedded, prompt.positions, prompt.segments,
-                       method='decode')  # [B, S, D]
-    return parts.shown(states, prompt)
+    return self.told(self.prompt_states(params, batch, self.mask_ratio, rng), batch)
 
   def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:
     return parts.text_branches(sample, scales['text'], 'text', self.negative_prompt)
