@@ -184,7 +184,7 @@ def test_data_that_do_not_fit_are_listed(base, kontext, photos, edits, tmp_path,
   refused(base, copied, '1 of 4 samples that cannot be read: other.jpg')
   refused(base, edits, '2 of 2 samples with given images: one.png, two.png; the system flux')
   (edits / 'control1/two.png').unlink()
-  refused(kontext, edits, '1 controls are missing: control1/two')
+  refused(kontext, edits, 'controls are missing: control1/two; every folder of controls')
   refused(base, tmp_path / 'nothing', 'no such file or folder')
   index = base / 'model_index.json'
   assert cli.main(words(index.parent / 'vae', photos, tmp_path / 'run')) == 1

@@ -52,12 +52,14 @@ from jaxgen.operations.stop import StopRequest
 from jaxgen.operations.trace import Trace
 from jaxgen.operations.watch import Watch
 
+Reader = Callable[[str], Params]
 AtSave = Callable[[int, Params], None]
 
 
 def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = None,
-          read_external: Callable[[str], Params] | None = None,
-          profile: tuple[int, int] | None = None, at_save: AtSave | None = None) -> bool:
+          read_external: Reader | None = None,
+          profile: tuple[int, int] | None = None,
+          at_save: AtSave = lambda step, params: None) -> bool:
   """Trains to ``config.train.steps``; resumes if the workdir holds a run of the same config.
 
   Resuming is exact on any number of processes and devices. Every process of a run calls this
@@ -91,9 +93,8 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
     return _run(config, workdir, hosts, watch, read_external, profile, at_save)
 
 
-def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
-         read_external: Callable[[str], Params] | None, profile: tuple[int, int] | None,
-         at_save: AtSave | None) -> bool:
+def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_external: Reader | None,
+         profile: tuple[int, int] | None, at_save: AtSave) -> bool:
   began = time.time()
   mesh = make_mesh(config.mesh)
   topology = elastic.plan(config, mesh, hosts.count, workdir)
@@ -101,6 +102,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
   system, objectives = make_system(config), make_objectives(config)
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
   blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
+
   with contextlib.ExitStack() as stack:
     stack.enter_context(lock.held(epath.Path(workdir), hosts))
     path, before = workdirs.claim(asked, workdir, hosts)
@@ -131,8 +133,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
 
     # --- Compile: all programs of the run; from here on other shapes are an error.
     stop = stack.enter_context(StopRequest())
-    feed = Feed(loader, make_encoder(config, system, frozen, loader, rows), rows,
-                config.train.rows)
+    feed = Feed(loader, make_encoder(config, system, frozen, loader, rows), rows, config.train.rows)
     stack.callback(feed.close)
     stack.push(watch.failed)  # runs before anything is closed, which may block on a lost host
     step_of = _compiled(config, system, objectives, blueprint, rows, hosts,
@@ -159,8 +160,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
         watch.at(f'the save of step {step}')
         journal.flush()
         checkpoints.save(step, state.items, gather_cursors(fed.cursors, low, config.train.rows))
-        if at_save:
-          at_save(step, trees.merge(state.ema or state.params, frozen))
+        at_save(step, trees.merge(state.ema or state.params, frozen))
       if last:
         break
     watch.at('the end')
@@ -174,8 +174,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch,
 
 
 def _begun(config: ConfigDict, system: System, blueprint: Blueprint, checkpoints: Checkpoints,
-           read_external: Callable[[str], Params] | None
-           ) -> tuple[TrainState, Params, dict[str, str]]:
+           read_external: Reader | None) -> tuple[TrainState, Params, dict[str, str]]:
   """State and frozen parameters of a new run, and where each group comes from."""
   loaded, sources = load_groups(config, blueprint, read_external)
   state, frozen = init_state(config, system, blueprint, loaded)
