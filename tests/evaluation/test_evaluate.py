@@ -111,6 +111,16 @@ def test_tasks_are_those_of_the_sources_unless_named(tiny_config):
     make_cases(tiny_config, 'edits', prompts=1, images=1, seed=0)
 
 
+def test_sources_of_one_task_take_turns(tiny_config):
+  for name, count in (('pair', '1'), ('image', '2')):
+    tiny_config.data.sources[name].update(task='reference', path='reference',
+                                          fields=(('count', count),))
+  cases = make_cases(tiny_config, '', prompts=4, images=1, seed=0)
+  assert [(case.task, len(case.inputs)) for case in cases] == [
+      ('reference', 2), ('reference', 1)] * 2
+  assert len({case.text + str(case.inputs[0].tobytes()) for case in cases}) == 4
+
+
 def test_random_weights_are_other_weights(workdir):
   first, second = (np.asarray(Image.open(f'{workdir}/samples/{name}.png'))
                    for name in ('evaluation', 'evaluation_untrained'))

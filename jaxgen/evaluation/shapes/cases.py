@@ -112,30 +112,35 @@ def make_cases(config: ConfigDict, names: str, *, prompts: int, images: int, see
   return cases
 
 
-def _wanted(config: ConfigDict, names: str) -> dict[str, ConfigDict | None]:
-  """Name of each task -> the source of the run that draws it, if any."""
-  drawn: dict[str, ConfigDict | None] = {}
+def _wanted(config: ConfigDict, names: str) -> dict[str, list[ConfigDict]]:
+  """Name of each task -> the sources of the run that draw it, those with settings of their own."""
+  drawn: dict[str, list[ConfigDict]] = {}
   for spec in config.data.sources.values():
     if spec.kind == 'shapes':
       for name in task_names(spec.path, '--tasks') if spec.path else ('captions',):
-        drawn[name] = spec
+        others = drawn.setdefault(name, [])
+        if all(other.fields != spec.fields for other in others):
+          others.append(spec)
   if not names:
-    return drawn or {'captions': None}
+    return drawn or {'captions': []}
   known = ['captions'] if 'captions' in names.split(',') else []
   rest = ','.join(name for name in names.split(',') if name != 'captions')
   known += task_names(rest, '--tasks') if rest else ()
-  return {name: drawn.get(name) for name in known}
+  return {name: drawn.get(name, []) for name in known}
 
 
-def _problems(config: ConfigDict, name: str, spec: ConfigDict | None, prompts: int, seed: int,
-              given: str, language: str) -> Iterator[tuple[Sample, Problem, str]]:
-  """Held-out problems of a drawn task: sample, problem, and the task that words it."""
-  source = DrawnSource(name, _settings(config, spec, given, language), 'test', seed)
-  task = spec.task if spec and spec.task in TASKS and not given else ''
+def _problems(config: ConfigDict, name: str, specs: Sequence[ConfigDict | None], prompts: int,
+              seed: int, given: str, language: str) -> Iterator[tuple[Sample, Problem, str]]:
+  """Held-out problems of a drawn task, of its sources in turn: sample, problem, wording task."""
+  specs = specs or [None]
+  sources = [DrawnSource(name, _settings(config, spec, given, language), 'test', seed)
+             for spec in specs]
   for index in range(prompts):
-    problem, sample = source.drawn(index)
+    turn, spec = index // len(specs), specs[index % len(specs)]
+    problem, sample = sources[index % len(specs)].drawn(turn)
     sample = _given_as(sample, given) if given else sample
-    yield sample, problem, task or tasks.kind_of(sample)
+    task = spec.task if spec and spec.task in TASKS and not given else tasks.kind_of(sample)
+    yield sample, problem, task
 
 
 def _settings(config: ConfigDict, spec: ConfigDict | None, given: str, language: str) -> Settings:
