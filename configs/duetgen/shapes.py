@@ -19,7 +19,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
 VOCAB, WIDTH, LAYERS = 512, 128, 4
-STEPS = dict(mllm=300, ntp=800, align=2000, joint=2000)
+STEPS = dict(mllm=300, ntp=800, align=1000, joint=1000)
 PUBLISHED = dict(ntp=stage1, align=stage2, joint=joint)
 # Source of the paper's stages -> drawn task. Dialogues begin with text alone, or with an image.
 DRAWN = dict(video='transition', text_to_image='scene', edits='edit', references='reference',
