@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ class Survey:
     layout: kind of the source and the convention that was recognised, in words.
     tasks: task -> samples.
     sizes: (height, width) of a target after fitting -> targets.
-    tokens: latent tokens of the largest sample, given images included.
+    tokens: latent tokens of the largest sample, given images and learned pads included.
     words: of the longest caption.
     requests: the first samples without their targets.
   """
@@ -98,7 +99,8 @@ def survey(path: str, config: ConfigDict, system: System) -> Survey:
     sizes.update(targets)
     words = max(words, len(text.split()))
     area = sum(height * width for height, width in (plan.size for _, plan in plans))
-    tokens = max(tokens, area // system.layout.latent.factor**2)
+    latent = system.layout.latent
+    tokens = max(tokens, math.ceil(area / latent.factor**2 / latent.multiple) * latent.multiple)
     if len(requests) < SHOWN:
       requests.append(request_of(config, as_request(worded, targets), seed=0,
                                  number=len(requests)))
