@@ -100,7 +100,7 @@ def recount(config: str, topology: str, overrides: str) -> None:
   from jaxgen.training import flops
   from jaxgen.training.state import make_blueprint
   loaded = load_config(str(ROOT / f'configs/{config}.py'),
-                       [word.removeprefix('--config.') for word in shlex.split(overrides)])
+                       [word.removeprefix('--config.') for word in overrides.split()])
   loaded.mesh.update(dict.fromkeys(mesh.AXES, 1))  # FLOPs of a step do not depend on it
   one, system = mesh.make_mesh(loaded.mesh, jax.devices()[:1]), make_system(loaded)
   blueprint = make_blueprint(
