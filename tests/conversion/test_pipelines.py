@@ -55,7 +55,7 @@ def test_folders_that_are_no_known_pipeline(folder, tmp_path):
   edit(folder / 'model_index.json', _class_name='StableDiffusionPipeline')
   refused(folder, "model_index.json = 'StableDiffusionPipeline'", 'known: FluxPipeline, FluxKontext')
   (folder / 'model_index.json').write_text('{')
-  refused(folder, 'model_index.json: not valid JSON')
+  refused(folder, 'model_index.json: damaged')
   refused(folder / 'vae', 'has no model_index.json; give the folder of a whole pipeline: FluxPipel')
   (tmp_path / 'run/checkpoints').mkdir(parents=True)
   refused(tmp_path / 'run', 'a folder of jaxgen, which --workdir takes')
