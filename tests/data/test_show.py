@@ -179,15 +179,18 @@ def test_drawn_tasks_are_shown_in_order(task, make_config, tmp_path):
                        patches=16, prompt_tokens=300)
   lines = show(config, SEEING, page=str(tmp_path / 'page.html'))
   sample = open_source('shapes', task, size=16, fields=fields)[0]
+  dialogue = task in ('guide', 'session')  # whose given images are context
+  roles = ['context' if dialogue and part.role == 'source' else part.role for part in sample.parts]
   told = itertools.takewhile(lambda line: 'prompt: ' not in line, lines[3:])
   shown = [re.match(r' +\d+  (\w+)', line)[1] for line in told]
-  assert shown == [part.role for part in sample.parts][:len(shown)]  # a dialogue ends at one target
-  assert len(shown) == len(sample.parts) or task in ('guide', 'session')
+  assert shown == roles[:len(shown)]  # a dialogue ends at one target
+  assert len(shown) == len(sample.parts) or dialogue
   page = (tmp_path / 'page.html').read_text()
   originals = re.findall(r'base64,([^"]+)"><figcaption>\d+ (\w+)<', page)
   assert originals
-  for (data, role), part in zip(originals, sample.images):
-    assert role == part.role
+  images = [(role, part) for role, part in zip(roles, sample.parts) if part.is_image]
+  for (data, found), (role, part) in zip(originals, images):
+    assert found == role
     np.testing.assert_array_equal(Image.open(io.BytesIO(base64.b64decode(data))), part.image)
   for part in sample.texts[:1]:
     assert part.text in html.unescape(page)
