@@ -89,7 +89,7 @@ def jitted(config):
   return jax.jit(lambda params, batch: ZImage(config).apply(params, *denoiser_inputs(**batch)))
 
 
-@pytest.mark.parametrize('fields', [{}, dict(theta=50.0, remat='dots', refiner_layers=2)],
+@pytest.mark.parametrize('fields', [{}, dict(theta=50.0, remat='dots')],
                          ids=['stock', 'theta'])
 def test_a_packed_row_equals_diffusers_on_mixed_sizes(fields):
   config = ZImageConfig(**(TINY | fields))
