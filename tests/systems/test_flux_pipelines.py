@@ -68,7 +68,7 @@ def assert_draws_the_same(run: Run, pipeline: DiffusionPipeline, requests, asked
     assert np.mean(apart <= 1) > 0.999 and image.std() > 10
 
 
-@pytest.mark.parametrize('name', ['dev', 'schnell'])
+@pytest.mark.parametrize('name', ['dev', pytest.param('schnell', marks=pytest.mark.slow)])
 def test_words_to_image(folders, name):
   """Two requests, each with the levels of its size, and with its own guidance."""
   run, pipeline = opened(folders[name])

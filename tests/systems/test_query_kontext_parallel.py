@@ -34,6 +34,7 @@ def test_the_full_size_stages_split_heads_and_gather_once():
   assert config.mesh.tensor == 2 and config.train.zero == 2
 
 
+@pytest.mark.slow
 def test_split_heads_with_zero_2_equal_one_device(config):
   split = copy.deepcopy(config)
   split.mesh.update(data=1, fsdp=2, tensor=4)
