@@ -37,7 +37,6 @@ import jax.numpy as jnp
 import kontext_step
 import matmul_rate
 import numpy as np
-import optax
 import packed_row
 from timing import ADAMW
 from timing import alternate
@@ -45,6 +44,7 @@ from timing import machine
 from timing import RATE
 from timing import report_times
 from timing import set_malloc
+from train_step import jaxgen_step
 
 from jaxgen.conversion import engine
 from jaxgen.conversion.family import Family
@@ -93,7 +93,7 @@ class Case:
     """Name -> function that runs one training step and returns its loss."""
     module = make_module(self, dtype)
     params = make_params(module)
-    sides = {'jaxgen': jaxgen_step(module, params, self.batch)}
+    sides = {'jaxgen': jaxgen_step(functools.partial(loss_of, module), params, self.batch)}
     if not self.flags.no_torch:
       sides |= {name: torch_step(self, module, params, calls, platform)
                 for name, calls in self.calls.items()}
@@ -241,32 +241,9 @@ def loss_of(module: Denoiser, params: Any, inputs: Mapping[str, jax.Array]) -> j
   return jnp.mean(errors, where=visual.is_target)
 
 
-def jaxgen_step(module: Denoiser, params: dict, batch: dict[str, np.ndarray]
-                ) -> Callable[[], float]:
-  """A function that runs one donated training step and returns its loss."""
-  optimizer = optax.adamw(RATE, **ADAMW)
-  inputs = {name: jnp.asarray(array) for name, array in batch.items()}
-  params = jax.tree.map(jnp.asarray, params)
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def train(params, state, inputs):
-    loss, gradient = jax.value_and_grad(functools.partial(loss_of, module))(params, inputs)
-    updates, state = optimizer.update(gradient, state, params)
-    return optax.apply_updates(params, updates), state, loss
-
-  held = [params, jax.jit(optimizer.init)(params)]
-
-  def step():
-    *held[:], loss = train(*held, inputs)
-    jax.block_until_ready(held)
-    return float(loss)
-
-  return step
-
-
 def torch_step(case: Case, module: Denoiser, params: dict, calls: Sequence[Callable],
                platform: str) -> Callable[[], float]:
-  """The same for diffusers' class, with PyTorch's fastest AdamW and a backward pass per call."""
+  """``jaxgen_step`` for diffusers' class: PyTorch's fastest AdamW, a backward pass per call."""
   import diffusers
   import torch
   if platform != 'cpu' and not torch.cuda.is_available():

@@ -16,11 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 from timing import ADAMW
 from timing import alternate
 from timing import RATE
+from train_step import jaxgen_step
 
 from configs.query_kontext import base
 from jaxgen.conversion import engine
@@ -80,8 +80,7 @@ class Kontext:
 
   def flops(self) -> float:
     """Matrix-product FLOPs of a step."""
-    frozen = {'mllm': self._params['mllm']}
-    trained = {group: self._params[group] for group in TRAINED}
+    trained, frozen = self._split()
     return count_flops(jax.value_and_grad(self._loss), trained, frozen, self._batch)
 
   def shares(self, seconds: float) -> list[str]:
@@ -113,24 +112,11 @@ class Kontext:
     return jnp.mean(jnp.square(velocity - self._target))
 
   def _ours(self) -> Callable[[], float]:
-    optimizer = optax.adamw(RATE, **ADAMW)
-    params, batch = jax.tree.map(jnp.asarray, (self._params, self._batch))
-    frozen = {'mllm': params.pop('mllm')}
+    return jaxgen_step(self._loss, *self._split(), self._batch)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def train(trained, state, frozen, batch):
-      loss, gradient = jax.value_and_grad(self._loss)(trained, frozen, batch)
-      updates, state = optimizer.update(gradient, state, trained)
-      return optax.apply_updates(trained, updates), state, loss
-
-    held = [params, jax.jit(optimizer.init)(params)]
-
-    def step():
-      *held[:], loss = train(*held, frozen, batch)
-      jax.block_until_ready(held)
-      return float(loss)
-
-    return step
+  def _split(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters that train, and the frozen ones."""
+    return {group: self._params[group] for group in TRAINED}, {'mllm': self._params['mllm']}
 
   def _theirs(self, platform: str) -> Callable[[], float]:
     import torch
