@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
-from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
 from jaxgen.data.sample import Sample
 from jaxgen.systems import parts
 from jaxgen.systems.base import Branches
+from jaxgen.systems.multimodal import layout_of
 from jaxgen.systems.multimodal import MultimodalSystem
 
 
@@ -33,10 +33,7 @@ class DuetGen(MultimodalSystem):
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'DuetGen':
     models = parts.build(config, ('mllm', 'connector', 'denoiser', 'autoencoder'))
-    layout = Layout(
-        latent=parts.latent_layout(models['autoencoder']), vision=models['mllm'].sees,
-        scheme=config.data.scheme, dialect=config.data.dialect,
-        vocab=models['mllm'].config.text.vocab)
+    layout = layout_of(config, models)
     parts.check_connector(models)
     parts.check_latents(config, models['denoiser'], layout.latent)
     parts.check_vision(config, layout.vision)

@@ -18,6 +18,7 @@ from jaxgen.core.types import Params
 from jaxgen.data.sample import Sample
 from jaxgen.systems import parts
 from jaxgen.systems.base import Branches
+from jaxgen.systems.multimodal import layout_of
 from jaxgen.systems.multimodal import MultimodalSystem
 
 
@@ -39,12 +40,7 @@ class IOMM(MultimodalSystem):
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'IOMM':
     models = parts.build(config, ('mllm', 'bridge', 'denoiser', 'autoencoder'))
-    layout = Layout(
-        latent=parts.latent_layout(models['autoencoder']),
-        vision=models['mllm'].sees,
-        queries=models['bridge'].config.queries,
-        scheme=config.data.scheme, dialect=config.data.dialect,
-        vocab=models['mllm'].config.text.vocab)
+    layout = layout_of(config, models)
     _check(config, models, layout)
     return cls(models=models, layout=layout, guidance=config.model.guidance,
                mask_ratio=config.model.mask_ratio,

@@ -1,16 +1,36 @@
 """Systems whose prompt is read by a multimodal language model."""
 
 import dataclasses
+from collections.abc import Mapping
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
+from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
 from jaxgen.models.bridges.queries import place_queries
 from jaxgen.systems import parts
 from jaxgen.systems.base import System
+
+
+def layout_of(config: ConfigDict, models: Mapping[str, nn.Module],
+              patch: int = parts.LATENT_PATCH) -> Layout:
+  """What the data pipeline must know of the models.
+
+  Args:
+    config: of the run.
+    models: with ``mllm``, ``autoencoder`` and perhaps ``bridge``, whose queries follow a prompt.
+    patch: latent pixels along a token of the denoiser.
+  """
+  mllm = models['mllm']
+  return Layout(
+      latent=parts.latent_layout(models['autoencoder'], patch), vision=mllm.sees,
+      queries=models['bridge'].config.queries if 'bridge' in models else 0,
+      scheme=config.data.scheme, dialect=config.data.dialect, vocab=mllm.config.text.vocab)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from jaxgen.core.types import Params
 from jaxgen.data.sample import Sample
 from jaxgen.systems import parts
 from jaxgen.systems.base import Branches
+from jaxgen.systems.multimodal import layout_of
 from jaxgen.systems.multimodal import MultimodalSystem
 
 PATCH = 1  # latent pixels along a token
@@ -43,12 +44,7 @@ class OpenUni(MultimodalSystem):
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'OpenUni':
     models = parts.build(config, ('mllm', 'bridge', 'connector', 'denoiser', 'autoencoder'))
-    layout = Layout(
-        latent=parts.latent_layout(models['autoencoder'], PATCH),
-        vision=models['mllm'].sees,
-        queries=models['bridge'].config.queries,
-        scheme=config.data.scheme, dialect=config.data.dialect,
-        vocab=models['mllm'].config.text.vocab)
+    layout = layout_of(config, models, PATCH)
     _check(config, models, layout)
     return cls(models=models, layout=layout, guidance=config.model.guidance,
                mask_ratio=config.model.mask_ratio,

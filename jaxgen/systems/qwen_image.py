@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
-from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
 from jaxgen.data.sample import Sample
 from jaxgen.systems import parts
 from jaxgen.systems.base import Branches
+from jaxgen.systems.multimodal import layout_of
 from jaxgen.systems.multimodal import MultimodalSystem
 
 
@@ -40,15 +40,13 @@ class QwenImage(MultimodalSystem):
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'QwenImage':
     models = parts.build(config, ('mllm', 'denoiser', 'autoencoder'))
-    latent = parts.latent_layout(models['autoencoder'])
+    layout = layout_of(config, models)
     parts.check_equal('model.denoiser.cond_dim', models['denoiser'].config.cond_dim,
                       'config.model.mllm.text.width', models['mllm'].config.text.width)
-    parts.check_latents(config, models['denoiser'], latent)
-    return cls(
-        models=models, guidance=config.model.guidance, mask_ratio=config.model.mask_ratio,
-        negative_prompt=config.sampling.negative_prompt or config.data.empty_prompt,
-        layout=Layout(latent=latent, vision=models['mllm'].sees, scheme=config.data.scheme,
-                      dialect=config.data.dialect, vocab=models['mllm'].config.text.vocab))
+    parts.check_latents(config, models['denoiser'], layout.latent)
+    return cls(models=models, layout=layout, guidance=config.model.guidance,
+               mask_ratio=config.model.mask_ratio,
+               negative_prompt=config.sampling.negative_prompt or config.data.empty_prompt)
 
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
     """States of the prompt behind its cropped head."""
