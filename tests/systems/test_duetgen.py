@@ -39,6 +39,7 @@ from jaxgen.training.state import make_blueprint
 from tests.data.test_templates import NAMES
 from tests.data.test_templates import QWEN
 from tests.data.test_templates import make_tokenizer
+from tests.systems.small import shrink_duetgen
 
 SIZES = [(16, 16), (16, 32), (24, 16), (32, 20)]  # (height, width) in pixels
 
@@ -77,12 +78,7 @@ DIALOGUES = [Sample(f'dialogue {number}', tuple(parts)) for number, parts in enu
 def small(tokenizer, **data):
   """The smallest models of shapes.py, for images of any of the sizes."""
   config = shapes.get_config('joint')
-  config.model.mllm.vision.update(width=24, layers=2, heads=2, mlp=32)
-  config.model.mllm.text.update(width=32, layers=2, heads=2, kv_heads=1, mlp=64,
-                                rope_sections=(2, 3, 3))
-  config.model.connector.update(width=32, layers=2, out_width=24)
-  config.model.denoiser.update(cond_dim=24, text_dim=24, width=32, heads=2, layers=2,
-                               modulation_rank=6)
+  shrink_duetgen(config.model)
   config.data.update(tokenizer=tokenizer, prompt_tokens=512, buckets='area:512/4',
                      vision_pixels=(64, 640), patches=400, visual_tokens=600, segments_per_row=5)
   config.data.update(data)

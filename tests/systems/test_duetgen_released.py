@@ -36,9 +36,6 @@ from jaxgen.sampling.request import request_of
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
-from tests.data.test_templates import NAMES
-from tests.data.test_templates import QWEN
-from tests.data.test_templates import make_tokenizer
 from tests.data.test_templates import messages_of
 from tests.models import parity
 
@@ -51,13 +48,6 @@ DIALOGUE = Sample('dialogue', (
     Part('source', image=FIRST), Part('user', text='make it blue, then green'),
     Part('assistant', text='It is blue:', loss=True), Part('target', image=SECOND, loss=True),
     Part('assistant', text='and now green:', loss=True), Part('target', image=THIRD, loss=True)))
-
-
-@pytest.fixture(scope='module')
-def chat(tmp_path_factory):
-  """``(folder, our tokenizer, theirs)`` with Qwen's chat template and names for images."""
-  folder = tmp_path_factory.mktemp('chat')
-  return str(folder), *make_tokenizer(folder, NAMES['qwen_chat'], QWEN)
 
 
 @pytest.fixture(scope='module')

@@ -33,9 +33,6 @@ from jaxgen.sampling.schedules import linear_sigmas
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
-from tests.data.test_templates import NAMES
-from tests.data.test_templates import QWEN
-from tests.data.test_templates import make_tokenizer
 from tests.models import parity
 from tests.models.test_dual_stream import PlacedRope
 
@@ -48,13 +45,6 @@ FIRST, SECOND = (np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uin
 REQUESTS = [('把红色圆形变成蓝色', [FIRST], [SECOND], (16, 24)),
             ('swap', [], [SECOND, FIRST], (8, 16)),
             ('a cross', [], [], (16, 8))]
-
-
-@pytest.fixture(scope='module')
-def chat(tmp_path_factory):
-  """``(folder, our tokenizer, theirs)`` with Qwen's chat template and names for images."""
-  folder = tmp_path_factory.mktemp('chat')
-  return str(folder), *make_tokenizer(folder, NAMES['qwen_chat'], QWEN)
 
 
 @pytest.fixture(scope='module')

@@ -36,6 +36,7 @@ from jaxgen.sharding.rules import rule
 from jaxgen.systems.registry import SYSTEMS
 from jaxgen.systems.registry import make_system
 from jaxgen.training.loop import train
+from tests.systems.small import shrink_duetgen
 from tests.training.launched import metrics_of
 
 
@@ -215,12 +216,7 @@ def _published(stage):
 
 def _duetgen(tiny_base):
   config = duetgen.get_config('align')
-  config.model.mllm.vision.update(width=24, layers=2, heads=2, mlp=32)
-  config.model.mllm.text.update(width=32, layers=2, heads=2, kv_heads=1, mlp=64,
-                                rope_sections=(2, 3, 3))
-  config.model.connector.update(width=32, layers=2, out_width=24)
-  config.model.denoiser.update(cond_dim=24, text_dim=24, width=32, heads=2, layers=2,
-                               modulation_rank=6)
+  shrink_duetgen(config.model)
   config.data.update(tokenizer=tiny_base.data.tokenizer, prompt_tokens=400)
   config.optimizer.update(name='adamw', warmup_steps=0)
   config.train.update(rows=8)

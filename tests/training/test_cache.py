@@ -45,6 +45,7 @@ from tests.training.launched import finish
 from tests.training.launched import free_port
 from tests.training.launched import metrics_of
 from tests.training.launched import wait_for
+from tests.training.loaded import first_batches
 
 # Of the same latent channels as the pixels of the tiny config, so that all runs share a step.
 KL = section('kl', channels=12, block_channels=(8, 8), layers_per_block=1, norm_groups=4)
@@ -79,14 +80,6 @@ def with_cache(config, folder):
   changed = copy.deepcopy(config)
   changed.data.cache = str(folder)
   return changed
-
-
-def first_batches(config, count=3):
-  loader = make_loader(config, make_system(config).layout)
-  try:
-    return [next(loader) for _ in range(count)]
-  finally:
-    loader.close()
 
 
 class Steps:

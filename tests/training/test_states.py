@@ -15,7 +15,6 @@ from jaxgen.config import validate
 from jaxgen.conversion.pipelines import open_pipeline
 from jaxgen.conversion.pretrained import read_external
 from jaxgen.core.errors import UserError
-from jaxgen.data.loader import make_loader
 from jaxgen.finetuning.recipe import recipe
 from jaxgen.sampling.load import load_published
 from jaxgen.sharding.mesh import make_mesh
@@ -24,6 +23,7 @@ from jaxgen.training.frozen_groups import read_by_steps
 from jaxgen.training.state import make_blueprint
 from jaxgen.training.states import write_states
 from tests.systems import tiny_pipelines
+from tests.training.loaded import first_batches
 
 
 @pytest.fixture(scope='module')
@@ -54,18 +54,10 @@ def cached(config, tmp_path_factory):
   return changed
 
 
-def batches(config, count=2):
-  loader = make_loader(config, make_system(config).layout)
-  try:
-    return [next(loader) for _ in range(count)]
-  finally:
-    loader.close()
-
-
 def test_every_segment_is_told_what_the_towers_say(config, cached):
   system, run = make_system(config), load_published(config, read_external, {'denoiser': {}})
   condition = jax.jit(system.condition)
-  for plain, told in zip(batches(config), batches(cached), strict=True):
+  for plain, told in zip(first_batches(config, 2), first_batches(cached, 2), strict=True):
     assert plain.ids == told.ids and not told.batch.towers and not told.batch.prompt.tokens.size
     wanted, found = condition(run.params, plain.batch), told.batch.told
     used = plain.batch.meta.sample_ids >= 0
@@ -104,4 +96,4 @@ def test_what_is_missing_or_stale(config, cached, tmp_path, capsys):
   longer = copy.deepcopy(cached)
   longer.data.pair_prompt = 'draw {caption}'
   with pytest.raises(UserError, match='the states of its prompt are missing; run `jaxgen data'):
-    batches(longer, 1)
+    first_batches(longer, 1)
