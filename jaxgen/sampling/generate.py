@@ -112,9 +112,7 @@ def placed(system: System, params: Params, config: ConfigDict, mesh: Mesh) -> Pa
   # Outside of the scope, where Flax refuses the axes of a kernel that slides over height and width.
   axes = _axes(system)
   kernels = quantized.chosen_kernels(axes, config.model.quantized)
-  found = trees.flatten(params)
-  full = {path: name for path, name in kernels.items() if f'{path}_scale' not in found}
-  params, axes = quantized.quantize(params, axes, full), quantized.quantized_axes(axes, kernels)
+  params, axes = quantized.quantize(params, axes, kernels), quantized.quantized_axes(axes, kernels)
   return trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
                          partition.parameter_shardings(axes, params, mesh, table))
 

@@ -257,17 +257,17 @@ class _Batch:
     for index, draft in drafts.items():
       known = len(self.states[index].sample.parts)
       state = _behind(self.states[index], draft, self._options)
-      state = self.states[index] = self._with_room(state)
+      state = self.states[index] = self._with_room(index, state)
       yield from ((index, part) for part in state.sample.parts[known:])
       if state.ended:
         yield index, None
 
-  def _with_room(self, state: Dialogue) -> Dialogue:
-    """The dialogue, which ends where its next image has no room."""
+  def _with_room(self, index: int, state: Dialogue) -> Dialogue:
+    """The dialogue of that number, which ends where its next image has no room."""
     try:
       if state.draws:
         request = self._request(state, state.sample)
-        example_of(request.sample, self._maker, {})
+        example_of(request.sample, self._maker, self._kept[index])
     except RecordError as error:
       return dataclasses.replace(state, draws=False, ended=str(error))
     return state
