@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 from configs.duetgen import joint
 from configs.duetgen import stage1
 from configs.duetgen import stage2
+from configs.query_kontext.shapes import tiny_mllm
+from configs.query_kontext.shapes import WIDTH
 from jaxgen.config import source
 from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
-VOCAB, WIDTH, LAYERS = 512, 128, 4
+LAYERS = 4  # of the language model
 STEPS = dict(mllm=300, ntp=800, align=1000, joint=1000)
 PUBLISHED = dict(ntp=stage1, align=stage2, joint=joint)
 # Source of the paper's stages -> drawn task. Dialogues begin with text alone, or with an image.
@@ -31,13 +33,7 @@ ROWS = dict(ntp=(384, 16, 0), align=(208, 6, 6), joint=(256, 10, 6))
 
 def tiny(config: ConfigDict) -> ConfigDict:
   """Small models and rows in place of the published ones; the sources stay."""
-  config.model.mllm = ConfigDict(section(
-      'qwen2_5_vl', image_token_id=VOCAB - 1, video_token_id=VOCAB - 2, vision_start_id=VOCAB - 3,
-      vision_end_id=VOCAB - 4,
-      vision=dict(width=96, layers=2, heads=3, mlp=256, patch_size=4, window=16,
-                  full_attention=(1,)),
-      text=dict(vocab=VOCAB, width=WIDTH, layers=LAYERS, heads=4, kv_heads=2, mlp=384,
-                rope_theta=10_000.0, rope_sections=(4, 6, 6), embedding_std=1.0)))
+  tiny_mllm(config, LAYERS)
   config.model.connector = ConfigDict(section('layers_connector', width=WIDTH, layers=LAYERS,
                                               out_width=WIDTH))
   config.model.denoiser = ConfigDict(section(

@@ -13,10 +13,6 @@ FREEZE_ENCODERS = (
     (r'bridge/.*|denoiser/.*', True),
     (r'mllm/.*|autoencoder/.*', False),
 )
-# Linear modules of an MMDiT that adapters stand beside.
-MMDIT_ATTENTION = (r'denoiser/.*attention/(q|k|v)|denoiser/.*attention_out|'
-                   r'denoiser/single_blocks/out')
-MMDIT_MLP = r'denoiser/double_blocks/.*_mlp/.*|denoiser/single_blocks/mlp_up'
 
 
 def flux_denoiser(width: int) -> ConfigDict:
@@ -41,8 +37,11 @@ def low_rank(config: ConfigDict, start: str) -> ConfigDict:
 
   The paper has no such stage; ranks and modules follow common practice for FLUX.
   """
-  config.model.lora.attention = lora(MMDIT_ATTENTION, rank=32, alpha=32.0)
-  config.model.lora.mlp = lora(MMDIT_MLP, rank=16, alpha=16.0)
+  config.model.lora.attention = lora(
+      r'denoiser/.*attention/(q|k|v)|denoiser/.*attention_out|denoiser/single_blocks/out',
+      rank=32, alpha=32.0)
+  config.model.lora.mlp = lora(
+      r'denoiser/double_blocks/.*_mlp/.*|denoiser/single_blocks/mlp_up', rank=16, alpha=16.0)
   config.trainable = ((r'.*/lora/[ab]', True), (r'.*', False))
   config.init_from.bridge = config.init_from.denoiser = start
   config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)

@@ -39,13 +39,7 @@ def denoiser(width: int, layers: int) -> ConfigDict:
 
 def tiny(config: ConfigDict) -> ConfigDict:
   """Small models and rows in place of the published ones; the sources stay."""
-  config.model.mllm = ConfigDict(section(
-      'qwen2_5_vl',
-      vision=dict(width=96, layers=2, heads=3, mlp=256, patch_size=4, window=16,
-                  full_attention=(1,)),
-      text=dict(vocab=VOCAB, width=WIDTH, layers=2, heads=4, kv_heads=2, mlp=384,
-                rope_theta=10_000.0, rope_sections=(4, 6, 6), embedding_std=1.0)))
-  vocabulary(config, VOCAB)
+  tiny_mllm(config, layers=2)
   config.model.bridge = ConfigDict(section('learnable_queries', width=WIDTH, queries=QUERIES))
   config.model.connector = ConfigDict(section('mlp_connector', width=WIDTH, hidden=WIDTH,
                                               out_width=WIDTH))
@@ -65,6 +59,17 @@ def tiny(config: ConfigDict) -> ConfigDict:
   config.mesh.update(data=-1, fsdp=1, tensor=1)
   config.sampling.update(steps=20, guidance=1.5)
   return config
+
+
+def tiny_mllm(config: ConfigDict, layers: int) -> None:
+  """Sets a Qwen2.5-VL for images of 16 pixels and the words of the drawn world."""
+  config.model.mllm = ConfigDict(section(
+      'qwen2_5_vl',
+      vision=dict(width=96, layers=2, heads=3, mlp=256, patch_size=4, window=16,
+                  full_attention=(1,)),
+      text=dict(vocab=VOCAB, width=WIDTH, layers=layers, heads=4, kv_heads=2, mlp=384,
+                rope_theta=10_000.0, rope_sections=(4, 6, 6), embedding_std=1.0)))
+  vocabulary(config, VOCAB)
 
 
 def vocabulary(config: ConfigDict, size: int) -> None:

@@ -12,7 +12,7 @@ size.
 from ml_collections import ConfigDict
 
 from configs.qwen_image import base
-from jaxgen.config import lora
+from jaxgen.finetuning.recipe import adapt
 
 
 def get_config(pipeline: str = '') -> ConfigDict:
@@ -21,11 +21,7 @@ def get_config(pipeline: str = '') -> ConfigDict:
 
 def low_rank(config: ConfigDict, *, rank: int) -> ConfigDict:
   """Adapters beside every attention and MLP, alpha as large as the rank, train alone."""
-  config.model.lora.blocks = lora(
-      r'denoiser/blocks/(image|text)_(attention|attention_out|mlp)(/.*)?', rank=rank,
-      alpha=float(rank))
-  config.trainable = ((r'.*/lora/[ab]', True), (r'.*', False))
-  config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
+  adapt(config, rank, r'denoiser/blocks/(image|text)_(attention|attention_out|mlp)(/.*)?')
   config.optimizer.learning_rate = 1e-4
   config.train.rows = 4
   return config

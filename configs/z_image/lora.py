@@ -12,15 +12,12 @@ size.
 from ml_collections import ConfigDict
 
 from configs.z_image import base
-from jaxgen.config import lora
+from jaxgen.finetuning.recipe import adapt
 
 
 def get_config(pipeline: str = '') -> ConfigDict:
   config = base.get_config(pipeline)
-  config.model.lora.blocks = lora(r'denoiser/blocks/(attention/[qkv]|attention_out|mlp/.*)',
-                                  rank=32, alpha=32.0)
-  config.trainable = ((r'.*/lora/[ab]', True), (r'.*', False))
-  config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
+  adapt(config, 32, r'denoiser/blocks/(attention/[qkv]|attention_out|mlp/.*)')
   config.optimizer.learning_rate = 1e-4
   config.train.rows = 4
   return config

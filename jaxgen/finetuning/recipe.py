@@ -52,9 +52,9 @@ def recipe(config: ConfigDict, data: str, *, rank: int, size: int = 0, steps: in
   return config
 
 
-def adapt(config: ConfigDict, rank: int) -> None:
-  """Adapters of the denoiser alone train; alpha equals their rank."""
-  config.model.lora.blocks = lora(MODULES, rank=rank, alpha=float(rank))
+def adapt(config: ConfigDict, rank: int, modules: str = MODULES) -> None:
+  """Adapters of the denoiser's modules alone train; alpha equals their rank."""
+  config.model.lora.blocks = lora(modules, rank=rank, alpha=float(rank))
   config.trainable = ((TRAINABLE, True), ('.*', False))
   config.init_from.changes = ((r'denoiser/.*/lora/.*', 'reinit'),)
 

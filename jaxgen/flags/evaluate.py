@@ -45,9 +45,7 @@ def _add_benchmark(parser) -> None:
   parser.add_argument('--out', metavar='DIR')
   parser.add_argument('--limit', type=int, default=0, metavar='N', help='items of each group')
   parser.add_argument('--size', default='', metavar='HxW', help='of the images')
-  parser.add_argument('--steps', type=int, default=0, help="0 takes the config's")
-  parser.add_argument('--guidance', type=float, help="1 is none; the config's if not given")
-  parser.add_argument('--image-guidance', type=float, help='the same for images')
+  shared.add_drawing(parser)
   parser.add_argument('--num-processes', type=int, default=1, metavar='N',
                       help='that share the work of drawing')
   parser.add_argument('--process-id', type=int, default=0, metavar='I', help='0 to N - 1')

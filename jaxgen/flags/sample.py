@@ -36,9 +36,7 @@ def add(commands) -> None:
   _add_dialogue(parser)
   parser.add_argument('--out', required=True, metavar='DIR')
   parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--steps', type=int, default=0, help="0 takes the config's")
-  parser.add_argument('--guidance', type=float, help="1 is none; the config's if not given")
-  parser.add_argument('--image-guidance', type=float, help='the same for images')
+  shared.add_drawing(parser)
   shared.add_preset(parser)
   shared.add_weights(parser)
 

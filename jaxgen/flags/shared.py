@@ -47,6 +47,13 @@ def processes(args: argparse.Namespace) -> dict[str, str | int]:
               process_id=args.process_id)
 
 
+def add_drawing(parser: argparse.ArgumentParser) -> None:
+  """Adds ``--steps`` and the scales of guidance."""
+  parser.add_argument('--steps', type=int, default=0, help="0 takes the config's")
+  parser.add_argument('--guidance', type=float, help="1 is none; the config's if not given")
+  parser.add_argument('--image-guidance', type=float, help='the same for images')
+
+
 def add_preset(parser: argparse.ArgumentParser) -> None:
   """Adds ``--preset``."""
   parser.add_argument('--preset', default='', metavar='NAME',

@@ -66,8 +66,6 @@ def open_source(kind: str, path: str, *, split: str = 'train', limit: int = 0, s
     source = _open_shapes(place, size, seed)
   elif kind == 'photos':
     source = PhotoSource(_open_auto(dataclasses.replace(place, fields={})), place, size, seed)
-  elif kind == 'subjects':
-    source = SubjectSource(_open_auto(place), place)
   else:
     source = open_named(kind, place) if kind in PRESETS else KINDS[kind](place)
   if not len(source):
@@ -109,6 +107,10 @@ def _open_auto(place: Place) -> Source:
   return _open_auto(dataclasses.replace(place, path=str(table)))
 
 
+def _open_subjects(place: Place) -> Source:
+  return SubjectSource(_open_auto(place), place)
+
+
 def _table(kind: str) -> Callable[[Place], Source]:
   return lambda place: open_table(kind, place)
 
@@ -126,5 +128,5 @@ KINDS: dict[str, Callable[..., Source]] = {
     'arrayrecord': ArrayRecordSource,
     'tfds': open_tfds,
     'photos': PhotoSource,
-    'subjects': SubjectSource,
+    'subjects': _open_subjects,
 }
