@@ -8,12 +8,10 @@ from etils import epath
 
 from jaxgen.checkpoints.weights import open_weights
 from jaxgen.conversion import lora_files
-from jaxgen.conversion.commands import adapted_model
+from jaxgen.conversion.commands import adapters_of
 from jaxgen.conversion.commands import models_of
 from jaxgen.conversion.external import External
 from jaxgen.conversion.locate import locate
-from jaxgen.conversion.lora import from_theirs
-from jaxgen.conversion.lora import linear_modules
 from jaxgen.conversion.lora import to_theirs
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
@@ -73,9 +71,7 @@ def opened(words: Sequence[str], models: Mapping[str, External]) -> Callable[[Pa
     found = lora_files.find(locate(path))
     if found is None:
       raise user_error('--lora', path, 'holds a model and no adapters; give it as --base')
-    group, rules = adapted_model(found, models, shapes)
-    adapters = found.of(linear_modules(rules, shapes[group]))
-    tree = from_theirs(rules, shapes[group], adapters, where=path)
+    group, _, tree = adapters_of(found, models, shapes, path)
     added.append((group, trees.map_named(
         lambda name, leaf, weight=weight: leaf * weight if name.endswith('/alpha') else leaf,
         tree)))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import sys
+from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,6 @@ from etils import epath
 from jaxgen.conversion import families
 from jaxgen.conversion import lora_files
 from jaxgen.conversion import lora_names
-from jaxgen.conversion.engine import Rules
 from jaxgen.conversion.engine import to_torch
 from jaxgen.conversion.external import External
 from jaxgen.conversion.external import open_all
@@ -170,9 +170,7 @@ def _adapted(found: lora_files.Found, base: str, path: str) -> tuple[dict[str, A
     models = {registry.FAMILIES[external.family.name].group:
               Model(external.section, external.family)}
   shapes = {group: families.shapes_of(model.section) for group, model in models.items()}
-  group, rules = adapted_model(found, models, shapes)
-  linear = linear_modules(rules, shapes[group])
-  adapters = from_theirs(rules, shapes[group], found.of(linear), where=path)
+  group, linear, adapters = adapters_of(found, models, shapes, path)
   params = (read_params(external) if external else
             layers_lora.merge(weights_on_disk.load_weights(base, [group])[0][group]))
   print(f'{path}: adapters of {len(found.adapters)} of the {len(linear)} linear modules '
@@ -182,13 +180,27 @@ def _adapted(found: lora_files.Found, base: str, path: str) -> tuple[dict[str, A
   return config, {group: trees.merge(params, adapters)}
 
 
-def adapted_model(found: lora_files.Found, models: 'Mapping[str, Model | External]',
-                  shapes: Mapping[str, Params]) -> tuple[str, Rules]:
-  """The group, and the names of its modules, that the most of the adapters fit."""
+def adapters_of(found: lora_files.Found, models: 'Mapping[str, Model | External]',
+                shapes: Mapping[str, Params], path: str) -> tuple[str, Collection[str], Params]:
+  """Adapters for the model that the most of them fit.
+
+  Args:
+    found: of a file.
+    models, shapes: by group.
+    path: of the file, for errors.
+
+  Returns:
+    ``(group, its linear modules, adapters as its tree)``.
+
+  Raises:
+    UserError: adapters that do not fit it.
+  """
   choices = [(group, layout.rules) for group, model in models.items()
              for layout in model.family.layouts]
-  return max(choices, key=lambda choice: len(lora_names.resolve(
+  group, rules = max(choices, key=lambda choice: len(lora_names.resolve(
       found.adapters, linear_modules(choice[1], shapes[choice[0]]))))
+  linear = linear_modules(rules, shapes[group])
+  return group, linear, from_theirs(rules, shapes[group], found.of(linear), where=path)
 
 
 @dataclasses.dataclass(frozen=True)

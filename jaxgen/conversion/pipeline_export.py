@@ -113,9 +113,9 @@ def _changed(run: Mapping[str, Any], workdir: str, weights: str, folder: epath.P
 
 def _as_class(model: Model, name: str) -> Model:
   """The model as a class of diffusers, where that shares the tensors of the table's own."""
-  twins = [family for family in families.TWINS
-           if family.name == model.family.name and family.marker == ('_class_name', name)]
-  return dataclasses.replace(model, family=twins[0]) if twins else model
+  family = families.family_of({'_class_name': name})
+  same = family and family.name == model.family.name
+  return dataclasses.replace(model, family=family) if same else model
 
 
 def _write(place: epath.Path, model: Model, stored: Params) -> int:

@@ -21,8 +21,10 @@ from jaxgen.data.decode import DecodeError
 from jaxgen.data.example import Example
 from jaxgen.data.example import Told
 from jaxgen.data.examples import ExampleMaker
+from jaxgen.data.examples import Fitted
 from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack
+from jaxgen.data.sample import Sample
 from jaxgen.data.states import SHAPE
 from jaxgen.data.states import STEM
 from jaxgen.data.states import States
@@ -147,15 +149,17 @@ class _Filling:
         try:
           sample = source[record]
           name = sample.origin or sample.id
-          for prepared in visits.prompts(sample, task, self._config.data):
-            self._add(prepared)
+          kept: Fitted = {}
+          # Kept by identity, so all of them live until the last one is added.
+          for prepared in list(visits.prompts(sample, task, self._config.data)):
+            self._add(prepared, kept)
         except (RecordError, DecodeError) as error:
           self.broken[name] = str(error)
         progress(record + 1, len(source))
     self._write()
 
-  def _add(self, prepared) -> None:
-    example = self._maker(prepared)
+  def _add(self, prepared: Sample, kept: Fitted) -> None:
+    example = self._maker(prepared, kept=kept)
     if self._config.model.mask_ratio and example.patches.maskable.any():
       raise user_error('--states', prepared.id, 'shows the language model an image that each step '
                        'masks in another way; leave out sources of task image')

@@ -46,14 +46,14 @@ _SCHEDULER = (
                                       'use_beta_sigmas', 'invert_sigmas', 'stochastic_sampling')))
 
 
-def levels(scheduler: Mapping[str, Any], where: str = 'scheduler_config.json') -> Settings:
+def levels(scheduler: Mapping[str, Any]) -> Settings:
   """The noise levels of a scheduler as fields of ``config.sampling``.
 
   Raises:
     UserError: a scheduler of another class, or with levels of another kind.
   """
   for field in _SCHEDULER:
-    check_fixed(field, scheduler, where)
+    check_fixed(field, scheduler, 'scheduler_config.json')
   shift = {'sampling.timestep_shift': float(scheduler.get('shift', 1.0))}
   if scheduler.get('use_dynamic_shifting'):
     shift = {'sampling.size_shift': (
