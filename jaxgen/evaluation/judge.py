@@ -9,6 +9,7 @@ import base64
 import concurrent.futures
 import dataclasses
 import datetime
+import functools
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 from PIL import Image
 
@@ -26,6 +28,7 @@ from jaxgen.core.files import append_line
 from jaxgen.core.files import one_line
 from jaxgen.core.files import read_lines
 from jaxgen.evaluation.rubrics import Turn
+from jaxgen.sampling.images import to_png
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the sides
 _NEEDED = {'item': str, 'question': str, 'model': str, 'rubric': str, 'asked': str}
@@ -108,7 +111,9 @@ class Judge:
       UserError: the endpoint refuses the key or does not know the model, or an image is missing.
     """
     kept, replies, left = self._kept(), {}, []
-    asked = [None if self.replay else _digest(call, self._options) for call in calls]
+    # Several questions may show one image, which is read once for them.
+    hashed = functools.cache(lambda path: hashlib.sha256(_bytes(path)).digest())
+    asked = [None if self.replay else _digest(call, self._options, hashed) for call in calls]
     for number, (call, digest) in enumerate(zip(calls, asked, strict=True)):
       line = kept.get((call.item, call.question, call.rubric))
       if line and (self.replay or line['asked'] == digest):
@@ -203,7 +208,7 @@ def _messages(call: Call) -> list[dict[str, Any]]:
 
 
 def _data_url(image: str | tuple[str, Box], side: int) -> str:
-  data = _bytes(image)
+  data = _bytes(image if isinstance(image, str) else image[0])
   if not isinstance(image, str) or side:
     picture = Image.open(io.BytesIO(data)).convert('RGB')
     if not isinstance(image, str):
@@ -213,28 +218,26 @@ def _data_url(image: str | tuple[str, Box], side: int) -> str:
                               round(bottom * height)))
     if side:
       picture.thumbnail((side, side), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    picture.save(buffer, 'PNG')
-    data = buffer.getvalue()
+    data = to_png(np.asarray(picture))
   kind = 'png' if data.startswith(b'\x89PNG') else 'jpeg'
   return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
 
-def _bytes(image: str | tuple[str, Box]) -> bytes:
-  path = image if isinstance(image, str) else image[0]
+def _bytes(path: str) -> bytes:
   try:
     return epath.Path(path).read_bytes()
   except OSError:
     raise user_error(path, None, 'no such image; draw it first') from None
 
 
-def _digest(call: Call, options: Mapping[str, Any]) -> str:
-  """Changes with whatever the judge is shown."""
+def _digest(call: Call, options: Mapping[str, Any], hashed: Callable[[str], bytes]) -> str:
+  """Changes with whatever the judge is shown; ``hashed`` is of the bytes of a file."""
   shown = hashlib.sha256(json.dumps([list(map(list, call.turns)), call.side, call.words,
                                      options], sort_keys=True).encode())
   for image in call.images:
-    shown.update(hashlib.sha256(_bytes(image)).digest())
-    shown.update(b'' if isinstance(image, str) else repr(image[1]).encode())
+    path, box = (image, None) if isinstance(image, str) else image
+    shown.update(hashed(path))
+    shown.update(b'' if box is None else repr(box).encode())
   return shown.hexdigest()[:24]
 
 

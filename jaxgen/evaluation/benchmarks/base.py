@@ -8,6 +8,7 @@ from jaxgen.data.sample import FileImage
 from jaxgen.evaluation.benchmarks.files import Data
 from jaxgen.evaluation.benchmarks.tallies import Measures
 from jaxgen.evaluation.benchmarks.tallies import Summary
+from jaxgen.evaluation.benchmarks.tallies import tally
 from jaxgen.evaluation.judge import Box
 
 Scores = Mapping[str, float | None]  # None is a score that could not be read
@@ -113,3 +114,9 @@ def pick(scores: Scores, *names: str) -> list[float] | None:
   """The scores with these names; None if one of them is missing."""
   found = [scores[name] for name in names]
   return None if any(score is None for score in found) else found
+
+
+def each(item: Item, scores: Scores) -> Measures:
+  """Each score of an item is a measure of its own."""
+  del item
+  return {name: tally(value) for name, value in scores.items()}

@@ -97,7 +97,6 @@ def _answers(command: str, root: epath.Path, images: Sequence[tuple[Item, str]]
         raise user_error('--detector', command, f'gave no answer for {file}; see what it printed'
                          ) from None
       yield answer
-    process.stdin.close()
 
 
 def _result(item: Item, file: str, right: bool, reason: str, line: dict[str, Any]

@@ -117,13 +117,13 @@ def draw(run: Run, items: Sequence[tuple[int, Item]], folder: str, settings: Set
     UserError: an item that the run cannot draw, before anything is drawn of its batch.
   """
   root = epath.Path(folder)
-  left = [(number, item) for number, item in items
-          if number % share[1] == share[0] and _absent(item, root)]
+  left = [(number, item, absent) for number, item in items
+          if number % share[1] == share[0] and (absent := _absent(item, root))]
   chunk, done = [], 0
-  total = sum(len(_absent(item, root)) for _, item in left)
-  for place, (number, item) in enumerate(left, start=1):
+  total = sum(len(absent) for _, _, absent in left)
+  for place, (number, item, absent) in enumerate(left, start=1):
     requests = requests_of(run, item, number, settings)
-    chunk += [(item, draw, requests[draw]) for draw in _absent(item, root)]
+    chunk += [(item, draw, requests[draw]) for draw in absent]
     if len(chunk) >= BATCHES * run.config.sampling.rows or place == len(left):
       images = run.draw([request for _, _, request in chunk], steps=settings.steps)
       _write(root, [(item, draw, own) for (item, draw, _), own in zip(chunk, images, strict=True)])

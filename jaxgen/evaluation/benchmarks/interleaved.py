@@ -39,7 +39,6 @@ OPENING = ('Completeness', 'Content Quality', 'Content Richness', 'Correctness',
            'Human Preference Alignment', 'Image-Text Coherency', 'Multi-step Consistency')
 HOW_TO = ('text_completeness', 'image_completeness', 'image_coherence', 'image_quality',
           'image_text_coherence')
-STORYBOARD = ('identity', 'consistency')
 
 
 def comm(data: Data) -> list[Item]:
@@ -109,11 +108,6 @@ def interleavedbench_ask(item: Item, folder: str) -> Sequence[Question]:
   without_text = re.search(r'edit|subject', item.group)
   names = [name for name in ASPECTS if not (without_text and name in TEXT_ASPECTS)]
   return [_about(item, folder, 'interleavedbench', names, functools.partial(_flat, 0, 5))]
-
-
-def aspects_measures(item: Item, scores: Scores) -> Measures:
-  """Each score."""
-  return {name: tally(value) for name, value in scores.items()}
 
 
 def aspects_summary(pool: Pool) -> Table:

@@ -13,6 +13,7 @@ from jaxgen.evaluation.benchmarks.base import Item
 from jaxgen.evaluation.judge import Call
 from jaxgen.evaluation.judge import Judge
 from jaxgen.evaluation.rubrics import read_rubric
+from jaxgen.sampling.jobs import existing_file
 
 FILE, REPLIES = 'prompts.json', 'prompts.jsonl'
 
@@ -23,10 +24,8 @@ def from_file(items: Sequence[Item], file: str) -> list[Item]:
   Raises:
     UserError: no such file, or a prompt without a wording.
   """
-  path = epath.Path(file)
-  if not path.exists():
-    raise user_error('--prompts-file', file, 'no such file')
-  wordings = parsed(path.read_bytes(), f'--prompts-file = {file!r}')
+  wordings = parsed(existing_file(file, '--prompts-file').read_bytes(),
+                    f'--prompts-file = {file!r}')
   if not isinstance(wordings, dict):
     raise user_error('--prompts-file', file, 'must be a JSON object from prompts to texts')
   found = []

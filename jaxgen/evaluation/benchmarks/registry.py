@@ -8,6 +8,8 @@ from jaxgen.evaluation.benchmarks import interleaved
 from jaxgen.evaluation.benchmarks import subjects
 from jaxgen.evaluation.benchmarks import text_to_image as t2i
 from jaxgen.evaluation.benchmarks.base import Benchmark
+from jaxgen.evaluation.benchmarks.base import each
+from jaxgen.evaluation.benchmarks.tallies import means_of_all
 
 _GENEVAL = dict(zip((*t2i.TAGS, 'overall'), (.98, .94, .81, .91, .85, .79, .88)))
 _IOMM = dict(zip((*t2i.TAGS, 'overall'), (.99, .92, .83, .94, .91, .75, .89)))
@@ -40,8 +42,8 @@ def _gedit(language: str, papers) -> Benchmark:
 def _dreambench(name: str, papers) -> Benchmark:
   return Benchmark(
       f'dreambench-{name}', functools.partial(
-          subjects.dreambench, file=f'dreambench_{name}ip.json'), subjects.dreambench_measures,
-      subjects.means_of_all, 'DINO ViT-S/16, CLIP ViT-B/32', scores='embeddings', papers=papers)
+          subjects.dreambench, file=f'dreambench_{name}ip.json'), each,
+      means_of_all, 'DINO ViT-S/16, CLIP ViT-B/32', scores='embeddings', papers=papers)
 
 
 _ALL = (
@@ -77,19 +79,19 @@ _ALL = (
               'gpt-4.1-2025-04-14', editing.rise_ask),
     Benchmark('comm', interleaved.comm, interleaved.comm_measures, interleaved.comm_summary,
               'gpt-4o', interleaved.comm_ask, dialogue=True, papers={'DuetGen': _COMM}),
-    Benchmark('interleavedbench', interleaved.interleavedbench, interleaved.aspects_measures,
+    Benchmark('interleavedbench', interleaved.interleavedbench, each,
               interleaved.aspects_summary, 'gpt-4o', interleaved.interleavedbench_ask,
               dialogue=True, papers={'DuetGen': _ASPECTS}),
-    Benchmark('opening', interleaved.opening, interleaved.aspects_measures,
+    Benchmark('opening', interleaved.opening, each,
               interleaved.aspects_summary, 'gpt-4o', interleaved.opening_ask, dialogue=True),
-    Benchmark('how-to', interleaved.how_to, interleaved.aspects_measures,
+    Benchmark('how-to', interleaved.how_to, each,
               interleaved.aspects_summary, 'gpt-5', interleaved.how_to_ask, dialogue=True,
               papers={'DuetGen, How-to-500': dict(zip(
                   interleaved.HOW_TO, (3.39, 4.22, 4.21, 4.08, 4.18))),
                       'DuetGen, Cooking-200': dict(zip(
                           interleaved.HOW_TO, (3.61, 4.70, 3.92, 4.78, 4.75)))}),
-    Benchmark('storyboard', interleaved.storyboard, interleaved.aspects_measures,
-              subjects.means_of_all, 'gpt-4o', interleaved.storyboard_ask,
+    Benchmark('storyboard', interleaved.storyboard, each,
+              means_of_all, 'gpt-4o', interleaved.storyboard_ask,
               papers={'iMontage': dict(identity=7.909, consistency=9.556)}),
 )
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}

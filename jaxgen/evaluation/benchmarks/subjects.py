@@ -80,16 +80,6 @@ def dreambench(data: Data, file: str) -> list[Item]:
   return items
 
 
-def dreambench_measures(item: Item, scores: Scores) -> Measures:
-  """Cosines of embeddings: DINO and CLIP-I with the references, CLIP-T with the prompt."""
-  return {name: tally(value) for name, value in scores.items()}
-
-
-def means_of_all(pool: Pool) -> Table:
-  """The mean of every measure over all items."""
-  return {name: pool.mean(name) for name in pool.names}
-
-
 def dreambench_plus(data: Data) -> list[Item]:
   """1350 prompts: nine for each of 150 images of four categories."""
   items = []

@@ -92,6 +92,11 @@ Table = dict[str, Mean]
 Summary = Callable[[Pool], Table]
 
 
+def means_of_all(pool: Pool) -> Table:
+  """The mean of every measure over all items."""
+  return {name: pool.mean(name) for name in pool.names}
+
+
 def average(means: Iterable[Mean], weights: Sequence[float] | None = None) -> Mean:
   """The mean of means; ``weights`` need not add up to 1. NaN if one of them is."""
   means = list(means)
