@@ -35,6 +35,7 @@ from jaxgen.sampling.solvers import SOLVERS
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.sharding.rules import with_changes
+from jaxgen.systems.base import all_axes
 from jaxgen.systems.base import System
 
 ALL_DEVICES = ConfigDict(dict(data=1, fsdp=-1, context=1, tensor=1))
@@ -110,17 +111,11 @@ def placed(system: System, params: Params, config: ConfigDict, mesh: Mesh) -> Pa
   """
   table = with_changes(config.mesh.rules)
   # Outside of the scope, where Flax refuses the axes of a kernel that slides over height and width.
-  axes = _axes(system)
+  axes = all_axes(system)
   kernels = quantized.chosen_kernels(axes, config.model.quantized)
   params, axes = quantized.quantize(params, axes, kernels), quantized.quantized_axes(axes, kernels)
   return trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
                          partition.parameter_shardings(axes, params, mesh, table))
-
-
-@functools.lru_cache(maxsize=4)
-def _axes(system: System) -> dict:
-  """Kept from call to call: it traces every model."""
-  return system.axes()
 
 
 def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarray, solver: str,

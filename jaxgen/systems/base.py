@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -118,3 +119,9 @@ class System(abc.ABC):
   def _run(self, group: str, params: Params, *args: Any, method: str | None = None) -> Any:
     """Applies the module of a group with its parameters; a module may have none."""
     return self.models[group].apply({'params': params.get(group, {})}, *args, method=method)
+
+
+@functools.lru_cache(maxsize=4)
+def all_axes(system: System) -> dict[str, Any]:
+  """``system.axes()``, kept from call to call: it traces every model."""
+  return system.axes()

@@ -17,6 +17,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.data.states import FIELD
 from jaxgen.models.layers import quantized
+from jaxgen.systems.base import all_axes
 from jaxgen.systems.base import System
 from jaxgen.training.init_from import load_group
 from jaxgen.training.state import AUTOENCODER
@@ -68,13 +69,13 @@ def read_group(config: ConfigDict, system: System, blueprint: Blueprint, group: 
 
 def quantized_groups(config: ConfigDict, system: System, stored: Params) -> Params:
   kernels = kernels_of(config, system)
-  return jax.jit(functools.partial(quantized.quantize, axes=system.axes(), kernels=kernels)
+  return jax.jit(functools.partial(quantized.quantize, axes=all_axes(system), kernels=kernels)
                  )(stored) if kernels else stored
 
 
 def kernels_of(config: ConfigDict, system: System) -> dict[str, str]:
   rules = config.model.quantized
-  return quantized.chosen_kernels(system.axes(), rules) if rules else {}
+  return quantized.chosen_kernels(all_axes(system), rules) if rules else {}
 
 
 def of_group(config: ConfigDict, system: System, group: str, stored: Params) -> dict[str, Any]:
