@@ -6,9 +6,7 @@ has FLUX.1-dev's sizes and expects its components under weights/flux_1_dev.
 
 from ml_collections import ConfigDict
 
-from jaxgen.conversion.pipelines import make_config
-from jaxgen.conversion.pipelines import open_pipeline
-from jaxgen.conversion.tables.pipelines import KINDS
+from jaxgen.conversion.pipelines import config_of
 from jaxgen.models.encoders.clip_text import CLIP_L
 from jaxgen.models.encoders.t5 import T5_XXL
 from jaxgen.models.registry import section
@@ -20,6 +18,4 @@ SCHEDULER = dict(_class_name='FlowMatchEulerDiscreteScheduler', use_dynamic_shif
 
 
 def get_config(pipeline: str = '') -> ConfigDict:
-  if pipeline:
-    return open_pipeline(pipeline).config.unlock()
-  return make_config(KINDS['FluxPipeline'], SECTIONS, SCHEDULER, 'weights/flux_1_dev')
+  return config_of(pipeline, 'FluxPipeline', SECTIONS, SCHEDULER, 'weights/flux_1_dev')

@@ -12,9 +12,7 @@ refer to. Hardware: 64 GPUs or TPU chips of 80 GB; not run at this size.
 from ml_collections import ConfigDict
 
 from jaxgen.config import source
-from jaxgen.conversion.pipelines import make_config
-from jaxgen.conversion.pipelines import open_pipeline
-from jaxgen.conversion.tables.pipelines import KINDS
+from jaxgen.conversion.pipelines import config_of
 from jaxgen.conversion.tables.pipelines import image_tokens
 from jaxgen.models.encoders.qwen2_5_vl import QWEN2_5_VL_7B
 from jaxgen.models.registry import section
@@ -28,9 +26,8 @@ LATENTS = 4_224  # tokens of an image of about 1024 x 1024 pixels, of any shape 
 
 
 def get_config(pipeline: str = '') -> ConfigDict:
-  if pipeline:
-    return trained(open_pipeline(pipeline).config.unlock())
-  return trained(make_config(KINDS['QwenImagePipeline'], SECTIONS, SCHEDULER, 'weights/Qwen-Image'))
+  return trained(config_of(pipeline, 'QwenImagePipeline', SECTIONS, SCHEDULER,
+                           'weights/Qwen-Image'))
 
 
 def trained(config: ConfigDict) -> ConfigDict:

@@ -12,9 +12,7 @@ this size.
 from ml_collections import ConfigDict
 
 from jaxgen.config import source
-from jaxgen.conversion.pipelines import make_config
-from jaxgen.conversion.pipelines import open_pipeline
-from jaxgen.conversion.tables.pipelines import KINDS
+from jaxgen.conversion.pipelines import config_of
 from jaxgen.models.registry import section
 
 # Qwen3-4B, which the release has without its head.
@@ -27,8 +25,7 @@ LATENTS = 4_160  # tokens of an image of about 1024 x 1024 pixels with its learn
 
 
 def get_config(pipeline: str = '') -> ConfigDict:
-  config = (open_pipeline(pipeline).config.unlock() if pipeline else
-            make_config(KINDS['ZImagePipeline'], SECTIONS, SCHEDULER, 'weights/Z-Image'))
+  config = config_of(pipeline, 'ZImagePipeline', SECTIONS, SCHEDULER, 'weights/Z-Image')
   config.data.sources.images = source('auto', 'pair', path='images')
   config.data.update(buckets='area:1048576/16', visual_tokens=LATENTS)
   config.data.dropout.update(all=0.0, text=0.1)

@@ -102,6 +102,20 @@ def make_config(kind: Kind, sections: Mapping[str, Mapping[str, Any]],
   return config
 
 
+def config_of(path: str, kind: str, sections: Mapping[str, Mapping[str, Any]],
+              scheduler: Mapping[str, Any], folder: str) -> ConfigDict:
+  """The config of a pipeline, unlocked.
+
+  Args:
+    path: as for ``open_pipeline``; '' = none is opened, and the rest says what it would be.
+    kind: name of its class.
+    sections, scheduler, folder: as for ``make_config``.
+  """
+  if path:
+    return open_pipeline(path).config.unlock()
+  return make_config(KINDS[kind], sections, scheduler, folder)
+
+
 def is_pipeline(path: str) -> bool:
   """Whether a local or bucket folder holds a pipeline."""
   return (epath.Path(path) / INDEX).exists()

@@ -5,7 +5,6 @@ is taken, and those whose parameters alone do not fit are not compiled.
 """
 
 import dataclasses
-import importlib.util
 import itertools
 import math
 import os
@@ -15,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
+from jaxgen.models.layers.quantized import has_qwix
 from jaxgen.planning.program import compile_program
 from jaxgen.planning.program import make_program
 from jaxgen.planning.program import resident_bytes
@@ -88,14 +88,14 @@ def fitted(config: ConfigDict, change: Callable[[ConfigDict], ConfigDict],
                    f'{least / GIB:.2f} GiB of {limit / GIB:.2f} GiB on each device; take a '
                    'smaller --size, '
                    f'{"more devices" if config.model.lora else "--lora in place of --full"}'
-                   f'{"" if _has_eight_bits() else ", or install qwix for eight bits"}')
+                   f'{"" if has_qwix() else ", or install qwix for eight bits"}')
 
 
 def settings(devices: int, *, adapters: bool) -> Iterator[Setting]:
   """All candidates, the fastest first."""
   share = rows(devices) // devices
   for eight, fsdp, accumulate, remat in itertools.product(
-      (False, True)[:1 + (adapters and _has_eight_bits())], dict.fromkeys((1, devices)),
+      (False, True)[:1 + (adapters and has_qwix())], dict.fromkeys((1, devices)),
       dict.fromkeys((1, share)), REMAT):
     yield Setting(rows(devices), accumulate, remat, fsdp, eight)
 
@@ -111,7 +111,3 @@ def memory_limit() -> float:
   if all(each and 'bytes_limit' in each for each in stats):
     return min(each['bytes_limit'] for each in stats)
   return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / len(stats)
-
-
-def _has_eight_bits() -> bool:
-  return importlib.util.find_spec('qwix') is not None

@@ -50,9 +50,14 @@ def chosen_kernels(axes: trees.Tree, rules: Rules) -> dict[str, str]:
   return chosen
 
 
+def has_qwix() -> bool:
+  """Whether the extra that computes the numbers is installed."""
+  return importlib.util.find_spec('qwix') is not None
+
+
 def require_qwix(field: str, value: Any) -> None:
   """Refuses a setting that nobody can follow without the extra."""
-  if importlib.util.find_spec('qwix') is None:
+  if not has_qwix():
     raise user_error(field, value, 'needs qwix, which is not installed; pip install '
                      "--constraint constraints.txt --editable '.[quantize]'")
 
