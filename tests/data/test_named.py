@@ -311,7 +311,9 @@ def test_pickles_run_nothing(legacy, tmp_path, capsys):
   with pytest.raises(UserError, match='refused: .*asks for numpy'):
     open_source('comm', str(path))
   save(rows)
-  path.write_bytes(path.read_bytes()[:-30])
-  with pytest.raises(UserError, match='no pickle, or damaged'):
-    open_source('comm', str(path))
+  # Without its end an archive is read as a pickle, and as one its first letter asks for a tensor.
+  for cut in (path.read_bytes()[:-30], b'PK\x03\x04 cut short\n'):
+    path.write_bytes(cut)
+    with pytest.raises(UserError, match='no pickle, or damaged'):
+      open_source('comm', str(path))
   assert capsys.readouterr().out == ''

@@ -67,6 +67,9 @@ def _load(data: bytes) -> Any:
       if not inner:
         raise pickle.UnpicklingError('no data.pkl')
       data = archive.read(inner[0])
+  elif data.startswith(b'PK'):
+    # Read as a pickle it would ask for a tensor, by the letter P, and the error would name that.
+    raise zipfile.BadZipFile('cut short')
   file = io.BytesIO(data)
   value = _Plain(file).load()
   if value == _LEGACY_MAGIC:
