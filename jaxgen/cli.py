@@ -1,4 +1,4 @@
-"""The command line: ``jaxgen train | finetune | sample | evaluate | plan | convert | data | curate ...``.
+"""The command line: ``jaxgen train | finetune | sample | evaluate | plan | convert | data ...``.
 
 A command imports what it needs when it runs, so that ``--help`` is immediate and nothing but
 training loads TensorFlow. Mistakes of the user end in one line and exit code 1; any other

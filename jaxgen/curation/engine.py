@@ -10,11 +10,12 @@ that engines, workers and kills do not change a byte.
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
+import struct
 import zlib
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -31,10 +32,12 @@ from jaxgen.curation import models
 from jaxgen.curation import record as records
 from jaxgen.curation.recipe import Group
 from jaxgen.curation.recipe import load_recipe
+from jaxgen.curation.recipe import Siblings
 from jaxgen.curation.recipe import Stage
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
 from jaxgen.curation.record import UNKNOWN
+from jaxgen.curation.tally import StageTally
 from jaxgen.curation.tally import Tally
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.sample import Sample
@@ -44,6 +47,7 @@ from jaxgen.data.sample import to_bytes
 BROKEN = 'broken'  # reason of what a stage could not read
 # Of what is sampled of the inputs to tell whether a run goes on with the same ones.
 _PROBES = 64
+_LENGTHS = struct.Struct('<IQ')  # of the key and of the record in a file of a bucket
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,9 @@ class Worker:
       raise user_error('--model', unknown[0], f'no such model in {job.recipe}; it has '
                        f'{", ".join(sorted(self.recipe.models)) or "none"}')
     self._specs = dict(self.recipe.models) | dict(job.models)
+    self._models = {name: models.open_model(
+        name, spec, self.out / 'calls', self.recipe.limits.get(name), job.workers)
+                    for name, spec in self._specs.items()}
     self._inputs = self.recipe.read(job.source)
     if not len(self._inputs):
       raise user_error('--in', job.source, 'nothing in it that the recipe reads')
@@ -129,26 +136,29 @@ class Worker:
         self._shard(chunk, made, tally)
     write_text(self.tally_file(phase, chunk), json.dumps(dataclasses.asdict(tally)))
 
-  @functools.cached_property
-  def _models(self) -> dict[str, models.Model]:
-    return {name: models.open_model(
-        name, spec, self.out / 'calls', self.recipe.limits.get(name), self.job.workers)
-            for name, spec in self._specs.items()}
-
   def _made(self, phase: int, chunk: int, tally: Tally) -> Iterator[Record]:
     """What the stages of a phase make of a chunk, in the order of the input."""
     offset = sum(len(stages) for stages in self._stages[:phase])
-    steps = [(stage.name, stage.bound(self._models)) for stage in self._stages[phase]]
+    steps = [(stage, stage.bound(self._models)) for stage in self._stages[phase]]
 
-    def passed(given: Record | list[Record]) -> tuple[list[Record], Tally]:
-      own = Tally.of(len(self.recipe.stages))
-      return list(_flow(given, steps, own, offset)), own
+    def flow(given: Record | list[Record], own: Tally) -> Iterator[Record]:
+      stream: Iterator[Any] = iter([given])
+      for (stage, step), count in zip(steps, own.stages[offset:]):
+        stream = _counted(stage, step, stream, count)
+      return stream
 
+    def whole(given: Record | list[Record]) -> tuple[list[Record], Tally]:
+      own = Tally.of(len(tally.stages))
+      return list(flow(given, own)), own
+
+    if self.recipe.threads == 1:
+      for given in self._given(phase, chunk):
+        yield from flow(given, tally)
+      return
     with concurrent.futures.ThreadPoolExecutor(self.recipe.threads) as pool:
-      given = self._given(phase, chunk)
-      run = map if self.recipe.threads == 1 else pool.map
-      for batch in iter(lambda: list(itertools.islice(given, 4 * self.recipe.threads)), []):
-        for made, own in run(passed, batch):
+      inputs = self._given(phase, chunk)
+      for batch in iter(lambda: list(itertools.islice(inputs, 2 * self.recipe.threads)), []):
+        for made, own in pool.map(whole, batch):
           tally.merge(own)
           yield from made
 
@@ -166,15 +176,14 @@ class Worker:
           given.lineage, licence=licence))
 
   def _groups(self, phase: int, bucket: int) -> Iterator[list[Record]]:
-    """The records of one bucket by their keys."""
-    group = self._stages[phase][0]
-    assert isinstance(group, Group)
-    by_key: dict[str, list[Record]] = {}
+    """The records of one bucket by their keys; of all others only their places are held."""
+    places: dict[str, list[tuple[epath.Path, int]]] = {}
     for chunk in range(self.phases[phase - 1]):
-      for found in _read_records(self._folder(phase - 1, chunk) / f'{bucket:05d}'):
-        by_key.setdefault(group.key_of(found), []).append(found)
-    for key in sorted(by_key):
-      yield by_key.pop(key)
+      file = self._folder(phase - 1, chunk) / f'{bucket:05d}'
+      for key, place in _keys(file):
+        places.setdefault(key, []).append((file, place))
+    for key in sorted(places):
+      yield [_read_record(file, place) for file, place in places[key]]
 
   def _folder(self, phase: int, chunk: int) -> epath.Path:
     return self.out / 'work' / f'{phase}-{chunk:05d}'
@@ -193,9 +202,9 @@ class Worker:
       files = [stack.enter_context((partial / f'{bucket:05d}').open('wb'))
                for bucket in range(self.recipe.buckets)]
       for each in made:
-        data = records.to_bytes(each)
-        bucket = zlib.crc32(group.key_of(each).encode()) % self.recipe.buckets
-        files[bucket].write(len(data).to_bytes(8, 'little') + data)
+        key, data = group.key_of(each).encode(), records.to_bytes(each)
+        files[zlib.crc32(key) % self.recipe.buckets].write(_LENGTHS.pack(len(key), len(data))
+                                                           + key + data)
     partial.rename(folder)
 
   def _shard(self, chunk: int, made: Iterator[Record], tally: Tally) -> None:
@@ -236,47 +245,60 @@ def _phases(stages: Sequence[Stage]) -> list[list[Stage]]:
   return phases
 
 
-def _flow(given: Any, steps: Sequence[tuple[str, Any]], tally: Tally, offset: int
-          ) -> Iterator[Record]:
-  """Sends one record, or one group, through the steps, depth first."""
-  if not steps:
-    yield given
-    return
-  (name, step), *rest = steps
-  own = tally.stages[offset]
-  own.entered += len(given) if isinstance(given, list) else 1
-  for made in _results(step, name, given):
-    own.add(made)
-    if isinstance(made, Record):
-      yield from _flow(made, rest, tally, offset + 1)
+def _counted(stage: Stage, step: Any, stream: Iterator[Any], count: StageTally
+             ) -> Iterator[Record]:
+  """What a stage makes of a stream, counted; drops and what cannot be read end here."""
+  given: Record | None = None
+
+  def entering() -> Iterator[Any]:
+    nonlocal given
+    for each in stream:
+      group = each if isinstance(each, list) else [each]
+      given = group[0]
+      count.entered += len(group)
+      yield each
+
+  for argument in [entering()] if isinstance(stage, Siblings) else entering():
+    for made in _results(stage, step, argument, lambda: given):
+      count.add(made)
+      if isinstance(made, Record):
+        yield made
 
 
-def _results(step: Any, name: str, given: Any) -> Iterator[Record | Dropped]:
-  """What a step gives for one record; what it cannot read is dropped."""
-  first = given[0] if isinstance(given, list) else given
-  empty = True
+def _results(stage: Stage, step: Any, argument: Any, given: Callable[[], Record | None]
+             ) -> Iterator[Record | Dropped]:
+  """What a stage gives for one argument; ``given`` is the record that it was given last."""
+  nothing = not isinstance(stage, Siblings)
   try:
-    made = step(given)
-    for each in [made] if isinstance(made, Record | Dropped) else _iterated(made, name):
-      empty = False
+    made = step(argument)
+    if not isinstance(made, Record | Dropped | Iterable):
+      raise TypeError(f'{stage.name} gave {type(made).__name__}, no record and no drop')
+    for each in [made] if isinstance(made, Record | Dropped) else made:
+      nothing = False
       yield each
   except (DecodeError, RecordError) as error:
-    yield first.drop(BROKEN, error=str(error)[:200])
+    yield given().drop(BROKEN, error=str(error)[:200])
     return
   except Exception as error:
-    error.add_note(f'in stage {name} of record {first.id}')
+    if not hasattr(error, '__notes__'):
+      error.add_note(f'in stage {stage.name} of record {getattr(given(), "id", "none")}')
     raise
-  if empty:
-    yield first.drop('nothing came of it')
+  if nothing:
+    yield given().drop('nothing came of it')
 
 
-def _iterated(made: Any, name: str) -> Iterable[Record | Dropped]:
-  if not isinstance(made, Iterable):
-    raise TypeError(f'stage {name} gave {type(made).__name__}, no record and no drop')
-  return made
-
-
-def _read_records(file: epath.Path) -> Iterator[Record]:
+def _keys(file: epath.Path) -> Iterator[tuple[str, int]]:
+  """Key and place of each record in a file of ``Worker._spill``."""
   with file.open('rb') as stream:
-    while size := stream.read(8):
-      yield records.from_bytes(stream.read(int.from_bytes(size, 'little')))
+    while lengths := stream.read(_LENGTHS.size):
+      key, data = _LENGTHS.unpack(lengths)
+      yield stream.read(key).decode(), stream.tell() - key - _LENGTHS.size
+      stream.seek(data, 1)
+
+
+def _read_record(file: epath.Path, place: int) -> Record:
+  with file.open('rb') as stream:
+    stream.seek(place)
+    key, data = _LENGTHS.unpack(stream.read(_LENGTHS.size))
+    stream.seek(key, 1)
+    return records.from_bytes(stream.read(data))

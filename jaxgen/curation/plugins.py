@@ -21,6 +21,7 @@ from jaxgen.curation.models import Request
 from jaxgen.data.decode import decode
 
 AT_ONCE = 16  # calls of one endpoint from one process
+SIDE = 640  # of an image, where a detector takes any
 
 
 class Remote:
@@ -42,8 +43,8 @@ class Remote:
     except Unanswered as failure:
       if failure.refused:
         return Reply(error=str(failure))
-      raise user_error(f'--model {self._name}', self._endpoint.model, f'does not answer: {failure}; '
-                       'run the command again once it does') from None
+      raise user_error(f'--model {self._name}', self._endpoint.model, 'does not answer: '
+                       f'{failure}; run the command again once it does') from None
 
   def _read(self, client: Any, request: Request) -> Reply:
     raise NotImplementedError
@@ -106,11 +107,12 @@ class Drawn:
 
 
 class Detector:
-  """An ONNX file with one input, float32 or uint8 [1, 3, H, W], and any outputs.
+  """An ONNX file of images, float32 or uint8 [1, 3, H, W] each, and any outputs.
 
-  Images are stretched to H x W, 640 where the file leaves it open. What of their values the model
-  expects stands in the file's metadata as JSON numbers or lists, by the names ``mean`` and ``std``
-  over values of 0 to 1; without them they are 0 and 1. Outputs come without their first axis.
+  The images of a request go to its inputs in their order, stretched to H x W, 640 where the file
+  leaves it open. What of their values the model expects stands in the file's metadata as JSON
+  numbers or lists, by the names ``mean`` and ``std`` over values of 0 to 1; without them they are
+  0 and 1. Outputs come without their first axis.
   """
 
   def __init__(self, name: str, what: str):
@@ -125,25 +127,26 @@ class Detector:
       self._session = onnxruntime.InferenceSession(what, options)
     except Exception as error:  # onnxruntime has a class for each of its states
       raise user_error(f'--model {name}', what, f'no ONNX file ({type(error).__name__})') from None
-    self._input, = self._session.get_inputs()
-    sides = [side if isinstance(side, int) else 640 for side in self._input.shape[2:]]
-    self._size = sides[0], sides[1]
+    self._inputs = self._session.get_inputs()
     facts = self._session.get_modelmeta().custom_metadata_map
     self._mean, self._std = (np.reshape(np.asarray(json.loads(facts.get(key, default)),
                                                    np.float32), (-1, 1, 1))
                              for key, default in (('mean', '0'), ('std', '1')))
 
   def ask(self, requests: Sequence[Request]) -> list[Reply]:
-    """See ``Model``; the first image of each request is looked at."""
+    """See ``Model``."""
     names = [output.name for output in self._session.get_outputs()]
-    return [Reply(arrays={name: array[0] for name, array in zip(names, self._session.run(
-        None, {self._input.name: self._pixels(request.images[0])}))}) for request in requests]
+    return [Reply(arrays={name: array[0] for name, array in zip(names, self._session.run(None, {
+        given.name: self._pixels(image, given)
+        for given, image in zip(self._inputs, request.images, strict=True)}))})
+            for request in requests]
 
-  def _pixels(self, image: bytes) -> np.ndarray:
+  def _pixels(self, image: bytes, given: Any) -> np.ndarray:
     """[1, 3, H, W]"""
-    stretched = np.asarray(Image.fromarray(decode(image)).resize(self._size[::-1]))
+    height, width = (side if isinstance(side, int) else SIDE for side in given.shape[2:])
+    stretched = np.asarray(Image.fromarray(decode(image)).resize((width, height)))
     pixels = stretched.transpose(2, 0, 1)[None]
-    if 'uint8' in self._input.type:
+    if 'uint8' in given.type:
       return pixels
     return ((pixels.astype(np.float32) / 255 - self._mean) / self._std).astype(np.float32)
 

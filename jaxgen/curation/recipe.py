@@ -64,6 +64,16 @@ class Stage:
         for name, value in self.parameters.items()})
 
 
+class Siblings(Stage):
+  """One step over what one input has become so far, record by record.
+
+  Args:
+    function: ``(records, **parameters)`` to records and drops. ``records`` is an iterator, so that
+      not all of them need to be held.
+    parameters: as for ``Stage``.
+  """
+
+
 class Group(Stage):
   """One step of all records that share a key, wherever they were made.
 
@@ -108,13 +118,15 @@ class Recipe:
 
   Attributes:
     read: ``(path)`` to a sequence of records, which it may read one by one; see ``readers``.
-    stages: ``Stage`` and ``Group``; what the last one makes has a field ``sample``.
+    stages: ``Stage``, ``Siblings``, ``Group``; what the last one makes has a field ``sample``.
     models: name -> what it is, see ``models.open_model``; '' where ``--model`` must say.
     limits: name of a model -> its limits.
     licence: of inputs that say nothing themselves.
     chunk: inputs of a shard, the unit of work: what a kill loses and one worker holds.
-    buckets: parts that a ``Group`` divides the records into; a worker holds one in memory.
-    threads: inputs of a chunk at once, for stages that wait for models.
+    buckets: parts that a ``Group`` divides the records into, each a shard; a worker holds the
+      records of one key in memory.
+    threads: inputs of a chunk at once, for stages that wait for models. What they become is then
+      held in memory.
   """
 
   read: Reader

@@ -1,0 +1,143 @@
+"""Frames of video files as they are shown: rotated, at their own times, or named as broken."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxgen.core.errors import user_error
+from jaxgen.core.files import one_line
+from jaxgen.data.decode import DecodeError
+
+# A stream may end so many seconds before its container says, as where sound goes on.
+_SLACK = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+  """One frame.
+
+  Attributes:
+    time: seconds from the start of the video.
+    pixels: uint8[H, W, 3].
+  """
+
+  time: float
+  pixels: np.ndarray
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[tuple[Any, Any]]:
+  """The container and the video stream of a file.
+
+  Raises:
+    DecodeError: no such file, no video in it, or damage, also while frames are read.
+    UserError: PyAV is not installed.
+  """
+  try:
+    import av
+  except ModuleNotFoundError:
+    raise user_error('--in', path, 'videos need the package av; pip install "jaxgen[curate]"'
+                     ) from None
+  try:
+    with av.open(path) as container:
+      if not container.streams.video:
+        raise DecodeError('no video in it')
+      stream = container.streams.video[0]
+      stream.thread_type = 'AUTO'
+      yield container, stream
+  except (av.error.FFmpegError, OSError, ValueError) as error:
+    raise DecodeError(f'{type(error).__name__}: {one_line(error)}') from error
+
+
+def length(path: str) -> float:
+  """Seconds that the file says it lasts; 0 where it does not say."""
+  with opened(path) as (container, stream):
+    if stream.duration is not None:
+      return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1e6
+
+
+def rate(path: str) -> float:
+  """Frames per second on average; 25 where the file does not say."""
+  with opened(path) as (_, stream):
+    return float(stream.average_rate or stream.guessed_rate or 25)
+
+
+def frames(path: str, start: float = 0.0, end: float = float('inf'), side: int = 0
+           ) -> Iterator[Frame]:
+  """Frames whose times are in [start, end), in order.
+
+  Times are those that the file gives its frames, so that a variable frame rate is no matter.
+
+  Args:
+    path: the file.
+    start, end: seconds.
+    side: pixels of the longer side at the most; 0 is as it is.
+
+  Raises:
+    DecodeError: as ``opened``, or the file ends long before it says.
+  """
+  time = -1.0
+  for time, shown in _decoded(path, start, end):
+    yield Frame(time, shown(side))
+  if end == float('inf') and time + _SLACK < length(path):
+    raise DecodeError(f'cut short: ends at {max(time, 0):.1f} of {length(path):.1f} s')
+
+
+def ends(path: str, start: float, end: float, rate: float, side: int
+         ) -> tuple[Frame, Frame, list[Frame]]:
+  """First and last frame in [start, end) in full, and small ones between them for motion.
+
+  Args:
+    path, start, end: as for ``frames``.
+    rate: small frames in a second, at the most.
+    side: of the small frames.
+
+  Raises:
+    DecodeError: as ``opened``, or there are no two frames.
+  """
+  first = last = None
+  small: list[Frame] = []
+  for time, shown in _decoded(path, start, end):
+    if first is None:
+      first = Frame(time, shown(0))
+    # Half a frame of slack, because times are rounded.
+    if not small or time - small[-1].time >= 1 / rate - 0.01:
+      small.append(Frame(time, shown(side)))
+    last = time, shown
+  if first is None or last is None or last[0] == first.time:
+    raise DecodeError(f'fewer than two frames from {start:.2f} to {end:.2f} s')
+  return first, Frame(last[0], last[1](0)), small
+
+
+def _decoded(path: str, start: float, end: float
+             ) -> Iterator[tuple[float, Callable[[int], np.ndarray]]]:
+  """Times of frames, and what gives the pixels of each; decodes from the key frame before on."""
+  with opened(path) as (container, stream):
+    base = stream.time_base
+    origin = float((stream.start_time or 0) * base)
+    if start > 0:
+      container.seek(int((start + origin) / base), stream=stream, backward=True)
+    step = float(1 / (stream.average_rate or stream.guessed_rate or 25))
+    time = -step
+    for frame in container.decode(stream):
+      time = time + step if frame.time is None else float(frame.time) - origin
+      if time >= end - 1e-6:
+        return
+      if time >= start - 1e-6:
+        yield time, functools.partial(_pixels, frame, float(stream.sample_aspect_ratio or 1))
+
+
+def _pixels(frame: Any, ratio: float, side: int) -> np.ndarray:
+  """uint8[H, W, 3] as shown: square pixels, upright; ``ratio`` is the width of a stored pixel."""
+  height, width = frame.height, round(frame.width * ratio)
+  scale = min(1.0, side / max(height, width)) if side else 1.0
+  size = max(round(height * scale), 1), max(round(width * scale), 1)
+  pixels = frame.to_ndarray(format='rgb24', height=size[0], width=size[1])
+  turns = round(frame.rotation / 90) % 4  # counter-clockwise
+  return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
