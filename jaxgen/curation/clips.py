@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxgen.core.errors import user_error
 from jaxgen.curation import videos
+from jaxgen.curation.extras import extra
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Request
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
-from jaxgen.data.decode import decode
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 
@@ -44,13 +43,13 @@ def scenes(record: Record, *, detector: str = 'adaptive', threshold: float = 3.0
   times, found = [], []
   rate = videos.rate(record['path'])
   finder = _detector(detector, threshold, max(round(shortest * rate), 1))
-  from scenedetect import FrameTimecode
+  code_of = extra('scenedetect', 'scenedetect-headless').FrameTimecode
   for number, frame in enumerate(videos.frames(record['path'], side=side)):
     times.append(frame.time)
-    found += finder.process_frame(FrameTimecode(number, rate), frame.pixels[..., ::-1])
+    found += finder.process_frame(code_of(number, rate), frame.pixels[..., ::-1])
   if len(times) < 2:
     return record.drop('no moving picture', frames=len(times))
-  found += finder.post_process(FrameTimecode(len(times) - 1, rate))
+  found += finder.post_process(code_of(len(times) - 1, rate))
   cuts = sorted({times[code.frame_num] for code in found})
   length = times[-1] + (times[-1] - times[0]) / (len(times) - 1)
   return record.having(cuts=cuts, length=length).noting(cuts=len(cuts))
@@ -85,26 +84,29 @@ def end_frames(record: Record, *, rate: float = 8.0, side: int = 256) -> Record:
   """Decodes the first and the last frame of a clip, and small frames between them.
 
   Args:
-    record: with ``path``, ``start`` and ``end``. It gets ``first`` and ``last``, JPEG files, and
-      for ``motion`` ``small``, uint8[T, h, w, 3], and ``times``, seconds.
+    record: with ``path``, ``start`` and ``end``. It gets ``first`` and ``last``, JPEG files,
+      ``looks``, the same as uint8[2, h, w, 3], and for ``motion`` ``small``, uint8[T, h, w, 3],
+      and ``times``, seconds.
     rate: small frames in a second, at the most.
     side: of small frames, pixels of the longer side.
   """
-  first, last, small = videos.ends(record['path'], record['start'], record['end'], rate, side)
+  found = videos.ends(record['path'], record['start'], record['end'], rate, side)
   return record.having(
-      first=_jpeg(first.pixels), last=_jpeg(last.pixels),
-      small=np.stack([frame.pixels for frame in small]), times=[frame.time for frame in small])
+      first=_jpeg(found.first.pixels), last=_jpeg(found.last.pixels),
+      looks=np.stack([frame.pixels for frame in found.looks]),
+      small=np.stack([frame.pixels for frame in found.small]),
+      times=[frame.time for frame in found.small])
 
 
 def unlike_ends(record: Record, *, least: float = 2.0) -> Record | Dropped:
   """Drops a pair whose two frames are nearly the same picture.
 
   Args:
-    record: with ``first`` and ``last``.
-    least: mean absolute difference of small versions, levels of 255.
+    record: with ``looks``.
+    least: mean absolute difference at 64 x 64, levels of 255.
   """
-  first, last = (np.asarray(Image.fromarray(decode(record[name])).convert('L').resize(
-      (64, 64), Image.Resampling.BOX), np.float32) for name in ('first', 'last'))
+  first, last = (np.asarray(Image.fromarray(look).convert('L').resize(
+      (64, 64), Image.Resampling.BOX), np.float32) for look in record['looks'])
   change = round(float(np.abs(first - last).mean()), 3)
   noted = record.noting(change=change)
   return noted if change >= least else noted.drop('first and last alike', change=change)
@@ -114,19 +116,19 @@ def unlike_clips(records: Iterable[Record], *, least: int = 6) -> Iterator[Recor
   """Of the clips of one video, drops those that show the same again: for ``Siblings``.
 
   Args:
-    records: with ``first``, ``last`` and ``kind``.
+    records: with ``looks``, which they lose, and ``kind``.
     least: bits of 64 in which the perceptual hashes of first and last differ, both together.
   """
-  import imagehash
+  imagehash = extra('imagehash', 'ImageHash')
   kept: dict[str, list[Any]] = {}
   for record in records:
-    own = [imagehash.phash(Image.fromarray(decode(record[name]))) for name in ('first', 'last')]
+    own = [imagehash.phash(Image.fromarray(look)) for look in record['looks']]
     others = kept.setdefault(record['kind'], [])
     if any(sum(one - other for one, other in zip(own, hashes)) < least for hashes in others):
       yield record.drop('near duplicate')
     else:
       others.append(own)
-      yield record
+      yield record.without('looks')
 
 
 def caption(record: Record, *, model: Model, prompt: str = TRANSITION_PROMPT) -> Record | Dropped:
@@ -162,11 +164,7 @@ def _clip(record: Record, start: float, end: float, kind: str) -> Record:
 
 
 def _detector(name: str, threshold: float, shortest: int) -> Any:
-  try:
-    import scenedetect
-  except ModuleNotFoundError:
-    raise user_error('RECIPE', name, 'scenes need the package scenedetect-headless; pip install '
-                     '"jaxgen[curate]"') from None
+  scenedetect = extra('scenedetect', 'scenedetect-headless')
   if name == 'adaptive':
     return scenedetect.AdaptiveDetector(adaptive_threshold=threshold, min_scene_len=shortest)
   return scenedetect.ContentDetector(threshold=threshold, min_scene_len=shortest)

@@ -30,6 +30,9 @@ def curate(job: Job, engine: str = 'local') -> Tally:
     UserError: the folder holds something else, another process works there, the recipe is wrong,
       or a limit of a model is spent.
   """
+  if '://' in job.out:
+    raise user_error('--out', job.out, 'shards are made in a folder of this machine or one that is '
+                     'mounted; copy them to a bucket from there')
   execute, worker = executor(engine), Worker(job)
   check_place(job.out)
   _claim(worker)

@@ -30,13 +30,18 @@ from jaxgen.core.files import write_text
 from jaxgen.core.files import writing
 from jaxgen.curation import models
 from jaxgen.curation import record as records
+from jaxgen.curation.leakage import Known
+from jaxgen.curation.leakage import unleaked
 from jaxgen.curation.recipe import Group
 from jaxgen.curation.recipe import load_recipe
 from jaxgen.curation.recipe import Siblings
 from jaxgen.curation.recipe import Stage
+from jaxgen.curation.recipe import Use
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
 from jaxgen.curation.record import UNKNOWN
+from jaxgen.curation.tally import EXAMPLES
+from jaxgen.curation.tally import SHOWING
 from jaxgen.curation.tally import StageTally
 from jaxgen.curation.tally import Tally
 from jaxgen.data.decode import DecodeError
@@ -60,6 +65,8 @@ class Job:
     out: folder of the shards.
     models: name -> what it is, over those of the recipe.
     licence: of inputs that say nothing, over that of the recipe.
+    known: what benchmarks test on, which is kept out.
+    fetch: what the run calls itself to servers of the web; '' asks none.
     workers: processes at once, which share the rates of models.
   """
 
@@ -68,6 +75,8 @@ class Job:
   out: str
   models: tuple[tuple[str, str], ...] = ()
   licence: str = ''
+  known: Known = dataclasses.field(default_factory=Known)
+  fetch: str = ''
   workers: int = 1
 
 
@@ -75,6 +84,8 @@ class Worker:
   """A job opened in one process: ``worker(phase, chunk)`` makes one chunk.
 
   Attributes:
+    recipe: what it does.
+    stages: those of the recipe, and what keeps out benchmarks.
     phases: number of chunks of each phase.
   """
 
@@ -84,16 +95,21 @@ class Worker:
     if unknown := sorted(dict(job.models).keys() - self.recipe.models.keys()):
       raise user_error('--model', unknown[0], f'no such model in {job.recipe}; it has '
                        f'{", ".join(sorted(self.recipe.models)) or "none"}')
-    self._specs = dict(self.recipe.models) | dict(job.models)
+    self._specs = {name: f'web:{job.fetch}' if spec == 'web:' else spec
+                   for name, spec in (dict(self.recipe.models) | dict(job.models)).items()}
     self._models = {name: models.open_model(
         name, spec, self.out / 'calls', self.recipe.limits.get(name), job.workers)
                     for name, spec in self._specs.items()}
     self._inputs = self.recipe.read(job.source)
     if not len(self._inputs):
       raise user_error('--in', job.source, 'nothing in it that the recipe reads')
-    self._stages = _phases(self.recipe.stages)
+    self.stages = list(self.recipe.stages)
+    if job.known.digest():
+      self.stages.append(Stage(unleaked, known=Use('benchmarks')))
+    self._bound: dict[str, Any] = {**self._models, 'benchmarks': job.known}
+    self._phases = _phases(self.stages)
     first = -(-len(self._inputs) // self.recipe.chunk)
-    self.phases = [first, *[self.recipe.buckets] * (len(self._stages) - 1)]
+    self.phases = [first, *[self.recipe.buckets] * (len(self._phases) - 1)]
 
   def described(self) -> dict[str, Any]:
     """What must not change between a run and the one that goes on with it."""
@@ -105,7 +121,8 @@ class Worker:
         licence=self.job.licence or self.recipe.licence, chunk=self.recipe.chunk,
         buckets=self.recipe.buckets,
         models={name: models.identity(spec) for name, spec in self._specs.items()},
-        stages=[stage.described() for stage in self.recipe.stages])
+        benchmarks=self.job.known.digest(),
+        stages=[stage.described() for stage in self.stages])
 
   def tally_file(self, phase: int, chunk: int) -> epath.Path:
     """Where the tally of a chunk is; the chunk is done when it is there."""
@@ -114,7 +131,7 @@ class Worker:
   @property
   def names(self) -> list[str]:
     """Of all stages."""
-    return [stage.name for stage in self.recipe.stages]
+    return [stage.name for stage in self.stages]
 
   def clean(self) -> None:
     """Removes what only a run that goes on needs."""
@@ -127,7 +144,8 @@ class Worker:
     Raises:
       UserError: a limit of a model is spent, or nothing can be written.
     """
-    tally = Tally.of(len(self.recipe.stages))
+    showing = chunk % max(self.phases[phase] // SHOWING, 1) == 0
+    tally = Tally.of(len(self.stages), EXAMPLES if showing else 0)
     made = self._made(phase, chunk, tally)
     with writing(self.job.out):
       if phase + 1 < len(self.phases):
@@ -138,8 +156,8 @@ class Worker:
 
   def _made(self, phase: int, chunk: int, tally: Tally) -> Iterator[Record]:
     """What the stages of a phase make of a chunk, in the order of the input."""
-    offset = sum(len(stages) for stages in self._stages[:phase])
-    steps = [(stage, stage.bound(self._models)) for stage in self._stages[phase]]
+    offset = sum(len(stages) for stages in self._phases[:phase])
+    steps = [(stage, stage.bound(self._bound)) for stage in self._phases[phase]]
 
     def flow(given: Record | list[Record], own: Tally) -> Iterator[Record]:
       stream: Iterator[Any] = iter([given])
@@ -148,7 +166,7 @@ class Worker:
       return stream
 
     def whole(given: Record | list[Record]) -> tuple[list[Record], Tally]:
-      own = Tally.of(len(tally.stages))
+      own = Tally.of(len(tally.stages), tally.stages[0].most)
       return list(flow(given, own)), own
 
     if self.recipe.threads == 1:
@@ -190,7 +208,7 @@ class Worker:
 
   def _spill(self, phase: int, chunk: int, made: Iterator[Record]) -> None:
     """Divides records by key; the folder gets its name when it is whole."""
-    group = self._stages[phase + 1][0]
+    group = self._phases[phase + 1][0]
     assert isinstance(group, Group)
     folder = self._folder(phase, chunk)
     partial = folder.parent / f'.{folder.name}.new'

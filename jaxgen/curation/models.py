@@ -7,6 +7,7 @@ A model answers requests; what it is stands in the recipe or on the command line
   jaxgen:PATH        images for texts and images, by a workdir or a published pipeline
   onnx:FILE          arrays for images, by ONNX Runtime
   replay:FILE        the answers in a JSON Lines file, for tests and for a repetition
+  web:AGENT          the bytes at an address; ``--fetch=AGENT`` completes a bare ``web:``
 
 ``@URL`` may be left out for OpenAI's own.
 """
@@ -88,6 +89,8 @@ class Model(Protocol):
 def identity(spec: str) -> str:
   """What of KIND:NAME tells two models apart; where an endpoint stands does not."""
   kind, _, name = spec.partition(':')
+  if kind == 'web':
+    return kind
   if kind in ('chat', 'images'):
     return f'{kind}:{name.partition("@")[0]}'
   if kind in ('replay', 'onnx') and os.path.isfile(name):
@@ -112,6 +115,9 @@ def open_model(name: str, spec: str, calls: epath.Path, limits: Limits | None = 
   """
   from jaxgen.curation import plugins
   kind, _, what = spec.partition(':')
+  if kind == 'web' and not what:
+    raise user_error('--fetch', '', f'{name} asks addresses of the web; allow it, and say who '
+                     'asks, as --fetch="my-crawler (me@example.org)"')
   if kind not in plugins.KINDS or not what:
     raise user_error(f'--model {name}', spec, 'write KIND:NAME; the kinds are '
                      f'{", ".join(plugins.KINDS)}')

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxgen.core.errors import user_error
 from jaxgen.curation.clips import TRANSITION
+from jaxgen.curation.extras import extra
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Request
 from jaxgen.curation.record import Dropped
@@ -78,11 +78,7 @@ def _lengths(small: np.ndarray, model: Model | None) -> list[float]:
 
 
 def _dis(small: np.ndarray) -> list[float]:
-  try:
-    import cv2
-  except ModuleNotFoundError:
-    raise user_error('RECIPE', 'motion', 'needs the package opencv-python-headless; pip install '
-                     '"jaxgen[curate]"') from None
+  cv2 = extra('cv2', 'opencv-python-headless')
   cv2.setNumThreads(1)  # workers are processes: each has one core
   finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
   grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small]

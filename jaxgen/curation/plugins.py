@@ -15,9 +15,11 @@ from jaxgen.core.endpoint import Endpoint
 from jaxgen.core.endpoint import image_url
 from jaxgen.core.endpoint import Unanswered
 from jaxgen.core.errors import user_error
+from jaxgen.curation.extras import extra
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Reply
 from jaxgen.curation.models import Request
+from jaxgen.curation.web import Web
 from jaxgen.data.decode import decode
 
 AT_ONCE = 16  # calls of one endpoint from one process
@@ -116,11 +118,7 @@ class Detector:
   """
 
   def __init__(self, name: str, what: str):
-    try:
-      import onnxruntime
-    except ModuleNotFoundError:
-      raise user_error(f'--model {name}', what, 'needs the package onnxruntime; pip install '
-                       '"jaxgen[curate]"') from None
+    onnxruntime = extra('onnxruntime', 'onnxruntime')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # workers are processes: each has one core
     try:
@@ -179,4 +177,4 @@ class Replay:
 
 
 KINDS: dict[str, Callable[[str, str], Model]] = {
-    'chat': Chat, 'images': Images, 'jaxgen': Drawn, 'onnx': Detector, 'replay': Replay}
+    'chat': Chat, 'images': Images, 'jaxgen': Drawn, 'onnx': Detector, 'replay': Replay, 'web': Web}

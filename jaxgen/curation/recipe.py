@@ -29,7 +29,7 @@ class Use:
   """Stands for a model in the parameters of a stage.
 
   Attributes:
-    name: key of ``Recipe.models``.
+    name: key of ``Recipe.models``; ``benchmarks`` is what ``--against`` names.
   """
 
   name: str

@@ -39,11 +39,11 @@ def write_report(worker: Worker) -> Tally:
   Returns:
     Counts and examples of the whole run.
   """
-  total = Tally.of(len(worker.recipe.stages))
+  total = Tally.of(len(worker.stages), SHOWN)
   for phase, count in enumerate(worker.phases):
     for chunk in range(count):
       total.merge(Tally.from_json(read_json(
-          worker.tally_file(phase, chunk), 'remove it, and its chunk is made again')), SHOWN)
+          worker.tally_file(phase, chunk), 'remove it, and its chunk is made again')))
   samples = sum(total.licences.values())
   stages = [dict(stage=name, entered=stage.entered, left=stage.left, dropped=stage.dropped)
             for name, stage in zip(worker.names, total.stages, strict=True)]
@@ -59,7 +59,7 @@ def _page(worker: Worker, total: Tally, samples: int) -> str:
       total.licences.items()))
   sections = [f'<h1>{escape(title)}</h1><p class="dim">Licences: {licences or "none"}</p>',
               _table(worker, total)]
-  for stage, tally in zip(worker.recipe.stages, total.stages):
+  for stage, tally in zip(worker.stages, total.stages):
     parameters = json.dumps(stage.described()['parameters'])
     sections.append(f'<h2>{escape(stage.name)}</h2><div class="dim">{escape(parameters)}</div>')
     sections.append(_examples('good', f'kept {tally.left:,}', tally.kept))

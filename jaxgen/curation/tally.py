@@ -19,6 +19,7 @@ from jaxgen.data.decode import DecodeError
 from jaxgen.data.sample import Sample
 
 EXAMPLES = 2  # of what each stage keeps, and of each of its reasons, in one chunk
+SHOWING = 256  # chunks of a run that keep examples, about: a run may have a million
 PICTURES, SIDE = 4, 112  # of an example, and pixels of the longer side
 
 
@@ -27,38 +28,40 @@ class StageTally:
   """Of one stage.
 
   Attributes:
+    most: examples of a kind.
     entered, left: records before and behind it.
     dropped: reason -> records.
     kept, examples: of what left, and by the reason of what was dropped; see ``example``.
   """
 
+  most: int
   entered: int = 0
   left: int = 0
   dropped: dict[str, int] = dataclasses.field(default_factory=dict)
   kept: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   examples: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
-  def add(self, made: Record | Dropped, most: int = EXAMPLES) -> None:
+  def add(self, made: Record | Dropped) -> None:
     """Counts what the stage has made."""
     if isinstance(made, Dropped):
       self.dropped[made.reason] = self.dropped.get(made.reason, 0) + 1
       shown = self.examples.setdefault(made.reason, [])
-      if len(shown) < most:
+      if len(shown) < self.most:
         shown.append(example(made.record, made.facts))
     else:
       self.left += 1
-      if len(self.kept) < most:
+      if len(self.kept) < self.most:
         self.kept.append(example(made, made.lineage.notes))
 
-  def merge(self, other: 'StageTally', most: int = EXAMPLES) -> None:
+  def merge(self, other: 'StageTally') -> None:
     """Adds what comes behind in the order of the input."""
     self.entered += other.entered
     self.left += other.left
-    self.kept = [*self.kept, *other.kept][:most]
+    self.kept = [*self.kept, *other.kept][:self.most]
     for reason, count in other.dropped.items():
       self.dropped[reason] = self.dropped.get(reason, 0) + count
     for reason, shown in other.examples.items():
-      self.examples[reason] = [*self.examples.get(reason, ()), *shown][:most]
+      self.examples[reason] = [*self.examples.get(reason, ()), *shown][:self.most]
 
 
 @dataclasses.dataclass
@@ -74,19 +77,19 @@ class Tally:
   licences: dict[str, int] = dataclasses.field(default_factory=dict)
 
   @classmethod
-  def of(cls, count: int) -> 'Tally':
-    """An empty one of so many stages."""
-    return cls([StageTally() for _ in range(count)])
+  def of(cls, count: int, most: int) -> 'Tally':
+    """An empty one of so many stages, with ``most`` examples of a kind."""
+    return cls([StageTally(most) for _ in range(count)])
 
   @classmethod
   def from_json(cls, value: Mapping[str, Any]) -> 'Tally':
     """Reads ``dataclasses.asdict`` of one."""
     return cls([StageTally(**stage) for stage in value['stages']], value['licences'])
 
-  def merge(self, other: 'Tally', most: int = EXAMPLES) -> None:
+  def merge(self, other: 'Tally') -> None:
     """Adds another one of the same stages, which comes behind."""
     for stage, added in zip(self.stages, other.stages, strict=True):
-      stage.merge(added, most)
+      stage.merge(added)
     for licence, count in other.licences.items():
       self.licences[licence] = self.licences.get(licence, 0) + count
 
@@ -104,8 +107,6 @@ def _images(record: Record) -> Iterator[np.ndarray]:
   found: Sequence[Any] = ([part.image for part in own[0].images] if own
                           else _flat(record.fields.values()))
   for value in found:
-    if isinstance(value, np.ndarray) and not (value.dtype == np.uint8 and value.ndim == 3):
-      continue
     if value is not None and not isinstance(value, str | int | float):
       try:
         yield decode(value)

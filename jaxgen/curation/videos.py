@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.core.errors import user_error
 from jaxgen.core.files import one_line
+from jaxgen.curation.extras import extra
 from jaxgen.data.decode import DecodeError
 
 # A stream may end so many seconds before its container says, as where sound goes on.
@@ -38,11 +38,7 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
     DecodeError: no such file, no video in it, or damage, also while frames are read.
     UserError: PyAV is not installed.
   """
-  try:
-    import av
-  except ModuleNotFoundError:
-    raise user_error('--in', path, 'videos need the package av; pip install "jaxgen[curate]"'
-                     ) from None
+  av = extra('av', 'av')
   try:
     with av.open(path) as container:
       if not container.streams.video:
@@ -89,9 +85,24 @@ def frames(path: str, start: float = 0.0, end: float = float('inf'), side: int =
     raise DecodeError(f'cut short: ends at {max(time, 0):.1f} of {length(path):.1f} s')
 
 
-def ends(path: str, start: float, end: float, rate: float, side: int
-         ) -> tuple[Frame, Frame, list[Frame]]:
-  """First and last frame in [start, end) in full, and small ones between them for motion.
+@dataclasses.dataclass(frozen=True)
+class Ends:
+  """What is read of a clip.
+
+  Attributes:
+    first, last: frames in full.
+    looks: the same two, small.
+    small: frames at a fixed rate from the first one on.
+  """
+
+  first: Frame
+  last: Frame
+  looks: tuple[Frame, Frame]
+  small: list[Frame]
+
+
+def ends(path: str, start: float, end: float, rate: float, side: int) -> Ends:
+  """First and last frame in [start, end), and small ones between them for motion.
 
   Args:
     path, start, end: as for ``frames``.
@@ -101,18 +112,16 @@ def ends(path: str, start: float, end: float, rate: float, side: int
   Raises:
     DecodeError: as ``opened``, or there are no two frames.
   """
-  first = last = None
+  first, time = None, start
   small: list[Frame] = []
   for time, shown in _decoded(path, start, end):
-    if first is None:
-      first = Frame(time, shown(0))
+    first = first or Frame(time, shown(0))
     # Half a frame of slack, because times are rounded.
     if not small or time - small[-1].time >= 1 / rate - 0.01:
       small.append(Frame(time, shown(side)))
-    last = time, shown
-  if first is None or last is None or last[0] == first.time:
+  if first is None or time == first.time:
     raise DecodeError(f'fewer than two frames from {start:.2f} to {end:.2f} s')
-  return first, Frame(last[0], last[1](0)), small
+  return Ends(first, Frame(time, shown(0)), (small[0], Frame(time, shown(side))), small)
 
 
 def _decoded(path: str, start: float, end: float

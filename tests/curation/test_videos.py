@@ -1,4 +1,4 @@
-"""Videos: frames as they are shown, cuts to the frame, pairs ranked by motion, pairs across cuts."""
+"""Videos: frames as they are shown, cuts to the frame, pairs by their motion and across cuts."""
 
 import json
 import pathlib
