@@ -133,20 +133,22 @@ def _decoded(path: str, start: float, end: float
     if start > 0:
       container.seek(int((start + origin) / base), stream=stream, backward=True)
     step = float(1 / (stream.average_rate or stream.guessed_rate or 25))
-    time = -step
+    time, ratio = -step, float(stream.sample_aspect_ratio or 1)
+    # One for all frames: a frame's own ``to_ndarray`` sets up the conversion each time.
+    resizer = extra('av.video.reformatter', 'av').VideoReformatter()
     for frame in container.decode(stream):
       time = time + step if frame.time is None else float(frame.time) - origin
       if time >= end - 1e-6:
         return
       if time >= start - 1e-6:
-        yield time, functools.partial(_pixels, frame, float(stream.sample_aspect_ratio or 1))
+        yield time, functools.partial(_pixels, frame, resizer, ratio)
 
 
-def _pixels(frame: Any, ratio: float, side: int) -> np.ndarray:
+def _pixels(frame: Any, resizer: Any, ratio: float, side: int) -> np.ndarray:
   """uint8[H, W, 3] as shown: square pixels, upright; ``ratio`` is the width of a stored pixel."""
   height, width = frame.height, round(frame.width * ratio)
   scale = min(1.0, side / max(height, width)) if side else 1.0
   size = max(round(height * scale), 1), max(round(width * scale), 1)
-  pixels = frame.to_ndarray(format='rgb24', height=size[0], width=size[1])
+  pixels = resizer.reformat(frame, size[1], size[0], 'rgb24').to_ndarray()
   turns = round(frame.rotation / 90) % 4  # counter-clockwise
   return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels

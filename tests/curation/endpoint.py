@@ -1,7 +1,8 @@
 """An endpoint of OpenAI's type in a process of its own: texts and images. Prints its port.
 
 A text ``refuse`` gets 400, ``cut`` an answer that ends at its length; any other is repeated in
-capitals, with the number of images. Images are one grey pixel for each that was given, plus one.
+capitals, with the number of images, after 0.1 s if it holds ``[slow]``. Images are one grey pixel
+for each that was given, plus one.
 ``GET /calls`` tells how many calls there were.
 """
 
@@ -9,6 +10,7 @@ import base64
 import http.server
 import io
 import json
+import time
 
 import numpy as np
 from PIL import Image
@@ -38,6 +40,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     content = body['messages'][-1]['content']
     parts = [dict(type='text', text=content)] if isinstance(content, str) else content
     text = ' '.join(part['text'] for part in parts if part['type'] == 'text')
+    if '[slow]' in text:
+      time.sleep(0.1)
     if text == 'refuse':
       return self._send(400, dict(error=dict(message='not this one')))
     images = sum(part['type'] == 'image_url' for part in parts)

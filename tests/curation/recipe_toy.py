@@ -36,6 +36,7 @@ def first(records, most):
 
 def paint(record, side):
   """The sample."""
+  time.sleep(float(os.environ.get('TOY_SECONDS', '0')))
   image = record.rng(1).integers(0, 255, (side, side, 3), np.uint8)
   return record.having(sample=pair(record.id, image, f'number {record["number"]}'))
 

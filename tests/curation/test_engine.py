@@ -83,20 +83,23 @@ def test_the_report_shows_kept_and_dropped_of_every_filter(whole):
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(whole, tmp_path):
+  """Killed in the first phase, at its end, and in the second one."""
   words = [sys.executable, '-m', 'jaxgen.cli', 'curate', TOY, f'--out={tmp_path / "out"}']
-  slow = subprocess.Popen(words, cwd=ROOT, env={**os.environ, 'TOY_SECONDS': '0.1'},
-                          stderr=subprocess.DEVNULL)
-  while len(list(tmp_path.glob('out/chunks/0-*.json'))) < 3:
-    assert slow.poll() is None
-    time.sleep(0.02)
-  slow.send_signal(signal.SIGKILL)
-  slow.wait()
-  assert not shards(tmp_path / 'out')
-  done = {file: file.stat().st_mtime_ns for file in tmp_path.glob('out/chunks/*.json')}
+  for done in (2, 6, 9):
+    slow = subprocess.Popen(words, cwd=ROOT, env={**os.environ, 'TOY_SECONDS': '0.03'},
+                            stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob('out/chunks/*.json'))) < done:
+      assert slow.poll() is None
+      time.sleep(0.01)
+    slow.send_signal(signal.SIGKILL)
+    slow.wait()
+    assert not (tmp_path / 'out' / 'info.json').exists()
+  kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob('out/chunks/*.json')}
+  assert any(file.name.startswith('1-') for file in kept)
   subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
   assert shards(tmp_path / 'out') == shards(whole[0])
   assert (tmp_path / 'out' / 'report.html').read_text() == (whole[0] / 'report.html').read_text()
-  assert all(file.stat().st_mtime_ns == when for file, when in done.items())
+  assert all(file.stat().st_mtime_ns == when for file, when in kept.items())
   assert not (tmp_path / 'out' / 'work').exists()
 
 

@@ -92,6 +92,39 @@ def test_limits_hold_for_all_workers_and_restarts(server, tmp_path):
     open_model('words', spec, tmp_path, Limits(tokens=20)).ask([Request('l5')])
 
 
+ASKING = '''
+from jaxgen.curation import readers
+from jaxgen.curation.models import Request
+from jaxgen.curation.recipe import Recipe, Stage, Use
+from jaxgen.data.sample import Part, Sample
+
+def ask(record, model):
+  reply, = model.ask([Request(record.id)])
+  return record.having(sample=Sample(record.id, (Part('assistant', text=reply.text, loss=True),)))
+
+def get_recipe():
+  return Recipe(readers.listed(*(f'word {n} [slow]' for n in range(24))),
+                [Stage(ask, model=Use('words'))], models={'words': ''}, chunk=4, threads=2)
+'''
+
+
+def test_a_killed_run_asks_nothing_twice(server, tmp_path):
+  (tmp_path / 'recipe.py').write_text(ASKING)
+  out, before = tmp_path / 'out', calls(server)
+  words = [sys.executable, '-m', 'jaxgen.cli', 'curate', str(tmp_path / 'recipe.py'),
+           f'--out={out}', f'--model=words=chat:m@{server}/v1']
+  process = subprocess.Popen(words, cwd=pathlib.Path(__file__).parents[2],
+                             stderr=subprocess.DEVNULL)
+  while not list(out.glob('data-00001*')):
+    assert process.poll() is None
+    time.sleep(0.01)
+  process.kill()
+  process.wait()
+  subprocess.run(words, cwd=pathlib.Path(__file__).parents[2], check=True, capture_output=True)
+  assert len(list(out.glob('*.arrayrecord'))) == 6
+  assert 24 <= calls(server) - before <= 26  # two may have been on their way
+
+
 def test_rates_hold(server, tmp_path):
   model = open_model('words', f'chat:m@{server}/v1', tmp_path, Limits(per_minute=300), 1)
   began = time.monotonic()
