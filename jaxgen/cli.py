@@ -23,6 +23,7 @@ from jaxgen.core.limits import MAX_TEMPERATURE
 from jaxgen.core.limits import MAX_TOKENS
 from jaxgen.core.limits import check_range
 from jaxgen.flags import convert
+from jaxgen.flags import curate
 from jaxgen.flags import data
 from jaxgen.flags import evaluate
 from jaxgen.flags import finetune
@@ -43,9 +44,9 @@ RANGES = {
     'temperature': (0, MAX_TEMPERATURE),
     'search': (0, None), 'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None),
     'rank': (1, None), 'shards': (1, None), 'vocab': (1, None), 'every': (1, None),
-    'concurrency': (1, None), 'items': (1, None), 'participants': (1, None)}
+    'concurrency': (1, None), 'workers': (1, None), 'items': (1, None), 'participants': (1, None)}
 NAMED = ('config', 'workdir', 'out', 'data')
-COMMANDS = train, finetune, sample, evaluate, plan, convert, data, report, study
+COMMANDS = train, finetune, sample, evaluate, plan, convert, data, curate, report, study
 
 
 def main(argv: Sequence[str] | None = None) -> int:
