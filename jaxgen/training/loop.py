@@ -104,7 +104,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
   blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
 
   with contextlib.ExitStack() as stack:
-    stack.enter_context(lock.held(epath.Path(workdir), hosts))
+    stack.enter_context(lock.held(epath.Path(workdir), leads=hosts.index == 0))
     path, before = workdirs.claim(asked, workdir, hosts)
     config = with_kept(config, path)
     programs = stack.enter_context(Programs())
