@@ -11,6 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxgen.config import schema
+from jaxgen.core import formats
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 
@@ -113,7 +114,7 @@ def _parse(where: str, text: str, old: Any) -> Any:
 
 def to_json(config: ConfigDict) -> str:
   """The config as stable, readable JSON; ``from_json`` reads it back."""
-  return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+  return json.dumps({formats.KEY: formats.RUN} | config.to_dict(), indent=2, sort_keys=True)
 
 
 def from_json(text: str) -> ConfigDict:
@@ -123,7 +124,7 @@ def from_json(text: str) -> ConfigDict:
   that the run had.
 
   Raises:
-    UserError: it is no JSON, or not that of a jaxgen config.
+    UserError: it is no JSON, not that of a jaxgen config, or of a newer format.
   """
   def restore(value):
     if isinstance(value, dict):
@@ -134,6 +135,8 @@ def from_json(text: str) -> ConfigDict:
     values, defaults = restore(json.loads(text)), schema.base_config().to_dict()
     if not isinstance(values, dict):
       raise TypeError('no object')
+    formats.check(values, formats.RUN, 'config.json')
+    values.pop(formats.KEY, None)
     missing = sorted(defaults.keys() - values.keys())
     if missing:
       raise user_error('config.json', missing, 'sections are missing; is this a jaxgen workdir?')

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from jaxgen.config import validate
+from jaxgen.core import formats
 from jaxgen.core import trees
 from jaxgen.core.types import Params
 from jaxgen.data.kept_tokenizers import with_kept
@@ -96,6 +97,7 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
 def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_external: Reader | None,
          profile: tuple[int, int] | None, at_save: AtSave) -> bool:
   began = time.time()
+  formats.check_run(workdir)
   mesh = make_mesh(config.mesh)
   topology = elastic.plan(config, mesh, hosts.count, workdir)
   asked, config = config, elastic.applied(config, topology)
