@@ -1,8 +1,9 @@
 """A small run in one file: config, tokenizers and weights in eight bits, to be shipped.
 
-The file is a zip archive: ``config.json``, ``about.json``, ``tokenizer*/`` and ``weights/``, which has an
-array of numpy for each parameter. A matrix has signed eight-bit numbers and ``<name>.scale``, the
-step of each of its last axis (and of each layer, where layers are stacked); the rest has 16 bits.
+The file is a zip archive: ``config.json``, ``about.json``, ``tokenizer*/`` and ``weights/``, which
+has an array of numpy for each parameter. A matrix has signed eight-bit numbers, and
+``<name>.scale`` the step for each index of its last axis, and for each layer where layers are
+stacked; the rest has 16 bits.
 """
 
 import io

@@ -1,7 +1,9 @@
 """Loads config files, applies command-line overrides, and reads and writes a workdir's JSON."""
 
 import ast
+import importlib.util
 import json
+import pathlib
 import traceback
 import types
 from collections.abc import Sequence
@@ -21,7 +23,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
   Args:
     path: a Python file; ``file.py:argument`` calls ``get_config('argument')``. A colon may stand
-      in the path itself. Or the ``config.json`` of a workdir.
+      in the path itself. ``configs/...`` is also found where it was installed. Or the
+      ``config.json`` of a workdir.
     overrides: ``section.key=value`` strings.
 
   Raises:
@@ -59,13 +62,19 @@ def _split(path: str) -> tuple[str, str]:
   """File and argument of ``file.py:argument``: the longest path before a colon that is a file."""
   ends = [index for index, sign in enumerate(path) if sign == ':']
   for end in (len(path), *reversed(ends)):
-    file = epath.Path(path[:end])
-    if path[:end] and file.exists() and not file.is_dir():
-      return path[:end], path[end + 1:]
+    for file in (path[:end], _shipped(path[:end])):
+      if file and epath.Path(file).exists() and not epath.Path(file).is_dir():
+        return file, path[end + 1:]
   file = path.partition(':')[0]
   if file and epath.Path(file).is_dir():
     raise user_error('--config', file, 'is a folder; name a Python file with get_config()')
   raise user_error('--config', file, 'no such file; see configs/ for those that ship')
+
+
+def _shipped(path: str) -> str:
+  """Where ``configs/...`` lies that was installed with jaxgen; '' for another path."""
+  spec = importlib.util.find_spec('configs') if path.startswith('configs/') else None
+  return str(pathlib.Path(spec.origin).parents[1] / path) if spec and spec.origin else ''
 
 
 def _line(error: Exception, file: str) -> str:

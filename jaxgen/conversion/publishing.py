@@ -193,7 +193,8 @@ def _training(config: ConfigDict, models: list[str], bases: list[str]) -> Iterat
   yield f'| steps | {config.train.steps} of {config.train.rows} rows |'
   yield (f'| optimizer | {config.optimizer.name}, learning rate '
          f'{config.optimizer.learning_rate:g}, {config.optimizer.schedule} |')
-  yield f'| images | {config.data.buckets or f"{config.data.image_size} x {config.data.image_size}"} |'
+  square = f'{config.data.image_size} x {config.data.image_size}'
+  yield f'| images | {config.data.buckets or square} |'
   yield f'| seed | {config.seed} |'
 
 

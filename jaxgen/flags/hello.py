@@ -7,8 +7,8 @@ def add(commands) -> None:
   """Adds the command."""
   parser = shared.command(commands, 'hello', _hello,
                           'draw a picture from the small trained run that is shipped')
-  parser.add_argument('--prompt', action='append', default=[], help='scenes of shapes; may be given '
-                      'several times')
+  parser.add_argument('--prompt', action='append', default=[], help='a scene of shapes; may be '
+                      'given several times')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--out', default='runs/hello', metavar='DIR')
 

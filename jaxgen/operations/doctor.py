@@ -7,6 +7,7 @@ devices are asked in a process of their own: a wrong flag of XLA aborts it, and 
 import dataclasses
 import glob
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -100,11 +101,13 @@ def packages() -> Iterator[Finding]:
     text, _, marker = (part.strip() for part in line.partition(';'))
     name = re.match(r'[\w.-]+', text)[0]
     if extra := re.search(r'extra == .(.+?)[\'"]', marker):
-      extras[extra[1]] = extras.get(extra[1], True) and bool(_version(name))
+      extras[extra[1]] = extras.get(extra[1], True) and _is_whole(text)
     elif fault := _fault(name, text):
       yield Finding('package', fault, f"pip install '{text}'")
   yield Finding('extras', 'complete: ' + (', '.join(
       name for name, whole in sorted(extras.items()) if whole) or 'none'))
+  if spec := importlib.util.find_spec('configs'):
+    yield Finding('configs', os.path.dirname(spec.origin or ''))
 
 
 def devices() -> Finding:
@@ -210,8 +213,9 @@ def _asked(url: str, token: str | None) -> int | str:
   import urllib.request
   headers = {'Authorization': f'Bearer {token}'} if token else {}
   try:
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=REACHED) as it:
-      return it.status
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=REACHED) as reply:
+      return reply.status
   except urllib.error.HTTPError as error:
     return error.code
   except (OSError, ValueError) as error:
@@ -223,6 +227,14 @@ def _version(name: str) -> str:
     return importlib.metadata.version(name)
   except importlib.metadata.PackageNotFoundError:
     return ''
+
+
+def _is_whole(text: str) -> bool:
+  """Whether a requirement is installed, with those of its own extras, as ``jax[cuda13]>=0.10``."""
+  name, extra = re.match(r'([\w.-]+)(?:\[([\w-]+)\])?', text).groups()
+  return bool(_version(name)) and (not extra or all(
+      _version(re.match(r'[\w.-]+', line)[0]) for line in importlib.metadata.requires(name) or []
+      if re.search(rf'extra == .{extra}[\'"]', line)))
 
 
 def _fault(name: str, text: str) -> str:
@@ -281,7 +293,7 @@ def _existing(path: str) -> str:
 
 
 def _write_fault(folder: str, size: int) -> str:
-  """Why so many bytes cannot be written in a folder, there already or to be made; '' if they can."""
+  """Why so many bytes cannot be written in a folder, which may be yet to come; '' if they can."""
   try:
     with tempfile.TemporaryFile(dir=_existing(folder)) as file:
       os.posix_fallocate(file.fileno(), 0, min(size, LEAST))

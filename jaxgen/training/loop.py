@@ -34,6 +34,7 @@ from jaxgen.operations import fingerprint
 from jaxgen.operations import lock
 from jaxgen.training import caching
 from jaxgen.training import overview
+from jaxgen.training import trackers
 from jaxgen.training import workdir as workdirs
 from jaxgen.checkpoints.checkpoint import Checkpoints
 from jaxgen.checkpoints.checkpoint import gather_cursors
@@ -98,6 +99,8 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
          profile: tuple[int, int] | None, at_save: AtSave) -> bool:
   began = time.time()
   formats.check_run(workdir)
+  if hosts.index == 0:
+    trackers.check(config)
   mesh = make_mesh(config.mesh)
   topology = elastic.plan(config, mesh, hosts.count, workdir)
   asked, config = config, elastic.applied(config, topology)
