@@ -25,9 +25,12 @@ from jaxgen.core.limits import check_range
 from jaxgen.flags import convert
 from jaxgen.flags import curate
 from jaxgen.flags import data
+from jaxgen.flags import doctor
 from jaxgen.flags import evaluate
 from jaxgen.flags import finetune
+from jaxgen.flags import hello
 from jaxgen.flags import plan
+from jaxgen.flags import push
 from jaxgen.flags import report
 from jaxgen.flags import sample
 from jaxgen.flags import study
@@ -46,7 +49,8 @@ RANGES = {
     'rank': (1, None), 'shards': (1, None), 'vocab': (1, None), 'every': (1, None),
     'concurrency': (1, None), 'workers': (1, None), 'items': (1, None), 'participants': (1, None)}
 NAMED = ('config', 'workdir', 'out', 'data')
-COMMANDS = train, finetune, sample, evaluate, plan, convert, data, curate, report, study
+COMMANDS = (train, finetune, sample, evaluate, plan, convert, push, data, curate, report, study,
+            doctor, hello)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

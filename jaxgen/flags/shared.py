@@ -64,3 +64,11 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
   """Adds ``--weights``."""
   parser.add_argument('--weights', default='ema', choices=('ema', 'params'),
                       help='ema (where the run keeps one) or params')
+
+
+def add_push(parser: argparse.ArgumentParser, required: bool = False) -> None:
+  """Adds ``--push-to`` and ``--license``."""
+  parser.add_argument('--push-to', required=required, default='', metavar='OWNER/NAME',
+                      help='a repository of the Hugging Face hub, which gets it with a model card')
+  parser.add_argument('--license', default='', metavar='ID', help='of the weights, for the card, '
+                      'as the hub abbreviates it (apache-2.0); none is stated unless given')
