@@ -9,7 +9,7 @@ PIP := -m pip --quiet --quiet --disable-pip-version-check
 INSTALL := $(PY) $(PIP) install --constraint constraints.txt --editable
 HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux); make constraints
 
-.PHONY: quickstart smoke test test-slow test-slurm plan-tpu plan-gpu constraints
+.PHONY: quickstart smoke test test-slow test-slurm docs plan-tpu plan-gpu constraints
 
 # SYSTEM=NAME runs the stages of launch/stages/NAME.sh.
 quickstart: .venv/installed
@@ -28,6 +28,11 @@ test-slow: .venv/installed-test
 # Trains under a real single-node Slurm; installs Slurm if it is missing.
 test-slurm: .venv/installed-test
 	bash tools/test_slurm.sh
+
+# Builds the documentation site into build/docs; warnings are errors. For its search, serve it:
+# .venv/bin/python -m http.server -d build/docs
+docs: .venv/installed-test
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 # Plans every full-size stage on TPU slices; writes docs/plans and the table in docs/scaling.md.
 plan-tpu: .venv/installed-test
