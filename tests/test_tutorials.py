@@ -17,8 +17,9 @@ BLOCK = re.compile(r'(<!-- not replayed: .+? -->\n)?```sh\n(.*?)^```', re.DOTALL
 FEW = ('--config.train.steps=2 --config.train.rows=2 --config.optimizer.warmup_steps=1 '
        '--config.optimizer.schedule=constant --config.sampling.steps=1')
 # The evaluation of the quickstart draws hundreds of dialogues: it counts as done.
-EVALUATED = ('mkdir -p runs/quickstart_duetgen && echo \'{"stage": "evaluate align", "seconds": 0}\' '
-             '> runs/quickstart_duetgen/timings.jsonl\n')
+EVALUATED = '''mkdir -p runs/quickstart_duetgen
+echo '{"stage": "evaluate align", "seconds": 0}' > runs/quickstart_duetgen/timings.jsonl
+'''
 # What is made smaller: text of the page -> text in its place. Every entry must be on its page.
 CHANGES = {
     'photos': {
@@ -35,7 +36,8 @@ CHANGES = {
         'SYSTEM=duetgen launch/quickstart.sh runs/quickstart_duetgen':
             f'{EVALUATED}SYSTEM=duetgen launch/quickstart.sh runs/quickstart_duetgen {FEW}',
         '--out=runs/answer': '--out=runs/answer --images=1 --max-tokens=4 --steps=1'},
-    'tpu_pod': {'configs/iomm/pretrain_b.py --topology=tpu:v5p:4x4x4':
+    'tpu_pod': {'--shards=64': '--shards=2',
+                'configs/iomm/pretrain_b.py --topology=tpu:v5p:4x4x4':
                     'configs/iomm/quickstart.py:pretrain --topology=tpu:v5p:2x2x1'},
     'slurm': {},
     'plan': {'configs/iomm/finetune_b_1024.py': 'configs/iomm/quickstart.py:pretrain',

@@ -24,9 +24,9 @@ from jaxgen.config import schema
 # What a program that uses jaxgen calls or implements, in the order of the page.
 PYTHON = {
     'Configs': ('jaxgen.config.base_config', 'jaxgen.config.source', 'jaxgen.config.lora',
-                'jaxgen.config.load_config', 'jaxgen.config.overridden', 'jaxgen.config.validate.validate',
-                'jaxgen.config.to_json', 'jaxgen.config.from_json',
-                'jaxgen.models.registry.section'),
+                'jaxgen.config.load_config', 'jaxgen.config.overridden',
+                'jaxgen.config.validate.validate', 'jaxgen.config.to_json',
+                'jaxgen.config.from_json', 'jaxgen.models.registry.section'),
     'Training': ('jaxgen.training.loop.train', 'jaxgen.finetuning.commands.finetune',
                  'jaxgen.finetuning.commands.Wishes'),
     'Drawing': ('jaxgen.sampling.load.load_run', 'jaxgen.sampling.load.load_published',

@@ -51,7 +51,7 @@ def test_every_step_has_a_line_and_log_steps_the_losses_of_tasks_and_timesteps(s
 
 def test_norms_of_groups_are_those_of_the_parameters_that_were_saved(straight):
   lines = {line['step']: line for line in lines_of(straight)}
-  params = load_weights(str(straight), ('bridge', 'denoiser'), 'params')
+  params, _ = load_weights(str(straight), ('bridge', 'denoiser'), 'params')
   for group, tree in params.items():
     norm = np.sqrt(sum(np.square(leaf.astype(np.float64)).sum() for leaf in jax.tree.leaves(tree)))
     assert lines[20][f'param_norm/{group}'] == pytest.approx(norm, rel=1e-5)
