@@ -9,7 +9,8 @@ PIP := -m pip --quiet --quiet --disable-pip-version-check
 INSTALL := $(PY) $(PIP) install --constraint constraints.txt --editable
 HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux); make constraints
 
-.PHONY: hello quickstart smoke test test-slow test-slurm test-package plan-tpu plan-gpu constraints
+.PHONY: hello quickstart smoke test test-slow test-slurm test-package docs plan-tpu plan-gpu \
+  constraints
 
 # Draws from the small trained run that is shipped.
 hello: .venv/installed
@@ -37,6 +38,11 @@ test-slurm: .venv/installed-test
 PYTHONS ?= python3.11 python3.12 python3.13
 test-package:
 	bash tools/test_package.sh $(PYTHONS)
+
+# Builds the documentation site into build/docs; warnings are errors. For its search, serve it:
+# .venv/bin/python -m http.server -d build/docs
+docs: .venv/installed-test
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 # Plans every full-size stage on TPU slices; writes docs/plans and the table in docs/scaling.md.
 plan-tpu: .venv/installed-test

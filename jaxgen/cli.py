@@ -55,7 +55,7 @@ COMMANDS = (train, finetune, sample, evaluate, plan, convert, push, data, curate
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command; returns the exit code."""
-  parser = _parser()
+  parser = make_parser()
   args, rest = parser.parse_known_args(argv)
   strangers = [word for word in rest if not word.startswith(OVERRIDE)]
   if strangers or (rest and not args.overridable(args)):
@@ -85,7 +85,8 @@ def _check(args: dict[str, Any]) -> None:
       raise user_error(f'--{name}', '', 'name a file or folder')
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+  """The parser of all commands."""
   parser = argparse.ArgumentParser(
       prog='jaxgen', allow_abbrev=False,
       description='Train, run and ship unified multimodal image generators.',

@@ -4,7 +4,7 @@
 
 packs the photographs and their captions, trains photos.py:mllm (captions), :pretrain (image-only)
 and :finetune (16 pairs among image-only samples) one after the other, and measures the fit.
-Measured: docs/photos.md.
+Measured: docs/tutorials/photos.md.
 """
 
 from ml_collections import ConfigDict

@@ -70,11 +70,13 @@ def lora(modules: str, *, rank: int, alpha: float) -> ConfigDict:
 def base_config() -> ConfigDict:
   """The full schema with defaults; the config file fills ``model`` and ``data.sources``."""
   return ConfigDict(dict(
-      seed=0,
-      system='iomm',
+      seed=0,  # of initial values, data order, noise and dropout
+      system='iomm',  # name of the system, see jaxgen.systems.registry
       model=dict(
-          mllm=ConfigDict(), bridge=ConfigDict(),  # family and sizes: see jaxgen.models.registry
-          denoiser=ConfigDict(), autoencoder=ConfigDict(),
+          mllm=ConfigDict(),  # family and sizes of each group: see jaxgen.models.registry
+          bridge=ConfigDict(),  # what maps hidden states to conditioning states
+          denoiser=ConfigDict(),  # the model of velocities
+          autoencoder=ConfigDict(),  # frozen; encodes images before the step
           lora=ConfigDict(),  # name -> lora(...); where several match a module, the first name wins
           compute_dtype='bfloat16',  # activations; trainable parameters are fp32 masters
           frozen_dtype='bfloat16',  # frozen parameters
@@ -86,54 +88,60 @@ def base_config() -> ConfigDict:
       data=_data(),
       objective=dict(
           flow_matching=1.0,  # weight of the loss term; 0 disables it
-          next_token=0.0,
-          timesteps='logit_normal',  # or 'uniform'
-          timestep_mean=0.0,  # mean and std of the logit-normal
-          timestep_std=1.0,
-          timestep_shift=1.0,  # s t / (1 + (s - 1) t)
+          next_token=0.0,  # weight of the loss term
+          timesteps='logit_normal',  # distribution of t: this or 'uniform'
+          timestep_mean=0.0,  # mean of the logit-normal
+          timestep_std=1.0,  # its standard deviation
+          timestep_shift=1.0,  # s of the drawn times: s t / (1 + (s - 1) t)
           cosmos_mean=False,  # clean tokens count in the mean of flow_matching, with loss 0 (A25)
       ),
       optimizer=dict(
           name='adamw',  # or 'muon': Muon on hidden matrices, AdamW on the rest (A19)
-          learning_rate=1e-4,
+          learning_rate=1e-4,  # peak of the schedule
           schedule='constant',  # or 'cosine' (to 0)
-          warmup_steps=0,
-          b1=0.9,
-          b2=0.95,
-          eps=1e-8,
+          warmup_steps=0,  # linear warm-up before the schedule
+          b1=0.9,  # decay of the first moment
+          b2=0.95,  # decay of the second moment
+          eps=1e-8,  # added to the root of the second moment
           moments_dtype='float32',  # storage dtype of the moments; 'bfloat16' halves their memory
           memory='device',  # where moments and EMA stay between steps: 'device' or 'host' memory
-          weight_decay=0.0,
-          clip_norm=1.0,
-          ema_decay=0.0,  # 0 = no EMA
+          weight_decay=0.0,  # decoupled, times the learning rate
+          clip_norm=1.0,  # global norm that gradients are clipped to
+          ema_decay=0.0,  # decay of the moving average of the parameters; 0 = none is kept
       ),
       train=dict(
-          steps=1000,
+          steps=1000,  # optimizer steps of the run
           rows=8,  # B: rows of the global batch, summed over accumulation steps
           accumulate=1,  # micro-batches per step (gradient accumulation)
           zero=3,  # ZeRO stage: parameters gathered layer by layer (3, FSDP) or once per step (2)
-          log_every=10,
-          checkpoint_every=500,
+          log_every=10,  # steps between lines on stderr and points in TensorBoard
+          checkpoint_every=500,  # steps between saves
           keep=2,  # number of newest checkpoints kept
           wandb='',  # PROJECT or OWNER/PROJECT of Weights & Biases that gets the metrics too
           halt_after=10,  # consecutive non-finite steps after which the run stops
           host_timeout=90.0,  # seconds of silence after which a host counts as lost
       ),
-      mesh=dict(data=-1, fsdp=1, context=1, tensor=1, rules=()),  # -1 = the rest; docs/scaling.md
+      mesh=dict(  # devices along each axis; their product is the number of devices
+          data=-1,  # copies of the model; -1 = the rest
+          fsdp=1,  # devices that parameters and optimizer state are split over
+          context=1,  # devices that the tokens of a row are split over
+          tensor=1,  # devices that heads and hidden units are split over
+          rules=(),  # changes to the table of sharding/rules.py: (logical axis, mesh axes, ...)
+      ),
       trainable=(('.*', True),),  # (regex over group/path, trains?) in order; all must match
       init_from=dict(  # group -> workdir, weights or another library's model; '' = random
-          mllm='', bridge='', denoiser='', autoencoder='',
+          mllm='', bridge='', denoiser='', autoencoder='',  # path or hub id of its weights
           weights='ema',  # from a workdir: 'ema' if it has one, or always 'params'
           changes=(),  # (regex over group/path, 'reinit' | 'extend' | 'drop' | 'merge'), in order
       ),
       sampling=dict(
-          steps=50,
+          steps=50,  # solver steps of an image
           solver='euler',  # or 'unipc'
           guidance=4.0,  # text guidance scale s: u + s (c - u); 1 = no guidance
           image_guidance=1.0,  # guidance scale of the references, for systems that support it
           renormalize='none',  # length of guided velocities kept by 'token', by 'image', or not
           negative_prompt='',  # prompt of the unconditional branch; '' = data.empty_prompt
-          timestep_shift=1.0,
+          timestep_shift=1.0,  # s of the noise levels: s t / (1 + (s - 1) t)
           size_shift=(),  # (tokens, mu, tokens, mu): shift exp(mu) by image size instead (FLUX)
           last_level=0.0,  # noise level before 0 that the levels are stretched to; 0 = as they fall
           size=0,  # side of the images in pixels; 0 = data.image_size
@@ -190,11 +198,12 @@ def _data() -> dict[str, object]:
           vision=0.0,  # images for the language model (L144)
           latents=0.0,  # clean latents for the denoiser
       ),
+      # Prompt of samples without a text.
       reconstruction_prompt='Generate an image that is identical to the reference image:',
-      pair_prompt='Generate an image: {caption}',
-      edit_prompt='{caption}',  # {outputs} is the number of images that are asked for (L008)
-      empty_prompt='Generate an image.',
-      caption_prompt='Describe the image:',
+      pair_prompt='Generate an image: {caption}',  # wording of a caption to draw
+      edit_prompt='{caption}',  # of an edit; {outputs} is the number of images asked for (L008)
+      empty_prompt='Generate an image.',  # of samples whose condition is dropped
+      caption_prompt='Describe the image:',  # of the task caption
       cache='',  # folder of `jaxgen data cache`: latents are read, not encoded; '' = none
       states='',  # folder of `jaxgen data cache --states`: prompts are not read; '' = none
       max_bad_share=0.01,  # stop when a larger share of the records cannot be decoded

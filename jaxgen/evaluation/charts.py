@@ -10,20 +10,32 @@ POINTS = 300  # most points per curve; longer curves are averaged
 
 
 def line_chart(steps: Sequence[float], values: Sequence[float], title: str) -> str:
-  """A curve over steps: raw values drawn faintly, with their running mean on top.
+  """One curve over steps, see ``line_charts``."""
+  return line_charts({'': list(zip(steps, values, strict=True))}, title)
+
+
+def line_charts(curves: Mapping[str, Sequence[tuple[float, float | None]]], title: str) -> str:
+  """Curves over steps in one chart: raw values drawn faintly, with their running mean on top.
 
   The axis is logarithmic if all values are positive and span more than a factor of 20. Values that
   are not finite (skipped steps) are left out.
+
+  Args:
+    curves: name -> pairs of step and value; an empty name has no legend.
+    title: for readers of the page that see no pictures.
   """
-  pairs = [(x, y) for x, y in zip(steps, values, strict=True) if y is not None and math.isfinite(y)]
-  if not pairs:
+  thinned = {name: _thin([(x, y) for x, y in pairs if y is not None and math.isfinite(y)])
+             for name, pairs in curves.items()}
+  steps = [x for xs, _ in thinned.values() for x in xs]
+  values = [y for _, ys in thinned.values() for y in ys]
+  if not values:
     return '<p>nothing was logged</p>'
-  xs, ys = _thin(pairs)
-  logarithmic = min(ys) > 0 and max(ys) > 20 * min(ys)
-  heights = [math.log10(y) for y in ys] if logarithmic else ys
-  low, high = min(heights), max(heights)
+  logarithmic = min(values) > 0 and max(values) > 20 * min(values)
+  scaled = {name: [math.log10(y) for y in ys] if logarithmic else ys
+            for name, (_, ys) in thinned.items()}
+  low, high = (pick(y for ys in scaled.values() for y in ys) for pick in (min, max))
   high = high if high > low else low + 1
-  first, last = min(xs), max(max(xs), min(xs) + 1)
+  first, last = min(steps), max(max(steps), min(steps) + 1)
 
   def place(x: float, height: float) -> tuple[float, float]:
     across = (x - first) / (last - first) * (WIDTH - LEFT - RIGHT) + LEFT
@@ -38,9 +50,13 @@ def line_chart(steps: Sequence[float], values: Sequence[float], title: str) -> s
   for tick in _ticks(first, last):
     x, _ = place(tick, low)
     parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{_number(tick)}</text>')
-  parts.append(_path('raw', [place(x, y) for x, y in zip(xs, heights, strict=True)]))
-  parts.append(_path('mean', [place(x, y) for x, y in zip(xs, _smooth(heights), strict=True)]))
-  return ''.join(parts) + '</svg>'
+  legend = []
+  for index, (name, (xs, _)) in enumerate(thinned.items()):
+    which = f' curve{index}' if index else ''
+    for kind, ys in (('raw', scaled[name]), ('mean', _smooth(scaled[name]))):
+      parts.append(_path(kind + which, [place(x, y) for x, y in zip(xs, ys, strict=True)]))
+    legend += [f'<span class="key{which}">{escape(name)}</span>'] if name else []
+  return ''.join([*parts, '</svg>', *legend])
 
 
 def bar_chart(rows: Mapping[str, tuple[float, float | None]]) -> str:
@@ -56,7 +72,7 @@ def bar_chart(rows: Mapping[str, tuple[float, float | None]]) -> str:
 
 
 def _thin(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-  size = math.ceil(len(pairs) / POINTS)
+  size = max(math.ceil(len(pairs) / POINTS), 1)
   groups = [pairs[start:start + size] for start in range(0, len(pairs), size)]
   xs = [sum(x for x, _ in group) / len(group) for group in groups]
   ys = [sum(y for _, y in group) / len(group) for group in groups]

@@ -56,8 +56,9 @@ def evaluate(workdir: str, *, prompts: int, images_per_prompt: int, seed: int = 
     preset: of the system; '' = as the run's config says.
     untrained: whether to score a random initialisation of the same system as well.
     tasks: drawn tasks with commas; '' = those of the run's sources.
-    given, language: see ``make_cases``; such scores are in files of their own,
+    given: see ``make_cases``; such scores are in files of their own,
       ``evaluation_<role>_<language>``.
+    language: likewise.
 
   Returns:
     The accuracy of each task, and ``overall``, their mean.

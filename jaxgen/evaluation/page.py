@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from jaxgen.evaluation import charts
+from jaxgen.evaluation import sections
 
 TILE = 124  # width of one image in pixels of the page
 
@@ -28,7 +29,9 @@ h3 { font-size: 14px; margin: 18px 0 8px; color: var(--dim); font-weight: 500; }
 .facts b { display: block; font-size: 30px; line-height: 1.2; font-weight: 600; }
 svg { width: 100%; display: block; } svg text { font-size: 10px; fill: var(--dim); }
 .grid { stroke: var(--line); } path { fill: none; stroke: var(--accent); stroke-linejoin: round; }
-path.raw { opacity: .25; } path.mean { stroke-width: 1.8; }
+path.raw { opacity: .25; } path.mean { stroke-width: 1.8; } path.curve1 { stroke: var(--bad); }
+.key { color: var(--accent); margin-right: 14px; } .key.curve1 { color: var(--bad); }
+.pairs td { vertical-align: top; text-align: left; }
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 7px 14px;
   align-items: center; } .bars em { font-style: normal; font-variant-numeric: tabular-nums; }
 .track { position: relative; height: 12px; border-radius: 6px; background: var(--line); }
@@ -54,13 +57,17 @@ def render_page(title: str, stages: Sequence[Any], summary: dict[str, Any]) -> s
     stages: ``report.Stage`` objects in training order.
     summary: the contents of ``summary.json``.
   """
-  sections = [_header(title, summary), _scores(summary), _curves(stages),
-              _losses(summary), _speed(stages, summary),
-              *(_samples(stage) for stage in stages if stage.evaluation), _export(summary),
-              _configs(stages)]
+  parts = [_header(title, summary), _scores(summary), _curves(stages), _losses(summary),
+           _speed(stages, summary), *map(_measured, stages), _export(summary),
+           _parameters(stages), _configs(stages)]
+  return document(title, ''.join(parts))
+
+
+def document(title: str, body: str, style: str = '') -> str:
+  """A page of our looks as HTML text; ``style`` is added to theirs."""
   return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
           '</title><meta name="viewport" content="width=device-width, initial-scale=1">'
-          f'<style>{STYLE}</style></head><body>{"".join(sections)}</body></html>')
+          f'<style>{STYLE}{style}</style></head><body>{body}</body></html>')
 
 
 def _header(title: str, summary: dict[str, Any]) -> str:
@@ -125,23 +132,33 @@ def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:
   return f'<h2>Throughput</h2><div class="card"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
-def _samples(stage: Any) -> str:
+def _measured(stage: Any) -> str:
+  """Everything that a run was evaluated on."""
+  found = {'held-out prompts': stage.evaluation} if stage.evaluation else {}
+  found |= {f'held-out prompts, {name}': each for name, each in stage.others.items()}
+  return ''.join([*(_samples(stage, what, each) for what, each in found.items()),
+                  sections.fit(stage.name, stage.folder),
+                  sections.held_out(stage.name, stage.folder)])
+
+
+def _samples(stage: Any, what: str, evaluation: dict[str, Any]) -> str:
   by_task: dict[str, list[str]] = {}
-  for sample in stage.evaluation['samples']:
+  for sample in evaluation['samples']:
     if (stage.folder / sample['file']).exists():
-      by_task.setdefault(sample['task'], []).append(_sample(stage, sample))
+      by_task.setdefault(sample['task'], []).append(figure(stage, sample))
   blocks = ''.join(
       f'<h3>{escape(task.replace("_", " "))}</h3><div class="samples">{"".join(figures)}</div>'
       for task, figures in by_task.items())
   note = ('<p class="dim">What was given, then what was drawn over what was expected; of dialogues '
           'also what was written.</p>'
-          if any('columns' in sample for sample in stage.evaluation['samples']) else '')
-  return (f'<h2>Samples of {escape(stage.name)}, held-out prompts</h2>'
-          f'{_details(stage.evaluation)}{note}{blocks}')
+          if any('columns' in sample for sample in evaluation['samples']) else '')
+  return (f'<h2>Samples of {escape(stage.name)}, {escape(what)}</h2>'
+          f'{_details(evaluation)}{note}{blocks}')
 
 
-def _sample(stage: Any, sample: dict[str, Any]) -> str:
-  """One image, or a picture of several columns (given, drawn over expected), which is as wide."""
+def figure(stage: Any, sample: dict[str, Any]) -> str:
+  """A sample of an evaluation: its picture, which has a column for each image given or drawn, the
+  prompt, the texts of a dialogue, and the verdict."""
   data = base64.b64encode((stage.folder / sample['file']).read_bytes()).decode()
   verdict = ('<span class="good">✓ right</span>' if sample['correct']
              else '<span class="bad">✗ wrong</span>')
@@ -191,6 +208,11 @@ def _export(summary: dict[str, Any]) -> str:
                  for name, model in summary['export'].items())
   return ('<h2>PyTorch export</h2><div class="card"><table><tr><th>folder</th><th>class</th>'
           f'<th>weights</th></tr>{rows}</table></div>')
+
+
+def _parameters(stages: Sequence[Any]) -> str:
+  tables = ''.join(sections.parameters(stage.name, stage.folder) for stage in stages)
+  return tables and f'<h2>Parameters</h2>{tables}'
 
 
 def _configs(stages: Sequence[Any]) -> str:

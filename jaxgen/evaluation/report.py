@@ -19,6 +19,7 @@ from jaxgen.core.files import read_json
 from jaxgen.core.files import read_lines
 from jaxgen.core.files import write_text
 from jaxgen.evaluation.page import render_page
+from jaxgen.evaluation.sections import record
 
 # What the report reads of each line, with the types.
 _METRICS = {'step': int, 'loss': (int, float, type(None))}
@@ -88,8 +89,11 @@ def write_report(workdir: str) -> str:
   return str(page)
 
 
-def read_stages(root: epath.Path) -> list[Stage]:
-  """The runs in a folder, ordered as in ``timings.jsonl``, else by when config.json was written."""
+def read_stages(root: epath.Path, flag: str = '--workdir') -> list[Stage]:
+  """The runs in a folder, ordered as in ``timings.jsonl``, else by when config.json was written.
+
+  ``flag`` is what names the folder in an error.
+  """
   timings = read_lines(root / 'timings.jsonl', _TIMINGS)
   turns = {line['stage']: turn for turn, line in enumerate(timings)}
 
@@ -100,7 +104,7 @@ def read_stages(root: epath.Path) -> list[Stage]:
       (path.parent for path in root.glob('*/config.json')
        if (path.parent / 'metrics.jsonl').exists()), key=age)
   if not folders:
-    raise user_error('--workdir', str(root), 'holds no metrics.jsonl, nor do its subfolders; '
+    raise user_error(flag, str(root), 'holds no metrics.jsonl, nor do its subfolders; '
                      'give the folder of a run, or of several')
   return [_read_stage(folder) for folder in folders]
 
@@ -129,12 +133,15 @@ def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
 
 
 def _read_stage(folder: epath.Path) -> Stage:
+  def scores(name: str) -> dict[str, Any] | None:
+    return record(folder / f'{name}.json', 'score', 'samples')
+
   by_step = {line['step']: line for line in read_lines(folder / 'metrics.jsonl', _METRICS)}
   text = read_config(str(folder))
   from_json(text)  # known to be a config of ours, with all of its sections
   return Stage(folder.name, folder, json.loads(text), [by_step[step] for step in sorted(by_step)],
-               _scores(folder / 'evaluation.json'), _scores(folder / 'evaluation_untrained.json'),
-               {file.stem.removeprefix('evaluation_').replace('_', ' '): _scores(file)
+               scores('evaluation'), scores('evaluation_untrained'),
+               {file.stem.removeprefix('evaluation_').replace('_', ' '): scores(file.stem)
                 for file in sorted(folder.glob('evaluation_*.json'))
                 if not file.stem.endswith('untrained')})
 
@@ -148,14 +155,3 @@ def _read_export(root: epath.Path) -> dict[str, Any] | None:
         'class': config.get('_class_name') or config.get('model_type'),
         'bytes': sum(part.stat().length for part in file.parent.glob('*.safetensors'))}
   return models or None
-
-
-def _scores(path: epath.Path) -> dict[str, Any] | None:
-  """The contents of an evaluation file; None where there is none."""
-  if not path.exists():
-    return None
-  fix = 'remove it, or run `jaxgen evaluate` again'
-  found = read_json(path, fix)
-  if missing := [name for name in ('score', 'samples') if name not in found]:
-    raise user_error(str(path), None, f'damaged (without {" and ".join(missing)}); {fix}')
-  return found

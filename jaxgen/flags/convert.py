@@ -10,8 +10,8 @@ def add(commands) -> None:
                       'PyTorch checkpoints, both ways')
   export = shared.command(ways, 'export', _export,
                           'write a run as diffusers and transformers folders')
-  export.add_argument('--workdir', required=True, metavar='DIR')
-  export.add_argument('--out', required=True, metavar='DIR')
+  export.add_argument('--workdir', required=True, metavar='DIR', help='a trained run')
+  export.add_argument('--out', required=True, metavar='DIR', help='a folder for each model')
   export.add_argument('--layout', default='', metavar='NAME',
                       help='original: tensor names of the original releases, where there are such')
   export.add_argument('--lora', default='merge', choices=('merge', 'peft', 'diffusers', 'comfyui'),
@@ -27,7 +27,7 @@ def add(commands) -> None:
   import_ = shared.command(ways, 'import', _import, 'read such a folder as weights for init_from')
   import_.add_argument('--path', required=True, metavar='PATH',
                        help='a folder or file, here or in a bucket, or owner/name on the hub')
-  import_.add_argument('--out', required=True, metavar='DIR')
+  import_.add_argument('--out', required=True, metavar='DIR', help='the weights folder')
   import_.add_argument('--base', default='', metavar='PATH',
                        help='of adapters: the model that they belong to')
   inspect = shared.command(ways, 'inspect', _inspect_model,

@@ -21,7 +21,8 @@ def add(commands) -> None:
                          'the path; or the name of a public set')
     command.add_argument('--path', default='', help='folder, file, glob or TFDS name; of '
                          'shapes the drawn task, captions if not given')
-    command.add_argument('--split', default='train', choices=('train', 'test', 'validation'))
+    command.add_argument('--split', default='train', choices=('train', 'test', 'validation'),
+                         help='of sources that have several')
     command.add_argument('--limit', type=int, default=0, help='the first records only; 0 is all')
     command.add_argument('--size', type=int, default=0, help='image side that shapes are drawn at')
     command.add_argument('--seed', type=int, default=0, help='of shapes')
@@ -32,7 +33,7 @@ def add(commands) -> None:
     command.add_argument('--root', default='', metavar='DIR',
                          help='that relative image paths start from')
   for command in (pack, tokenizer):
-    command.add_argument('--out', required=True, metavar='DIR')
+    command.add_argument('--out', required=True, metavar='DIR', help='folder to write')
   inspect.add_argument('--buckets', default='canonical', metavar='NAME',
                        help='sizes of targets, as config.data.buckets')
   inspect.add_argument('--headers', action='store_true',
@@ -50,7 +51,7 @@ def _add_cache(ways) -> None:
                           'encode all images of a config once, for data.cache; run again, '
                           'it adds what is missing')
   shared.add_config(parser)
-  parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('--out', required=True, metavar='DIR', help='folder of the cache')
   parser.add_argument('--states', action='store_true', help='instead: what the denoiser is told of '
                       'all prompts, for data.states')
   parser.add_argument('--every', type=int, default=1024, metavar='N',

@@ -37,7 +37,8 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
   """Adds what a process must know of the others."""
   parser.add_argument('--coordinator', default='', metavar='HOST:PORT',
                       help='of process 0; or auto (the default), none, or the name of a launcher')
-  parser.add_argument('--num-processes', type=int, default=0, metavar='N')
+  parser.add_argument('--num-processes', type=int, default=0, metavar='N',
+                      help='of the run; 0 asks the launcher')
   parser.add_argument('--process-id', type=int, default=-1, metavar='I', help='0 to N - 1')
 
 

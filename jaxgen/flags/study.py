@@ -10,10 +10,11 @@ def add(commands) -> None:
   make = shared.command(ways, 'make', _make_study, 'write the page of a study, and its key')
   make.add_argument('--results', action='append', default=[], metavar='METHOD=DIR',
                     help='what a method drew of one benchmark; once for each')
-  make.add_argument('--out', required=True, metavar='DIR')
+  make.add_argument('--out', required=True, metavar='DIR', help='folder of the study')
   make.add_argument('--items', type=int, default=20, metavar='N', help='that are shown')
-  make.add_argument('--participants', type=int, default=50, metavar='N')
-  make.add_argument('--seed', type=int, default=0)
+  make.add_argument('--participants', type=int, default=50, metavar='N',
+                    help='pages to make, one for each')
+  make.add_argument('--seed', type=int, default=0, help='of the order of items and methods')
   score = shared.command(ways, 'score', _score_study, 'aggregate the ratings of a study')
   score.add_argument('--study', required=True, metavar='DIR', help='--out of make')
   score.add_argument('ratings', nargs='+', metavar='FILE', help='that participants sent back')

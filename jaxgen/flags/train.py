@@ -10,7 +10,7 @@ def add(commands) -> None:
   parser = shared.command(commands, 'train', _train,
                           'train, or resume the run that the workdir holds')
   shared.add_config(parser)
-  parser.add_argument('--workdir', required=True, metavar='DIR')
+  parser.add_argument('--workdir', required=True, metavar='DIR', help='of the run')
   shared.add_processes(parser)
   parser.add_argument('--stopped-code', type=int, default=0, metavar='CODE',
                       help='exit code after SIGTERM, for launchers that start such runs again')

@@ -129,7 +129,8 @@ def load_published(config: ConfigDict, read_external: Callable[[str], Params],
   """Reads the models that a config's ``init_from`` names.
 
   Args:
-    config, read_external: as for ``published``.
+    config: names the models.
+    read_external: reads a model of another library.
     known: parameters of groups that are not read.
 
   Raises:

@@ -64,11 +64,15 @@ def make_request(config: ConfigDict, text: str | None, *, size: tuple[int, int] 
     size: (height, width) of every output; None takes ``sampling.size``, or the bucket nearest in
       shape to the first source, or with ``data.references`` 'area' what the last given image is
       stretched to.
-    source, reference, context: images by role.
+    source: images to edit.
+    reference: images whose content to use.
+    context: images that came before.
     outputs: how many images, drawn in one pass.
     task: one of ``TASKS``, or ``auto``.
-    seed, number: see ``Request``.
-    guidance, image_guidance: scales; None takes the config's.
+    seed: see ``Request``.
+    number: see ``Request``.
+    guidance: scale of the text; None takes the config's.
+    image_guidance: scale of the images; None takes the config's.
     name: of the request in results; the text unless given.
     origin: what errors point to; the name unless given.
     whole: the text is the whole prompt, and the config's own wording is not put around it.

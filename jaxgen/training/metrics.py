@@ -116,7 +116,7 @@ class Journal:
     return self._offset + time.monotonic()
 
   def _record(self, step: int, metrics: dict[str, Any], fed: StepInput) -> dict[str, Any]:
-    """One line of metrics.jsonl; per-source and per-timestep losses at log steps only."""
+    """One line of metrics.jsonl; losses of parts and norms of groups at log steps only."""
     now = time.perf_counter()
     # Timed from the end of the previous step, or from this step's start if it followed a save.
     seconds, self._last = max(now - max(self._last, fed.asked), 1e-9), now
@@ -140,6 +140,8 @@ class Journal:
                  for objective, terms in metrics['terms'].items()
                  for name, (total, weight) in terms.items()
                  if weight > 0 and math.isfinite(total)}
+      record |= {f'{kind}/{group}': float(norm) for kind in ('update_norm', 'param_norm')
+                 for group, norm in metrics[f'{kind}s'].items() if finite}
     return record
 
   def _is_log_step(self, step: int) -> bool:

@@ -1,6 +1,7 @@
 """Parameter overview: a table of the parameter groups at start, and ``parameters.txt``."""
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +28,7 @@ class Group:
     trained, frozen: number of trainable and of frozen parameters.
     dtypes: dtypes of the parameters as steps read them.
     device_bytes: bytes of its parameters on one device, without gradients, optimizer and EMA.
+    optimizer_bytes: bytes of its moments and moving average on one device, or in host memory.
     source: where its values were loaded from.
   """
 
@@ -36,6 +38,7 @@ class Group:
   frozen: int
   dtypes: str
   device_bytes: int
+  optimizer_bytes: int
   source: str
 
 
@@ -50,6 +53,7 @@ class Parameter:
     axes: logical axis name of each dim.
     sharding: mesh axes that shard each dim; '-' for none.
     trains: True if trainable, False if frozen.
+    optimizer_bytes: as of ``Group``.
   """
 
   path: str
@@ -58,11 +62,13 @@ class Parameter:
   axes: str
   sharding: str
   trains: bool
+  optimizer_bytes: int
 
 
 def report(workdir: epath.Path, blueprint: Blueprint, models: Mapping[str, nn.Module],
            axes: trees.Tree, sources: Mapping[str, str]) -> None:
-  """Prints the table to stderr and writes ``parameters.txt``, in process 0 only.
+  """Prints the table to stderr, and writes it with a row for each parameter into
+  ``parameters.txt``; in process 0 only.
 
   Args:
     workdir: the run's workdir; must exist.
@@ -72,15 +78,16 @@ def report(workdir: epath.Path, blueprint: Blueprint, models: Mapping[str, nn.Mo
     sources: group -> where its values were loaded from, see ``load_groups``.
   """
   if jax.process_index() == 0:
-    write_text(workdir / FILE, parameter_overview.make_table(parameters(blueprint, axes)) + '\n')
     table = parameter_overview.make_table(groups(blueprint, models, sources))
+    rows = parameter_overview.make_table(parameters(blueprint, axes))
+    write_text(workdir / FILE, f'{table}\n\n{rows}\n')
     print(table, file=sys.stderr, flush=True)
 
 
 def groups(blueprint: Blueprint, models: Mapping[str, nn.Module], sources: Mapping[str, str]
            ) -> list[Group]:
   """The rows of the table; for the arguments see ``report``."""
-  rows = []
+  rows, optimizer = [], _optimizer_bytes(blueprint)
   for group in blueprint.groups:
     trained, stored, frozen = (
         list(trees.flatten(tree.get(group, {})).values())
@@ -89,22 +96,39 @@ def groups(blueprint: Blueprint, models: Mapping[str, nn.Module], sources: Mappi
     rows.append(Group(
         group, type(models[group]).__name__, _size(trained), _size(stored),
         ' '.join(sorted({leaf.dtype.name for leaf in held})),
-        sum(map(_device_bytes, held)), sources[group] if held else 'no parameters'))
-  sums = [sum(getattr(row, name) for row in rows) for name in ('trained', 'frozen', 'device_bytes')]
-  return [*rows, Group('total', '', *sums[:2], '', sums[2], '')]
+        sum(map(_device_bytes, held)),
+        sum(size for path, size in optimizer.items() if path.partition('/')[0] == group),
+        sources[group] if held else 'no parameters'))
+  sums = {name: sum(getattr(row, name) for row in rows)
+          for name in ('trained', 'frozen', 'device_bytes', 'optimizer_bytes')}
+  return [*rows, Group('total', '', dtypes='', source='', **sums)]
 
 
 def parameters(blueprint: Blueprint, axes: trees.Tree) -> list[Parameter]:
   """The rows of ``parameters.txt``, sorted by path, without the scales of quantised kernels."""
-  axes = trees.flatten(axes)
+  axes, optimizer = trees.flatten(axes), _optimizer_bytes(blueprint)
   held = trees.flatten(blueprint.state.params) | trees.flatten(blueprint.frozen)
   return [Parameter(path, _joined(leaf.shape), leaf.dtype.name, _joined(axes[path]),
-                    _joined(map(_cut, _spec(leaf))), blueprint.trains[path])
+                    _joined(map(_cut, _spec(leaf))), blueprint.trains[path],
+                    optimizer.get(path, 0))
           for path, leaf in sorted(held.items()) if path in axes]
 
 
 def _size(leaves: list[Any]) -> int:
   return sum(leaf.size for leaf in leaves)
+
+
+def _optimizer_bytes(blueprint: Blueprint) -> dict[str, int]:
+  """Path of each trainable parameter -> bytes of its moments and moving average on one device."""
+  found = dict.fromkeys(trees.flatten(blueprint.state.params), 0)
+  state = blueprint.state.opt_state, blueprint.state.ema
+  for keys, leaf in jax.tree.leaves_with_path(state):
+    # Trees like the parameters are the innermost part of a state; step counts belong to none.
+    names = itertools.takewhile(lambda key: isinstance(key, jax.tree_util.DictKey), reversed(keys))
+    path = '/'.join(reversed([key.key for key in names]))
+    if path:
+      found[path] += _device_bytes(leaf)
+  return found
 
 
 def _device_bytes(leaf: jax.ShapeDtypeStruct) -> int:

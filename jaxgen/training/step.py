@@ -83,6 +83,7 @@ def make_train_step(config: ConfigDict, system: System, objectives: Objectives,
         lambda new, old: jnp.where(finite, new, old),
         (params, opt_state, ema), (state.params, old_opt_state, old_ema))
     metrics = dict(loss=loss, grad_norm=norm, terms=terms, finite=finite,
+                   update_norms=norms(updates), param_norms=norms(params),
                    learning_rate=schedule(state.step - state.skipped), **counts(batch))
     state = state.replace(
         step=state.step + 1, params=params, opt_state=opt_state, ema=ema,
@@ -133,6 +134,11 @@ def micro_batches(batch: Batch, count: int) -> Batch:
   return jax.tree.map(
       lambda leaf: leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:]).swapaxes(0, 1),
       batch)
+
+
+def norms(params: Params) -> dict[str, jax.Array]:
+  """Group -> L2 norm of all of its arrays, f32[]. Groups without arrays are left out."""
+  return {group: optax.global_norm(tree) for group, tree in params.items() if jax.tree.leaves(tree)}
 
 
 def counts(batch: Batch) -> dict[str, jax.Array]:

@@ -162,6 +162,29 @@ def test_drawn_tasks_are_shown_with_what_was_given_and_expected(tmp_path, tiny_c
   assert '<td>control</td><td>0.' in text
 
 
+def test_what_else_was_measured_is_shown(finished):
+  """Evaluations with a given role, the fit, held-out samples, the table of parameters."""
+  folder = finished / 'finetune'
+  (folder / 'evaluation_source.json').write_text((folder / 'evaluation.json').read_text())
+  picture = (folder / 'samples/evaluation/0000.png').read_bytes()
+  for name in ('fit', 'held_out'):
+    (folder / f'samples/{name}.png').write_bytes(picture)
+  (folder / 'fit.json').write_text(json.dumps(
+      dict(images=16, psnr=22.84, psnr_min=21.7, psnr_shuffled=10.2)))
+  (folder / 'held_out.json').write_text(json.dumps(dict(table={'views: pan': dict(
+      psnr=20.0, copied=15.5, better=0.75, outputs=64)})))
+  (folder / 'parameters.txt').write_text('| Group |\n\n| Path <b> |\n')
+  write_report(str(finished))
+  text = (finished / 'report.html').read_text()
+  checker = Checker()
+  checker.feed(text)
+  assert not checker.open and len(checker.images) == 4
+  assert 'Samples of finetune, held-out prompts, source' in text
+  assert '<td>16</td><td>22.8 dB</td><td>21.7 dB</td><td>10.2 dB</td>' in text
+  assert '<td>views: pan</td><td>20.0 dB</td><td>15.5 dB</td><td>75%</td><td>64</td>' in text
+  assert '<pre>| Group |</pre>' in text and '<pre>| Path &lt;b&gt; |\n</pre>' in text
+
+
 def test_a_single_unfinished_run(tmp_path):
   write_run(tmp_path / 'run', 5, began=1000)
   write_report(str(tmp_path / 'run'))
@@ -181,9 +204,13 @@ def test_order_without_timings(finished):
     ('finetune/metrics.jsonl', ''), ('timings.jsonl', ''),
     ('finetune/config.json', 'copy it back'), ('finetune/evaluation.json', 'jaxgen evaluate'),
     ('finetune/evaluation_untrained.json', 'jaxgen evaluate'),
+    ('finetune/fit.json', 'jaxgen evaluate'), ('finetune/held_out.json', 'jaxgen evaluate'),
     ('export/denoiser/config.json', 'export again')])
 def test_damaged_files_are_left_out_or_named(finished, file, fix):
   """Cut at any length, filled with zeros, and of another content."""
+  (finished / 'finetune/fit.json').write_text(json.dumps(
+      dict(images=1, psnr=2.0, psnr_min=1.0, psnr_shuffled=1.0)))
+  (finished / 'finetune/held_out.json').write_text(json.dumps(dict(table={})))
   whole = (finished / file).read_bytes()
   cuts = [whole[:length] for length in range(0, len(whole) - 1, max(len(whole) // 20, 1))]
   for data in (*cuts, bytes(len(whole)), b'{}', b'[]', b'"a"\n', b'\xff\n'):

@@ -1,4 +1,4 @@
-"""The worked diff of docs/adding_a_system.md: its code is run as it stands there."""
+"""The worked diff of docs/tutorials/adding_a_system.md: its code is run as it stands there."""
 
 import pathlib
 import re
@@ -10,7 +10,7 @@ from jaxgen.systems import registry
 from jaxgen.training.loop import train
 from tests.training.launched import metrics_of
 
-PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'adding_a_system.md'
+PAGE = pathlib.Path(__file__).parents[2] / 'docs/tutorials/adding_a_system.md'
 
 
 def test_the_system_of_the_page_trains_and_draws(tiny_tokenizer, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from etils import epath
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util import tensor_util
 
+from jaxgen.checkpoints.weights import load_weights
 from jaxgen.core.errors import UserError
 from jaxgen.models.layers.attention import attend
 from jaxgen.models.layers.linear import Linear
@@ -46,6 +47,19 @@ def test_every_step_has_a_line_and_log_steps_the_losses_of_tasks_and_timesteps(s
   assert {'flow_matching/loss_source/pair', 'flow_matching/loss_source/image',
           'flow_matching/loss_t/0.25-0.50'} <= at_log
   assert not any('/' in name for line in lines if line['step'] % 5 for name in line)
+
+
+def test_norms_of_groups_are_those_of_the_parameters_that_were_saved(straight):
+  lines = {line['step']: line for line in lines_of(straight)}
+  params, _ = load_weights(str(straight), ('bridge', 'denoiser'), 'params')
+  for group, tree in params.items():
+    norm = np.sqrt(sum(np.square(leaf.astype(np.float64)).sum() for leaf in jax.tree.leaves(tree)))
+    assert lines[20][f'param_norm/{group}'] == pytest.approx(norm, rel=1e-5)
+    # AdamW moves every parameter by about the rate.
+    size = sum(leaf.size for leaf in jax.tree.leaves(tree))
+    rate = lines[20]['learning_rate']
+    assert 0 < lines[20][f'update_norm/{group}'] < 2 * rate * np.sqrt(size)
+  assert not any(name.startswith('update_norm') and 'mllm' in name for name in lines[20])
 
 
 def test_tensorboard_has_the_numbers_of_log_steps(straight):

@@ -13,7 +13,11 @@ from jaxgen.models.autoencoders.patchify import unpatchify
 
 @dataclasses.dataclass(frozen=True)
 class PixelConfig:
-  """Attributes: factor: image pixels along one side of a latent pixel."""
+  """Size of the autoencoder.
+
+  Attributes:
+    factor: image pixels along one side of a latent pixel.
+  """
 
   factor: int = 4
 
