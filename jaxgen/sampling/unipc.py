@@ -6,40 +6,49 @@ UniPC (Zhao et al. 2023), algorithms 1 and 2 with B(h) = e^h - 1 for data predic
 Cosmos-Predict use it. The order is 1 in the first and in the last step.
 """
 
-import jax
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from jaxgen.core.types import Array
-from jaxgen.sampling.guidance import Velocity
 
 # Pure noise has no signal whose logarithm could be taken.
 MOST_NOISE = 1 - 1e-6
 
 
-def unipc(velocity: Velocity, noise: Array, sigmas: Array) -> Array:
-  """Integrates from noise to the image with second-order steps, one forward each.
+def table(sigmas: Array) -> Array:
+  """What each step needs.
 
   Args:
-    velocity: ``(x f32[B, L, C], t f32 scalar) -> v f32[B, L, C]``.
-    noise: f32[B, L, C], x at the first level.
     sigmas: f32[steps + 1], levels that fall to 0.
 
   Returns:
-    f32[B, L, C], x at the last level.
+    f32[steps, 9]: t, three coefficients of the predictor and five of the corrector.
   """
   sigmas = jnp.minimum(jnp.asarray(sigmas, jnp.float32), jnp.float32(MOST_NOISE))
-  predictor, corrector = _tables(sigmas)
+  return jnp.concatenate([sigmas[:-1, None], *_tables(sigmas)], axis=1)
 
-  def step(carry, levels):
-    x, before, last, older = carry  # predicted, corrected one step earlier, images predicted
-    sigma, predict, correct = levels
-    image = x - sigma * velocity(x, sigma)
-    x = _combined(correct, x, before, image, last, older)
-    return (_combined(predict, x, image, last), x, image, last), None
 
+def begin(noise: Array) -> tuple[Array, ...]:
+  """f32[B, L, C] of noise as (predicted, corrected one step earlier, images predicted)."""
   x = noise.astype(jnp.float32)
   zeros = jnp.zeros_like(x)
-  return jax.lax.scan(step, (x, zeros, zeros, zeros), (sigmas[:-1], predictor, corrector))[0][0]
+  return x, zeros, zeros, zeros
+
+
+def step(velocity: Callable[[Array], Array], carry: tuple[Array, ...], row: Array
+         ) -> tuple[Array, ...]:
+  """One step of second order, with one forward.
+
+  Args:
+    velocity: ``x f32[B, L, C] -> v f32[B, L, C]`` at the step's t.
+    carry: as ``begin`` returns it.
+    row: f32[9] or f32[B, L, 9], of ``table``.
+  """
+  x, before, last, older = carry
+  image = x - row[..., :1] * velocity(x)
+  x = _combined(row[..., 4:], x, before, image, last, older)
+  return _combined(row[..., 1:4], x, image, last), x, image, last
 
 
 def _tables(sigmas: Array) -> tuple[Array, Array]:
@@ -80,4 +89,5 @@ def _tables(sigmas: Array) -> tuple[Array, Array]:
 
 
 def _combined(weights: Array, *terms: Array) -> Array:
-  return sum(weight * term for weight, term in zip(weights, terms, strict=True))
+  """The sum of the terms f32[B, L, C], with weights f32[n] or f32[B, L, n]."""
+  return sum(weights[..., k:k + 1] * term for k, term in enumerate(terms))
