@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core.types import Array
 from jaxgen.sampling import unipc as second_order
@@ -26,17 +27,21 @@ class Solver:
     step: ``(velocity: x -> v, carry, row f32[K] or f32[B, L, K]) -> carry``.
   """
 
-  table: Callable[[Array], Array]
+  table: Callable[[np.ndarray], np.ndarray]
   begin: Callable[[Array], Carry]
   step: Callable[[Callable[[Array], Array], Carry, Array], Carry]
 
-  def __call__(self, velocity: Velocity, noise: Array, sigmas: Array) -> Array:
+  def __call__(self, velocity: Velocity, noise: Array, sigmas: np.ndarray) -> Array:
+    """Integrates over levels f32[steps + 1] that fall to 0; see ``integrate``."""
+    return self.integrate(velocity, noise, self.table(sigmas))
+
+  def integrate(self, velocity: Velocity, noise: Array, table: Array) -> Array:
     """Integrates from noise to the image.
 
     Args:
       velocity: ``(x f32[B, L, C], t f32 scalar) -> v f32[B, L, C]``.
       noise: f32[B, L, C], x at the first level.
-      sigmas: f32[steps + 1], levels that fall to 0.
+      table: f32[steps, K], of the levels.
 
     Returns:
       f32[B, L, C], x at the last level.
@@ -44,12 +49,12 @@ class Solver:
     def step(carry, row):
       return self.step(lambda x: velocity(x, row[0]), carry, row), None
 
-    return jax.lax.scan(step, self.begin(noise), self.table(sigmas))[0][0]
+    return jax.lax.scan(step, self.begin(noise), table)[0][0]
 
 
-def _euler_table(sigmas: Array) -> Array:
+def _euler_table(sigmas: np.ndarray) -> np.ndarray:
   """f32[steps, 2]: t and the level that follows."""
-  return jnp.stack([sigmas[:-1], sigmas[1:]], axis=1)
+  return np.stack([sigmas[:-1], sigmas[1:]], axis=1)
 
 
 def _euler_step(velocity: Callable[[Array], Array], carry: Carry, row: Array) -> Carry:

@@ -1,0 +1,147 @@
+"""What a server's programs are: sizes of images, and of rows, measured with requests at the limits."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxgen.core.errors import UserError
+from jaxgen.core.errors import user_error
+from jaxgen.data.buckets import Size
+from jaxgen.data.packing import RowShape
+from jaxgen.sampling.batching import SEGMENTS
+from jaxgen.sampling.batching import Weighted
+from jaxgen.sampling.batching import least_row
+from jaxgen.sampling.batching import power_of_two
+from jaxgen.sampling.batching import weighted
+from jaxgen.sampling.load import Run
+from jaxgen.sampling.request import Request
+from jaxgen.sampling.request import check_fits
+from jaxgen.sampling.request import make_request
+
+PROBE = 2048  # side of the images that rows are measured with
+WORDS = 'a picture'
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """The static sizes of a program, apart from the number of its rows.
+
+  Attributes:
+    shape: of a row.
+    branches: K, of each request.
+  """
+
+  shape: RowShape
+  branches: int
+
+  def refusal(self, found: Weighted) -> str:
+    """Why an empty row has no room for a request; '' where it has."""
+    if len(found.weights) > self.branches:
+      return (f'needs {len(found.weights)} branches of guidance, and this server has compiled '
+              f'{self.branches}; start it with the --guidance and --image-guidance that are to be '
+              'asked for')
+    limits = self.shape.limits()
+    for example in found.examples:
+      for name, amount in self.shape.needs(example).items():
+        if amount > limits[name]:
+          return (f'has {amount} {name}, but a row of this server holds {limits[name]}; ask for '
+                  'fewer or smaller images, in fewer words')
+    return ''
+
+
+class Probe:
+  """Measures requests of a run.
+
+  Args:
+    run: that is to be served; its parameters are not needed.
+    sizes: (height, width) of outputs.
+  """
+
+  def __init__(self, run: Run, sizes: Sequence[Size]):
+    self._run, self._sizes = run, sizes
+
+  def request(self, size: Size, outputs: int = 1, images: Sequence[Size] = (),
+              role: str = 'source') -> Request:
+    """A request for so many outputs with grey images of those sizes, the first one of ``role``."""
+    given = [np.broadcast_to(np.uint8(127), (*shape, 3)) for shape in images]
+    first = {role: given[:1]} if given else {}
+    others = given[1:]
+    if role == 'reference':
+      first, others = {}, given
+    return make_request(self._run.config, WORDS, size=size, outputs=outputs, reference=others,
+                        **first)
+
+  def most(self, limit: int, least: int, request: Callable[[int], Request]) -> int:
+    """The largest count up to the limit whose request the models can draw."""
+    for count in range(limit, least, -1):
+      try:
+        self.found(request(count))
+      except UserError:
+        continue
+      return count
+    return least
+
+  def found(self, request: Request) -> Weighted:
+    """The branches of a request that the models can draw; raises a ``UserError`` otherwise."""
+    check_fits([request], self._run.system.layout, self._run.config.data.clean_roles)
+    return weighted(request, self._run.system, self._run.maker)
+
+  def kinds(self, outputs: int, images: int) -> list[Kind]:
+    """The programs for words alone, for one given image, and for all that may be asked for.
+
+    Args:
+      outputs, images: of one request at the most.
+    """
+    size = max(self._sizes, key=math.prod)
+    smallest = min(self._sizes, key=math.prod)
+    asked = [[(1, 0)], [(1, min(images, 1))],
+             [(outputs, count) for count in range(images + 1)]]
+    kinds: list[Kind] = []
+    examples, branches = [], 1
+    least = self.found(self.request(smallest)).examples[0].visual_tokens
+    for pairs in asked:
+      for count, given in pairs:
+        found = self.found(self.request(size, count, [(PROBE, PROBE)] * given))
+        examples += found.examples
+        branches = max(branches, len(found.weights))
+      kind = Kind(self._row(examples, least), branches)
+      if kind not in kinds:
+        kinds.append(kind)
+    return kinds
+
+  def read_sizes(self, shapes: Sequence[Size], images: int) -> set[Size]:
+    """(height, width) that given images of these shapes are encoded at."""
+    found = set()
+    for shape in shapes:
+      for size in self._sizes:
+        for count in range(1, images + 1):
+          for role in ('source', 'reference'):
+            request = self.request(size, 1, [shape] * count, role)
+            found |= {plan.size for part, plan in self._run.maker.to_encode(request.sample)}
+    return found
+
+  def _row(self, examples, least: int) -> RowShape:
+    """The least row for any of the examples; so many requests of ``least`` tokens share it as fit.
+    """
+    maker, data = self._run.maker, self._run.config.data
+    shape = least_row(examples, maker.row_shape(sees=False), self._run.system.layout)
+    segments = min(SEGMENTS, power_of_two(max(shape.visual_tokens // least, 1)))
+    return dataclasses.replace(shape, segments=segments,
+                               prompt_tokens=data.prompt_tokens if shape.prompt_tokens else 0)
+
+
+def shown(sizes: Sequence[Size]) -> str:
+  """(height, width) of images as OpenAI writes them, WIDTHxHEIGHT."""
+  return ', '.join(f'{width}x{height}' for height, width in sorted(set(sizes)))
+
+
+def named_size(text: str, where: str) -> Size:
+  """(height, width) of ``WIDTHxHEIGHT``, as OpenAI writes it; raises a ``UserError``."""
+  sides = text.lower().split('x')
+  if len(sides) != 2 or not all(side.isascii() and side.isdecimal() and len(side) < 6
+                                for side in sides):
+    raise user_error(where, text, 'write WIDTHxHEIGHT, as 768x512')
+  return int(sides[1]), int(sides[0])
