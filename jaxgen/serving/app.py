@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 from starlette.routing import Route
 
 from jaxgen.serving.calls import Calls
+from jaxgen.serving.chat_api import ChatApi
 from jaxgen.serving.engine import Engine
 from jaxgen.serving.errors import on_error
 from jaxgen.serving.gate import Gate
@@ -32,10 +33,12 @@ def make_app(engine: Engine, model: str, keys: Sequence[str] = (),
     routes: further ones.
   """
   calls, metrics = Calls(engine, engine.limits), Metrics(engine)
-  images, state = ImagesApi(calls, model), State(engine, model, metrics)
+  images, chat = ImagesApi(calls, model), ChatApi(calls, model)
+  state = State(engine, model, metrics)
   return Starlette(
       routes=[Route('/v1/images/generations', images.generations, methods=['POST']),
               Route('/v1/images/edits', images.edits, methods=['POST']),
+              Route('/v1/chat/completions', chat.completions, methods=['POST']),
               Route('/v1/models', state.models), Route('/v1/models/{name:path}', state.one_model),
               Route('/healthz', state.health), Route('/metrics', state.metrics), *routes],
       middleware=[Middleware(Gate, keys=Keys(keys), body=engine.limits.body, metrics=metrics)],

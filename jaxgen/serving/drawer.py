@@ -26,6 +26,9 @@ from jaxgen.sampling.generate import encode_images
 from jaxgen.sampling.generate import placed
 from jaxgen.sampling.generate import shift_of
 from jaxgen.sampling.load import Run
+from jaxgen.sampling.reading import Fixed
+from jaxgen.sampling.reading import Reader
+from jaxgen.sampling.reading import writes
 from jaxgen.sampling.request import Image
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import default_size
@@ -56,6 +59,7 @@ class Drawer:
     sizes: that may be asked for.
     outputs, images: most outputs and given images of one request, by the limits and the models.
     kinds: the programs, each at least as large as the one before.
+    reads: shape of the programs that read and write dialogues; None = the model writes no text.
 
   Raises:
     UserError: a size that the models cannot draw.
@@ -63,9 +67,9 @@ class Drawer:
 
   def __init__(self, run: Run, limits: Limits, sizes: Sequence[Size] = (),
                mesh: Mesh | None = None):
-    self.run, self._mesh = run, mesh or make_mesh(ALL_DEVICES)
+    self.run, self.mesh = run, mesh or make_mesh(ALL_DEVICES)
     config, side = run.config, run.config.sampling.size
-    ways = self._mesh.shape['data'] * self._mesh.shape['fsdp']
+    ways = self.mesh.shape['data'] * self.mesh.shape['fsdp']
     most = limits.rows or config.sampling.rows
     self._rows = sorted({ways, math.ceil(most / ways) * ways})
     self.sizes = tuple(dict.fromkeys(sizes or ([(side, side)] if side else run.maker.sizes)))
@@ -80,6 +84,7 @@ class Drawer:
     self.kinds = probe.kinds(self.outputs, self.images)
     self._read = probe.read_sizes(self._shapes, self.images)
     self._first = probe.request(self.sizes[0])
+    self.reads = Fixed(self.kinds[-1].shape, ways, limits.tokens) if writes(run.system) else None
 
   def given(self, image: bytes) -> Image:
     """A given image as the programs take it; on any thread.
@@ -144,7 +149,7 @@ class Drawer:
 
   def scope(self) -> contextlib.AbstractContextManager[None]:
     """What the thread that owns the devices does everything in."""
-    return partition.scope(self._mesh, with_changes(self.run.config.mesh.rules))
+    return partition.scope(self.mesh, with_changes(self.run.config.mesh.rules))
 
   def warm_up(self) -> Iterator[str]:
     """Places the parameters and compiles every program; says what comes next.
@@ -152,18 +157,18 @@ class Drawer:
     To be called outside of the scope and gone through on the thread that owns the devices.
     """
     yield 'parameters'
-    params = placed(self.run.system, self.run.params, self.run.config, self._mesh)
+    params = placed(self.run.system, self.run.params, self.run.config, self.mesh)
     self.run = dataclasses.replace(self.run, params=params)
     system, latent = self.run.system, self.run.system.layout.latent
     with self.scope():
       for size in sorted(self._read):
         yield f'images of {shown([size])} to latents'
-        encode_images(system, params, np.zeros((1, *size, 3), np.uint8), self._mesh)
+        encode_images(system, params, np.zeros((1, *size, 3), np.uint8), self.mesh)
       for size in self.sizes:
         yield f'latents to images of {shown([size])}'
         grid = (size[0] // latent.factor, size[1] // latent.factor)
         decoded(system, params, np.zeros((1, math.prod(grid), latent.channels), np.float32),
-                [Drawn(0, 0, 0, grid)], self._mesh)
+                [Drawn(0, 0, 0, grid)], self.mesh)
       job = self.prepare(self._first, steps=3)
       for number, kind in enumerate(self.kinds):
         for rows in self._rows:
@@ -172,6 +177,19 @@ class Drawer:
           drawing = self.start([dataclasses.replace(job, kind=number)], [[0]], rows)
           while not drawing.advance():
             pass
+      if self.reads:
+        yield f'texts of {self.reads.max_tokens} tokens'
+        self._write(job)
+
+  def _write(self, job: Job) -> None:
+    """Compiles what reads and writes: the likeliest token, or one of all, or of the likely ones."""
+    run = self.run
+    for temperature, top_p in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.5)):
+      reader = Reader(run.system, run.params, run.maker, run.config, self.mesh, 1,
+                      temperature=temperature, top_p=top_p, max_tokens=self.reads.max_tokens,
+                      fixed=self.reads)
+      reader.read({0: job.found.examples[0]})
+      reader.write({0: (0, 0)})
 
   def start(self, jobs: Sequence[Job], rows: Sequence[Sequence[int]], least: int = 1) -> Drawing:
     """Begins a batch, within the scope.
@@ -182,5 +200,5 @@ class Drawer:
       least: rows of the program.
     """
     count = next(count for count in self._rows if max(len(rows), least) <= count)
-    return Drawing(self.run, self._mesh, self.kinds[jobs[0].kind], jobs,
+    return Drawing(self.run, self.mesh, self.kinds[jobs[0].kind], jobs,
                    [*rows, *[[]] * (count - len(rows))])

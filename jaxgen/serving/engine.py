@@ -13,7 +13,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -102,6 +104,32 @@ class Ticket:
         self.future.set_result(result)
 
 
+class Errand:
+  """A function that uses the devices.
+
+  Args:
+    function: to be called.
+
+  Attributes:
+    future: gets what it returns or raises.
+  """
+
+  def __init__(self, function: Callable[[], Any]):
+    self._function = function
+    self.future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+  def go(self) -> None:
+    """Calls the function."""
+    try:
+      self.future.set_result(self._function())
+    except Exception as error:  # of whoever sent it
+      self.future.set_exception(error)
+
+  def settle(self, error: Exception) -> None:
+    """Answers in place of the function."""
+    self.future.set_exception(error)
+
+
 @dataclasses.dataclass
 class Counts:
   """What the engine has done since it was ready.
@@ -138,6 +166,8 @@ class Engine:
     self.drawer, self.limits, self.counts = drawer, limits, Counts()
     self._waiting: collections.deque[Ticket] = collections.deque()
     self._under_way: list[Ticket] = []
+    self._errands: collections.deque[Errand] = collections.deque()
+    self._dialogues = 0
     self._change = threading.Condition()
     self._closed, self._failure = '', None
     self._ready = threading.Event()
@@ -166,13 +196,15 @@ class Engine:
       raise self._failure
 
   def submit(self, jobs: Sequence[Job], *, seconds: float = 0.0,
-             listen: Callable[[Progress], None] | None = None) -> list[Ticket]:
+             listen: Callable[[Progress], None] | None = None, taken: bool = False
+             ) -> list[Ticket]:
     """Takes jobs into the queue, all or none.
 
     Args:
       jobs: of one call.
       seconds: until the deadline; 0 takes the limit.
       listen: is told of every step, on the engine's thread.
+      taken: whether they are part of what was taken before, a dialogue, and cannot be refused.
 
     Raises:
       Refused: the queue is full, or the server is being stopped.
@@ -180,16 +212,46 @@ class Engine:
     deadline = time.monotonic() + min(seconds or self.limits.seconds, self.limits.seconds)
     tickets = [Ticket(job, number, deadline, listen) for number, job in enumerate(jobs)]
     with self._change:
-      if self._closed:
-        raise Refused(self._closed)
-      if len(self._waiting) + len(tickets) > self.limits.queue:
-        self._drop_unwanted()
-      if len(self._waiting) + len(tickets) > self.limits.queue:
-        raise Refused(f'{len(self._waiting)} requests wait, and no more than {self.limits.queue} '
-                      'may; come again later', self._wait())
+      if not taken:
+        self._check_room(len(tickets))
       self._waiting.extend(tickets)
       self._change.notify()
     return tickets
+
+  @contextlib.contextmanager
+  def dialogue(self) -> Iterator[None]:
+    """The time that a dialogue takes; a server that is stopped waits for its end.
+
+    Raises:
+      Refused: as many are under way as may be, or the server is being stopped.
+    """
+    with self._change:
+      if self._closed:
+        raise Refused(self._closed)
+      if self._dialogues >= self.limits.dialogues:
+        raise Refused(f'{self._dialogues} dialogues are under way, and no more may; come again '
+                      'later', 10)
+      self._dialogues += 1
+    try:
+      yield
+    finally:
+      with self._change:
+        self._dialogues -= 1
+        self._change.notify()
+
+  def run(self, function: Callable[[], Any]) -> Any:
+    """Runs a function on the engine's thread, between batches; for other threads.
+
+    Raises:
+      Refused: the engine has ended; or what the function raises.
+    """
+    errand = Errand(function)
+    with self._change:
+      if not self._thread.is_alive():
+        raise Refused('the server is being stopped')
+      self._errands.append(errand)
+      self._change.notify()
+    return errand.future.result()
 
   def drain(self, seconds: float) -> bool:
     """Takes no further jobs and finishes those that it has; False where time was too short."""
@@ -198,12 +260,23 @@ class Engine:
       self._change.notify()
     self._thread.join(seconds)
     with self._change:
-      left = [*self._waiting, *self._under_way]
+      left = [*self._waiting, *self._under_way, *self._errands]
       self._waiting.clear()
-    for ticket in left:
-      ticket.settle(Refused(self._closed))
+      self._errands.clear()
+    for each in left:
+      each.settle(Refused(self._closed))
     self._thread.join(seconds and 5.0)
     return not left
+
+  def _check_room(self, count: int) -> None:
+    """Raises ``Refused`` where the queue has no room for so many."""
+    if self._closed:
+      raise Refused(self._closed)
+    if len(self._waiting) + count > self.limits.queue:
+      self._drop_unwanted()
+    if len(self._waiting) + count > self.limits.queue:
+      raise Refused(f'{len(self._waiting)} requests wait, and no more than {self.limits.queue} '
+                    'may; come again later', self._wait())
 
   def _wait(self) -> int:
     """Seconds until the queue has room, by the time that jobs have taken so far."""
@@ -234,17 +307,20 @@ class Engine:
     with Programs() as programs, self.drawer.scope():
       self._ready.set()
       while self._next():
-        self._batch()
+        while self._errands:
+          self._errands.popleft().go()
+        if self._waiting:
+          self._batch()
         self.counts.programs = programs.count
 
   def _next(self) -> bool:
-    """Waits for a job; False where none will come any more."""
+    """Waits for a job or an errand; False where none will come any more."""
     with self._change:
       while True:
         self._drop_unwanted()
-        if self._waiting:
+        if self._waiting or self._errands:
           return True
-        if self._closed:
+        if self._closed and not self._dialogues:
           return False
         self._change.wait()
 

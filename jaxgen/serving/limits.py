@@ -18,6 +18,8 @@ class Limits:
     image_bytes: bytes of one given image.
     pixels: pixels of one given image, read from its header before it is decoded.
     queue: requests that wait at the most; further ones are told to come again.
+    dialogues: under way at one time.
+    tokens: of each text of an answer.
     seconds: from its arrival to its answer; a call may ask for less.
     upload: seconds that sending a call may take.
     drain: seconds that requests under way are given when the server is stopped.
@@ -33,6 +35,8 @@ class Limits:
   image_bytes: int = 20 * 2**20
   pixels: int = 50_000_000
   queue: int = 64
+  dialogues: int = 8
+  tokens: int = 512
   seconds: float = 600.0
   upload: float = 60.0
   drain: float = 60.0
