@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import TypeVar
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -19,6 +20,7 @@ from jaxgen.serving.errors import ApiError
 from jaxgen.serving.errors import api_error
 from jaxgen.serving.limits import Limits
 
+Item = TypeVar('Item')
 PREPARED_AT_ONCE = 4  # calls whose images are decoded at one time
 
 
@@ -81,13 +83,14 @@ class Calls:
       loop.call_soon_threadsafe(queue.put_nowait, event)
 
     tickets = self.engine.submit(jobs, seconds=seconds, listen=put)
+    deadline = loop.time() + seconds
     ends = asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
     left = asyncio.create_task(gone(request))
     try:
       for task in (ends, left):
         task.add_done_callback(queue.put_nowait)
       while True:
-        event = await queue.get()
+        event = await asyncio.wait_for(queue.get(), deadline - loop.time())
         if event is left:
           raise ApiError(499, 'client: has left', code='left')
         if event is ends:
@@ -101,6 +104,14 @@ class Calls:
       ends.cancel()
       for ticket in tickets:
         ticket.future.cancel()
+
+
+async def behind(first: Item, rest: AsyncIterator[Item]) -> AsyncIterator[Item]:
+  """The first one, which was waited for to see whether there is any, and the others."""
+  async with contextlib.aclosing(rest) as others:
+    yield first
+    async for item in others:
+      yield item
 
 
 async def gone(request: Request) -> None:

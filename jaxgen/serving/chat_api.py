@@ -2,8 +2,8 @@
 
 A model that writes answers with both; one that only draws answers the last message with an image.
 Images of an answer stand in ``message.images``, or ``delta.images`` of a stream, as data URLs, and
-``message.parts`` has texts and images in their order. Fields beyond OpenAI's: ``images`` (exactly so
-many), ``max_images``, ``size``, ``steps``, ``guidance``, ``image_guidance``, ``timeout``, and
+``message.parts`` has texts and images in their order. Fields beyond OpenAI's: ``images`` (exactly
+so many), ``max_images``, ``size``, ``steps``, ``guidance``, ``image_guidance``, ``timeout``, and
 ``role`` of an image.
 """
 
@@ -28,6 +28,7 @@ from jaxgen.core.texts import checked
 from jaxgen.data.sample import Part
 from jaxgen.sampling.interleaved import Options
 from jaxgen.serving.calls import Calls
+from jaxgen.serving.calls import behind
 from jaxgen.serving.calls import gone
 from jaxgen.serving.conversation import Conversation
 from jaxgen.serving.errors import ApiError
@@ -102,19 +103,22 @@ class ChatApi:
       except BaseException as error:  # told to whoever waits
         put(error)
 
+    deadline = loop.time() + fields['timeout']
     left = asyncio.create_task(gone(request))
     left.add_done_callback(queue.put_nowait)
     threading.Thread(target=pump, name='dialogue', daemon=True).start()
     try:
       while True:
-        event = await queue.get()
+        event = await asyncio.wait_for(queue.get(), deadline - loop.time())
         if event is left:
           raise ApiError(499, 'client: has left', code='left')
         if isinstance(event, BaseException):
-          raise api_error(event) from event
+          raise event
         yield event
         if isinstance(event, str):
           return
+    except Exception as error:
+      raise api_error(error) from error
     finally:
       left.cancel()
       conversation.stop()
@@ -168,7 +172,7 @@ class ChatApi:
 
     try:
       yield chunk(dict(role='assistant', content=''))
-      async with contextlib.aclosing(_behind(first, pieces)) as found:
+      async with contextlib.aclosing(behind(first, pieces)) as found:
         async for piece in found:
           if isinstance(piece, str):
             yield chunk({}, piece)
@@ -199,14 +203,6 @@ def known_fields(limits: Limits) -> dict[str, Field]:
       size=Field(str, default='auto'), steps=Field(int, 1, limits.steps, default=0),
       guidance=Field(float, 0, MAX_GUIDANCE), image_guidance=Field(float, 0, MAX_GUIDANCE),
       modalities=Field(list), timeout=Field(float, 0.001, limits.seconds, default=limits.seconds))
-
-
-async def _behind(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
-  """One more in front of the others."""
-  yield first
-  async with contextlib.aclosing(rest) as rest:
-    async for item in rest:
-      yield item
 
 
 def _size(fields: dict[str, Any]) -> tuple[int, int] | None:

@@ -70,9 +70,10 @@ def serve(open_origin: Callable[[], Origin], place: Place, limits: Limits, *, na
   chosen = [named_size(size, '--size') for size in sizes]
   listening = bound(place.host, place.port)
   log_to(sys.stderr)
-  run = _with_sampling(open_origin().load(), guidance=guidance, image_guidance=image_guidance,
-                       steps=steps)
-  engine = Engine(Drawer(run, limits, chosen), limits)
+  engine = Engine(Drawer(_with_sampling(
+      open_origin().load(), guidance=guidance, image_guidance=image_guidance,
+      steps=steps or None),
+                         limits, chosen), limits)
   began = time.monotonic()
   engine.start()
   model = place.name or name
@@ -154,9 +155,9 @@ class _Lines(logging.Formatter):
 
 
 def _with_sampling(run: Run, **changes: float | None) -> Run:
-  """The run with other defaults of ``config.sampling``; None and 0 leave one."""
+  """The run with other defaults of ``config.sampling``; None leaves one."""
   config = copy.deepcopy(run.config)
-  config.sampling.update({name: value for name, value in changes.items() if value})
+  config.sampling.update({name: value for name, value in changes.items() if value is not None})
   return dataclasses.replace(run, config=config)
 
 

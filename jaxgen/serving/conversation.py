@@ -51,7 +51,8 @@ class Conversation:
     self._engine, self._listen = engine, listen
     drawer, limits = engine.drawer, engine.limits
     run = drawer.run
-    self._options = _allowed(options, drawer.images + 1 - len(sample.images), limits.tokens)
+    # In the end the model reads all images, given and drawn.
+    self._options = _allowed(options, drawer.images - len(sample.images), limits.tokens)
     shown = [part.image for part in sample.images]
     self._dialogue = Dialogue.of(sample, seed=seed, size=size or drawer.size_for(shown[-1:], shown))
     check(run.system, [self._dialogue], run.maker, run.config, self._options)

@@ -103,7 +103,7 @@ class Drawer:
   def size_for(self, source: Sequence[Image], given: Sequence[Image]) -> Size:
     """(height, width) of outputs of which none was asked for, one of ``sizes``; see
     ``request.default_size``."""
-    wanted = default_size(self.run.config, source, given, 'size') if given else self.sizes[0]
+    wanted = default_size(self.run.config, source, given, 'size')
     return wanted if wanted in self.sizes else best_bucket(wanted, self.sizes)
 
   def prepare(self, request: Request, steps: int = 0) -> Job:
@@ -136,7 +136,8 @@ class Drawer:
                            config.sampling.last_level)
     # A queue of large photographs would fill the memory.
     small = dataclasses.replace(request.sample, parts=tuple(request.sample.targets))
-    return Job(dataclasses.replace(request, sample=small), found, refusals.index(''), SOLVERS[config.sampling.solver].table(sigmas))
+    return Job(dataclasses.replace(request, sample=small), found, refusals.index(''),
+               SOLVERS[config.sampling.solver].table(sigmas))
 
   def seated(self, jobs: Sequence[Job]) -> list[list[int]]:
     """Rows of one batch, as numbers of jobs: the first one, and what shares its program, in their

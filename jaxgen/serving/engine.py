@@ -123,11 +123,12 @@ class Errand:
     try:
       self.future.set_result(self._function())
     except Exception as error:  # of whoever sent it
-      self.future.set_exception(error)
+      self.settle(error)
 
   def settle(self, error: Exception) -> None:
-    """Answers in place of the function."""
-    self.future.set_exception(error)
+    """Answers in place of the function, unless it has been called."""
+    with contextlib.suppress(concurrent.futures.InvalidStateError):
+      self.future.set_exception(error)
 
 
 @dataclasses.dataclass

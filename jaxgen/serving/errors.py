@@ -15,6 +15,7 @@ from jaxgen.serving.engine import Late
 from jaxgen.serving.engine import Refused
 
 _log = logging.getLogger('jaxgen.serving')
+SHOWN = 600  # characters of a message
 # Status -> type of error, as OpenAI's clients know it.
 _TYPES = {401: 'authentication_error', 404: 'not_found_error', 429: 'rate_limit_error'}
 
@@ -32,8 +33,9 @@ class ApiError(Exception):
 
   def __init__(self, status: int, message: str, *, param: str | None = None,
                code: str | None = None, headers: dict[str, str] | None = None):
-    super().__init__(message)
-    self.status, self.param, self.code, self.headers = status, param, code, headers or {}
+    super().__init__(_plain(message))
+    self.status, self.code, self.headers = status, code, headers or {}
+    self.param = param and _plain(param)
 
   @property
   def body(self) -> dict[str, Any]:
@@ -78,6 +80,11 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
   """Handler of what the router refuses."""
   del request
   return api_error(error).response
+
+
+def _plain(text: str) -> str:
+  """The text, of which clients send parts, as one line of characters that can be sent."""
+  return ' '.join(text.encode('utf-8', 'backslashreplace').decode().split())[:SHOWN]
 
 
 def _param(message: str) -> str | None:

@@ -8,8 +8,10 @@ from typing import Any
 from jaxgen.serving.errors import ApiError
 
 # What OpenAI's clients may send that means nothing here.
-IGNORED = frozenset({'user', 'quality', 'style', 'moderation', 'input_fidelity', 'safety_identifier',
-                     'output_compression', 'partial_images', 'store', 'metadata', 'service_tier'})
+IGNORED = frozenset({
+    'user', 'quality', 'style', 'moderation', 'input_fidelity', 'safety_identifier', 'store',
+    'output_compression', 'partial_images', 'metadata', 'service_tier', 'stream_options',
+    'presence_penalty', 'frequency_penalty'})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,8 +85,11 @@ class Gate:
         return
       await self._app(scope, limited, answer)
     except Exception as error:
+      told = api_error(error)
+      if told.status == 413:
+        await limited.discard()
       if not status:
-        await api_error(error).response(scope, limited, answer)
+        await told.response(scope, limited, answer)
     finally:
       self._report(scope, name, status, time.monotonic() - began, limited.size)
 

@@ -29,6 +29,7 @@ from jaxgen.core.limits import MAX_SEED
 from jaxgen.sampling import request as requests
 from jaxgen.sampling.request import make_request
 from jaxgen.serving.calls import Calls
+from jaxgen.serving.calls import behind
 from jaxgen.serving.drawer import Drawer
 from jaxgen.serving.drawing import Job
 from jaxgen.serving.engine import Outputs
@@ -135,7 +136,10 @@ class ImagesApi:
     wish = self._wish(fields, images)
     jobs = await self._calls.prepared(lambda: jobs_of(wish, self._drawer))
     if fields['stream']:
-      return StreamingResponse(self._stream(request, jobs, wish, fields, bool(images)),
+      events = self._calls.events(request, jobs, fields['timeout'])
+      # What is refused at once has a status of its own.
+      events = behind(await anext(events), events)
+      return StreamingResponse(self._stream(request, events, wish, fields, bool(images)),
                                media_type='text/event-stream')
     outputs = await self._calls.drawn(request, jobs, fields['timeout'])
     data = await asyncio.to_thread(_encoded, outputs, fields['output_format'])
@@ -143,13 +147,12 @@ class ImagesApi:
     return JSONResponse(dict(created=int(time.time()), data=data, seed=wish.seed,
                              output_format=fields['output_format']))
 
-  async def _stream(self, request: Request, jobs: Sequence[Job], wish: Wish,
-                    fields: dict[str, Any], edit: bool) -> AsyncIterator[str]:
+  async def _stream(self, request: Request, events: AsyncIterator[Progress | list[Outputs]],
+                    wish: Wish, fields: dict[str, Any], edit: bool) -> AsyncIterator[str]:
     """Events of OpenAI's schema, and ``progress`` with the steps that are done."""
     name = 'image_edit' if edit else 'image_generation'
     try:
-      async with contextlib.aclosing(
-          self._calls.events(request, jobs, fields['timeout'])) as events:
+      async with contextlib.aclosing(events):
         async for event in events:
           if isinstance(event, Progress):
             yield sse(dict(type=f'{name}.progress', draw=event.job, step=event.step,

@@ -1,4 +1,4 @@
-"""What a server's programs are: sizes of images, and of rows, measured with requests at the limits."""
+"""Sizes of a server's programs: those of images, and of rows, which requests at the limits give."""
 
 import dataclasses
 import math

@@ -22,7 +22,8 @@ from tests.sampling import scripted
 SIZES = ((16, 16), (16, 32))  # (height, width)
 USER = 'a red circle, then a blue square'
 ANSWER = ('a red circle.', None, 'a blue square.', None, 'done.')
-LIMITS = Limits(rows=2, outputs=2, images=2, steps=6, queue=40, seconds=300)
+LIMITS = Limits(rows=2, outputs=2, images=2, steps=6, queue=24, tokens=24, upload=1.0, body=2**20,
+                image_bytes=2**18, pixels=10**6)
 
 
 def make_run(tokenizer: str) -> Run:
