@@ -48,7 +48,7 @@ def _serve(args) -> None:
   from jaxgen.serving.limits import Limits
   values = {name: vars(args)[name] for name in LIMITS}
   limits = Limits(seconds=values.pop('timeout'), rows=args.rows or 0, **values)
-  place = Place(args.host, args.port, args.api_key_file or '', args.name)
-  name = os.path.basename(os.path.normpath(args.workdir or args.base))
-  serve(origin, place, limits, name=name, sizes=args.output_size, guidance=args.guidance,
-        image_guidance=args.image_guidance, steps=args.steps)
+  name = args.name or os.path.basename(os.path.normpath(args.workdir or args.base))
+  serve(origin, Place(args.host, args.port, name, args.api_key_file or ''), limits,
+        sizes=args.output_size, guidance=args.guidance, image_guidance=args.image_guidance,
+        steps=args.steps or None)

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 from etils import epath
@@ -19,6 +20,9 @@ from jaxgen.core.texts import decoded
 from jaxgen.core.texts import lines_of
 from jaxgen.sampling.load import Origin
 from jaxgen.sampling.load import Run
+from jaxgen.serving.drawer import Drawer
+from jaxgen.serving.engine import Engine
+from jaxgen.serving.kinds import named_size
 from jaxgen.serving.limits import Limits
 
 MIN_KEY = 16  # characters of a key
@@ -30,28 +34,27 @@ class Place:
 
   Attributes:
     host, port: 0 = any port that is free.
+    name: of the model, for clients.
     keys: file with a key in each line; '' = anybody may ask.
-    name: of the model; '' = the name of the run.
   """
 
-  host: str = '127.0.0.1'
-  port: int = 8000
+  host: str
+  port: int
+  name: str
   keys: str = ''
-  name: str = ''
 
 
-def serve(open_origin: Callable[[], Origin], place: Place, limits: Limits, *, name: str,
-          sizes: Sequence[str] = (), guidance: float | None = None,
-          image_guidance: float | None = None, steps: int = 0) -> None:
+def serve(open_origin: Callable[[], Origin], place: Place, limits: Limits, *,
+          sizes: Sequence[str] = (), **sampling: float | None) -> None:
   """Serves until SIGTERM or Ctrl-C; what is under way is finished first.
 
   Args:
     open_origin: finds what is served.
     place: where.
     limits: of clients.
-    name: of the model, unless the place has one.
     sizes: WIDTHxHEIGHT of outputs; () = those of the run.
-    guidance, image_guidance, steps: of requests that do not say; None and 0 take the config's.
+    **sampling: ``guidance``, ``image_guidance`` and ``steps`` of requests that do not say; None
+      takes the config's.
 
   Raises:
     UserError: the extra ``serve`` is missing, a port that is taken, a file without keys, or a size
@@ -63,37 +66,26 @@ def serve(open_origin: Callable[[], Origin], place: Place, limits: Limits, *, na
   except ModuleNotFoundError as error:
     raise user_error('jaxgen serve', None, f'needs the package {error.name}; pip install '
                      '"jaxgen[serve]"') from None
-  from jaxgen.serving.drawer import Drawer
-  from jaxgen.serving.engine import Engine
-  from jaxgen.serving.kinds import named_size
   keys = read_keys(place.keys) if place.keys else []
-  chosen = [named_size(size, '--size') for size in sizes]
-  listening = bound(place.host, place.port)
-  log_to(sys.stderr)
-  engine = Engine(Drawer(_with_sampling(
-      open_origin().load(), guidance=guidance, image_guidance=image_guidance,
-      steps=steps or None),
-                         limits, chosen), limits)
-  began = time.monotonic()
-  engine.start()
-  model = place.name or name
-  app = make_app(engine, model, keys)
-  server = uvicorn.Server(uvicorn.Config(
-      app, log_config=None, access_log=False, server_header=False, lifespan='off',
-      timeout_graceful_shutdown=round(limits.drain)))
-  # The server hears the signal first; then it would end this process by it.
-  before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-  port = listening.getsockname()[1]
-  print(f'{model}: programs ready after {time.monotonic() - began:.0f} s; serving at '
-        f'http://{place.host}:{port}/v1', flush=True)
-  if not keys and not _is_loopback(place.host):
-    print(f'jaxgen: --host = {place.host!r}: anybody who reaches this address may draw; give an '
-          '--api-key-file', file=sys.stderr)
-  try:
-    server.run(sockets=[listening])
-  finally:
-    signal.signal(signal.SIGTERM, before)
-    engine.drain(limits.drain)
+  chosen = [named_size(size, '--output-size') for size in sizes]
+  with bound(place.host, place.port) as listening:
+    log_to(sys.stderr)
+    began = time.monotonic()
+    run = _with_sampling(open_origin().load(), sampling)
+    engine = Engine(Drawer(run, limits, chosen), limits)
+    del run  # its parameters are on the devices soon, and need not stay here as well
+    engine.start()
+    server = uvicorn.Server(uvicorn.Config(
+        make_app(engine, place.name, keys), log_config=None, access_log=False, lifespan='off',
+        server_header=False, timeout_graceful_shutdown=round(limits.drain)))
+    _greet(place, listening.getsockname()[1], time.monotonic() - began, bool(keys))
+    # The server hears the signal first, and would then end this process by it.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+      server.run(sockets=[listening])
+    finally:
+      signal.signal(signal.SIGTERM, before)
+      engine.drain(limits.drain)
   print('stopped', flush=True)
 
 
@@ -154,7 +146,16 @@ class _Lines(logging.Formatter):
     return json.dumps(line, ensure_ascii=False)
 
 
-def _with_sampling(run: Run, **changes: float | None) -> Run:
+def _greet(place: Place, port: int, seconds: float, guarded: bool) -> None:
+  """Says where the server is, and who may ask it."""
+  host = f'[{place.host}]' if ':' in place.host else place.host
+  print(f'{place.name}: ready after {seconds:.0f} s at http://{host}:{port}/v1', flush=True)
+  if not guarded and not _is_loopback(place.host):
+    print(f'jaxgen: --host = {place.host!r}: anybody who reaches this address may draw; give an '
+          '--api-key-file', file=sys.stderr)
+
+
+def _with_sampling(run: Run, changes: Mapping[str, float | None]) -> Run:
   """The run with other defaults of ``config.sampling``; None leaves one."""
   config = copy.deepcopy(run.config)
   config.sampling.update({name: value for name, value in changes.items() if value is not None})

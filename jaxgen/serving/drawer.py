@@ -36,6 +36,7 @@ from jaxgen.sampling.schedules import linear_sigmas
 from jaxgen.sampling.solvers import SOLVERS
 from jaxgen.serving.drawing import Drawing
 from jaxgen.serving.drawing import Job
+from jaxgen.serving.kinds import PROBE
 from jaxgen.serving.kinds import Probe
 from jaxgen.serving.kinds import shown
 from jaxgen.serving.limits import Limits
@@ -80,8 +81,9 @@ class Drawer:
       probe.found(probe.request(size))
     self.outputs = probe.most(limits.outputs, 1, lambda count: probe.request(largest, count))
     self.images = probe.most(limits.images, 0,
-                             lambda count: probe.request(largest, 1, [largest] * count))
-    self.kinds = probe.kinds(self.outputs, self.images)
+                             lambda count: probe.edit(largest, 1, [largest] * count))
+    self._cropped = config.data.references != 'bucket'
+    self.kinds = probe.kinds(self.outputs, self.images, self._shapes if self._cropped else [PROBE])
     self._read = probe.read_sizes(self._shapes, self.images)
     self._first = probe.request(self.sizes[0])
     self.reads = Fixed(self.kinds[-1].shape, ways, limits.tokens) if writes(run.system) else None
@@ -89,14 +91,14 @@ class Drawer:
   def given(self, image: bytes) -> Image:
     """A given image as the programs take it; on any thread.
 
-    Where given images have sizes of their own, it is cropped to the nearest shape of those whose
-    programs are compiled; elsewhere it is as it was.
+    Where given images have sizes of their own, it is cropped and resized to the nearest of those
+    whose programs are compiled; elsewhere it is as it was.
 
     Raises:
       DecodeError: it cannot be read.
     """
     pixels = decode(image)
-    if self.run.config.data.references == 'bucket':
+    if not self._cropped:
       return pixels
     return fit_image(pixels, best_bucket(pixels.shape[:2], self._shapes))
 

@@ -38,11 +38,11 @@ from jaxgen.serving.errors import ApiError
 from jaxgen.serving.errors import api_error
 from jaxgen.serving.fields import Field
 from jaxgen.serving.fields import read
+from jaxgen.serving.kinds import ROLES
 from jaxgen.serving.kinds import named_size
 from jaxgen.serving.limits import Limits
 from jaxgen.serving.uploads import checked_image
 
-ROLES = ('source', 'reference', 'context')
 FORMATS = dict(png='PNG', jpeg='JPEG', webp='WEBP')
 
 

@@ -1,5 +1,6 @@
 """Sizes of a server's programs: those of images, and of rows, which requests at the limits give."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 from jaxgen.data.buckets import Size
+from jaxgen.data.example import Example
 from jaxgen.data.packing import RowShape
 from jaxgen.sampling.batching import SEGMENTS
 from jaxgen.sampling.batching import Weighted
@@ -21,8 +23,9 @@ from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import check_fits
 from jaxgen.sampling.request import make_request
 
-PROBE = 2048  # side of the images that rows are measured with
+PROBE = (2048, 2048)  # size of given images that rows are measured with, where any may be given
 WORDS = 'a picture'
+ROLES = ('source', 'reference', 'context')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +66,15 @@ class Probe:
   def __init__(self, run: Run, sizes: Sequence[Size]):
     self._run, self._sizes = run, sizes
 
-  def request(self, size: Size, outputs: int = 1, images: Sequence[Size] = (),
-              role: str = 'source') -> Request:
-    """A request for so many outputs with grey images of those sizes, the first one of ``role``."""
-    given = [np.broadcast_to(np.uint8(127), (*shape, 3)) for shape in images]
-    first = {role: given[:1]} if given else {}
-    others = given[1:]
-    if role == 'reference':
-      first, others = {}, given
-    return make_request(self._run.config, WORDS, size=size, outputs=outputs, reference=others,
-                        **first)
+  def request(self, size: Size, outputs: int = 1, **images: Sequence[Size]) -> Request:
+    """A request for so many outputs with grey images of those sizes, by their role."""
+    given = {role: [np.broadcast_to(np.uint8(127), (*shape, 3)) for shape in shapes]
+             for role, shapes in images.items()}
+    return make_request(self._run.config, WORDS, size=size, outputs=outputs, **given)
+
+  def edit(self, size: Size, outputs: int, images: Sequence[Size]) -> Request:
+    """A request whose first image is edited and whose others are referred to."""
+    return self.request(size, outputs, source=images[:1], reference=images[1:])
 
   def most(self, limit: int, least: int, request: Callable[[int], Request]) -> int:
     """The largest count up to the limit whose request the models can draw."""
@@ -89,41 +91,54 @@ class Probe:
     check_fits([request], self._run.system.layout, self._run.config.data.clean_roles)
     return weighted(request, self._run.system, self._run.maker)
 
-  def kinds(self, outputs: int, images: int) -> list[Kind]:
+  def kinds(self, outputs: int, images: int, shapes: Sequence[Size]) -> list[Kind]:
     """The programs for words alone, for one given image, and for all that may be asked for.
 
     Args:
       outputs, images: of one request at the most.
+      shapes: (height, width) of given images that take the most room.
     """
-    size = max(self._sizes, key=math.prod)
-    smallest = min(self._sizes, key=math.prod)
+    smallest, largest = (pick(self._sizes, key=math.prod) for pick in (min, max))
+    least = self.found(self.request(smallest)).examples[0].visual_tokens
     asked = [[(1, 0)], [(1, min(images, 1))],
              [(outputs, count) for count in range(images + 1)]]
     kinds: list[Kind] = []
     examples, branches = [], 1
-    least = self.found(self.request(smallest)).examples[0].visual_tokens
     for pairs in asked:
       for count, given in pairs:
-        found = self.found(self.request(size, count, [(PROBE, PROBE)] * given))
-        examples += found.examples
-        branches = max(branches, len(found.weights))
+        for shape in shapes if given else shapes[:1]:
+          found = self.found(self.edit(largest, count, [shape] * given))
+          examples = self._extreme([*examples, *found.examples])
+          branches = max(branches, len(found.weights))
       kind = Kind(self._row(examples, least), branches)
       if kind not in kinds:
         kinds.append(kind)
     return kinds
 
   def read_sizes(self, shapes: Sequence[Size], images: int) -> set[Size]:
-    """(height, width) that given images of these shapes are encoded at."""
+    """(height, width) that given images of these shapes are encoded at.
+
+    Args:
+      shapes: (height, width) of given images.
+      images: of one request at the most; how many there are may decide how large each of them is.
+    """
+    asked = [(self._sizes[0], {role: [shape] * count}) for role in ROLES for shape in shapes
+             for count in range(1, images + 1)]
+    asked += [(size, dict(source=shapes[:1])) for size in self._sizes if images]
     found = set()
-    for shape in shapes:
-      for size in self._sizes:
-        for count in range(1, images + 1):
-          for role in ('source', 'reference'):
-            request = self.request(size, 1, [shape] * count, role)
-            found |= {plan.size for part, plan in self._run.maker.to_encode(request.sample)}
+    for size, given in asked:
+      with contextlib.suppress(UserError):  # no task has so many of one role
+        request = self.request(size, **given)
+        found |= {plan.size for _, plan in self._run.maker.to_encode(request.sample)}
     return found
 
-  def _row(self, examples, least: int) -> RowShape:
+  def _extreme(self, examples: Sequence[Example]) -> list[Example]:
+    """Those that need the most of something; the others' pixels need not be kept."""
+    needs = [self._run.maker.row_shape(sees=False).needs(example) for example in examples]
+    return [examples[max(range(len(examples)), key=lambda index, name=name: needs[index][name])]
+            for name in needs[0]]
+
+  def _row(self, examples: Sequence[Example], least: int) -> RowShape:
     """The least row for any of the examples; so many requests of ``least`` tokens share it as fit.
     """
     maker, data = self._run.maker, self._run.config.data

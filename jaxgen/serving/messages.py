@@ -7,8 +7,8 @@ from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.serving.drawer import Drawer
 from jaxgen.serving.errors import ApiError
-from jaxgen.serving.images_api import ROLES
 from jaxgen.serving.images_api import to_base64
+from jaxgen.serving.kinds import ROLES
 from jaxgen.serving.limits import Limits
 from jaxgen.serving.uploads import from_data_url
 
