@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,9 +73,9 @@ class Probe:
              for role, shapes in images.items()}
     return make_request(self._run.config, WORDS, size=size, outputs=outputs, **given)
 
-  def edit(self, size: Size, outputs: int, images: Sequence[Size]) -> Request:
-    """A request whose first image is edited and whose others are referred to."""
-    return self.request(size, outputs, source=images[:1], reference=images[1:])
+  def edit(self, size: Size, outputs: int, images: Sequence[Size], sources: int = 1) -> Request:
+    """A request whose first images are edited and whose others are referred to."""
+    return self.request(size, outputs, source=images[:sources], reference=images[sources:])
 
   def most(self, limit: int, least: int, request: Callable[[int], Request]) -> int:
     """The largest count up to the limit whose request the models can draw."""
@@ -96,18 +97,16 @@ class Probe:
 
     Args:
       outputs, images: of one request at the most.
-      shapes: (height, width) of given images that take the most room.
+      shapes: (height, width) that given images may have.
     """
     smallest, largest = (pick(self._sizes, key=math.prod) for pick in (min, max))
     least = self.found(self.request(smallest)).examples[0].visual_tokens
-    asked = [[(1, 0)], [(1, min(images, 1))],
-             [(outputs, count) for count in range(images + 1)]]
     kinds: list[Kind] = []
     examples, branches = [], 1
-    for pairs in asked:
-      for count, given in pairs:
-        for shape in shapes if given else shapes[:1]:
-          found = self.found(self.edit(largest, count, [shape] * given))
+    for count, numbers in ((1, [0]), (1, [min(images, 1)]), (outputs, range(images + 1))):
+      for given in numbers:
+        for request in self._fullest(largest, count, given, shapes):
+          found = self.found(request)
           examples = self._extreme([*examples, *found.examples])
           branches = max(branches, len(found.weights))
       kind = Kind(self._row(examples, least), branches)
@@ -131,6 +130,21 @@ class Probe:
         request = self.request(size, **given)
         found |= {plan.size for _, plan in self._run.maker.to_encode(request.sample)}
     return found
+
+  def _fullest(self, size: Size, outputs: int, images: int, shapes: Sequence[Size]
+               ) -> Iterator[Request]:
+    """Requests of which one takes the most room; with one image of all shapes, with more of those
+    that have the most tokens as one."""
+    if images > 1:
+      areas = {shape: sum(math.prod(plan.size) for _, plan in self._run.maker.to_encode(
+          self.request(size, reference=[shape]).sample)) for shape in shapes}
+      shapes = sorted(shapes, key=areas.__getitem__)[-2:]
+    for shape in shapes if images else shapes[:1]:
+      for sources in range(images + 1):
+        with contextlib.suppress(UserError):  # no task has so many of one role
+          request = self.edit(size, outputs, [shape] * images, sources)
+          check_fits([request], self._run.system.layout, self._run.config.data.clean_roles)
+          yield request
 
   def _extreme(self, examples: Sequence[Example]) -> list[Example]:
     """Those that need the most of something; the others' pixels need not be kept."""

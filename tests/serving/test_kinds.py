@@ -62,7 +62,7 @@ def test_any_images_have_programs(tiny_tokenizer, references):
     first, second = jobs_of(Wish('a cross', images, 2, outputs, sizes, seed=number), drawer)
     assert (first.request.number, second.request.number) == (0, 1)
     kinds.add(first.kind)
-    assert [row for row in drawer.seated([first, second])] in ([[0, 1]], [[0], [1]])
+    assert drawer.seated([first, second]) in ([[0, 1]], [[0], [1]])
   assert kinds == {0, 1, 2}
 
 
@@ -83,17 +83,16 @@ def test_small_requests_share_rows_and_later_ones_wait(tiny_tokenizer):
 
 
 @pytest.mark.parametrize('wish, said', [
-    (Wish('x', sizes=[(48, 48)]), 'this server draws'), (Wish('x ' * 300), 'prompt'),
-    (Wish('x', outputs=4), 'a row of this server holds'),
-    (Wish('x', guidance=101.0), 'use 0 to 100'),
-    (Wish('x', image_guidance=2.0, task='pair', sizes=[(48, 48)]), 'this server draws')])
+    (Wish('x', sizes=[(48, 48)]), 'this server draws'),
+    (Wish('x', outputs=8), 'a row of this server holds'),
+    (Wish('x', guidance=101.0), 'use 0 to 100')])
 def test_what_has_no_program_is_refused(tiny_tokenizer, wish, said):
   with pytest.raises(UserError, match=said):
     jobs_of(dataclasses.replace(wish, sizes=wish.sizes or [(64, 64)]),
             drawer_of(tiny_tokenizer, 'bucket'))
 
 
-@pytest.mark.parametrize('text', ['', '64', '64x', 'x64', '64x64x64', '-1x64', '1e3x64', '６４x64'])
+@pytest.mark.parametrize('text', ['', '64', '64x', 'x64', '1x2x3', '-1x64', '1e3x64', '６４x64'])
 def test_sizes_that_are_none(text):
   with pytest.raises(UserError, match='WIDTHxHEIGHT'):
     named_size(text, 'size')

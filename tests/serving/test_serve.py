@@ -171,7 +171,7 @@ def test_a_server_that_is_stopped_finishes_what_it_has(run, engine):
   second = Engine(engine.drawer, engine.limits)
   second.start()
   jobs = [second.drawer.prepare(request, steps) for request, steps in mixed(run.config)]
-  with held(second), concurrent.futures.ThreadPoolExecutor() as pool:
+  with concurrent.futures.ThreadPoolExecutor() as pool, held(second):
     tickets = second.submit(jobs)
     drained = pool.submit(second.drain, 60)
     assert until(lambda: not second.healthy)
