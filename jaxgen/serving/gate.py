@@ -100,6 +100,10 @@ class Gate:
         headers.get(b'authorization', b'').decode('latin-1')):
       return ApiError(401, 'Authorization: no key of this server; send Authorization: Bearer KEY',
                       code='invalid_api_key', headers={'WWW-Authenticate': 'Bearer'})
+    origin = headers.get(b'origin', b'').partition(b'://')
+    if path.startswith('/v1') and any(origin) and origin[2] != headers.get(b'host'):
+      # Any page that is open in a browser of this machine could draw otherwise.
+      return ApiError(403, 'Origin: calls of other web pages are refused', code='cross_origin')
     length = headers.get(b'content-length', b'0')
     if length.isdigit() and int(length) > self._body:
       return too_large(self._body)

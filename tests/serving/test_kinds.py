@@ -42,6 +42,12 @@ def drawer_of(tokenizer: str, references: str, sizes=()) -> Drawer:
   return Drawer(run, LIMITS, sizes, make_mesh(config.mesh, jax.devices()[:1]))
 
 
+@pytest.fixture(scope='module')
+def drawer(tiny_tokenizer) -> Drawer:
+  """Whose references have the sizes of targets."""
+  return drawer_of(tiny_tokenizer, 'bucket')
+
+
 def photo(draw: random.Random) -> bytes:
   """An image file of any shape."""
   size = (draw.choice((20, 150, 400)), draw.choice((30, 150, 700)))
@@ -55,7 +61,7 @@ def test_any_images_have_programs(tiny_tokenizer, references):
   drawer, draw = drawer_of(tiny_tokenizer, references), random.Random(1)
   assert (drawer.outputs, drawer.images) == (3, 3) and len(drawer.kinds) == 3
   kinds = set()
-  for number in range(60):
+  for number in range(30):
     images = [(draw.choice(ROLES), photo(draw)) for _ in range(draw.randint(0, 3))]
     outputs = draw.randint(1, 3)
     sizes = draw.choices(drawer.sizes, k=outputs) if draw.random() < 0.5 else ()
@@ -86,10 +92,9 @@ def test_small_requests_share_rows_and_later_ones_wait(tiny_tokenizer):
     (Wish('x', sizes=[(48, 48)]), 'this server draws'),
     (Wish('x', outputs=8), 'a row of this server holds'),
     (Wish('x', guidance=101.0), 'use 0 to 100')])
-def test_what_has_no_program_is_refused(tiny_tokenizer, wish, said):
+def test_what_has_no_program_is_refused(drawer, wish, said):
   with pytest.raises(UserError, match=said):
-    jobs_of(dataclasses.replace(wish, sizes=wish.sizes or [(64, 64)]),
-            drawer_of(tiny_tokenizer, 'bucket'))
+    jobs_of(dataclasses.replace(wish, sizes=wish.sizes or [(64, 64)]), drawer)
 
 
 @pytest.mark.parametrize('text', ['', '64', '64x', 'x64', '1x2x3', '-1x64', '1e3x64', '６４x64'])

@@ -315,6 +315,10 @@ def test_keys_and_errors_are_those_of_the_client(url, client):
     openai.OpenAI(base_url=f'{url}/v1', api_key=KEY[:-1], max_retries=0).models.list()
   for headers in ({}, dict(authorization=KEY), dict(authorization=f'Basic {KEY}')):
     assert 'no key' in error_of(httpx.get(f'{url}/v1/models', headers=headers), 401)
+  for origin in ('http://elsewhere.example', 'null'):
+    answer = httpx.get(f'{url}/v1/models', headers=BEARER | dict(origin=origin))
+    assert 'other web pages' in error_of(answer, 403)
+  assert httpx.get(f'{url}/v1/models', headers=BEARER | dict(origin=url)).status_code == 200
   with pytest.raises(openai.NotFoundError):
     client.embeddings.create(model='tiny', input='text')
   assert 'Method' in error_of(httpx.get(url + DRAW, headers=BEARER), 405)
