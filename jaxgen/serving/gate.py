@@ -124,22 +124,24 @@ class _Limited:
   """``receive`` of a body that may have so many bytes."""
 
   def __init__(self, receive: Receive, most: int):
-    self._receive, self._most, self.size = receive, most, 0
+    self._receive, self._most, self.size, self._more = receive, most, 0, True
 
   async def __call__(self) -> Message:
-    message = await self._receive()
-    self.size += len(message.get('body', b''))
+    message = await self._next()
     if self.size > self._most:
       raise too_large(self._most)
     return message
 
   async def discard(self) -> None:
-    """Reads what a client sends that waits for an answer until all is sent; not without end."""
-    more, seen = True, 0
-    while more and seen < 2 * self._most:
-      message = await self._receive()
-      seen += len(message.get('body', b''))
-      more = message['type'] == 'http.request' and message.get('more_body', False)
+    """Reads the rest, since a client waits for its answer until all is sent; not without end."""
+    while self._more and self.size < 3 * self._most:
+      await self._next()
+
+  async def _next(self) -> Message:
+    message = await self._receive()
+    self.size += len(message.get('body', b''))
+    self._more = message['type'] == 'http.request' and message.get('more_body', False)
+    return message
 
 
 def too_large(most: int) -> ApiError:

@@ -24,8 +24,13 @@ import openai
 import pytest
 from PIL import Image
 
+from jaxgen.data.sample import Part
+from jaxgen.data.sample import Sample
 from jaxgen.sampling.generate import generate
 from jaxgen.sampling.images import to_png
+from jaxgen.sampling.interleaved import Dialogue
+from jaxgen.sampling.interleaved import Options
+from jaxgen.sampling.interleaved import converse
 from jaxgen.sampling.request import make_request
 from jaxgen.serving.engine import Engine
 from jaxgen.serving.engine import Late
@@ -48,11 +53,15 @@ def run(tiny_tokenizer):
 
 @pytest.fixture(scope='module')
 def by_command(run):
-  """What ``jaxgen sample`` draws for the second request of ``mixed``."""
+  """What ``jaxgen sample`` draws for the second request of ``mixed``, and in a dialogue."""
+  given = dict(maker=run.maker, config=run.config,
+               mesh=make_mesh(run.config.mesh, jax.devices()[:1]))
   request, steps = mixed(run.config)[1]
-  images, = generate(run.system, run.params, [request], maker=run.maker, config=run.config,
-                     steps=steps, mesh=make_mesh(run.config.mesh, jax.devices()[:1]))
-  return images
+  images, = generate(run.system, run.params, [request], steps=steps, **given)
+  asked = Dialogue.of(Sample('dialogue', (Part('user', text=tiny.USER),)), seed=4, size=SQUARE)
+  *_, end = converse(run.system, run.params, [asked], options=Options(steps=2, max_tokens=24),
+                     **given)
+  return images, [part.image for part in end.dialogue.answer if part.is_image]
 
 
 @pytest.fixture(scope='module')
@@ -164,7 +173,7 @@ def test_answers_are_those_of_each_request_alone(run, engine):
 def test_the_server_draws_what_the_command_draws(run, engine, by_command):
   request, steps = mixed(run.config)[1]
   served = engine.submit([engine.drawer.prepare(request, steps)])[0].future.result(60)
-  assert near(served, by_command)
+  assert near(served, by_command[0])
 
 
 def test_a_server_that_is_stopped_finishes_what_it_has(run, engine):
@@ -214,7 +223,7 @@ def test_steps_are_streamed(client):
   assert events[-1]['type'] == 'image_generation.completed' and events[-1]['b64_json']
 
 
-def test_a_dialogue_is_answered_by_texts_and_images_in_turn(client):
+def test_a_dialogue_is_answered_by_texts_and_images_in_turn(client, by_command):
   asked = dict(model='tiny', messages=[dict(role='user', content=tiny.USER)], seed=4,
                extra_body=dict(steps=2))
   answer = client.chat.completions.create(**asked).choices[0]
@@ -226,9 +235,9 @@ def test_a_dialogue_is_answered_by_texts_and_images_in_turn(client):
     delta = chunk.choices[0].delta
     pieces += [delta.content] * bool(delta.content) + getattr(delta, 'images', [])
   assert [piece if isinstance(piece, str) else None for piece in pieces] == kinds
-  images = [[part['image_url']['url'] for part in parts if not isinstance(part, str)
-             and 'image_url' in part] for parts in (answer.message.parts, pieces)]
-  assert all(near([pixels(one)], [pixels(other)]) for one, other in zip(*images, strict=True))
+  for parts in (answer.message.parts, pieces):
+    assert near([pixels(part['image_url']['url']) for part in parts
+                 if not isinstance(part, str) and 'image_url' in part], by_command[1])
 
 
 def test_dialogues_and_requests_share_the_device(engine, client):
@@ -356,8 +365,11 @@ def test_forms_that_are_broken_or_too_large(url):
   assert 'files are sent as image' in said(400, files=[image, ('mask', ('m.png', b'x'))])
   assert 'Too many files' in said(400, files=[image] * 9)
   assert 'one request of this model may have 2' in said(400, files=[image] * 3)
-  assert 'request: ' in said(400, content=b'--x\r\nnonsense', more={
-      'content-type': 'multipart/form-data; boundary=x'})
+  for kind, content, message in (
+      ('; boundary=x', b'--x\r\nnonsense', 'missing'), ('', b'--x\r\n', 'request: Missing boundary'),
+      ('; boundary=x', b'--x\r\nContent-Disposition: form-data\r\n\r\nx\r\n--x--', 'request: ')):
+    assert message in said(400, content=content, more={
+        'content-type': f'multipart/form-data{kind}'})
   assert 'too large' in said(413, content=bytes(2**20 + 1))
   assert 'too large' in said(413, content=(bytes(2**16) for _ in range(32)))  # of unknown length
 
