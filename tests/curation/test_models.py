@@ -20,6 +20,7 @@ from jaxgen.curation.models import Request
 from jaxgen.curation.recipe import Limits
 from jaxgen.data.decode import decode
 from jaxgen.sampling.images import to_png
+from jaxgen.training.loop import train
 
 
 @pytest.fixture(scope='module')
@@ -175,3 +176,18 @@ def test_models_are_told_apart_by_what_they_are(tmp_path):
   assert identity(f'replay:{tmp_path / "a"}') != identity(f'replay:{tmp_path / "b"}')
   with pytest.raises(UserError, match='write KIND:NAME'):
     open_model('words', 'qwen', tmp_path)
+
+
+@pytest.mark.slow
+def test_a_workdir_draws(tiny_config, tmp_path):
+  """A run of one step edits an image; what it has drawn once is kept."""
+  tiny_config.train.steps = 1
+  train(tiny_config, str(tmp_path / 'run'))
+  asked = [Request('a red circle', size=(16, 16), seed=3),
+           Request('a blue square', (picture(9, 16),), size=(16, 16))]
+  spec = f'jaxgen:{tmp_path / "run"}'
+  replies = open_model('draws', spec, tmp_path / 'calls').ask(asked)
+  assert [decode(reply.images[0]).shape for reply in replies] == [(16, 16, 3)] * 2
+  again = open_model('draws', spec, tmp_path / 'calls')
+  again._load = None  # nothing is loaded for what is kept
+  assert again.ask(asked) == replies
