@@ -5,11 +5,11 @@
 
 VIDEOS is a folder of files, with their licences and addresses in sources.jsonl. Pairs are the first
 and last frame of clips of up to 5 s within a scene, repeated by their motion, and of clips across
-cuts. Expect up to 12 clips within scenes and 12 across cuts from a minute of video, of which the
-filters leave what moves; docs/curation.md has the speed of a core. The captioner is asked once for
-each pair, and needs GPUs of its own. The paper keeps 15M pairs. Its motion is RAFT's: --model
-cannot name one here, but Stage(motion, model=Use('raft')) with onnx:FILE can. Bounds are ours, the
-paper gives none.
+cuts. A minute of video gives at most about 12 clips within scenes and 12 across cuts, of which the
+filters leave what moves. A CPU core makes about 7 clips of 360p in a second (docs/benchmarks.md);
+the captioner is asked once for each pair, and needs GPUs of its own. The paper keeps 15M pairs. It
+measures motion by RAFT: Stage(motion.motion, model=Use('raft')) with models={'raft':
+'onnx:raft.onnx'} does so. The bounds are ours, the paper gives none.
 """
 
 from jaxgen.curation import clips

@@ -5,8 +5,9 @@
 
 VIDEOS is a folder of files, with their licences and addresses in sources.jsonl. Scenes are cut into
 clips of 5 s; the captioner describes what moves from the first to the last frame of each. The paper
-takes 5M raw videos. Expect up to 12 samples from a minute of video; docs/curation.md has the speed
-of a core. The captioner is asked once for each, and needs GPUs of its own.
+takes 5M raw videos. A minute of video gives at most about 12 samples. A CPU core makes about 7
+clips of 360p in a second (docs/benchmarks.md); the captioner is asked once for each, and needs GPUs
+of its own. The bounds are ours, the paper gives none.
 """
 
 from jaxgen.curation import clips

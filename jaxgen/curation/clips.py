@@ -131,15 +131,17 @@ def unlike_clips(records: Iterable[Record], *, least: int = 6) -> Iterator[Recor
       yield record.without('looks')
 
 
-def caption(record: Record, *, model: Model, prompt: str = TRANSITION_PROMPT) -> Record | Dropped:
+def caption(record: Record, *, model: Model, prompt: str = TRANSITION_PROMPT, side: int = 768
+            ) -> Record | Dropped:
   """Asks a model that sees images how the first frame becomes the last (L124).
 
   Args:
     record: with ``first`` and ``last``; it gets ``caption``.
     model: by ``Use``.
     prompt: what it is asked.
+    side: pixels of the longer side that it sees, at the most.
   """
-  reply, = model.ask([Request(prompt, (record['first'], record['last']))])
+  reply, = model.ask([Request(prompt, (record['first'], record['last']), side=side)])
   words = ' '.join(reply.text.split())
   return record.having(caption=words) if words else record.drop('no caption', error=reply.error)
 

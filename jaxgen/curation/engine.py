@@ -30,6 +30,7 @@ from jaxgen.core.files import write_text
 from jaxgen.core.files import writing
 from jaxgen.curation import models
 from jaxgen.curation import record as records
+from jaxgen.curation.finishing import finished
 from jaxgen.curation.leakage import Known
 from jaxgen.curation.leakage import unleaked
 from jaxgen.curation.recipe import Group
@@ -38,6 +39,7 @@ from jaxgen.curation.recipe import Siblings
 from jaxgen.curation.recipe import Stage
 from jaxgen.curation.recipe import Use
 from jaxgen.curation.record import Dropped
+from jaxgen.curation.record import Lineage
 from jaxgen.curation.record import Record
 from jaxgen.curation.record import UNKNOWN
 from jaxgen.curation.tally import EXAMPLES
@@ -45,8 +47,6 @@ from jaxgen.curation.tally import SHOWING
 from jaxgen.curation.tally import StageTally
 from jaxgen.curation.tally import Tally
 from jaxgen.data.decode import DecodeError
-from jaxgen.data.sample import Sample
-from jaxgen.data.sample import encoded
 from jaxgen.data.sample import to_bytes
 
 BROKEN = 'broken'  # reason of what a stage could not read
@@ -85,7 +85,7 @@ class Worker:
 
   Attributes:
     recipe: what it does.
-    stages: those of the recipe, and what keeps out benchmarks.
+    stages: those of the recipe, what reads the images, and what keeps out benchmarks.
     phases: number of chunks of each phase.
   """
 
@@ -103,7 +103,7 @@ class Worker:
     self._inputs = self.recipe.read(job.source)
     if not len(self._inputs):
       raise user_error('--in', job.source, 'nothing in it that the recipe reads')
-    self.stages = list(self.recipe.stages)
+    self.stages = [*self.recipe.stages, Stage(finished)]
     if job.known.digest():
       self.stages.append(Stage(unleaked, known=Use('benchmarks')))
     self._bound: dict[str, Any] = {**self._models, 'benchmarks': job.known}
@@ -114,7 +114,8 @@ class Worker:
   def described(self) -> dict[str, Any]:
     """What must not change between a run and the one that goes on with it."""
     count = len(self._inputs)
-    probes = [self._inputs[number * count // _PROBES].id for number in range(min(count, _PROBES))]
+    probes = [_record(self._input(number * count // _PROBES)).id
+              for number in range(min(count, _PROBES))]
     return dict(
         recipe=self._digest, inputs=count,
         probes=hashlib.sha256(json.dumps(probes).encode()).hexdigest()[:16],
@@ -147,11 +148,10 @@ class Worker:
     showing = chunk % max(self.phases[phase] // SHOWING, 1) == 0
     tally = Tally.of(len(self.stages), EXAMPLES if showing else 0)
     made = self._made(phase, chunk, tally)
-    with writing(self.job.out):
-      if phase + 1 < len(self.phases):
-        self._spill(phase, chunk, made)
-      else:
-        self._shard(chunk, made, tally)
+    if phase + 1 < len(self.phases):
+      self._spill(phase, chunk, made)
+    else:
+      self._shard(chunk, made, tally)
     write_text(self.tally_file(phase, chunk), json.dumps(dataclasses.asdict(tally)))
 
   def _made(self, phase: int, chunk: int, tally: Tally) -> Iterator[Record]:
@@ -159,13 +159,17 @@ class Worker:
     offset = sum(len(stages) for stages in self._phases[:phase])
     steps = [(stage, stage.bound(self._bound)) for stage in self._phases[phase]]
 
-    def flow(given: Record | list[Record], own: Tally) -> Iterator[Record]:
+    def flow(given: Record | Dropped | list[Record], own: Tally) -> Iterator[Record]:
+      if isinstance(given, Dropped):  # could not even be read
+        own.stages[offset].entered += 1
+        own.stages[offset].add(given)
+        return iter(())
       stream: Iterator[Any] = iter([given])
       for (stage, step), count in zip(steps, own.stages[offset:]):
         stream = _counted(stage, step, stream, count)
       return stream
 
-    def whole(given: Record | list[Record]) -> tuple[list[Record], Tally]:
+    def whole(given: Record | Dropped | list[Record]) -> tuple[list[Record], Tally]:
       own = Tally.of(len(tally.stages), tally.stages[0].most)
       return list(flow(given, own)), own
 
@@ -186,12 +190,18 @@ class Worker:
       return
     start = chunk * self.recipe.chunk
     for index in range(start, min(start + self.recipe.chunk, len(self._inputs))):
+      yield self._input(index)
+
+  def _input(self, index: int) -> Record | Dropped:
+    """One input, with a licence where anybody has said one."""
+    try:
       given = self._inputs[index]
-      licence = given.lineage.licence
-      if licence == UNKNOWN:
-        licence = self.job.licence or self.recipe.licence or UNKNOWN
-      yield dataclasses.replace(given, lineage=dataclasses.replace(
-          given.lineage, licence=licence))
+    except RecordError as error:
+      return Record(f'input {index}', {}, Lineage(error.where)).drop(BROKEN, error=error.reason)
+    licence = given.lineage.licence
+    if licence == UNKNOWN:
+      licence = self.job.licence or self.recipe.licence or UNKNOWN
+    return dataclasses.replace(given, lineage=dataclasses.replace(given.lineage, licence=licence))
 
   def _groups(self, phase: int, bucket: int) -> Iterator[list[Record]]:
     """The records of one bucket by their keys; of all others only their places are held."""
@@ -212,45 +222,48 @@ class Worker:
     assert isinstance(group, Group)
     folder = self._folder(phase, chunk)
     partial = folder.parent / f'.{folder.name}.new'
-    for old in (folder, partial):
-      if old.exists():
-        old.rmtree()
-    partial.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
-      files = [stack.enter_context((partial / f'{bucket:05d}').open('wb'))
-               for bucket in range(self.recipe.buckets)]
+      with writing(self.job.out):
+        for old in (folder, partial):
+          if old.exists():
+            old.rmtree()
+        partial.mkdir(parents=True)
+        files = [stack.enter_context((partial / f'{bucket:05d}').open('wb'))
+                 for bucket in range(self.recipe.buckets)]
       for each in made:
         key, data = group.key_of(each).encode(), records.to_bytes(each)
-        files[zlib.crc32(key) % self.recipe.buckets].write(_LENGTHS.pack(len(key), len(data))
-                                                           + key + data)
+        with writing(self.job.out):
+          files[zlib.crc32(key) % len(files)].write(_LENGTHS.pack(len(key), len(data)) + key + data)
+      with writing(self.job.out):
+        stack.close()
     partial.rename(folder)
 
   def _shard(self, chunk: int, made: Iterator[Record], tally: Tally) -> None:
-    """Writes samples; a chunk that leaves none has no file."""
+    """Writes samples with their lineage; a chunk that leaves none has no file."""
     name = f'data-{chunk:05d}-of-{self.phases[-1]:05d}.arrayrecord'
     partial = self.out / f'.{name}.new'
-    # Groups of one record, because training reads single records in random order.
-    writer = array_record_module.ArrayRecordWriter(str(partial), 'group_size:1')
-    with contextlib.closing(writer):
+    with contextlib.ExitStack() as stack:
+      with writing(self.job.out):
+        # Groups of one record, because training reads single records in random order.
+        writer = array_record_module.ArrayRecordWriter(str(partial), 'group_size:1')
+        stack.callback(writer.close)
       for each in made:
-        writer.write(to_bytes(self._sample(each)))
+        lineage = dataclasses.asdict(each.lineage) | dict(recipe=self._digest)
+        data = to_bytes(dataclasses.replace(each['sample'], lineage=lineage))
+        with writing(self.job.out):
+          writer.write(data)
         licence = each.lineage.licence
         tally.licences[licence] = tally.licences.get(licence, 0) + 1
+      with writing(self.job.out):
+        stack.close()
     if tally.licences:
       partial.replace(self.out / name)
     else:
       partial.unlink()
 
-  def _sample(self, made: Record) -> Sample:
-    """The sample of a record, with its images as bytes and its lineage."""
-    sample = made.fields.get('sample')
-    if not isinstance(sample, Sample):
-      raise user_error(self.job.recipe, made.id, 'what the last stage makes must have a field '
-                       '"sample", a Sample')
-    parts = tuple(part if part.image is None else dataclasses.replace(
-        part, image=encoded(part.image)) for part in sample.parts)
-    lineage = dataclasses.asdict(made.lineage) | dict(recipe=self._digest)
-    return dataclasses.replace(sample, id=made.id, parts=parts, lineage=lineage)
+
+def _record(made: Record | Dropped) -> Record:
+  return made.record if isinstance(made, Dropped) else made
 
 
 def _phases(stages: Sequence[Stage]) -> list[list[Stage]]:

@@ -43,6 +43,8 @@ class Request:
     text: the prompt.
     images: image files that follow it, or that are looked at.
     system: prompt of the system, for a language model.
+    side: pixels that an endpoint is shown of the longer side of each image at the most; 0 is as
+      it is.
     size: (height, width) of an image that is asked for; None = the model's own.
     seed: of an image that is asked for.
   """
@@ -50,6 +52,7 @@ class Request:
   text: str = ''
   images: tuple[bytes, ...] = ()
   system: str = ''
+  side: int = 0
   size: tuple[int, int] | None = None
   seed: int = 0
 

@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import io
 import json
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from jaxgen.curation.models import Reply
 from jaxgen.curation.models import Request
 from jaxgen.curation.web import Web
 from jaxgen.data.decode import decode
+from jaxgen.data.decode import read_picture
+from jaxgen.sampling.images import to_png
 
 AT_ONCE = 16  # calls of one endpoint from one process
 SIDE = 640  # of an image, where a detector takes any
@@ -56,7 +59,7 @@ class Chat(Remote):
   """A language model that also sees images, at temperature 0."""
 
   def _read(self, client: Any, request: Request) -> Reply:
-    content = [dict(type='image_url', image_url=dict(url=image_url(image)))
+    content = [dict(type='image_url', image_url=dict(url=image_url(_sent(image, request.side))))
                for image in request.images]
     messages = [dict(role='system', content=request.system)] if request.system else []
     messages += [dict(role='user', content=[*content, dict(type='text', text=request.text)]
@@ -78,7 +81,8 @@ class Images(Remote):
     if request.size:
       options['size'] = f'{request.size[1]}x{request.size[0]}'
     if request.images:
-      files = [(f'{number}.png', image) for number, image in enumerate(request.images)]
+      files = [(f'{number}.png', to_png(decode(image)))
+               for number, image in enumerate(request.images)]
       answer = client.images.edit(image=files, **options)
     else:
       answer = client.images.generate(**options)
@@ -101,7 +105,6 @@ class Drawn:
 
   def ask(self, requests: Sequence[Request]) -> list[Reply]:
     """See ``Model``; given images are sources."""
-    from jaxgen.sampling.images import to_png
     from jaxgen.sampling.request import make_request
     made = [make_request(self._run.config, request.text, size=request.size, source=request.images,
                          seed=request.seed) for request in requests]
@@ -174,6 +177,18 @@ class Replay:
         return Reply(line.get('reply', ''), images, arrays, line.get('error', ''))
     raise user_error(f'--model {self._name}', str(self._file), 'has no answer to '
                      f'{request.text[:80]!r}')
+
+
+def _sent(image: bytes, side: int) -> bytes:
+  """A PNG or JPEG file that is no larger; endpoints take no others for certain."""
+  if not side and image.startswith((b'\x89PNG', b'\xff\xd8')):
+    return image
+  picture = Image.fromarray(np.asarray(read_picture(image, (side, side) if side else None).pixels))
+  if side:
+    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
+  buffer = io.BytesIO()
+  picture.save(buffer, 'JPEG', quality=95)
+  return buffer.getvalue()
 
 
 KINDS: dict[str, Callable[[str, str], Model]] = {

@@ -93,7 +93,7 @@ class _Rows(Sequence):
     return len(self._table)
 
   def __getitem__(self, index):
-    row = dict(self._table[index])
+    row = dict(self._table[_checked(index, self)])
     name = str(row.pop('id', None) or self._table.name(index))
     lineage = Lineage(self._table.origin(index), row.pop('licence', None) or UNKNOWN,
                       row.pop('url', None) or '')
@@ -110,8 +110,15 @@ class _Samples(Sequence):
     return len(self._source)
 
   def __getitem__(self, index):
-    sample = self._source[index]
+    sample = self._source[_checked(index, self)]
     known = dict(sample.lineage)
     lineage = Lineage(sample.origin or f'{epath.Path(self._path).name}: {sample.id}',
                       known.get('licence', UNKNOWN), known.get('url', ''), known.get('notes', {}))
     return Record(sample.id, dict(sample=sample), lineage)
+
+
+def _checked(index: int, records: Sequence) -> int:
+  """Tables and sources have no end of their own that a loop could stop at."""
+  if not 0 <= index < len(records):
+    raise IndexError(index)
+  return index

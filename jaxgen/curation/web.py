@@ -5,6 +5,7 @@ behind it, sizes and redirects are bounded, and no address of this machine or it
 """
 
 import contextlib
+import dataclasses
 import functools
 import http.client
 import ipaddress
@@ -34,20 +35,23 @@ _DENIED = urllib.robotparser.RobotFileParser()
 _DENIED.disallow_all = True
 
 
-def fetched(record: Record, *, web: Model, into: str) -> Record | Dropped:
-  """Fetches the address of a record.
+def fetched(record: Record, *, web: Model, into: str, field: str = '') -> Record | Dropped:
+  """Fetches the address of a record, which its lineage keeps.
 
   Args:
-    record: with an address in its lineage; it gets a field of bytes.
+    record: with an address; it gets a field of bytes.
     web: by ``Use`` of a model of kind ``web``.
-    into: name of the field.
+    into: name of the new field.
+    field: that holds the address, as ``url_highres`` of Megalith; '' is that of the lineage.
   """
-  if not record.lineage.url:
+  url = record[field] if field else record.lineage.url
+  if not url:
     return record.drop('no address')
-  reply, = web.ask([Request(record.lineage.url)])
+  reply, = web.ask([Request(url)])
   if reply.error:
-    return record.drop(f'not fetched: {reply.error}', url=record.lineage.url)
-  return record.having(**{into: reply.images[0]})
+    return record.drop(f'not fetched: {reply.error}', url=url)
+  lineage = dataclasses.replace(record.lineage, url=url)
+  return dataclasses.replace(record, lineage=lineage).having(**{into: reply.images[0]})
 
 
 class Refused(Exception):

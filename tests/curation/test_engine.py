@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from jaxgen.core.errors import UserError
@@ -40,9 +41,9 @@ def whole(tmp_path_factory):
 
 def test_every_record_is_kept_or_dropped_for_a_reason(whole):
   _, tally = whole
-  split, dark, first, paint = tally.stages
+  split, dark, first, paint, finished = tally.stages
   assert (split.entered, split.left, split.dropped) == (20, 114, {'broken': 1})
-  for stage in (dark, first, paint):
+  for stage in (dark, first, paint, finished):
     assert stage.entered == stage.left + sum(stage.dropped.values())
   assert first.left == 80 == sum(tally.licences.values())
   assert dark.entered == 114 and 5 < dark.dropped['dark'] < 40
@@ -159,6 +160,36 @@ def test_mistakes_are_named(whole, tmp_path, change, message):
     curate(Job(str(tmp_path / 'recipe.py'), '', str(out)))
   assert re.search(message, ' '.join([str(caught.value), *getattr(
       caught.value, '__notes__', ())]))
+
+
+def test_inputs_and_images_that_cannot_be_read_are_counted(tmp_path):
+  (tmp_path / 'recipe.py').write_text('''
+from jaxgen.curation import readers
+from jaxgen.curation.recipe import Recipe, Stage
+def get_recipe():
+  return Recipe(readers.samples(), [Stage(lambda record: record)])
+''')
+  image = np.zeros((8, 8, 3), np.uint8)
+  PIL.Image.fromarray(image).save(tmp_path / 'a.png')
+  (tmp_path / 'b.png').write_bytes(b'none')
+  (tmp_path / 'c.png').write_bytes((tmp_path / 'a.png').read_bytes())
+  (tmp_path / 'c.txt').write_bytes(b'\xff\xfe\xff')
+  tally = curate(Job(str(tmp_path / 'recipe.py'), str(tmp_path), str(tmp_path / 'out')))
+  first, last = tally.stages
+  assert (first.entered, first.dropped) == (3, {'broken': 1})
+  assert 'c.txt' in first.examples['broken'][0]['source']
+  assert (last.left, last.dropped) == (1, {'broken': 1})
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+  """And what a stage raises is not taken for it."""
+  with pytest.raises(UserError, match='could not be written'):
+    curate(Job(TOY, '', '/dev/full/out'))
+  text = pathlib.Path(TOY).read_text().replace("raise DecodeError('cut short')",
+                                               "open('/nowhere/at/all')")
+  (tmp_path / 'recipe.py').write_text(text)
+  with pytest.raises(FileNotFoundError):
+    curate(Job(str(tmp_path / 'recipe.py'), '', str(tmp_path / 'out')))
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

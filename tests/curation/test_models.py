@@ -1,5 +1,6 @@
 """Models: every kind answers, answers are kept by content, limits hold through restarts."""
 
+import io
 import json
 import pathlib
 import subprocess
@@ -14,12 +15,15 @@ import pytest
 from PIL import Image
 
 from jaxgen.core.errors import UserError
+from jaxgen.curation import plugins
 from jaxgen.curation.models import identity
 from jaxgen.curation.models import open_model
 from jaxgen.curation.models import Request
 from jaxgen.curation.recipe import Limits
 from jaxgen.data.decode import decode
+from jaxgen.data.decode import image_size
 from jaxgen.sampling.images import to_png
+from jaxgen.training.loop import train
 
 
 @pytest.fixture(scope='module')
@@ -57,6 +61,16 @@ def test_an_endpoint_is_asked_once_for_equal_content(server, tmp_path):
   assert calls(server) == before + 4
   open_model('words', spec, tmp_path).ask([Request('two', (picture(1), picture(3)))])
   assert calls(server) == before + 5
+
+
+@pytest.mark.parametrize('side, size', [(0, (30, 60)), (20, (10, 20))])
+def test_an_endpoint_is_shown_what_it_can_read(side, size):
+  buffer = io.BytesIO()
+  Image.fromarray(np.full((30, 60, 3), 9, np.uint8)).save(buffer, 'WEBP')
+  shown = plugins._sent(buffer.getvalue(), side)
+  assert shown.startswith(b'\xff\xd8') and image_size(shown) == size
+  png = picture(3)
+  assert plugins._sent(png, 0) == png
 
 
 def test_an_endpoint_draws_and_edits(server, tmp_path):
@@ -175,3 +189,18 @@ def test_models_are_told_apart_by_what_they_are(tmp_path):
   assert identity(f'replay:{tmp_path / "a"}') != identity(f'replay:{tmp_path / "b"}')
   with pytest.raises(UserError, match='write KIND:NAME'):
     open_model('words', 'qwen', tmp_path)
+
+
+@pytest.mark.slow
+def test_a_workdir_draws(tiny_config, tmp_path):
+  """A run of one step edits an image; what it has drawn once is kept."""
+  tiny_config.train.steps = 1
+  train(tiny_config, str(tmp_path / 'run'))
+  asked = [Request('a red circle', size=(16, 16), seed=3),
+           Request('a blue square', (picture(9, 16),), size=(16, 16))]
+  spec = f'jaxgen:{tmp_path / "run"}'
+  replies = open_model('draws', spec, tmp_path / 'calls').ask(asked)
+  assert [decode(reply.images[0]).shape for reply in replies] == [(16, 16, 3)] * 2
+  again = open_model('draws', spec, tmp_path / 'calls')
+  again._load = None  # nothing is loaded for what is kept
+  assert again.ask(asked) == replies

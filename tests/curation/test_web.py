@@ -12,6 +12,8 @@ from jaxgen.curation import web
 from jaxgen.curation.commands import curate
 from jaxgen.curation.engine import Job
 from jaxgen.curation.models import Request
+from jaxgen.curation.record import Lineage
+from jaxgen.curation.record import Record
 from jaxgen.curation.web import Web
 
 SEEN = []
@@ -118,6 +120,12 @@ def test_a_host_is_given_the_pause_that_it_asks_for(address):
   began = time.monotonic()
   fetcher.ask([Request(address + '/page')])
   assert time.monotonic() - began > 0.9  # behind robots.txt
+
+
+def test_the_address_may_stand_in_a_column(address):
+  record = Record('a', dict(url_highres=address + '/page'), Lineage('a'))
+  made = web.fetched(record, web=local(), into='image', field='url_highres')
+  assert made['image'] == b'hello' and made.lineage.url == address + '/page'
 
 
 def test_a_recipe_fetches_by_an_explicit_flag_only(tmp_path):
