@@ -366,7 +366,8 @@ def test_forms_that_are_broken_or_too_large(url):
   assert 'Too many files' in said(400, files=[image] * 9)
   assert 'one request of this model may have 2' in said(400, files=[image] * 3)
   for kind, content, message in (
-      ('; boundary=x', b'--x\r\nnonsense', 'missing'), ('', b'--x\r\n', 'request: Missing boundary'),
+      ('; boundary=x', b'--x\r\nnonsense', 'missing'),
+      ('', b'--x\r\n', 'request: Missing boundary'),
       ('; boundary=x', b'--x\r\nContent-Disposition: form-data\r\n\r\nx\r\n--x--', 'request: ')):
     assert message in said(400, content=content, more={
         'content-type': f'multipart/form-data{kind}'})
