@@ -75,7 +75,7 @@ def advance(system: System, params: Params, branches: Branches, conditioning: Co
             rules: tuple, renormalize: str) -> Carry:
   """One step of every request of a batch.
 
-  The latents of a request that went wrong stay so, and those beside it in its row are kept from them.
+  The latents of a request that went wrong stay so, and do no harm to those beside it in its row.
 
   Args:
     system, params, branches, solver, rules: as for ``begin``.

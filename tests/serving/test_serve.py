@@ -73,7 +73,7 @@ def engine(run, by_command):
   engine.start()
   yield engine
   assert engine.drain(60)
-  assert engine.counts.programs == 0 and engine.counts.failed == 1
+  assert engine.counts.programs == 0 and engine.counts.failed <= 1
 
 
 @pytest.fixture(scope='module')
