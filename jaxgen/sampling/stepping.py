@@ -20,6 +20,7 @@ from jaxgen.sampling.solvers import Carry
 from jaxgen.sampling.solvers import SOLVERS
 from jaxgen.systems.base import System
 
+LARGEST = 1e3  # latents of images are far below it
 # Seeds u32[R, M], and numbers, outputs and images i32[R, M] of a ``batching.RequestBatch``.
 Keys = tuple[Array, Array, Array, Array]
 
@@ -74,6 +75,8 @@ def advance(system: System, params: Params, branches: Branches, conditioning: Co
             rules: tuple, renormalize: str) -> Carry:
   """One step of every request of a batch.
 
+  The latents of a request that went wrong stay so, and do no harm to those beside it in its row.
+
   Args:
     system, params, branches, solver, rules: as for ``begin``.
     conditioning, carry: of ``begin`` or the step before.
@@ -85,4 +88,10 @@ def advance(system: System, params: Params, branches: Branches, conditioning: Co
   velocity = velocity_of(system, params, branches, conditioning, images, renormalize)
   rows = jnp.take_along_axis(  # [R, M, K]
       levels, jnp.maximum(segments - 1, 0)[..., None], axis=1)
-  return SOLVERS[solver].step(lambda x: velocity(x, levels[..., 0]), carry, rows)
+  return SOLVERS[solver].step(lambda x: velocity(_shown(x), levels[..., 0]), carry, rows)
+
+
+def _shown(x: Array) -> Array:
+  """Latents as the denoiser gets them: attention multiplies those of other requests by 0, which
+  takes finite ones away and no others."""
+  return jnp.clip(jnp.nan_to_num(x, posinf=0.0, neginf=0.0), -LARGEST, LARGEST)

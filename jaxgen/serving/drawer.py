@@ -71,8 +71,7 @@ class Drawer:
     self.run, self.mesh = run, mesh or make_mesh(ALL_DEVICES)
     config, side = run.config, run.config.sampling.size
     ways = self.mesh.shape['data'] * self.mesh.shape['fsdp']
-    most = limits.rows or config.sampling.rows
-    self._rows = sorted({ways, math.ceil(most / ways) * ways})
+    self._rows = _row_counts(limits.rows or config.sampling.rows, ways)
     self.sizes = tuple(dict.fromkeys(sizes or ([(side, side)] if side else run.maker.sizes)))
     # Where given images have sizes of their own, these are the ones that they may have.
     self._shapes = tuple(dict.fromkeys((*self.sizes, *run.maker.sizes)))
@@ -205,3 +204,11 @@ class Drawer:
     count = next(count for count in self._rows if max(len(rows), least) <= count)
     return Drawing(self.run, self.mesh, self.kinds[jobs[0].kind], jobs,
                    [*rows, *[[]] * (count - len(rows))])
+
+
+def _row_counts(most: int, ways: int) -> list[int]:
+  """Rows of the programs: multiples of ``ways``, each four times the one before, up to ``most``."""
+  counts, most = [ways], math.ceil(most / ways) * ways
+  while counts[-1] < most:
+    counts.append(min(4 * counts[-1], most))
+  return counts

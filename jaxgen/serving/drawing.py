@@ -91,6 +91,8 @@ class Drawing:
     Args:
       numbers: of jobs that are done.
     """
+    if not numbers:
+      return {}
     latents = np.asarray(self._carry[0])  # [R, M, C]
     results: dict[int, list[np.ndarray] | Exception] = {number: [] for number in numbers}
     chosen = []

@@ -307,28 +307,32 @@ class Engine:
       return
     with Programs() as programs, self.drawer.scope():
       self._ready.set()
-      while self._next():
-        while self._errands:
-          self._errands.popleft().go()
-        if self._waiting:
-          self._batch()
+      while (errands := self._next()) is not None:
+        for errand in errands:
+          errand.go()
+        self._batch()
         self.counts.programs = programs.count
 
-  def _next(self) -> bool:
-    """Waits for a job or an errand; False where none will come any more."""
+  def _next(self) -> list[Errand] | None:
+    """Waits for something to do; the errands that are due, None where nothing will come any more.
+    """
     with self._change:
       while True:
         self._drop_unwanted()
         if self._waiting or self._errands:
-          return True
+          errands = list(self._errands)
+          self._errands.clear()
+          return errands
         if self._closed and not self._dialogues:
-          return False
+          return None
         self._change.wait()
 
   def _batch(self) -> None:
-    """Draws the first job of the queue and what goes with it."""
+    """Draws the first job of the queue, if there is one, and what goes with it."""
     with self._change:
       waiting = list(self._waiting)
+      if not waiting:
+        return
       rows = self.drawer.seated([ticket.job for ticket in waiting])
       chosen = {number for members in rows for number in members}
       self._waiting = collections.deque(

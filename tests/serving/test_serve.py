@@ -6,6 +6,7 @@ All with one engine, whose programs are compiled once: nothing here may compile 
 import base64
 import concurrent.futures
 import contextlib
+import dataclasses
 import importlib
 import io
 import json
@@ -24,6 +25,7 @@ import openai
 import pytest
 from PIL import Image
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.sampling.generate import generate
@@ -71,7 +73,7 @@ def engine(run, by_command):
   engine.start()
   yield engine
   assert engine.drain(60)
-  assert engine.counts.programs == 0 and engine.counts.failed == 0
+  assert engine.counts.programs == 0 and engine.counts.failed <= 1
 
 
 @pytest.fixture(scope='module')
@@ -168,6 +170,21 @@ def test_answers_are_those_of_each_request_alone(run, engine):
   assert engine.counts.batches - before < len(jobs)  # they share rows
   assert all(map(near, together, [*expected[::-1], *expected]))
   assert [step.step for step in steps if step.job == 7] == [1, 2, 3, 4, 5]
+
+
+def test_a_request_that_goes_wrong_leaves_its_neighbours_alone(run, engine):
+  job = engine.drawer.prepare(make_request(run.config, 'a cross', size=SQUARE, seed=1), 4)
+  expected = engine.submit([job])[0].future.result(60)
+  levels = job.levels.copy()
+  levels[1, 1] = np.inf  # where an absurd scale would lead to
+  before, failed = engine.counts.batches, engine.counts.failed
+  with held(engine):
+    bad, good = engine.submit([dataclasses.replace(job, kind=2, levels=levels),
+                               dataclasses.replace(job, kind=2)])
+  assert near(good.future.result(60), expected) and engine.counts.batches == before + 1
+  with pytest.raises(UserError, match='not finite'):
+    bad.future.result(60)
+  assert until(lambda: engine.counts.failed == failed + 1)
 
 
 def test_the_server_draws_what_the_command_draws(run, engine, by_command):
@@ -366,12 +383,14 @@ def test_forms_that_are_broken_or_too_large(url):
   assert 'Too many files' in said(400, files=[image] * 9)
   assert 'one request of this model may have 2' in said(400, files=[image] * 3)
   for kind, content, message in (
-      ('; boundary=x', b'--x\r\nnonsense', 'missing'), ('', b'--x\r\n', 'request: Missing boundary'),
+      ('; boundary=x', b'--x\r\nnonsense', 'missing'),
+      ('', b'--x\r\n', 'request: Missing boundary'),
       ('; boundary=x', b'--x\r\nContent-Disposition: form-data\r\n\r\nx\r\n--x--', 'request: ')):
     assert message in said(400, content=content, more={
         'content-type': f'multipart/form-data{kind}'})
   assert 'too large' in said(413, content=bytes(2**20 + 1))
-  assert 'too large' in said(413, content=(bytes(2**16) for _ in range(32)))  # of unknown length
+  endless = (bytes(2**16) for _ in range(32))  # of unknown length
+  assert 'too large' in error_of(httpx.post(url + DRAW, headers=BEARER, content=endless), 413)
 
 
 # --- Clients that leave, and too many of them -----------------------------------------------------
