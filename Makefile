@@ -9,7 +9,12 @@ PIP := -m pip --quiet --quiet --disable-pip-version-check
 INSTALL := $(PY) $(PIP) install --constraint constraints.txt --editable
 HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux); make constraints
 
-.PHONY: quickstart smoke test test-slow test-slurm docs plan-tpu plan-gpu constraints
+.PHONY: hello quickstart smoke test test-slow test-slurm test-package docs plan-tpu plan-gpu \
+  constraints
+
+# Draws from the small trained run that is shipped.
+hello: .venv/installed
+	.venv/bin/jaxgen hello
 
 # SYSTEM=NAME runs the stages of launch/stages/NAME.sh.
 quickstart: .venv/installed
@@ -28,6 +33,11 @@ test-slow: .venv/installed-test
 # Trains under a real single-node Slurm; installs Slurm if it is missing.
 test-slurm: .venv/installed-test
 	bash tools/test_slurm.sh
+
+# Builds the package and uses it in a clean environment of each Python.
+PYTHONS ?= python3.11 python3.12 python3.13
+test-package:
+	bash tools/test_package.sh $(PYTHONS)
 
 # Builds the documentation site into build/docs; warnings are errors. For its search, serve it:
 # .venv/bin/python -m http.server -d build/docs

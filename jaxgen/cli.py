@@ -1,4 +1,4 @@
-"""The command line: ``jaxgen train | finetune | sample | evaluate | plan | convert | data ...``.
+"""The command line: ``jaxgen train | finetune | sample | evaluate | serve | plan | ...``.
 
 A command imports what it needs when it runs, so that ``--help`` is immediate and nothing but
 training loads TensorFlow. Mistakes of the user end in one line and exit code 1; any other
@@ -23,12 +23,17 @@ from jaxgen.core.limits import MAX_TEMPERATURE
 from jaxgen.core.limits import MAX_TOKENS
 from jaxgen.core.limits import check_range
 from jaxgen.flags import convert
+from jaxgen.flags import curate
 from jaxgen.flags import data
+from jaxgen.flags import doctor
 from jaxgen.flags import evaluate
 from jaxgen.flags import finetune
+from jaxgen.flags import hello
 from jaxgen.flags import plan
+from jaxgen.flags import push
 from jaxgen.flags import report
 from jaxgen.flags import sample
+from jaxgen.flags import serve
 from jaxgen.flags import study
 from jaxgen.flags import train
 
@@ -43,9 +48,12 @@ RANGES = {
     'temperature': (0, MAX_TEMPERATURE),
     'search': (0, None), 'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None),
     'rank': (1, None), 'shards': (1, None), 'vocab': (1, None), 'every': (1, None),
-    'concurrency': (1, None), 'items': (1, None), 'participants': (1, None)}
+    'port': (0, 65535), 'queue': (1, None), 'draws': (1, None), 'timeout': (0.001, None),
+    'drain': (0, None), 'concurrency': (1, None), 'workers': (1, None), 'items': (1, None),
+    'participants': (1, None)}
 NAMED = ('config', 'workdir', 'out', 'data')
-COMMANDS = train, finetune, sample, evaluate, plan, convert, data, report, study
+COMMANDS = (train, finetune, sample, serve, evaluate, plan, convert, push, data, curate, report,
+            study, doctor, hello)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,8 +93,8 @@ def make_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
       prog='jaxgen', allow_abbrev=False,
       description='Train, run and ship unified multimodal image generators.',
-      epilog=f'Commands with --config, finetune, and sample with --base, also take {OVERRIDE}'
-      'section.key=value, any number of times.')
+      epilog='Commands with --config, finetune, and sample and serve with --base, also take '
+      f'{OVERRIDE}section.key=value, any number of times.')
   commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
   for command in COMMANDS:
     command.add(commands)

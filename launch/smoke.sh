@@ -69,9 +69,8 @@ for stage in stage1 stage2 stage3; do
   done
 done
 
-for stage in mllm ntp; do
-  train "duetgen_$stage" "configs/duetgen/shapes.py:$stage" 2 --config.data.tokenizer="$root/words"
-done
+train duetgen_ntp configs/duetgen/shapes.py:ntp 2 --config.data.tokenizer="$root/words" \
+  --config.init_from.mllm="$root/qwen2_5_vl"
 for stage in align joint; do
   echo "== duetgen $stage"
   for steps in 2 4; do

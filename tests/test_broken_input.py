@@ -113,5 +113,4 @@ def test_one_line_and_nothing_written(files, command, said, tmp_path, capsys, mo
   assert len(lines) == 1 and 'Traceback' not in err and out == ''
   assert said.replace('IN', str(tmp_path / 'in')) in lines[0]
   assert sorted(os.listdir(tmp_path / 'in')) == sorted(files)
-  out = tmp_path / 'out'
-  assert not out.exists() or os.listdir(out) == ['training.lock']  # free again
+  assert os.listdir(tmp_path) == ['in']

@@ -23,9 +23,9 @@ from jaxgen.core.errors import UserError
 from jaxgen.finetuning import commands
 from jaxgen.finetuning import fit
 from jaxgen.finetuning import folder as folders
-from jaxgen.finetuning import results
 from jaxgen.finetuning.recipe import recipe
 from jaxgen.models.layers import lora
+from jaxgen.operations import hub
 from jaxgen.sampling.load import load_published
 from jaxgen.systems.registry import make_system
 from tests.systems import tiny_pipelines
@@ -230,4 +230,4 @@ def test_a_push_is_refused_offline_before_anything_is_trained(base, photos, tmp_
   assert cli.main([*words(base, photos, tmp_path / 'run'), '--push-to=owner/name']) == 1
   assert 'HF_HUB_OFFLINE is set; unset it, or upload' in capsys.readouterr().err
   with pytest.raises(UserError, match='write owner/name'):
-    results.hub('name')
+    hub.opened('name', 'export')

@@ -24,7 +24,7 @@ FLOORS = [
     {'training', 'sampling'},
     {'planning'},
     {'conversion'},
-    {'evaluation', 'finetuning'},
+    {'curation', 'evaluation', 'finetuning', 'serving'},
     {'flags'},
     {'cli'},
 ]

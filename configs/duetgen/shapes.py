@@ -2,9 +2,9 @@
 
   make quickstart SYSTEM=duetgen
 
-Images of 16 x 16 pixels, a parameter-free pixel autoencoder, a tiny Qwen2.5-VL that first learns to
-describe scenes. The argument names the stage: ``shapes.py:mllm``, ``ntp`` (stage 1), ``align``
-(stage 2); ``joint`` trains both at once in place of the last two.
+Images of 16 x 16 pixels, a parameter-free pixel autoencoder, the tiny Qwen2.5-VL of Query-Kontext's
+drawn world, which can describe scenes. The argument names the stage: ``shapes.py:ntp`` (stage 1),
+``align`` (stage 2); ``joint`` trains both at once in their place.
 """
 
 import collections
@@ -14,26 +14,26 @@ from ml_collections import ConfigDict
 from configs.duetgen import joint
 from configs.duetgen import stage1
 from configs.duetgen import stage2
+from configs.query_kontext.shapes import LAYERS
 from configs.query_kontext.shapes import tiny_mllm
 from configs.query_kontext.shapes import WIDTH
 from jaxgen.config import source
 from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
-LAYERS = 4  # of the language model
-STEPS = dict(mllm=300, ntp=800, align=1000, joint=1000)
+STEPS = dict(ntp=1500, align=4000, joint=4000)
 PUBLISHED = dict(ntp=stage1, align=stage2, joint=joint)
 # Source of the paper's stages -> drawn task. Dialogues begin with text alone, or with an image.
 DRAWN = dict(video='transition', text_to_image='scene', edits='edit', references='reference',
              web='guide', synthetic='session')
 # Tokens of a row, images that the language model sees in it, images of the denoiser; the longest
-# dialogue has 203 tokens and five images.
-ROWS = dict(ntp=(384, 16, 0), align=(208, 6, 6), joint=(256, 10, 6))
+# dialogue has 140 tokens and five images.
+ROWS = dict(ntp=(384, 16, 0), align=(160, 6, 6), joint=(256, 10, 6))
 
 
 def tiny(config: ConfigDict) -> ConfigDict:
   """Small models and rows in place of the published ones; the sources stay."""
-  tiny_mllm(config, LAYERS)
+  tiny_mllm(config)
   config.model.connector = ConfigDict(section('layers_connector', width=WIDTH, layers=LAYERS,
                                               out_width=WIDTH))
   config.model.denoiser = ConfigDict(section(
@@ -44,7 +44,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
   for group in ('mllm', 'connector', 'denoiser', 'autoencoder'):
     config.init_from[group] = ''
   config.init_from.changes = ()
-  config.data.update(tokenizer='runs/quickstart_duetgen/tokenizer', dialect='plain', image_size=16,
+  config.data.update(tokenizer='runs/towers/tokenizer', dialect='plain', image_size=16,
                      buckets='', oversize='refuse', vision_pixels=(64, 256), threads=1)
   config.objective.timestep_shift = config.sampling.timestep_shift = 3.0
   config.optimizer.update(name='muon', learning_rate=8e-3, warmup_steps=50, clip_norm=1.0,
@@ -80,8 +80,6 @@ def _kind(spec: ConfigDict) -> str:
 def get_config(stage: str = 'align') -> ConfigDict:
   if stage not in STEPS:
     raise user_error('--config', f'shapes.py:{stage}', f'write one of {", ".join(STEPS)}')
-  if stage == 'mllm':
-    return _captions()
   config = tiny(PUBLISHED[stage].get_config())
   drawn(config)
   tokens, seen, images = ROWS[stage]
@@ -90,13 +88,4 @@ def get_config(stage: str = 'align') -> ConfigDict:
   config.train.steps = STEPS[stage]
   if stage == 'ntp':
     config.train.rows = 8  # of three dialogues each
-  return config
-
-
-def _captions() -> ConfigDict:
-  """Before the paper's stages: the language model learns to say what it sees."""
-  config = tiny(stage1.get_config())
-  config.data.sources = ConfigDict(dict(captions=source('shapes', 'caption', path='scene')))
-  config.data.update(prompt_tokens=64, patches=16, segments_per_row=1, look_ahead=0)
-  config.train.steps = STEPS['mllm']
   return config

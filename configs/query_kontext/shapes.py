@@ -18,9 +18,9 @@ from jaxgen.config import source
 from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
-VOCAB, WIDTH, QUERIES = 512, 128, 8
+VOCAB, WIDTH, LAYERS, QUERIES = 512, 128, 4, 8
 BILINGUAL = 768  # vocabulary with the Chinese words of the drawn world
-STEPS = dict(mllm=500, stage1=500, stage2=1500, stage3=2000)
+STEPS = dict(mllm=500, stage1=500, stage2=1500, stage3=6000)
 # Stages that train adapters do so with AdamW: the first stage's under Muon at 8e-3 left the language
 # model's states all alike, and no later stage learned its words.
 ADAPTER_RATES = dict(stage1=1e-3, stage3=2e-3)
@@ -39,7 +39,7 @@ def denoiser(width: int, layers: int) -> ConfigDict:
 
 def tiny(config: ConfigDict) -> ConfigDict:
   """Small models and rows in place of the published ones; the sources stay."""
-  tiny_mllm(config, layers=2)
+  tiny_mllm(config)
   config.model.bridge = ConfigDict(section('learnable_queries', width=WIDTH, queries=QUERIES))
   config.model.connector = ConfigDict(section('mlp_connector', width=WIDTH, hidden=WIDTH,
                                               out_width=WIDTH))
@@ -50,7 +50,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     adapter.update(rank=32, alpha=32.0)
   for group in ('mllm', 'bridge', 'connector', 'denoiser', 'autoencoder'):
     config.init_from[group] = ''
-  config.data.update(tokenizer='runs/quickstart_query_kontext/tokenizer', dialect='plain',
+  config.data.update(tokenizer='runs/towers/tokenizer', dialect='plain',
                      image_size=16, buckets='', vision_pixels=(64, 256), threads=1)
   config.objective.timestep_shift = config.sampling.timestep_shift = 3.0
   config.optimizer.update(name='muon', learning_rate=8e-3, warmup_steps=50, schedule='cosine',
@@ -61,13 +61,13 @@ def tiny(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def tiny_mllm(config: ConfigDict, layers: int) -> None:
+def tiny_mllm(config: ConfigDict) -> None:
   """Sets a Qwen2.5-VL for images of 16 pixels and the words of the drawn world."""
   config.model.mllm = ConfigDict(section(
       'qwen2_5_vl',
       vision=dict(width=96, layers=2, heads=3, mlp=256, patch_size=4, window=16,
                   full_attention=(1,)),
-      text=dict(vocab=VOCAB, width=WIDTH, layers=layers, heads=4, kv_heads=2, mlp=384,
+      text=dict(vocab=VOCAB, width=WIDTH, layers=LAYERS, heads=4, kv_heads=2, mlp=384,
                 rope_theta=10_000.0, rope_sections=(4, 6, 6), embedding_std=1.0)))
   vocabulary(config, VOCAB)
 
@@ -110,9 +110,15 @@ def _stage(stage: str) -> ConfigDict:
   drawn(config)
   if stage == 'stage1':
     config.model.denoiser = denoiser(64, 2)
-  images = 2 if stage == 'stage3' else 1
-  config.data.update(segments_per_row=1, look_ahead=0, prompt_tokens=48 + QUERIES + 6 * images,
-                     patches=16 * images, visual_tokens=16 * (3 if stage == 'stage3' else 1))
+  if stage == 'stage3':
+    # About three samples to a row: most have one given image or none, a few have two.
+    config.data.update(segments_per_row=4, look_ahead=8, prompt_tokens=128, patches=64,
+                       visual_tokens=96)
+    config.train.rows = 16
+    config.model.lora.denoiser.update(rank=64, alpha=64.0)
+  else:
+    config.data.update(segments_per_row=1, look_ahead=0, prompt_tokens=54 + QUERIES, patches=16,
+                       visual_tokens=16)
   if stage in ADAPTER_RATES:
     config.optimizer.update(name='adamw', learning_rate=ADAPTER_RATES[stage])
   config.train.steps = STEPS[stage]

@@ -20,8 +20,8 @@ from jaxgen.checkpoints.damage import reading
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import new_folder
-from jaxgen.core.files import read_json
 from jaxgen.core.files import write_text
+from jaxgen.core.formats import read_run
 from jaxgen.core.mismatch import mismatch
 from jaxgen.core.types import Params
 
@@ -181,11 +181,11 @@ def newest_step(folder: str) -> int | None:
 
 
 def read_config(folder: str) -> str:
-  """Text of the folder's config.json, known to be a JSON object."""
+  """Text of the folder's config.json, known to be a JSON object of a format that is known."""
   path = epath.Path(folder) / 'config.json'
   if not path.exists():
     raise user_error(str(folder), None, 'no config.json there; give a workdir or a weights folder')
-  read_json(path, 'copy it back, or take the one of another workdir with the same config')
+  read_run(folder)
   return path.read_text()
 
 

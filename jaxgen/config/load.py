@@ -1,7 +1,9 @@
 """Loads config files, applies command-line overrides, and reads and writes a workdir's JSON."""
 
 import ast
+import importlib.util
 import json
+import pathlib
 import traceback
 import types
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxgen.config import schema
+from jaxgen.core import formats
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 
@@ -20,7 +23,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
   Args:
     path: a Python file; ``file.py:argument`` calls ``get_config('argument')``. A colon may stand
-      in the path itself. Or the ``config.json`` of a workdir.
+      in the path itself. ``configs/...`` is also found where it was installed. Or the
+      ``config.json`` of a workdir.
     overrides: ``section.key=value`` strings.
 
   Raises:
@@ -58,13 +62,19 @@ def _split(path: str) -> tuple[str, str]:
   """File and argument of ``file.py:argument``: the longest path before a colon that is a file."""
   ends = [index for index, sign in enumerate(path) if sign == ':']
   for end in (len(path), *reversed(ends)):
-    file = epath.Path(path[:end])
-    if path[:end] and file.exists() and not file.is_dir():
-      return path[:end], path[end + 1:]
+    for file in (path[:end], _shipped(path[:end])):
+      if file and epath.Path(file).exists() and not epath.Path(file).is_dir():
+        return file, path[end + 1:]
   file = path.partition(':')[0]
   if file and epath.Path(file).is_dir():
     raise user_error('--config', file, 'is a folder; name a Python file with get_config()')
   raise user_error('--config', file, 'no such file; see configs/ for those that ship')
+
+
+def _shipped(path: str) -> str:
+  """Where ``configs/...`` lies that was installed with jaxgen; '' for another path."""
+  spec = importlib.util.find_spec('configs') if path.startswith('configs/') else None
+  return str(pathlib.Path(spec.origin).parents[1] / path) if spec and spec.origin else ''
 
 
 def _line(error: Exception, file: str) -> str:
@@ -113,7 +123,7 @@ def _parse(where: str, text: str, old: Any) -> Any:
 
 def to_json(config: ConfigDict) -> str:
   """The config as stable, readable JSON; ``from_json`` reads it back."""
-  return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+  return json.dumps({formats.KEY: formats.RUN} | config.to_dict(), indent=2, sort_keys=True)
 
 
 def from_json(text: str) -> ConfigDict:
@@ -123,7 +133,7 @@ def from_json(text: str) -> ConfigDict:
   that the run had.
 
   Raises:
-    UserError: it is no JSON, or not that of a jaxgen config.
+    UserError: it is no JSON, not that of a jaxgen config, or of a newer format.
   """
   def restore(value):
     if isinstance(value, dict):
@@ -134,6 +144,8 @@ def from_json(text: str) -> ConfigDict:
     values, defaults = restore(json.loads(text)), schema.base_config().to_dict()
     if not isinstance(values, dict):
       raise TypeError('no object')
+    formats.check(values, formats.RUN, 'config.json')
+    values.pop(formats.KEY, None)
     missing = sorted(defaults.keys() - values.keys())
     if missing:
       raise user_error('config.json', missing, 'sections are missing; is this a jaxgen workdir?')

@@ -117,6 +117,7 @@ def base_config() -> ConfigDict:
           log_every=10,  # steps between lines on stderr and points in TensorBoard
           checkpoint_every=500,  # steps between saves
           keep=2,  # number of newest checkpoints kept
+          wandb='',  # PROJECT or OWNER/PROJECT of Weights & Biases that gets the metrics too
           halt_after=10,  # consecutive non-finite steps after which the run stops
           host_timeout=90.0,  # seconds of silence after which a host counts as lost
       ),

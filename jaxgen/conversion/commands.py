@@ -28,6 +28,7 @@ from jaxgen.conversion.lora import from_theirs
 from jaxgen.conversion.lora import linear_modules
 from jaxgen.conversion.lora import to_theirs
 from jaxgen.conversion.pretrained import read_params
+from jaxgen.core import formats
 from jaxgen.core import trees
 from jaxgen.checkpoints import weights as weights_on_disk
 from jaxgen.core.errors import UserError
@@ -129,7 +130,8 @@ def import_(path: str, out: str, base: str = '') -> dict[str, dict[str, Any]]:
     config, params = _adapted(adapters, base, path)
   else:
     config, params = _models_in(found)
-  weights_on_disk.save_weights(out, params, json.dumps(config, indent=2))
+  weights_on_disk.save_weights(out, params, json.dumps(
+      {formats.KEY: formats.RUN} | config, indent=2))
   return config['model']
 
 

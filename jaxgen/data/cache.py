@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from jaxgen.core import formats
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_text
@@ -83,6 +84,7 @@ def check(folder: str, fields: Mapping[str, Any], where: str = FIELD) -> None:
   """Raises a ``UserError`` where the entries of a cache depend on other values than ``fields``."""
   now = json.loads(json.dumps({'version': VERSION} | dict(fields)))
   then = _read_info(folder, where)
+  formats.check(then, VERSION, f'{folder}/{INFO_FILE}', 'version')
   for name in sorted(now.keys() | then.keys(), key=lambda name: (name != 'version', name)):
     if now.get(name) != then.get(name):
       raise user_error(where, folder, f'this cache was written with {name} = '

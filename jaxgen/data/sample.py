@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import zlib
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,12 +78,14 @@ class Sample:
     parts: texts and images in reading order.
     task: task that the sample was made for, '' where any will do.
     origin: file, or file:line, that errors point to.
+    lineage: where a curated sample comes from, see ``jaxgen.curation.record.Lineage``; JSON values.
   """
 
   id: str
   parts: tuple[Part, ...]
   task: str = ''
   origin: str = ''
+  lineage: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
   @property
   def texts(self) -> list[Part]:
@@ -242,7 +245,10 @@ def to_bytes(sample: Sample) -> bytes:
     entry |= {name: getattr(part, name) for name, default in _MARKS.items()
               if getattr(part, name) != default}
     parts.append(entry)
-  header = json.dumps({'id': sample.id, 'task': sample.task, 'parts': parts}).encode()
+  entries = {'id': sample.id, 'task': sample.task, 'parts': parts}
+  if sample.lineage:
+    entries['lineage'] = sample.lineage
+  header = json.dumps(entries).encode()
   return b''.join([len(header).to_bytes(4, 'little'), header, *blobs])
 
 
@@ -268,7 +274,8 @@ def from_bytes(data: bytes, origin: str) -> Sample:
                for name in _MARKS if name in entry}
       parts.append(Part(entry['role'], entry.get('text'), image, entry['loss'], **marks))
       _check_kinds(parts[-1])
-    return Sample(checked(header['id'], origin), tuple(parts), header['task'], origin)
+    return Sample(checked(header['id'], origin), tuple(parts), header['task'], origin,
+                  dict(header.get('lineage', {})))
   except RecordError:
     raise
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

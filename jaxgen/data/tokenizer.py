@@ -233,11 +233,12 @@ def _find(path: str, field: str) -> list[epath.Path]:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str) -> Tokenizer:
-  """Trains byte-level BPE and saves it where ``load_tokenizer`` and transformers can read it.
+  """Makes a byte-level vocabulary, saved where ``load_tokenizer`` and transformers can read it.
 
   Args:
     texts: what to learn from; the fixed prompt templates belong here too.
-    vocab_size: ids in all: the special ones, 256 bytes, then merges, as many as the texts give.
+    vocab_size: ids in all: the special ones, 256 bytes, then the words of the texts where all of
+      them fit, otherwise BPE's merges, as many as the texts give.
     folder: where to write; made if absent.
 
   Raises:
@@ -247,13 +248,25 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str) -> Token
   if vocab_size < least:
     raise user_error('--vocab', vocab_size,
                      f'use {least} or more: 256 bytes and the special tokens')
-  backend = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN))
-  backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  backend.decoder = decoders.ByteLevel()
-  trainer = trainers.BpeTrainer(
-      vocab_size=vocab_size, special_tokens=list(SPECIALS), show_progress=False,
-      initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-  backend.train_from_iterator(texts, trainer)
+  texts = list(texts)
+  splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  letters = sorted(splitter.alphabet())
+  words = {word for text in set(texts) for word, _ in splitter.pre_tokenize_str(text)}
+  if len(words.union(letters)) + len(SPECIALS) <= vocab_size:
+    # Merges spend ids on parts of words: 512 of them left a third of the drawn world's words in
+    # pieces. A word in the vocabulary needs none.
+    tokens = [*SPECIALS, *letters, *sorted(words.difference(letters))]
+    backend = tokenizers.Tokenizer(models.BPE(
+        vocab={token: index for index, token in enumerate(tokens)}, merges=[], unk_token=UNKNOWN,
+        ignore_merges=True))
+    backend.add_special_tokens(list(SPECIALS))
+  else:
+    backend = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN))
+  backend.pre_tokenizer, backend.decoder = splitter, decoders.ByteLevel()
+  if backend.get_vocab_size() == 0:
+    backend.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIALS), show_progress=False,
+        initial_alphabet=letters))
   out = epath.Path(folder)
   write_text(out / SETTINGS, json.dumps({
       'tokenizer_class': 'PreTrainedTokenizerFast', 'pad_token': PAD, 'unk_token': UNKNOWN,

@@ -5,7 +5,6 @@ there is not asked again, so that scoring goes on where it was killed, and can b
 a network.
 """
 
-import base64
 import concurrent.futures
 import dataclasses
 import datetime
@@ -23,9 +22,11 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from jaxgen.core.endpoint import Endpoint
+from jaxgen.core.endpoint import Unanswered
+from jaxgen.core.endpoint import image_url
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import append_line
-from jaxgen.core.files import one_line
 from jaxgen.core.files import read_lines
 from jaxgen.evaluation.rubrics import Turn
 from jaxgen.sampling.images import to_png
@@ -99,9 +100,9 @@ class Judge:
     self._file, self._concurrency = epath.Path(file), concurrency
     self._options = dict(temperature=0) | dict(options or {})
     self._lock = threading.Lock()
-    # After an answer of another form; the last one is not waited for.
-    self._waits = [*(min(0.5 * 2**turn, 8.0) for turn in range(tries - 1)), 0.0]
-    self._client = None if replay else _client(model, url, tries, timeout)
+    self._endpoint = None if replay else Endpoint(
+        model, url, tries=tries, timeout=timeout, where='--judge', url_where='--judge-url',
+        extra='eval')
 
   def ask(self, calls: Sequence[Call], progress: Callable[[int, int], None] = lambda done, total:
           None) -> list[Reply]:
@@ -151,49 +152,21 @@ class Judge:
 
   def _answer(self, call: Call) -> dict[str, Any]:
     """The fields of a line that come from the endpoint."""
-    import openai
-    error: Exception | None = None
-    for wait in self._waits:
-      try:
-        return self._read(call)
-      except (openai.AuthenticationError, openai.PermissionDeniedError,
-              openai.NotFoundError) as refusal:
-        raise user_error('--judge', self.model, f'the endpoint refuses: {one_line(refusal)}; see '
-                         'OPENAI_API_KEY, the model and --judge-url') from None
-      except openai.OpenAIError as late:  # the client has tried it again already
-        return _failed(late)
-      except (ValueError, AttributeError, TypeError, IndexError) as malformed:
-        error = malformed
-        time.sleep(wait)
-    return _failed(error)
+    try:
+      return self._endpoint.call(lambda client: self._read(client, call))
+    except Unanswered as failure:
+      return dict(text=None, error=str(failure))
 
-  def _read(self, call: Call) -> dict[str, Any]:
+  def _read(self, client: Any, call: Call) -> dict[str, Any]:
     options = dict(self._options)
     if call.words:
       options |= dict(max_tokens=1, logprobs=True, top_logprobs=TOP)
-    answer = self._client.chat.completions.create(model=self.model, messages=_messages(call),
-                                                  **options)
+    answer = client.chat.completions.create(model=self.model, messages=_messages(call), **options)
     choice, usage = answer.choices[0], answer.usage
     tops = choice.logprobs.content[0].top_logprobs if choice.logprobs else None
     return dict(text=choice.message.content, finish=choice.finish_reason, served=answer.model,
                 tokens=[usage.prompt_tokens, usage.completion_tokens] if usage else [0, 0],
                 probabilities=tops and {top.token: math.exp(top.logprob) for top in tops})
-
-
-def _client(model: str, url: str, tries: int, timeout: float):
-  try:
-    import openai
-  except ModuleNotFoundError:
-    raise user_error('--judge', model, 'needs the package openai; pip install "jaxgen[eval]"'
-                     ) from None
-  try:
-    return openai.OpenAI(base_url=url or None, max_retries=tries - 1, timeout=timeout)
-  except openai.OpenAIError as error:
-    raise user_error('--judge', model, f'{one_line(error)}; set OPENAI_API_KEY') from None
-
-
-def _failed(error: Exception | None) -> dict[str, Any]:
-  return dict(text=None, error=f'{type(error).__name__}: {one_line(error)}')
 
 
 def _messages(call: Call) -> list[dict[str, Any]]:
@@ -219,8 +192,7 @@ def _data_url(image: str | tuple[str, Box], side: int) -> str:
     if side:
       picture.thumbnail((side, side), Image.Resampling.BICUBIC)
     data = to_png(np.asarray(picture))
-  kind = 'png' if data.startswith(b'\x89PNG') else 'jpeg'
-  return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
+  return image_url(data)
 
 
 def _bytes(path: str) -> bytes:

@@ -22,6 +22,7 @@ from jaxgen.finetuning import fit
 from jaxgen.finetuning import folder
 from jaxgen.finetuning import results
 from jaxgen.finetuning.recipe import recipe
+from jaxgen.operations import hub
 from jaxgen.sampling import commands
 from jaxgen.sampling import jobs
 from jaxgen.sampling.load import load_published
@@ -71,7 +72,8 @@ def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
       another run; or as ``train``.
   """
   check_place(workdir)
-  client = results.hub(wishes.push_to) if wishes.push_to else None
+  export = str(epath.Path(workdir) / results.FOLDER)
+  client = hub.opened(wishes.push_to, export) if wishes.push_to else None
   config, found = _understood(base, data, workdir, wishes)
   requests = (commands.read_requests(wishes.validate, config, '--validate') if wishes.validate
               else found.requests)
@@ -86,7 +88,8 @@ def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
   for path in results.deliver(config, workdir, base, facts, merge=wishes.merge):
     print(path)
   if client:
-    print(results.push(client, wishes.push_to, workdir, config.train.steps))
+    print(hub.upload(client, wishes.push_to, hub.files_below(export),
+                     f'jaxgen finetune, step {config.train.steps}'))
   return True
 
 

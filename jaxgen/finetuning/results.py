@@ -1,6 +1,5 @@
 """What a fine-tuned run leaves: adapter files or a whole pipeline, and a model card."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +11,7 @@ from jaxgen.conversion import lora_files
 from jaxgen.conversion.adapters import NAMES
 from jaxgen.conversion.adapters import export_adapters
 from jaxgen.conversion.pipeline_export import export_pipeline
-from jaxgen.core.errors import user_error
 from jaxgen.core.files import is_hub_id
-from jaxgen.core.files import one_line
 from jaxgen.core.files import write_text
 
 FOLDER, PIPELINE, CARD = 'export', 'pipeline', 'README.md'
@@ -100,44 +97,3 @@ def card(config: ConfigDict, base: str, facts: Mapping[str, Any], title: str) ->
       loading=_LOADED[bool(adapters)].format(base=base, name=name), call=facts['call'],
       data=facts['data'], steps=config.train.steps, rows=config.train.rows,
       learning_rate=config.optimizer.learning_rate, buckets=config.data.buckets, files=files)
-
-
-def hub(repository: str):
-  """The hub's client, known to be able to write a repository; before anything is trained.
-
-  Args:
-    repository: ``owner/name``.
-
-  Raises:
-    UserError: no such name, the hub is not reachable, or nobody is logged in.
-  """
-  if not is_hub_id(repository):
-    raise user_error('--push-to', repository, 'write owner/name')
-  import huggingface_hub  # only for this flag
-  from huggingface_hub import constants
-  if constants.HF_HUB_OFFLINE:
-    raise user_error('--push-to', repository, 'HF_HUB_OFFLINE is set; unset it, or upload '
-                     f'WORKDIR/{FOLDER} later')
-  client = huggingface_hub.HfApi(endpoint=os.environ.get('HF_ENDPOINT'))
-  try:
-    client.whoami()
-    client.create_repo(repository, exist_ok=True)
-  except Exception as error:  # of the network, of the login, of the rights
-    raise user_error('--push-to', repository, f'the hub refuses it ({one_line(error)}); log in '
-                     f'with `hf auth login`, or upload WORKDIR/{FOLDER} later') from error
-  return client
-
-
-def push(client, repository: str, workdir: str, step: int) -> str:
-  """Uploads ``export/`` and returns where it is.
-
-  Raises:
-    UserError: the upload failed.
-  """
-  folder = str(epath.Path(workdir) / FOLDER)
-  try:
-    return str(client.upload_folder(
-        repo_id=repository, folder_path=folder, commit_message=f'jaxgen finetune, step {step}'))
-  except Exception as error:
-    raise user_error('--push-to', repository, f'the upload failed ({one_line(error)}); run the '
-                     f'command again, or upload {folder} yourself') from error

@@ -22,6 +22,7 @@ def add(commands) -> None:
                       'where the config of the run does not name it')
   export.add_argument('--unchanged', default='copy', choices=('copy', 'link'),
                       help='of --pipeline: weights that were not trained')
+  shared.add_push(export)
   shared.add_weights(export)
   import_ = shared.command(ways, 'import', _import, 'read such a folder as weights for init_from')
   import_.add_argument('--path', required=True, metavar='PATH',
@@ -36,6 +37,19 @@ def add(commands) -> None:
 
 
 def _export(args) -> None:
+  if args.license and not args.push_to:
+    raise user_error('--license', args.license, 'is of the model card; give --push-to')
+  if not args.push_to:
+    _write(args)
+    return
+  from jaxgen.conversion.publishing import push_export
+  from jaxgen.operations import hub
+  client = hub.opened(args.push_to, args.out)  # before anything is written
+  _write(args)
+  print(push_export(client, args.out, args.workdir, args.push_to, args.license))
+
+
+def _write(args) -> None:
   if args.pipeline:
     if args.lora != 'merge' or args.layout:
       raise user_error('--pipeline', None, 'merges adapters and has the names of diffusers; leave '

@@ -79,6 +79,15 @@ def _evaluate(args) -> None:
     return
   if args.workdir is None:
     raise user_error('--workdir', None, 'name the run')
+  from etils import epath
+  from jaxgen.checkpoints.weights import read_config
+  from jaxgen.operations import lock
+  read_config(args.workdir)  # before the lock would make a folder
+  with lock.held(epath.Path(args.workdir), lock.EVALUATION):
+    _score(args)
+
+
+def _score(args) -> None:
   if args.held_out:
     from jaxgen.evaluation.held_out import evaluate_held_out
     evaluate_held_out(args.workdir, args.held_out, seed=args.seed, weights=args.weights,

@@ -34,9 +34,13 @@ def add(commands) -> None:
 
 
 def _finetune(args) -> None:
+  from etils import epath
   from jaxgen.finetuning import commands
+  from jaxgen.operations import lock
   wishes = commands.Wishes(
       rank=0 if args.full else args.rank, size=args.size, steps=args.steps,
       validate=args.validate, merge=args.merge, push_to=args.push_to, overrides=args.overrides)
-  if not commands.finetune(args.base, args.data, args.workdir, wishes):
+  with lock.held(epath.Path(args.workdir)):  # the caches are written before the training begins
+    done = commands.finetune(args.base, args.data, args.workdir, wishes)
+  if not done:
     sys.exit(args.stopped_code)

@@ -1,7 +1,5 @@
 """``jaxgen sample``."""
 
-import sys
-
 from jaxgen.core.errors import user_error
 from jaxgen.flags import shared
 
@@ -17,11 +15,7 @@ def add(commands) -> None:
   parser = shared.command(commands, 'sample', _sample,
                           'draw images from texts and images, as PNG files',
                           overridable=lambda args: bool(args.base))
-  parser.add_argument('--workdir', metavar='DIR', help='a trained run')
-  parser.add_argument('--base', default='', metavar='PATH',
-                      help='instead: a published pipeline, its folder or owner/name on the hub')
-  parser.add_argument('--lora', action='append', default=[], metavar='FILE[:WEIGHT]',
-                      help='adapters on top of --base; may be given several times')
+  shared.add_origin(parser)
   parser.add_argument('--prompt', action='append', default=[], help='may be given several times')
   parser.add_argument('--prompts-file', metavar='FILE', help='one prompt in each line')
   for role, text in GIVEN.items():
@@ -65,13 +59,7 @@ def _sample(args) -> None:
       raise user_error(f'--{name.replace("_", "-")}', vars(args)[name], 'is of the answer to a '
                        'dialogue; give a --dialogue, or drop it')
   from jaxgen.sampling.commands import sample
-  if bool(args.workdir) == bool(args.base):
-    raise user_error('--workdir', args.workdir, 'name either a trained run, or a published '
-                     'pipeline by --base')
-  if args.lora and not args.base:
-    raise user_error('--lora', args.lora, 'adapters are added to a published model; name it by '
-                     '--base')
-  sample(lambda: _origin(args), args.out, prompts=args.prompt, prompts_file=args.prompts_file,
+  sample(shared.origin(args), args.out, prompts=args.prompt, prompts_file=args.prompts_file,
          job=args.job, given={role: vars(args)[role] for role in GIVEN}, size=args.size,
          steps=args.steps, outputs=args.outputs, task=args.task, seed=args.seed,
          guidance=args.guidance, image_guidance=args.image_guidance)
@@ -90,20 +78,3 @@ def _answer(args) -> None:
          weights=args.weights, preset=args.preset, guidance=args.guidance,
          image_guidance=args.image_guidance, steps=args.steps,
          **{name: vars(args)[name] for name in ANSWERS})
-
-
-def _origin(args):
-  """What ``sample`` draws from."""
-  from jaxgen.sampling.load import published
-  from jaxgen.sampling.load import trained
-  if not args.base:
-    return trained(args.workdir, args.weights, args.preset)
-  from jaxgen.config import overridden
-  from jaxgen.conversion import adapters
-  from jaxgen.conversion.pipelines import describe
-  from jaxgen.conversion.pipelines import open_pipeline
-  from jaxgen.conversion.pretrained import read_external
-  pipeline = open_pipeline(args.base)
-  print('\n'.join(describe(pipeline)), file=sys.stderr, flush=True)
-  return published(overridden(pipeline.config, args.overrides), read_external, args.preset,
-                   adapters.opened(args.lora, pipeline.models))

@@ -1,7 +1,10 @@
 """What the commands share."""
 
 import argparse
+import sys
 from collections.abc import Callable
+
+from jaxgen.core.errors import user_error
 
 
 def command(commands, name: str, run: Callable[[argparse.Namespace], None], text: str,
@@ -65,3 +68,51 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
   """Adds ``--weights``."""
   parser.add_argument('--weights', default='ema', choices=('ema', 'params'),
                       help='ema (where the run keeps one) or params')
+
+
+def add_push(parser: argparse.ArgumentParser, required: bool = False) -> None:
+  """Adds ``--push-to`` and ``--license``."""
+  parser.add_argument('--push-to', required=required, default='', metavar='OWNER/NAME',
+                      help='a repository of the Hugging Face hub, which gets it with a model card')
+  parser.add_argument('--license', default='', metavar='ID', help='of the weights, for the card, '
+                      'as the hub abbreviates it (apache-2.0); none is stated unless given')
+
+
+def add_origin(parser: argparse.ArgumentParser) -> None:
+  """Adds what is drawn from: ``--workdir``, or ``--base`` with ``--lora``."""
+  parser.add_argument('--workdir', metavar='DIR', help='a trained run')
+  parser.add_argument('--base', default='', metavar='PATH',
+                      help='instead: a published pipeline, its folder or owner/name on the hub')
+  parser.add_argument('--lora', action='append', default=[], metavar='FILE[:WEIGHT]',
+                      help='adapters on top of --base; may be given several times')
+
+
+def origin(args: argparse.Namespace):
+  """A function that finds what ``add_origin`` has read, a ``jaxgen.sampling.load.Origin``.
+
+  Raises:
+    UserError: flags that do not go together.
+  """
+  if bool(args.workdir) == bool(args.base):
+    raise user_error('--workdir', args.workdir, 'name either a trained run, or a published '
+                     'pipeline by --base')
+  if args.lora and not args.base:
+    raise user_error('--lora', args.lora, 'adapters are added to a published model; name it by '
+                     '--base')
+  return lambda: _origin(args)
+
+
+def _origin(args: argparse.Namespace):
+  from jaxgen.sampling.load import published
+  from jaxgen.sampling.load import trained
+  if not args.base:
+    return trained(args.workdir, args.weights, args.preset)
+  from jaxgen.config import overridden
+  from jaxgen.conversion import adapters
+  from jaxgen.conversion.pipelines import describe
+  from jaxgen.conversion.pipelines import open_pipeline
+  from jaxgen.conversion.pretrained import read_external
+  pipeline = open_pipeline(args.base)
+  print('\n'.join(describe(pipeline)), file=sys.stderr, flush=True)
+  return published(overridden(pipeline.config, args.overrides), read_external, args.preset,
+                   adapters.opened(args.lora, pipeline.models))

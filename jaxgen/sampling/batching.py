@@ -53,6 +53,7 @@ class RequestBatch:
     numbers, outputs: i32[R, M], of that image: the number of its request and its own one among the
       outputs.
     images: i32[R, M], number of that image within its row from 1 on, 0 = absent.
+    segments: i32[R, M], number of its request within its row from 1 on, 0 = absent.
     given: size -> (uint8[n, H, W, 3], i32[n] first token of each in the R K rows one after
       another).
     drawn: every image that comes out, the outputs of a request in their order.
@@ -63,6 +64,7 @@ class RequestBatch:
   numbers: np.ndarray
   outputs: np.ndarray
   images: np.ndarray
+  segments: np.ndarray
   given: dict[Size, tuple[np.ndarray, np.ndarray]]
   drawn: list[Drawn]
 
@@ -91,7 +93,7 @@ def plan(requests: Sequence[Request], system: System, maker: ExampleMaker, rows:
   shape = maker.row_shape(sees=False)
 
   def need(request: Request) -> tuple[int, ...]:
-    needs = [shape.needs(example) for example in _weighted(request, system, maker).examples]
+    needs = [shape.needs(example) for example in weighted(request, system, maker).examples]
     return (len(needs), *(max(each[name] for each in needs)
                           for name in ('visual tokens', 'patches', 'prompt tokens')))
 
@@ -116,49 +118,72 @@ def make_batch(requests: Sequence[Request], system: System, maker: ExampleMaker,
   Raises:
     UserError: as ``plan``.
   """
-  weighted = [_weighted(request, system, maker) for request in requests]
-  count = max(len(own.weights) for own in weighted)
+  found = [weighted(request, system, maker) for request in requests]
+  count = max(len(own.weights) for own in found)
   # A request without the last branches repeats its first one, with weight 0.
-  weighted = [own.padded(count) for own in weighted]
-  shape = least_row([example for own in weighted for example in own.examples],
+  found = [own.padded(count) for own in found]
+  shape = least_row([example for own in found for example in own.examples],
                     maker.row_shape(sees=False), system.layout)
-  placed = _place([own.examples for own in weighted], shape)
+  placed = place([own.examples for own in found], shape)
   shape = dataclasses.replace(shape, segments=power_of_two(max(map(len, placed))))
   filled = min(rows, rows_for(len(placed), ways))
   placed += [[]] * (filled - len(placed))
-  loaded = pack([[weighted[index].examples[k] for index in members]
-                 for members in placed for k in range(count)], shape, maker.pad)
+  return fill_batch(placed, requests, found, shape, maker.pad)
+
+
+def fill_batch(placed: Sequence[Sequence[int]], requests: Sequence[Request],
+               found: Sequence['Weighted'], shape: RowShape, pad: int) -> RequestBatch:
+  """Writes requests that are known to fit into the arrays of a batch.
+
+  Args:
+    placed: numbers of the requests of each of the R rows.
+    requests: of the batch.
+    found: their branches, K of each.
+    shape: the sizes of a row.
+    pad: token id that fills prompts.
+  """
+  count = len(found[0].weights)
+  loaded = pack([[found[index].examples[k] for index in members]
+                 for members in placed for k in range(count)], shape, pad)
   tokens = (len(placed), shape.visual_tokens)
   result = RequestBatch(
       Branches(loaded.batch, *(np.zeros((len(placed), count, tokens[1]), dtype)
                                for dtype in (np.int32, np.int32, np.float32)),
                np.zeros((len(loaded.batch.meta.rows), shape.segments), np.float32)),
-      np.zeros(tokens, np.uint32), *(np.zeros(tokens, np.int32) for _ in range(3)),
+      np.zeros(tokens, np.uint32), *(np.zeros(tokens, np.int32) for _ in range(4)),
       loaded.images, [])
   for row, members in enumerate(placed):
-    _fill_row(result, row, members, requests, weighted, system.layout)
+    _fill_row(result, row, members, requests, found, shape.latent_factor)
   return result
 
 
-class _Weighted(NamedTuple):
-  """The branches of a request."""
+class Weighted(NamedTuple):
+  """The branches of a request.
+
+  Attributes:
+    weights: of each branch.
+    examples: of each branch.
+  """
 
   weights: list[float]
   examples: list[Example]
 
   @property
   def targets(self) -> list[LatentImage]:
+    """The images that are asked for."""
     return [image for image in self.examples[0].images if image.is_target]
 
-  def padded(self, count: int) -> '_Weighted':
+  def padded(self, count: int) -> 'Weighted':
+    """With so many branches; further ones repeat the first, with weight 0."""
     more = count - len(self.weights)
-    return _Weighted(self.weights + [0.0] * more, self.examples + self.examples[:1] * more)
+    return Weighted(self.weights + [0.0] * more, self.examples + self.examples[:1] * more)
 
 
-def _weighted(request: Request, system: System, maker: ExampleMaker) -> _Weighted:
+def weighted(request: Request, system: System, maker: ExampleMaker) -> Weighted:
+  """The branches of a request; raises a ``UserError`` for an image that cannot be read."""
   branches, fitted = system.branches(request.sample, request.scales), {}
-  return _Weighted([weight for weight, _ in branches],
-                   [example_of(sample, maker, fitted) for _, sample in branches])
+  return Weighted([weight for weight, _ in branches],
+                  [example_of(sample, maker, fitted) for _, sample in branches])
 
 
 def example_of(sample: Sample, maker: ExampleMaker, kept: Fitted) -> Example:
@@ -207,14 +232,23 @@ def rows_for(count: int, ways: int) -> int:
   return ways * power_of_two(math.ceil(count / ways))
 
 
-def _place(examples: Sequence[Sequence[Example]], shape: RowShape) -> list[list[int]]:
-  """Which requests share a row: each in the first one where all of its branches fit."""
+def place(examples: Sequence[Sequence[Example]], shape: RowShape, most: int | None = None
+          ) -> list[list[int]]:
+  """Which requests share a row: each in the first one where all of its branches fit.
+
+  Args:
+    examples: the branches of each request, as many of each.
+    shape: the sizes of a row.
+    most: rows at the most; None = as many as it takes. Requests that find no room are in none.
+  """
   rows: list[tuple[list[int], list[Row]]] = []
   for index, branches in enumerate(examples):
     for members, filling in rows:
       if all(row.fits(example) for row, example in zip(filling, branches, strict=True)):
         break
     else:
+      if len(rows) == most:
+        continue
       members, filling = [], [Row(shape) for _ in branches]
       rows.append((members, filling))
     members.append(index)
@@ -224,14 +258,14 @@ def _place(examples: Sequence[Sequence[Example]], shape: RowShape) -> list[list[
 
 
 def _fill_row(result: RequestBatch, row: int, members: Sequence[int], requests: Sequence[Request],
-              weighted: Sequence[_Weighted], layout: Layout) -> None:
+              found: Sequence[Weighted], factor: int) -> None:
   """Writes the indices, weights and keys of one row of requests."""
-  branches, factor = result.branches, layout.latent.factor
+  branches = result.branches
   visual, count = branches.batch.visual, branches.weights.shape[1]
   start = image = 0
   for segment, index in enumerate(members, start=1):
     request, first = requests[index], start
-    for output, target in enumerate(weighted[index].targets):
+    for output, target in enumerate(found[index].targets):
       image += 1
       where = (row, slice(start, start + len(target.positions)))
       result.seeds[where], result.numbers[where] = request.seed, request.number
@@ -239,10 +273,11 @@ def _fill_row(result: RequestBatch, row: int, members: Sequence[int], requests: 
       grid = (target.size[0] // factor, target.size[1] // factor)
       result.drawn.append(Drawn(index, row, start, grid))
       start += len(target.positions)
+    result.segments[row, first:start] = segment
     for k in range(count):
       own = row * count + k
       branches.scales[own, segment - 1] = request.scales['text']
       places = np.flatnonzero((visual.segments[own] == segment) & visual.is_target[own])
       branches.token_of[row, k, first:start] = places
       branches.target_of[row, k, places] = np.arange(first, start)
-      branches.weights[row, k, first:start] = weighted[index].weights[k]
+      branches.weights[row, k, first:start] = found[index].weights[k]

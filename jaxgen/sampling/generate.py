@@ -20,18 +20,19 @@ from jaxgen.core.types import Array
 from jaxgen.core.types import Params
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.models.layers import quantized
-from jaxgen.objectives import noise
 from jaxgen.sampling.batching import Drawn
 from jaxgen.sampling.batching import RequestBatch
 from jaxgen.sampling.batching import make_batch
 from jaxgen.sampling.batching import plan
 from jaxgen.sampling.guidance import Branches
-from jaxgen.sampling.guidance import guided_velocity
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import check_fits
 from jaxgen.sampling.schedules import linear_sigmas
 from jaxgen.sampling.schedules import size_shift
 from jaxgen.sampling.solvers import SOLVERS
+from jaxgen.sampling.stepping import Keys
+from jaxgen.sampling.stepping import started
+from jaxgen.sampling.stepping import velocity_of
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.sharding.rules import with_changes
@@ -84,7 +85,7 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
       latents = solve(system, params, batch, sigmas, sampling.solver, mesh, config.mesh.rules,
                       sampling.renormalize)
       _check_finite(latents, batch, [requests[index] for index in chosen])
-      for drawn, image in zip(batch.drawn, _decoded(system, params, latents, batch, mesh)):
+      for drawn, image in zip(batch.drawn, decoded(system, params, latents, batch.drawn, mesh)):
         images[chosen[drawn.request]].append(image)
       done += len(chosen)
       progress(done, len(requests))
@@ -137,32 +138,37 @@ def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarra
   """
   branches = batch.branches
   visual = branches.batch.visual
-  latents = _encoded(system, params, batch, mesh)
+  latents = encoded(system, params, batch, mesh)
   branches = branches.replace(batch=branches.batch.replace(visual=visual.replace(latents=latents)))
   rows = partition.row_sharding(mesh, len(batch.images))
   keys = (batch.seeds, batch.numbers, batch.outputs, batch.images)
   branches, keys = jax.device_put((branches, keys), rows)
-  return np.asarray(_sample(system, params, branches, keys, sigmas, solver, rules,
-                            renormalize))
+  return np.asarray(_sample(system, params, branches, keys, SOLVERS[solver].table(sigmas), solver,
+                            rules, renormalize))
 
 
-def _encoded(system: System, params: Params, batch: RequestBatch, mesh: Mesh) -> np.ndarray:
+def encoded(system: System, params: Params, batch: RequestBatch, mesh: Mesh) -> np.ndarray:
   """The latents f32[R K, L, C] of all rows with those of the given images in their places."""
   latents = np.array(batch.branches.batch.visual.latents, np.float32)
   flat = latents.reshape(-1, latents.shape[-1])
   for images, slots in batch.given.values():
-    tokens = _one_by_one(functools.partial(_encode, system, params), images, mesh)  # [n, h w, C]
+    tokens = encode_images(system, params, images, mesh)  # [n, h w, C]
     flat[slots[:, None] + np.arange(tokens.shape[1])] = tokens
   return latents
 
 
-def _decoded(system: System, params: Params, latents: np.ndarray, batch: RequestBatch, mesh: Mesh
-             ) -> list[np.ndarray]:
-  """uint8[H, W, 3] of every image of ``batch.drawn``."""
-  images: list[np.ndarray] = [np.empty(0)] * len(batch.drawn)
-  for grid in sorted({drawn.grid for drawn in batch.drawn}):
-    alike = [index for index, drawn in enumerate(batch.drawn) if drawn.grid == grid]
-    tokens = np.stack([_tokens(latents, batch.drawn[index]) for index in alike])  # [n, h w, C]
+def encode_images(system: System, params: Params, images: np.ndarray, mesh: Mesh) -> np.ndarray:
+  """Clean latent tokens f32[n, h w, C] of uint8[n, H, W, 3]."""
+  return _one_by_one(functools.partial(_encode, system, params), images, mesh)
+
+
+def decoded(system: System, params: Params, latents: np.ndarray, drawn: Sequence[Drawn],
+            mesh: Mesh) -> list[np.ndarray]:
+  """uint8[H, W, 3] of each image that is named, of latents f32[R, M, C]."""
+  images: list[np.ndarray] = [np.empty(0)] * len(drawn)
+  for grid in sorted({each.grid for each in drawn}):
+    alike = [index for index, each in enumerate(drawn) if each.grid == grid]
+    tokens = np.stack([tokens_of(latents, drawn[index]) for index in alike])  # [n, h w, C]
     pixels = _one_by_one(lambda chunk, grid=grid: _decode(system, params, chunk, grid), tokens,
                          mesh)
     for index, image in zip(alike, pixels, strict=True):
@@ -170,8 +176,8 @@ def _decoded(system: System, params: Params, latents: np.ndarray, batch: Request
   return images
 
 
-def _tokens(latents: np.ndarray, drawn: Drawn) -> np.ndarray:
-  """f32[h w, C] of one image."""
+def tokens_of(latents: np.ndarray, drawn: Drawn) -> np.ndarray:
+  """f32[h w, C] of one image among latents f32[R, M, C]."""
   return latents[drawn.row, drawn.start:drawn.start + math.prod(drawn.grid)]
 
 
@@ -189,7 +195,7 @@ def _one_by_one(run: Callable[[Array], Array], items: np.ndarray, mesh: Mesh) ->
 
 def _check_finite(latents: np.ndarray, batch: RequestBatch, requests: Sequence[Request]) -> None:
   for drawn in batch.drawn:
-    if not np.isfinite(_tokens(latents, drawn)).all():
+    if not np.isfinite(tokens_of(latents, drawn)).all():
       raise user_error('sample', requests[drawn.request].sample.id, 'the latents are not finite, '
                        'so no image is written; sample from an earlier checkpoint, or with a lower '
                        '--guidance')
@@ -201,25 +207,14 @@ def _encode(system: System, params: Params, images: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
-def _sample(system: System, params: Params, branches: Branches, keys: tuple[Array, ...],
-            sigmas: Array, solver: str, rules: tuple, renormalize: str) -> Array:
+def _sample(system: System, params: Params, branches: Branches, keys: Keys, table: Array,
+            solver: str, rules: tuple, renormalize: str) -> Array:
   """Latents f32[R, M, C]. ``rules`` are those of the scope, by which JAX does not tell programs
   apart."""
   del rules
-  seeds, numbers, outputs, images = keys
-  batch = branches.batch
-  conditioning = system.condition(params, batch)
-  if system.distilled:
-    conditioning = conditioning.replace(guidance=branches.scales)
-
-  def denoise(x_t, t, conditioning):
-    return system.denoise(params, x_t, t, batch.visual, conditioning)
-
-  image_keys = jax.vmap(jax.random.key)(seeds.ravel()).reshape(seeds.shape)
-  image_keys = noise.fold(noise.fold(image_keys, numbers), outputs)
-  eps = noise.image_noise(image_keys, images, batch.visual.latents.shape[-1])
-  velocity = guided_velocity(denoise, branches, conditioning, images, renormalize)
-  return SOLVERS[solver](velocity, eps, sigmas)
+  conditioning, eps = started(system, params, branches, keys)
+  velocity = velocity_of(system, params, branches, conditioning, keys[-1], renormalize)
+  return SOLVERS[solver].integrate(velocity, eps, table)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -53,7 +53,7 @@ def guided_velocity(denoise: Callable[[Array, Array, Conditioning], Array], bran
     images, renormalize: as ``renormalized`` takes them.
 
   Returns:
-    ``(x f[R, M, C], t f32 scalar) -> v f32[R, M, C]``.
+    ``(x f[R, M, C], t f32 scalar or f32[R, G]) -> v f32[R, M, C]``.
   """
   visual, groups = branches.batch.visual, branches.batch.meta.sample_ids.shape[1]
   rows, count, tokens = branches.token_of.shape
@@ -63,7 +63,8 @@ def guided_velocity(denoise: Callable[[Array, Array, Conditioning], Array], bran
         x[:, None], branches.target_of[..., None], axis=2)
     noisy = noisy.reshape(visual.latents.shape)
     x_t = jnp.where(visual.is_target[..., None], noisy, visual.latents)
-    v = denoise(x_t, jnp.full((rows * count, groups), t), conditioning)
+    times = jnp.repeat(jnp.broadcast_to(t, (rows, groups)), count, axis=0)  # [R K, G]
+    v = denoise(x_t, times, conditioning)
     v = jnp.take_along_axis(  # [R, K, M, C]
         v.reshape(rows, count, *v.shape[1:]), branches.token_of[..., None], axis=2)
     guided = jnp.einsum('RKM,RKMC->RMC', branches.weights, v, precision='highest')

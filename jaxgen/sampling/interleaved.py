@@ -8,8 +8,10 @@ depends on it and on its own seed alone.
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -30,10 +32,12 @@ from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.sampling.batching import example_of
 from jaxgen.sampling.generate import ALL_DEVICES
+from jaxgen.sampling.generate import Images
 from jaxgen.sampling.generate import generate
 from jaxgen.sampling.generate import placed
 from jaxgen.sampling.reading import check_writes
 from jaxgen.sampling.reading import Draft
+from jaxgen.sampling.reading import Fixed
 from jaxgen.sampling.reading import Reader
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import check_fits
@@ -164,9 +168,24 @@ class Event:
   dialogue: Dialogue
 
 
+@dataclasses.dataclass(frozen=True)
+class Hands:
+  """How a server's thread does the work of dialogues.
+
+  Attributes:
+    fixed: shape of what is read and written.
+    run: calls a function that uses the devices, and returns what it returns.
+    draw: requests -> the images of each.
+  """
+
+  fixed: Fixed
+  run: Callable[[Callable[[], Any]], Any]
+  draw: Callable[[Sequence[Request]], list[Images]]
+
+
 def converse(system: System, params: Params, dialogues: Sequence[Dialogue], *, maker: ExampleMaker,
-             config: ConfigDict, options: Options = Options(), mesh: Mesh | None = None
-             ) -> Iterator[Event]:
+             config: ConfigDict, options: Options = Options(), mesh: Mesh | None = None,
+             hands: Hands | None = None) -> Iterator[Event]:
   """Answers dialogues, those of a batch side by side, and tells every part as soon as it is there.
 
   Args:
@@ -174,6 +193,8 @@ def converse(system: System, params: Params, dialogues: Sequence[Dialogue], *, m
       are answered at once.
     dialogues: to be answered, from the start or from where an event left them.
     options: of the answers.
+    hands: that read, write and draw; None = everything is done here. With them, ``params`` are
+      as ``generate.placed`` returns them.
 
   Yields:
     The parts of each dialogue in their order, and its end.
@@ -184,10 +205,10 @@ def converse(system: System, params: Params, dialogues: Sequence[Dialogue], *, m
   """
   check(system, dialogues, maker, config, options)
   mesh = mesh or make_mesh(ALL_DEVICES)
-  params = placed(system, params, config, mesh)
+  params = params if hands else placed(system, params, config, mesh)
   for first in range(0, len(dialogues), config.sampling.rows):
     batch = _Batch(system, params, dialogues[first:first + config.sampling.rows], maker, config,
-                   options, mesh)
+                   options, mesh, hands)
     for index, part in batch.answers():
       yield Event(first + index, part, batch.states[index])
 
@@ -210,15 +231,17 @@ class _Batch:
   """
 
   def __init__(self, system: System, params: Params, dialogues: Sequence[Dialogue],
-               maker: ExampleMaker, config: ConfigDict, options: Options, mesh: Mesh):
+               maker: ExampleMaker, config: ConfigDict, options: Options, mesh: Mesh,
+               hands: Hands | None = None):
     self.states = list(dialogues)
     self._options, self._maker, self._config = options, maker, config
     self._kept = [{} for _ in dialogues]
     self._reader = Reader(
         system, params, maker, config, mesh, len(dialogues), temperature=options.temperature,
-        top_p=options.top_p, max_tokens=options.max_tokens)
-    self._draw = functools.partial(generate, system, params, maker=maker, config=config,
-                                   steps=options.steps, mesh=mesh)
+        top_p=options.top_p, max_tokens=options.max_tokens, fixed=hands and hands.fixed)
+    self._run = hands.run if hands else lambda function: function()
+    self._draw = hands.draw if hands else functools.partial(
+        generate, system, params, maker=maker, config=config, steps=options.steps, mesh=mesh)
 
   def answers(self) -> Iterator[tuple[int, Part | None]]:
     """Numbers of dialogues with the parts that were added, None at the end of one."""
@@ -244,14 +267,14 @@ class _Batch:
           self.states[index] = dataclasses.replace(state, ended=str(error))
           yield index, None
     if examples:
-      self._reader.read(examples)
+      self._run(lambda: self._reader.read(examples))
 
   def _write(self, images: int) -> Iterator[tuple[int, Part | None]]:
     """Lets those write that have so many images, and no further one due."""
     due = {index: (state.seed, state.number) for index, state in self._at(images)
            if not state.draws}
     if self._options.max_tokens:
-      drafts = self._reader.write(due) if due else {}
+      drafts = self._run(lambda: self._reader.write(due)) if due else {}
     else:  # <BOV> alone
       drafts = dict.fromkeys(due, Draft('', 'image'))
     for index, draft in drafts.items():

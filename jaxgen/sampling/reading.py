@@ -21,6 +21,7 @@ from jaxgen.core.types import Params
 from jaxgen.core.types import Prompt
 from jaxgen.data.example import Example
 from jaxgen.data.examples import ExampleMaker
+from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack
 from jaxgen.data.templates import DIALECTS
 from jaxgen.models.encoders import generate as language
@@ -60,6 +61,21 @@ class Draft:
   stop: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+  """One shape of all that is read and written, so that no program is compiled on the way.
+
+  Attributes:
+    row: sizes of a prompt.
+    rows: of a batch.
+    max_tokens: of a text at the most.
+  """
+
+  row: RowShape
+  rows: int
+  max_tokens: int
+
+
 class Reader:
   """Reads the dialogues of a batch, each in a row of its own, and writes what follows.
 
@@ -68,16 +84,23 @@ class Reader:
     mesh: that rows are spread over.
     dialogues: how many there are.
     temperature, top_p, max_tokens: of the texts; see ``models.encoders.generate.generate``.
+    fixed: shape of all programs; None = as small as each needs to be. Where it is given, dialogues
+      are read from their beginnings each time.
   """
 
   def __init__(self, system: System, params: Params, maker: ExampleMaker, config: ConfigDict,
-               mesh: Mesh, dialogues: int, *, temperature: float, top_p: float, max_tokens: int):
+               mesh: Mesh, dialogues: int, *, temperature: float, top_p: float, max_tokens: int,
+               fixed: Fixed | None = None):
     group, = system.reads['head']
     self._model, self._params, self._maker = system.models[group], params[group], maker
     self._mesh, self._table = mesh, with_changes(config.mesh.rules)
     self._longest = config.data.prompt_tokens
-    self._rows = rows_for(dialogues, mesh.shape['data'] * mesh.shape['fsdp'])
-    self._sampling = dict(temperature=temperature, top_p=top_p, max_new=max_tokens)
+    self._rows = fixed.rows if fixed else rows_for(
+        dialogues, mesh.shape['data'] * mesh.shape['fsdp'])
+    assert dialogues <= self._rows, (dialogues, self._rows)
+    self._fixed, self._most = fixed, max_tokens
+    self._sampling = dict(temperature=temperature, top_p=top_p,
+                          max_new=fixed.max_tokens if fixed else max_tokens)
     self._begins = int(DIALECTS[system.layout.dialect].begins)
     self._state: language.DecodeState | None = None
     self._known = [np.zeros((0, 2), np.int32)] * self._rows
@@ -93,7 +116,7 @@ class Reader:
     wanted = {row: self._words(example) for row, example in examples.items()}
     grown = all(np.array_equal(words[:len(self._known[row])], self._known[row])
                 for row, words in wanted.items())
-    if self._state is not None and grown:
+    if self._state is not None and grown and not self._fixed:
       prompt = self._prompt(examples, wanted, [len(words) for words in self._known])
       needed = int(self._state.used) + prompt.tokens.shape[1] + self._sampling['max_new']
       if needed <= self._state.slots:
@@ -103,7 +126,8 @@ class Reader:
         return
     # The cache is full, or the texts are cut into other tokens now: from the beginning.
     prompt = self._prompt(examples, wanted, [0] * self._rows)
-    slots = 2 * power_of_two(prompt.tokens.shape[1] + self._sampling['max_new'])
+    slots = prompt.tokens.shape[1] + self._sampling['max_new']
+    slots = slots if self._fixed else 2 * power_of_two(slots)
     with partition.scope(self._mesh, self._table):
       self._state = language.read(self._model, self._params, prompt, slots=slots)
     self._known = [words[:0] for words in self._known]
@@ -129,9 +153,9 @@ class Reader:
           self._model, self._params, self._state, stop_ids=(tokenizer.bov, tokenizer.end),
           rng=_keys(seeds, numbers), active=jnp.asarray(active), **self._sampling)
     tokens, lengths = np.asarray(tokens), np.asarray(lengths)
-    return {row: self._draft(tokens[row, :lengths[row]],
-                             self._longest - self._begins - len(self._known[row]))
-            for row in keys}
+    rooms = {row: self._longest - self._begins - len(self._known[row]) for row in keys}
+    return {row: self._draft(tokens[row, :lengths[row]], min(room, self._most))
+            for row, room in rooms.items()}
 
   def _draft(self, tokens: np.ndarray, room: int) -> Draft:
     """Of the tokens that were written, those that the row has room for."""
@@ -155,8 +179,9 @@ class Reader:
     merge = self._maker.layout.vision.merge
     pieces = [[_piece(examples[row], start, len(words[row]), merge)] if row in examples else []
               for row, start in enumerate(starts)]
-    shape = least_row([piece for row in pieces for piece in row],
-                      self._maker.row_shape(sees=False), self._maker.layout)
+    shape = self._fixed.row if self._fixed else least_row(
+        [piece for row in pieces for piece in row], self._maker.row_shape(sees=False),
+        self._maker.layout)
     shape = dataclasses.replace(shape, segments=1, visual_tokens=0, towers={})
     prompt = pack(pieces, shape, self._maker.pad).batch.prompt
     return jax.device_put(prompt, partition.row_sharding(self._mesh, self._rows))

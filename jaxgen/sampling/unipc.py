@@ -6,43 +6,55 @@ UniPC (Zhao et al. 2023), algorithms 1 and 2 with B(h) = e^h - 1 for data predic
 Cosmos-Predict use it. The order is 1 in the first and in the last step.
 """
 
-import jax
+from collections.abc import Callable
+
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core.types import Array
-from jaxgen.sampling.guidance import Velocity
 
 # Pure noise has no signal whose logarithm could be taken.
 MOST_NOISE = 1 - 1e-6
 
 
-def unipc(velocity: Velocity, noise: Array, sigmas: Array) -> Array:
-  """Integrates from noise to the image with second-order steps, one forward each.
+def table(sigmas: np.ndarray) -> np.ndarray:
+  """What each step needs.
 
   Args:
-    velocity: ``(x f32[B, L, C], t f32 scalar) -> v f32[B, L, C]``.
-    noise: f32[B, L, C], x at the first level.
     sigmas: f32[steps + 1], levels that fall to 0.
 
   Returns:
-    f32[B, L, C], x at the last level.
+    f32[steps, 9]: t, three coefficients of the predictor and five of the corrector.
   """
-  sigmas = jnp.minimum(jnp.asarray(sigmas, jnp.float32), jnp.float32(MOST_NOISE))
-  predictor, corrector = _tables(sigmas)
+  sigmas = np.minimum(np.asarray(sigmas, np.float32), np.float32(MOST_NOISE))
+  with np.errstate(divide='ignore'):  # no noise has no logarithm: the last step is infinite in it
+    tables = np.concatenate([sigmas[:-1, None], *_tables(sigmas)], axis=1)
+  return tables.astype(np.float32)
 
-  def step(carry, levels):
-    x, before, last, older = carry  # predicted, corrected one step earlier, images predicted
-    sigma, predict, correct = levels
-    image = x - sigma * velocity(x, sigma)
-    x = _combined(correct, x, before, image, last, older)
-    return (_combined(predict, x, image, last), x, image, last), None
 
+def begin(noise: Array) -> tuple[Array, ...]:
+  """f32[B, L, C] of noise as (predicted, corrected one step earlier, images predicted)."""
   x = noise.astype(jnp.float32)
   zeros = jnp.zeros_like(x)
-  return jax.lax.scan(step, (x, zeros, zeros, zeros), (sigmas[:-1], predictor, corrector))[0][0]
+  return x, zeros, zeros, zeros
 
 
-def _tables(sigmas: Array) -> tuple[Array, Array]:
+def step(velocity: Callable[[Array], Array], carry: tuple[Array, ...], row: Array
+         ) -> tuple[Array, ...]:
+  """One step of second order, with one forward.
+
+  Args:
+    velocity: ``x f32[B, L, C] -> v f32[B, L, C]`` at the step's t.
+    carry: as ``begin`` returns it.
+    row: f32[9] or f32[B, L, 9], of ``table``.
+  """
+  x, before, last, older = carry
+  image = x - row[..., :1] * velocity(x)
+  x = _combined(row[..., 4:], x, before, image, last, older)
+  return _combined(row[..., 1:4], x, image, last), x, image, last
+
+
+def _tables(sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Coefficients of every step.
 
   Args:
@@ -54,30 +66,31 @@ def _tables(sigmas: Array) -> tuple[Array, Array]:
       image_{i-2}) in the corrected x_i.
   """
   steps = sigmas.shape[0] - 1
-  index = jnp.arange(steps)
+  index = np.arange(steps)
   second = (index > 0) & (index < steps - 1)  # where the order is 2
   signal = 1 - sigmas
-  log_snr = jnp.log(signal) - jnp.log(sigmas)
+  log_snr = np.log(signal) - np.log(sigmas)
   h = log_snr[1:] - log_snr[:-1]  # of the step from i to i + 1; infinite in the last one
-  decay = jnp.expm1(-h)
+  decay = np.expm1(-h)
   kept, gain = sigmas[1:] / sigmas[:-1], -signal[1:] * decay  # order 1: kept x + gain image
-  ratio = jnp.where(second, (jnp.roll(log_snr[:-1], 1) - log_snr[:-1]) / h, 1.0)
+  ratio = np.where(second, (np.roll(log_snr[:-1], 1) - log_snr[:-1]) / h, 1.0)
 
-  slope = jnp.where(second, 0.5 / ratio, 0.0)  # of image_{i-1} - image_i
-  predictor = jnp.stack([kept, gain * (1 - slope), gain * slope], axis=1)
+  slope = np.where(second, 0.5 / ratio, 0.0)  # of image_{i-1} - image_i
+  predictor = np.stack([kept, gain * (1 - slope), gain * slope], axis=1)
 
   # The corrector of step i + 1 goes over step i again, now that image_{i+1} is known too: the
   # slopes solve new + old = b_1 and new + ratio old = b_2.
   phi = -decay / h - 1
   b_1, b_2 = phi / decay, 2 * (-phi / h - 0.5) / decay
-  old = jnp.where(second, (b_1 - b_2) / jnp.where(second, 1 - ratio, 1.0), 0.0)
-  new = jnp.where(second, b_1 - old, 0.5)
+  old = np.where(second, (b_1 - b_2) / np.where(second, 1 - ratio, 1.0), 0.0)
+  new = np.where(second, b_1 - old, 0.5)
   old = old / ratio
-  again = jnp.stack([jnp.zeros(steps), kept, gain * new, gain * (1 - new - old), gain * old],
-                    axis=1)
-  unchanged = jnp.zeros((1, 5)).at[0, 0].set(1.0)  # before the first step there is none
-  return predictor, jnp.concatenate([unchanged, again[:-1]])
+  again = np.stack([np.zeros(steps), kept, gain * new, gain * (1 - new - old), gain * old],
+                   axis=1)
+  unchanged = np.float32([[1, 0, 0, 0, 0]])  # before the first step there is none
+  return predictor, np.concatenate([unchanged, again[:-1]])
 
 
 def _combined(weights: Array, *terms: Array) -> Array:
-  return sum(weight * term for weight, term in zip(weights, terms, strict=True))
+  """The sum of the terms f32[B, L, C], with weights f32[n] or f32[B, L, n]."""
+  return sum(weights[..., k:k + 1] * term for k, term in enumerate(terms))

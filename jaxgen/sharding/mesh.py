@@ -8,6 +8,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from ml_collections import ConfigDict
 
+from jaxgen.core import environment
 from jaxgen.core.errors import user_error
 
 AXES = ('data', 'fsdp', 'context', 'tensor')
@@ -18,7 +19,7 @@ def use_compilation_cache() -> None:
   cache folder, so that a resumed run compiles nothing; hosts may share the folder."""
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   if not jax.config.jax_compilation_cache_dir:
-    jax.config.update('jax_compilation_cache_dir', os.path.expanduser('~/.cache/jaxgen'))
+    jax.config.update('jax_compilation_cache_dir', environment.compilation_cache(os.environ))
 
 
 def make_mesh(

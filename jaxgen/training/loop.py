@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from jaxgen.config import validate
+from jaxgen.core import formats
 from jaxgen.core import trees
 from jaxgen.core.types import Params
 from jaxgen.data.kept_tokenizers import with_kept
@@ -33,6 +34,7 @@ from jaxgen.operations import fingerprint
 from jaxgen.operations import lock
 from jaxgen.training import caching
 from jaxgen.training import overview
+from jaxgen.training import trackers
 from jaxgen.training import workdir as workdirs
 from jaxgen.checkpoints.checkpoint import Checkpoints
 from jaxgen.checkpoints.checkpoint import gather_cursors
@@ -96,6 +98,9 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
 def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_external: Reader | None,
          profile: tuple[int, int] | None, at_save: AtSave) -> bool:
   began = time.time()
+  formats.check_run(workdir)
+  if hosts.index == 0:
+    trackers.check(config)
   mesh = make_mesh(config.mesh)
   topology = elastic.plan(config, mesh, hosts.count, workdir)
   asked, config = config, elastic.applied(config, topology)
@@ -104,7 +109,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
   blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
 
   with contextlib.ExitStack() as stack:
-    stack.enter_context(lock.held(epath.Path(workdir), hosts))
+    stack.enter_context(lock.held(epath.Path(workdir), leads=hosts.index == 0))
     path, before = workdirs.claim(asked, workdir, hosts)
     config = with_kept(config, path)
     programs = stack.enter_context(Programs())

@@ -1,10 +1,9 @@
-"""Run logging: metrics.jsonl, TensorBoard, the progress line, and records of bad batches."""
+"""Run logging: metrics.jsonl, trackers, the progress line, and records of bad batches."""
 
 import dataclasses
 import hashlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,13 +15,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxgen.checkpoints.disk import disk_errors
-from jaxgen.core import quiet
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_lines
 from jaxgen.core.files import write_text
 from jaxgen.core.hardware import peak_of
 from jaxgen.operations.goodput import Goodput
 from jaxgen.operations.programs import Programs
+from jaxgen.training import trackers
 from jaxgen.training.latents import StepInput
 
 # What readers of metrics.jsonl count on, and the types.
@@ -50,12 +49,13 @@ class Journal:
     self._flops, self._programs = flops, programs
     self._leads = jax.process_index() == 0
     self._pending: tuple[int, dict[str, Any], StepInput] | None = None
-    self._file = self._board = self._goodput = None
+    self._file = self._goodput = None
+    self._trackers: list[trackers.Tracker] = []
     if self._leads:
       lines = cut_lines(workdir / 'metrics.jsonl', start)
       self._goodput = Goodput(workdir, began, start, lines)
       self._file = (workdir / 'metrics.jsonl').open('a')
-      self._board = _board(workdir)
+      self._trackers = trackers.opened(config, workdir)
     self._last = time.perf_counter()
     self._shown = (start, self._last)
 
@@ -103,7 +103,8 @@ class Journal:
     """Closes the files."""
     if self._leads:
       self._file.close()
-      self._board.close()
+      for tracker in self._trackers:
+        tracker.close()
 
   def done(self, step: int) -> None:
     """Records that ``step`` was the last step of the run."""
@@ -156,8 +157,10 @@ class Journal:
     print(f'{self._workdir.name}: step {step}/{steps}  loss {loss}  '
           f'{rate:.2f} steps/s  ETA {clock((steps - step) / rate)}',
           file=sys.stderr, flush=True)
-    self._board.write_scalars(step, {name: value for name, value in record.items()
-                                     if isinstance(value, (int, float)) and name != 'step'})
+    scalars = {name: value for name, value in record.items()
+               if isinstance(value, (int, float)) and name != 'step'}
+    for tracker in self._trackers:
+      tracker.write_scalars(step, scalars)
 
 
 def ids_hash(ids: np.ndarray) -> str:
@@ -212,13 +215,6 @@ def memory_peak(stats: Sequence[Mapping[str, int] | None]) -> int | None:
     stats: the devices' ``memory_stats()``.
   """
   return max((each['peak_bytes_in_use'] for each in stats if each), default=None)
-
-
-def _board(workdir: epath.Path):
-  """A TensorBoard writer; imported here because it loads TensorFlow, which takes seconds."""
-  quiet.settle_tensorflow(os.environ)
-  from clu.metric_writers.summary_writer import SummaryWriter
-  return SummaryWriter(str(workdir))
 
 
 def _write_bad_batch(workdir: epath.Path, record: dict[str, Any], ids: Ids) -> None:

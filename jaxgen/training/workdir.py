@@ -24,9 +24,9 @@ RECORDS = 'records.json'
 # Whatever a message advises to change in a run that stopped is among them. Of tokenizers the
 # contents are compared, not the paths.
 MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
-              'train/halt_after', 'train/accumulate', 'train/zero', 'train/host_timeout',
-              'optimizer/memory', 'optimizer/learning_rate', 'mesh/', 'data/threads',
-              'data/prefetch', 'data/cache', 'data/states', 'data/max_bad_share',
+              'train/halt_after', 'train/wandb', 'train/accumulate', 'train/zero',
+              'train/host_timeout', 'optimizer/memory', 'optimizer/learning_rate', 'mesh/',
+              'data/threads', 'data/prefetch', 'data/cache', 'data/states', 'data/max_bad_share',
               'data/max_references', 'data/oversize',
               'data/prompt_tokens', 'data/visual_tokens', 'data/patches', 'data/tokenizer',
               'data/tower_tokenizers', 'sampling/')

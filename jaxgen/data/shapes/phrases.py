@@ -151,7 +151,7 @@ class Speaker:
     if len(item.colors) == 1 and names.count(name) == 1:
       return f'the {name}' if self.language == 'en' else name
     object_, at = self.name(Item('', ('', ''))), self.place(cell)
-    return f'the {object_} at the {at}' if self.language == 'en' else f'{at}的{object_}'
+    return f'the {at} {object_}' if self.language == 'en' else f'{at}的{object_}'
 
   def listed(self, parts: Sequence[str]) -> str:
     """Several things in a row."""

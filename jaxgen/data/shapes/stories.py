@@ -95,7 +95,7 @@ def _panel(setting: Setting, empty: Scene, characters: list[Item]
   shown = [(speaker.say('figure', number=number + 1), characters[number]) for number in who]
   if len(who) == 1 and rng.random() < 0.5:
     prop = setting.palette.item('plain')
-    shown.append((speaker.a(prop), prop))
+    shown.append((speaker.name(prop), prop))
   cells = rng.sample(range(len(empty.items)), len(shown))
   words = [speaker.say('stands', who=name, place=speaker.place(cell))
            for (name, _), cell in zip(shown, cells)]

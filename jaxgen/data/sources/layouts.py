@@ -104,6 +104,19 @@ def open_table(kind: str, place: Place) -> Source:
   return Chain([_open(_READERS[kind](file), place) for file in data_files(place, suffixes)])
 
 
+def open_rows(place: Place) -> Table:
+  """The rows of one table file, whatever its columns.
+
+  Raises:
+    UserError: no such file, or one of another kind.
+  """
+  file = existing(place.path, place.field)
+  kind = KIND_OF.get(file.suffix.lower())
+  if kind not in _READERS:
+    raise user_error(place.field, place.path, f'no table; use one of {", ".join(sorted(_READERS))}')
+  return _READERS[kind](file)
+
+
 def layout_of(columns: set[str]) -> Layout | None:
   """The layout that a table with these columns has, None for none."""
   return next((layout for layout in LAYOUTS if set(layout.needs) <= columns), None)

@@ -131,14 +131,12 @@ def nucleus(logits: jax.Array, top_p: float) -> jax.Array:
     f32[..., V], the logits that are kept and -inf elsewhere. Tokens exactly as likely as the last
     one that is needed are kept too. Source: Holtzman et al. 2020, section 3.1.
   """
-  if top_p == 1.0:
-    return logits
   falling = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
   shares = jax.nn.softmax(falling, axis=-1)
   before = jnp.cumsum(shares, axis=-1) - shares  # of all likelier tokens
   needed = jnp.sum(before < top_p, axis=-1, keepdims=True)
   last = jnp.take_along_axis(falling, jnp.maximum(needed, 1) - 1, axis=-1)
-  return jnp.where(logits >= last, logits, -jnp.inf)
+  return jnp.where((logits >= last) | (top_p >= 1), logits, -jnp.inf)
 
 
 def _check_room(state: DecodeState, count: int) -> None:
@@ -173,8 +171,6 @@ def _append(model, params, state, prompt):
   return _extend(model, params, state, embeddings, prompt.positions, prompt.segments)
 
 
-@functools.partial(jax.jit, static_argnames=(
-    'model', 'max_new', 'stop_ids', 'temperature', 'top_p'))
 def _write(model, params, state, max_new, stop_ids, temperature, top_p, rng, active):
   """See ``generate`` and ``continue_from``."""
   if temperature < 0:
@@ -182,6 +178,15 @@ def _write(model, params, state, max_new, stop_ids, temperature, top_p, rng, act
   if not 0 < top_p <= 1:
     raise user_error('top_p', top_p, 'must be above 0 and at most 1')
   assert temperature == 0 or rng is not None, 'sampling needs a key for each row'
+  # Numbers above 0 and below 1 are data: one program for all of them.
+  chosen = dict(temperature=float(temperature)) if temperature else {}
+  chosen |= dict(top_p=float(top_p)) if temperature and top_p < 1 else {}
+  return _written(model, params, state, max_new, stop_ids, chosen, rng, active)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'max_new', 'stop_ids'))
+def _written(model, params, state, max_new, stop_ids, chosen, rng, active):
+  """``_write`` with ``chosen``: temperature and top_p, where they are not 0 and 1."""
   rows = state.position.shape[0]
   positions = jnp.zeros((rows, 1, 3), jnp.int32)
 
@@ -189,10 +194,11 @@ def _write(model, params, state, max_new, stop_ids, temperature, top_p, rng, act
     """i32[B]: the next token of each row."""
     hidden = state.hidden[:, None]  # [B, 1, D]
     logits = model.apply({'params': params}, hidden, method='logits')[:, 0]  # [B, V]
-    if temperature == 0:
+    if 'temperature' not in chosen:
       return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     keys = jax.vmap(jax.random.fold_in)(rng, state.position)
-    kept = nucleus(logits / temperature, top_p)
+    kept = logits / chosen['temperature']
+    kept = nucleus(kept, chosen['top_p']) if 'top_p' in chosen else kept
     return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
 
   def unfinished(carry):

@@ -1,0 +1,1 @@
+"""Pipelines that build data sets: records in, samples out, with a reason for every drop."""

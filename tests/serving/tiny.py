@@ -1,0 +1,60 @@
+"""A tiny DuetGen that draws, edits, and says what stands in a script; and a server of it."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+import jax
+import uvicorn
+
+from jaxgen.data.sample import Part
+from jaxgen.data.sample import Sample
+from jaxgen.sampling.load import Run
+from jaxgen.serving.app import make_app
+from jaxgen.serving.commands import bound
+from jaxgen.serving.drawer import Drawer
+from jaxgen.serving.engine import Engine
+from jaxgen.serving.limits import Limits
+from jaxgen.sharding.mesh import make_mesh
+from tests.sampling import scripted
+
+SIZES = ((16, 16), (16, 32))  # (height, width)
+USER = 'a red circle, then a blue square'
+ANSWER = ('a red circle.', None, 'a blue square.', None, 'done.')
+LIMITS = Limits(rows=2, outputs=2, images=2, steps=6, queue=24, tokens=24, upload=1.0, body=2**20,
+                image_bytes=2**18, pixels=10**6)
+
+
+def make_run(tokenizer: str) -> Run:
+  """With random weights; to ``USER`` it says ``ANSWER``."""
+  config = scripted.duetgen(tokenizer)
+  config.data.prompt_tokens = 160
+  system, maker = scripted.scripted(config, [Sample('whole', (Part('user', text=USER), *(
+      Part('target', image=scripted.picture(0), loss=True) if text is None else
+      Part('assistant', text=text, loss=True) for text in ANSWER)))])
+  return Run(config, system, scripted.random_params(config), maker)
+
+
+def make_engine(run: Run, limits: Limits = LIMITS) -> Engine:
+  """On one device; its programs are not compiled yet."""
+  mesh = make_mesh(run.config.mesh, jax.devices()[:1])
+  return Engine(Drawer(run, limits, SIZES, mesh), limits)
+
+
+@contextlib.contextmanager
+def serving(engine: Engine, **options) -> Iterator[str]:
+  """The address of a server of the engine at a free port of this machine; see ``make_app``."""
+  server = uvicorn.Server(uvicorn.Config(
+      make_app(engine, 'tiny', **options), log_config=None, access_log=False, lifespan='off',
+      timeout_graceful_shutdown=10))
+  listening = bound('127.0.0.1', 0)
+  thread = threading.Thread(target=server.run, kwargs=dict(sockets=[listening]))
+  thread.start()
+  while not server.started:
+    time.sleep(0.01)
+  try:
+    yield f'http://127.0.0.1:{listening.getsockname()[1]}'
+  finally:
+    server.should_exit = True
+    thread.join()
