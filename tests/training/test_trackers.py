@@ -1,6 +1,10 @@
 """Weights & Biases beside TensorBoard, through the real package without its server."""
 
+import os
+import pathlib
 import struct
+import subprocess
+import sys
 
 import pytest
 from etils import epath
@@ -8,6 +12,14 @@ from etils import epath
 from jaxgen.core.errors import UserError
 from jaxgen.training import trackers
 
+ROOT = pathlib.Path(__file__).parents[2]
+CHECK = '''
+from jaxgen.config import base_config
+from jaxgen.training import trackers
+config = base_config()
+config.train.wandb = 'drawing'
+trackers.check(config)
+'''
 BLOCK = 32768  # bytes of a block of the log
 
 
@@ -83,11 +95,12 @@ def test_names_that_it_would_refuse_are_refused_at_once(config, name, said):
     trackers.check(config)
 
 
-def test_a_login_that_is_missing_is_named_before_the_training(config, tmp_path, monkeypatch):
-  for name in ('WANDB_API_KEY', 'WANDB_MODE'):
-    monkeypatch.delenv(name, raising=False)
-  monkeypatch.setenv('HOME', str(tmp_path))
-  monkeypatch.setenv('NETRC', str(tmp_path / 'netrc'))
-  monkeypatch.setenv('WANDB_BASE_URL', 'http://127.0.0.1:9')
-  with pytest.raises(UserError, match='^config.train.wandb = .*refuses it .*WANDB_MODE=offline'):
-    trackers.check(config)
+def test_a_login_that_is_missing_is_named_before_the_training(tmp_path):
+  environ = {name: value for name, value in os.environ.items() if not name.startswith('WANDB_')}
+  environ |= dict(HOME=str(tmp_path), NETRC=str(tmp_path / 'netrc'), PYTHONPATH=str(ROOT),
+                  WANDB_BASE_URL='http://127.0.0.1:9')
+  result = subprocess.run([sys.executable, '-c', CHECK], text=True, capture_output=True,
+                          check=False, env=environ, stdin=subprocess.DEVNULL)
+  last = result.stderr.splitlines()[-1]
+  assert 'UserError: config.train.wandb = ' in last and 'refuses it (' in last
+  assert 'run `wandb login`, or set WANDB_MODE=offline' in last
