@@ -30,7 +30,8 @@ def modules_after(code: str) -> set[str]:
 def test_help_names_the_commands():
   result = jaxgen('--help')
   assert result.returncode == 0
-  for command in ('train', 'finetune', 'sample', 'evaluate', 'convert', 'data', 'report'):
+  for command in ('train', 'finetune', 'sample', 'evaluate', 'convert', 'push', 'data', 'report',
+                  'doctor', 'hello'):
     assert command in result.stdout
 
 
