@@ -47,9 +47,13 @@ use() {
   rm -rf "$environment"
 }
 
+# A build leaves files beside its source.
+mkdir "$work/source"
+cp -r setup.cfg pyproject.toml MANIFEST.in Makefile constraints.txt ./*.md LICENSE jaxgen configs \
+  docs launch tests tools "$work/source"
 python3 -m venv "$work/build"
 "$work/build/bin/python" "${pip[@]}" install build
-"$work/build/bin/python" -m build --outdir "$work/dist" . > "$work/build.log" 2>&1 ||
+"$work/build/bin/python" -m build --outdir "$work/dist" "$work/source" > "$work/build.log" 2>&1 ||
   { tail -20 "$work/build.log" >&2 && exit 1; }
 wheels=("$work"/dist/*.whl)
 ls -l "$work/dist"

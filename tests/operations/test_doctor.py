@@ -34,9 +34,9 @@ if not subprocess.run(['unshare', '-rm', 'true'], check=False, capture_output=Tr
       ('size=64k', 'No space left on device'), ('ro', 'Read-only file system'))]
 
 
-def run(*words, path=(), **options):
+def run(*words, path=(), root=ROOT, **options):
   """A process in a fresh folder's environment."""
-  environ = os.environ | {'PYTHONPATH': os.pathsep.join(map(str, (*path, ROOT)))}
+  environ = os.environ | {'PYTHONPATH': os.pathsep.join(map(str, (*path, root)))}
   return subprocess.run([sys.executable, *words], text=True, capture_output=True, check=False,
                         env=environ | options)
 
@@ -73,7 +73,9 @@ def test_packages_that_are_missing_are_named_though_nothing_else_can_run(tmp_pat
   assert result.returncode == 1 and result.stderr == ''
   assert "!! package      jax is missing\n                -> pip install 'jax" in result.stdout
   assert '!! package      etils is missing' in result.stdout
-  result = run('-S', '-m', 'jaxgen.cli', 'doctor')
+  (tmp_path / 'alone').mkdir()
+  (tmp_path / 'alone/jaxgen').symlink_to(ROOT / 'jaxgen')
+  result = run('-S', '-m', 'jaxgen.cli', 'doctor', root=tmp_path / 'alone')
   assert result.returncode == 1 and '!! jaxgen       is not installed here' in result.stdout
 
 

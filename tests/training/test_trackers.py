@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import wandb
 from etils import epath
 
 from jaxgen.core.errors import UserError
@@ -69,6 +70,7 @@ def test_a_run_that_goes_on_is_one_run_and_lost_steps_come_again(config, tmp_pat
         tracker.write_scalars(step, {'loss': 1 / step, 'flow_matching/loss_source/pair': 0.5})
     for tracker in opened:
       tracker.close()
+    wandb.teardown()  # its own process ends, and its files are whole
   (first, lines), (second, again) = history(tmp_path)
   assert first.run_id == second.run_id and first.project == 'drawing' and first.entity == 'team'
   assert 'flow_matching' in {item.key for item in first.config.update} | {
