@@ -30,7 +30,8 @@ def modules_after(code: str) -> set[str]:
 def test_help_names_the_commands():
   result = jaxgen('--help')
   assert result.returncode == 0
-  for command in ('train', 'finetune', 'sample', 'evaluate', 'convert', 'data', 'curate', 'report'):
+  for command in ('train', 'finetune', 'sample', 'serve', 'evaluate', 'convert', 'push', 'data',
+                  'curate', 'report', 'doctor', 'hello'):
     assert command in result.stdout
 
 

@@ -7,10 +7,15 @@ it draws right. Writes jaxgen/sampling/hello.zip and docs/images/hello.png.
 """
 
 import argparse
+import os
 import pathlib
 import shutil
 import sys
 import tempfile
+
+from jaxgen.core import quiet
+
+quiet.settle(os.environ)  # before jax is imported
 
 from jaxgen.checkpoints import packed
 from jaxgen.checkpoints.weights import newest_step

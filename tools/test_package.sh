@@ -14,9 +14,9 @@ pip=(-m pip --quiet --quiet --disable-pip-version-check)
 # find_python NAME: its path, from the commands or from pyenv.
 find_python() {
   local found
-  command -v "$1" && return
-  for found in ~/.pyenv/versions/"${1#python}"*/bin/python; do
-    [[ -x $found ]] && echo "$found" && return
+  # A command may be a shim of pyenv for a version that is not chosen.
+  for found in "$(command -v "$1")" ~/.pyenv/versions/"${1#python}"*/bin/python; do
+    [[ -x $found ]] && "$found" -c '' 2> /dev/null && echo "$found" && return
   done
   echo "test_package.sh: no $1 here, neither as a command nor in ~/.pyenv/versions" >&2
   return 1
@@ -47,9 +47,13 @@ use() {
   rm -rf "$environment"
 }
 
+# A build leaves files beside its source.
+mkdir "$work/source"
+cp -r setup.cfg pyproject.toml MANIFEST.in Makefile constraints.txt ./*.md LICENSE jaxgen configs \
+  docs launch tests tools "$work/source"
 python3 -m venv "$work/build"
 "$work/build/bin/python" "${pip[@]}" install build
-"$work/build/bin/python" -m build --outdir "$work/dist" . > "$work/build.log" ||
+"$work/build/bin/python" -m build --outdir "$work/dist" "$work/source" > "$work/build.log" 2>&1 ||
   { tail -20 "$work/build.log" >&2 && exit 1; }
 wheels=("$work"/dist/*.whl)
 ls -l "$work/dist"

@@ -117,7 +117,8 @@ def devices() -> Finding:
                             timeout=PATIENCE, check=False)
   except subprocess.TimeoutExpired:
     return Finding('devices', f'do not answer within {PATIENCE} s', 'end what else holds them '
-                   '(`fuser -v /dev/nvidia* /dev/accel* /dev/vfio/*`), or restart the machine')
+                   '(`fuser -v /dev/nvidia* /dev/accel* /dev/vfio/*`); a TPU slice of several '
+                   'hosts answers only where all of them ask at once')
   said = [line for line in result.stderr.splitlines() if line.strip()]
   if result.returncode:
     return Finding('devices', f'JAX does not start: {_reason(said)}', _device_fix(result.stderr))

@@ -88,7 +88,10 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
   """
   # --- Set up: errors in the config are raised here, before any array exists.
   validate(config)
+  formats.check_run(workdir)
   hosts = start_processes(**(start or {}))
+  if hosts.index == 0:
+    trackers.check(config)
   use_compilation_cache()
   with Watch(hosts, config.train.host_timeout) as watch:
     fingerprint.check_same(hosts, 'start', fingerprint.describe(config, workdir))
@@ -98,9 +101,6 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
 def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_external: Reader | None,
          profile: tuple[int, int] | None, at_save: AtSave) -> bool:
   began = time.time()
-  formats.check_run(workdir)
-  if hosts.index == 0:
-    trackers.check(config)
   mesh = make_mesh(config.mesh)
   topology = elastic.plan(config, mesh, hosts.count, workdir)
   asked, config = config, elastic.applied(config, topology)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Protocol
@@ -74,7 +75,7 @@ class _Wandb:
     owner, _, project = config.train.wandb.rpartition('/')
     file = workdir / FILE
     known = file.exists()
-    name = read_json(file, 'remove it')['id'] if known else wandb.util.generate_id()
+    name = read_json(file, 'remove it')['id'] if known else uuid.uuid4().hex[:16]
     if not known:
       write_text(file, json.dumps({'id': name}))
     with _reached(config.train.wandb):

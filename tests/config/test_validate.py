@@ -240,6 +240,16 @@ def test_missing_config_file():
   check(error, 'configs/none.py', 'no such file')
 
 
+def test_configs_that_ship_are_found_from_any_folder_and_ones_own_come_first(tmp_path, monkeypatch):
+  ours = load_config('configs/iomm/quickstart.py:mllm')
+  monkeypatch.chdir(tmp_path)
+  assert load_config('configs/iomm/quickstart.py:mllm').to_dict() == ours.to_dict()
+  own = tmp_path / 'configs/iomm/quickstart.py'
+  own.parent.mkdir(parents=True)
+  own.write_text('from jaxgen.config import base_config as get_config')
+  assert load_config('configs/iomm/quickstart.py').train.steps == base_config().train.steps
+
+
 def test_json_gives_the_config_back(config_file):
   config = load_config(config_file, ['train.steps=7', 'optimizer.learning_rate=1'])
   again = from_json(to_json(config))

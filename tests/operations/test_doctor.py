@@ -24,11 +24,19 @@ from jaxgen.operations import doctor
 for finding in doctor.place(sys.argv[1]):
   print(finding.text, '->', finding.fix)
 '''
+# Words before a process, a folder, and why it cannot be written. A machine that lets us mount has a
+# full disk and one that is read-only; the others stand for them anywhere.
+MOUNT = 'mount -t tmpfs -o {} tmpfs "$PLACE" && exec "$0" "$@"'
+FULL = [(('prlimit', '--fsize=65536'), '', 'File too large'),
+        ((), '/sys/kernel', 'Permission denied')]
+if not subprocess.run(['unshare', '-rm', 'true'], check=False, capture_output=True).returncode:
+  FULL += [(('unshare', '-rm', 'sh', '-c', MOUNT.format(options)), '', said) for options, said in (
+      ('size=64k', 'No space left on device'), ('ro', 'Read-only file system'))]
 
 
-def run(*words, path=(), **options):
+def run(*words, path=(), root=ROOT, **options):
   """A process in a fresh folder's environment."""
-  environ = os.environ | {'PYTHONPATH': os.pathsep.join(map(str, (*path, ROOT)))}
+  environ = os.environ | {'PYTHONPATH': os.pathsep.join(map(str, (*path, root)))}
   return subprocess.run([sys.executable, *words], text=True, capture_output=True, check=False,
                         env=environ | options)
 
@@ -65,7 +73,9 @@ def test_packages_that_are_missing_are_named_though_nothing_else_can_run(tmp_pat
   assert result.returncode == 1 and result.stderr == ''
   assert "!! package      jax is missing\n                -> pip install 'jax" in result.stdout
   assert '!! package      etils is missing' in result.stdout
-  result = run('-S', '-m', 'jaxgen.cli', 'doctor')
+  (tmp_path / 'alone').mkdir()
+  (tmp_path / 'alone/jaxgen').symlink_to(ROOT / 'jaxgen')
+  result = run('-S', '-m', 'jaxgen.cli', 'doctor', root=tmp_path / 'alone')
   assert result.returncode == 1 and '!! jaxgen       is not installed here' in result.stdout
 
 
@@ -101,15 +111,12 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
   assert 'cannot be written (Not a directory)' in fault.text
 
 
-@pytest.mark.parametrize('options, said', [
-    ('size=64k', 'No space left on device'), ('ro', 'Read-only file system')])
-def test_a_full_disk_and_one_that_is_read_only_are_named(tmp_path, options, said):
-  if subprocess.run(['unshare', '-rm', 'true'], check=False).returncode:
-    pytest.skip('no user namespaces here')
-  command = f'mount -t tmpfs -o {options} tmpfs "$2" && exec "$0" -c "$1" "$2"'
-  result = subprocess.run(
-      ['unshare', '-rm', 'sh', '-c', command, sys.executable, PLACE, str(tmp_path)], text=True,
-      capture_output=True, check=False, env=os.environ | {'PYTHONPATH': str(ROOT)})
+@pytest.mark.parametrize('first, folder, said', FULL, ids=[row[2] for row in FULL])
+def test_a_full_disk_and_one_that_is_read_only_are_named(tmp_path, first, folder, said):
+  folder = folder or str(tmp_path)
+  result = subprocess.run([*first, sys.executable, '-c', PLACE, folder], text=True,
+                          capture_output=True, check=False,
+                          env=os.environ | {'PYTHONPATH': str(ROOT), 'PLACE': folder})
   assert f'cannot be written ({said}) -> free space' in result.stdout, result.stderr
 
 

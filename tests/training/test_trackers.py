@@ -1,13 +1,26 @@
 """Weights & Biases beside TensorBoard, through the real package without its server."""
 
+import os
+import pathlib
 import struct
+import subprocess
+import sys
 
 import pytest
+import wandb
 from etils import epath
 
 from jaxgen.core.errors import UserError
 from jaxgen.training import trackers
 
+ROOT = pathlib.Path(__file__).parents[2]
+CHECK = '''
+from jaxgen.config import base_config
+from jaxgen.training import trackers
+config = base_config()
+config.train.wandb = 'drawing'
+trackers.check(config)
+'''
 BLOCK = 32768  # bytes of a block of the log
 
 
@@ -57,6 +70,7 @@ def test_a_run_that_goes_on_is_one_run_and_lost_steps_come_again(config, tmp_pat
         tracker.write_scalars(step, {'loss': 1 / step, 'flow_matching/loss_source/pair': 0.5})
     for tracker in opened:
       tracker.close()
+    wandb.teardown()  # its own process ends, and its files are whole
   (first, lines), (second, again) = history(tmp_path)
   assert first.run_id == second.run_id and first.project == 'drawing' and first.entity == 'team'
   assert 'flow_matching' in {item.key for item in first.config.update} | {
@@ -83,11 +97,12 @@ def test_names_that_it_would_refuse_are_refused_at_once(config, name, said):
     trackers.check(config)
 
 
-def test_a_login_that_is_missing_is_named_before_the_training(config, tmp_path, monkeypatch):
-  for name in ('WANDB_API_KEY', 'WANDB_MODE'):
-    monkeypatch.delenv(name, raising=False)
-  monkeypatch.setenv('HOME', str(tmp_path))
-  monkeypatch.setenv('NETRC', str(tmp_path / 'netrc'))
-  monkeypatch.setenv('WANDB_BASE_URL', 'http://127.0.0.1:9')
-  with pytest.raises(UserError, match='^config.train.wandb = .*refuses it .*WANDB_MODE=offline'):
-    trackers.check(config)
+def test_a_login_that_is_missing_is_named_before_the_training(tmp_path):
+  environ = {name: value for name, value in os.environ.items() if not name.startswith('WANDB_')}
+  environ |= dict(HOME=str(tmp_path), NETRC=str(tmp_path / 'netrc'), PYTHONPATH=str(ROOT),
+                  WANDB_BASE_URL='http://127.0.0.1:9')
+  result = subprocess.run([sys.executable, '-c', CHECK], text=True, capture_output=True,
+                          check=False, env=environ, stdin=subprocess.DEVNULL)
+  last = result.stderr.splitlines()[-1]
+  assert 'UserError: config.train.wandb = ' in last and 'refuses it (' in last
+  assert 'run `wandb login`, or set WANDB_MODE=offline' in last
