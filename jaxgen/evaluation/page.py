@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from jaxgen.evaluation import charts
+from jaxgen.evaluation import progress
 
 TILE = 124  # width of one image in pixels of the page
 
@@ -54,13 +55,19 @@ def render_page(title: str, stages: Sequence[Any], summary: dict[str, Any]) -> s
     stages: ``report.Stage`` objects in training order.
     summary: the contents of ``summary.json``.
   """
-  sections = [_header(title, summary), _scores(summary), _curves(stages),
-              _losses(summary), _speed(stages, summary),
+  sections = [_header(title, summary), _scores(summary), _curves(stages), _losses(summary),
+              *(progress.section(stage.name, stage.metrics, stage.folder) for stage in stages),
+              _speed(stages, summary),
               *(_samples(stage) for stage in stages if stage.evaluation), _export(summary),
               _configs(stages)]
+  return document(title, ''.join(sections))
+
+
+def document(title: str, body: str, style: str = '') -> str:
+  """A page of our looks as HTML text; ``style`` is added to theirs."""
   return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
           '</title><meta name="viewport" content="width=device-width, initial-scale=1">'
-          f'<style>{STYLE}</style></head><body>{"".join(sections)}</body></html>')
+          f'<style>{STYLE}{style}</style></head><body>{body}</body></html>')
 
 
 def _header(title: str, summary: dict[str, Any]) -> str:
