@@ -84,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
       prog='jaxgen', allow_abbrev=False,
       description='Train, run and ship unified multimodal image generators.',
-      epilog=f'Commands with --config, finetune, and sample with --base, also take {OVERRIDE}'
-      'section.key=value, any number of times.')
+      epilog='Commands with --config, finetune, and sample or evaluate with --base, also take '
+      f'{OVERRIDE}section.key=value, any number of times.')
   commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
   for command in COMMANDS:
     command.add(commands)

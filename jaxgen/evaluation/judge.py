@@ -24,6 +24,7 @@ from etils import epath
 from PIL import Image
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.errors import UserError
 from jaxgen.core.files import append_line
 from jaxgen.core.files import one_line
 from jaxgen.core.files import read_lines
@@ -133,6 +134,33 @@ class Judge:
         raise
     return [replies[number] for number in range(len(calls))]
 
+  def check(self) -> None:
+    """Asks for no reply, so that a judge that cannot answer is found before there is anything to ask.
+
+    Raises:
+      UserError: the endpoint cannot be reached, refuses the key, or lists its models without this
+        one. An endpoint that has no list is taken as it is.
+    """
+    if self._client is None:
+      return
+    import openai
+    try:
+      known = [model.id for model in self._client.models.list()]
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as refusal:
+      raise self._refused(refusal) from None
+    except openai.APIConnectionError as error:
+      raise user_error('--judge', self.model, 'the endpoint cannot be reached '
+                       f'({one_line(error)}); see --judge-url') from None
+    except (openai.OpenAIError, ValueError, AttributeError, TypeError):
+      return
+    if known and self.model not in known:
+      raise user_error('--judge', self.model, f'the endpoint has {", ".join(known[:5])}'
+                       f'{" and others" if len(known) > 5 else ""}; name one of its models')
+
+  def _refused(self, refusal: Exception) -> UserError:
+    return user_error('--judge', self.model, f'the endpoint refuses: {one_line(refusal)}; see '
+                      'OPENAI_API_KEY, the model and --judge-url')
+
   def _kept(self) -> dict[tuple[str, str, str], dict[str, Any]]:
     """The last line of each question that this model answered."""
     return {(line['item'], line['question'], line['rubric']): line
@@ -158,8 +186,7 @@ class Judge:
         return self._read(call)
       except (openai.AuthenticationError, openai.PermissionDeniedError,
               openai.NotFoundError) as refusal:
-        raise user_error('--judge', self.model, f'the endpoint refuses: {one_line(refusal)}; see '
-                         'OPENAI_API_KEY, the model and --judge-url') from None
+        raise self._refused(refusal) from None
       except openai.OpenAIError as late:  # the client has tried it again already
         return _failed(late)
       except (ValueError, AttributeError, TypeError, IndexError) as malformed:

@@ -1,15 +1,11 @@
 """``jaxgen sample``."""
 
-import sys
-
 from jaxgen.core.errors import user_error
 from jaxgen.flags import shared
 
 # Images that a request can be given, by their roles.
 GIVEN = {'source': 'image to edit', 'reference': 'image whose content to use',
          'context': 'image that came before'}
-# Flags of answers to dialogues, with their defaults.
-ANSWERS = {'images': 0, 'max_images': 8, 'max_tokens': 512, 'temperature': 0.0, 'top_p': 1.0}
 
 
 def add(commands) -> None:
@@ -17,11 +13,7 @@ def add(commands) -> None:
   parser = shared.command(commands, 'sample', _sample,
                           'draw images from texts and images, as PNG files',
                           overridable=lambda args: bool(args.base))
-  parser.add_argument('--workdir', metavar='DIR', help='a trained run')
-  parser.add_argument('--base', default='', metavar='PATH',
-                      help='instead: a published pipeline, its folder or owner/name on the hub')
-  parser.add_argument('--lora', action='append', default=[], metavar='FILE[:WEIGHT]',
-                      help='adapters on top of --base; may be given several times')
+  shared.add_origin(parser)
   parser.add_argument('--prompt', action='append', default=[], help='may be given several times')
   parser.add_argument('--prompts-file', metavar='FILE', help='one prompt in each line')
   for role, text in GIVEN.items():
@@ -33,7 +25,9 @@ def add(commands) -> None:
   parser.add_argument('--task', default='auto', metavar='NAME',
                       help='how prompt and images are worded; read from their roles if not given')
   parser.add_argument('--job', default='', metavar='FILE', help='requests as a JSON list instead')
-  _add_dialogue(parser)
+  parser.add_argument('--dialogue', default='', metavar='FILE',
+                      help='instead: answer this dialogue with texts and images')
+  shared.add_answers(parser)
   parser.add_argument('--out', required=True, metavar='DIR')
   parser.add_argument('--seed', type=int, default=0)
   shared.add_drawing(parser)
@@ -41,37 +35,19 @@ def add(commands) -> None:
   shared.add_weights(parser)
 
 
-def _add_dialogue(parser) -> None:
-  parser.add_argument('--dialogue', default='', metavar='FILE',
-                      help='instead: answer this dialogue with texts and images')
-  texts = dict(
-      images='of its answer: exactly N, or with 0 as many as the model begins',
-      max_images='the most that it may begin',
-      max_tokens='of each text; 0 writes none, and --images follow one another',
-      temperature='0 writes the likeliest token',
-      top_p='share of the probability that tokens are drawn from')
-  for name, default in ANSWERS.items():
-    parser.add_argument(f'--{name.replace("_", "-")}', type=type(default), default=default,
-                        metavar='N' if isinstance(default, int) else 'X',
-                        help=f'{texts[name]}; {default:g} unless given')
-
-
 def _sample(args) -> None:
   if args.dialogue:
     _answer(args)
     return
-  for name, unset in ANSWERS.items():
-    if vars(args)[name] != unset:
-      raise user_error(f'--{name.replace("_", "-")}', vars(args)[name], 'is of the answer to a '
-                       'dialogue; give a --dialogue, or drop it')
+  for name, value in shared.answers(args).items():
+    raise user_error(f'--{name.replace("_", "-")}', value, 'is of the answer to a dialogue; give a '
+                     '--dialogue, or drop it')
   from jaxgen.sampling.commands import sample
-  if bool(args.workdir) == bool(args.base):
-    raise user_error('--workdir', args.workdir, 'name either a trained run, or a published '
-                     'pipeline by --base')
-  if args.lora and not args.base:
-    raise user_error('--lora', args.lora, 'adapters are added to a published model; name it by '
+  shared.check_origin(args)
+  if not args.workdir and not args.base:
+    raise user_error('--workdir', None, 'name either a trained run, or a published pipeline by '
                      '--base')
-  sample(lambda: _origin(args), args.out, prompts=args.prompt, prompts_file=args.prompts_file,
+  sample(lambda: shared.origin(args), args.out, prompts=args.prompt, prompts_file=args.prompts_file,
          job=args.job, given={role: vars(args)[role] for role in GIVEN}, size=args.size,
          steps=args.steps, outputs=args.outputs, task=args.task, seed=args.seed,
          guidance=args.guidance, image_guidance=args.image_guidance)
@@ -89,21 +65,4 @@ def _answer(args) -> None:
   answer(args.workdir, args.out, file=args.dialogue, size=args.size, seed=args.seed,
          weights=args.weights, preset=args.preset, guidance=args.guidance,
          image_guidance=args.image_guidance, steps=args.steps,
-         **{name: vars(args)[name] for name in ANSWERS})
-
-
-def _origin(args):
-  """What ``sample`` draws from."""
-  from jaxgen.sampling.load import published
-  from jaxgen.sampling.load import trained
-  if not args.base:
-    return trained(args.workdir, args.weights, args.preset)
-  from jaxgen.config import overridden
-  from jaxgen.conversion import adapters
-  from jaxgen.conversion.pipelines import describe
-  from jaxgen.conversion.pipelines import open_pipeline
-  from jaxgen.conversion.pretrained import read_external
-  pipeline = open_pipeline(args.base)
-  print('\n'.join(describe(pipeline)), file=sys.stderr, flush=True)
-  return published(overridden(pipeline.config, args.overrides), read_external, args.preset,
-                   adapters.opened(args.lora, pipeline.models))
+         **shared.answers(args))

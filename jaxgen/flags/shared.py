@@ -1,7 +1,13 @@
 """What the commands share."""
 
 import argparse
+import sys
 from collections.abc import Callable
+
+from jaxgen.core.errors import user_error
+
+# Flags of answers to dialogues, with their defaults.
+ANSWERS = {'images': 0, 'max_images': 8, 'max_tokens': 512, 'temperature': 0.0, 'top_p': 1.0}
 
 
 def command(commands, name: str, run: Callable[[argparse.Namespace], None], text: str,
@@ -52,6 +58,62 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--steps', type=int, default=0, help="0 takes the config's")
   parser.add_argument('--guidance', type=float, help="1 is none; the config's if not given")
   parser.add_argument('--image-guidance', type=float, help='the same for images')
+
+
+def add_answers(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of answers to dialogues."""
+  texts = dict(
+      images='of its answer: exactly N, or with 0 as many as the model begins',
+      max_images='the most that it may begin',
+      max_tokens='of each text; 0 writes none, and --images follow one another',
+      temperature='0 writes the likeliest token',
+      top_p='share of the probability that tokens are drawn from')
+  for name, default in ANSWERS.items():
+    parser.add_argument(f'--{name.replace("_", "-")}', type=type(default), default=default,
+                        metavar='N' if isinstance(default, int) else 'X',
+                        help=f'{texts[name]}; {default:g} unless given')
+
+
+def answers(args: argparse.Namespace) -> dict[str, int | float]:
+  """Those of ``add_answers`` that were given."""
+  return {name: vars(args)[name] for name, unset in ANSWERS.items() if vars(args)[name] != unset}
+
+
+def add_origin(parser: argparse.ArgumentParser) -> None:
+  """Adds what is drawn from: ``--workdir``, or ``--base`` with ``--lora``."""
+  parser.add_argument('--workdir', metavar='DIR', help='a trained run')
+  parser.add_argument('--base', default='', metavar='PATH',
+                      help='instead: a published pipeline, its folder or owner/name on the hub')
+  parser.add_argument('--lora', action='append', default=[], metavar='FILE[:WEIGHT]',
+                      help='adapters on top of --base; may be given several times')
+
+
+def check_origin(args: argparse.Namespace) -> None:
+  """Refuses what does not name one thing to draw from."""
+  if args.workdir and args.base:
+    raise user_error('--workdir', args.workdir, 'name either a trained run, or a published '
+                     'pipeline by --base')
+  if args.lora and not args.base:
+    raise user_error('--lora', args.lora, 'adapters are added to a published model; name it by '
+                     '--base')
+
+
+def origin(args: argparse.Namespace):
+  """What ``add_origin`` names, and ``--weights`` and ``--preset``."""
+  from jaxgen.sampling.load import published
+  from jaxgen.sampling.load import trained
+  if not args.base:
+    return trained(args.workdir, args.weights, args.preset)
+  from jaxgen.config import overridden
+  from jaxgen.conversion import adapters
+  from jaxgen.conversion.pipelines import describe
+  from jaxgen.conversion.pipelines import open_pipeline
+  from jaxgen.conversion.pretrained import read_external
+  pipeline = open_pipeline(args.base)
+  print('\n'.join(describe(pipeline)), file=sys.stderr, flush=True)
+  return published(overridden(pipeline.config, args.overrides), read_external, args.preset,
+                   adapters.opened(args.lora, pipeline.models),
+                   dict(base=args.base, lora=args.lora, overrides=args.overrides))
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:
