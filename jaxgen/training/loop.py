@@ -157,9 +157,11 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
         with jax.transfer_guard('disallow'):
           state, metrics = step_of(state, frozen, fed.batch)
       journal.put(step, metrics, fed)
-      if trace.ends(step) or validation.due(step):
-        journal.flush(functools.partial(_behind, step, state, frozen, trace, validation, watch))
       last = step == config.train.steps or stop.reached(step)
+      due = validation.due(step, last)
+      if trace.ends(step) or due:
+        journal.flush(functools.partial(_behind, step, state, frozen, trace,
+                                        validation if due else None, watch))
       if last or step % config.train.checkpoint_every == 0:
         watch.at(f'the save of step {step}')
         journal.flush()
@@ -205,13 +207,13 @@ def _compiled(config: ConfigDict, system: System, objectives: Objectives, bluepr
   return program.compile()
 
 
-def _behind(step: int, state: TrainState, frozen: Params, trace: Trace, validation: Validation,
-            watch: Watch) -> Found:
+def _behind(step: int, state: TrainState, frozen: Params, trace: Trace,
+            validation: Validation | None, watch: Watch) -> Found:
   """What follows a step whose time has been taken: the end of a trace, and a validation."""
   if trace.ends(step):
     watch.at('the trace')
     trace.close(state)
-  if not validation.due(step):
+  if not validation:
     return {}, {}
   watch.at(f'the validation of step {step}')
   return validation(step, state, frozen)

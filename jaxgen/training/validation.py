@@ -94,9 +94,10 @@ class Validation:
     self._params = shardings(blueprint.state.params)
     self._losses = _Losses(config, system, blueprint, encoder, rows, loader) if loader else None
 
-  def due(self, step: int) -> bool:
-    """Whether a step is followed by a validation; the last one of a run is."""
-    return bool(self._every) and (step % self._every == 0 or step == self._last)
+  def due(self, step: int, last: bool) -> bool:
+    """Whether a step is followed by a validation: the last one of a run is, one that is the last
+    because the run is told to stop is not."""
+    return bool(self._every) and (step == self._last or not last and step % self._every == 0)
 
   def __call__(self, step: int, state: TrainState, frozen: Params
                ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -147,10 +148,11 @@ class _Losses:
     whole = partition.replicated(rows.mesh)
     sums = jax.jit(make_sums(config, system, self._objectives), out_shardings=whole, in_shardings=(
         shardings(blueprint.state.params), shardings(blueprint.frozen), rows, whole))
-    with partition.scope(rows.mesh, blueprint.table):  # compiled before the first step
-      self._program = sums.lower(blueprint.state.params, blueprint.frozen, self._batch(),
-                                 self._key(0)).compile()
+    batch = self._batch()  # outside of the scope: encoders have a mesh of this process's devices
     self._rewind()
+    with partition.scope(rows.mesh, blueprint.table):  # compiled before the first step
+      self._program = sums.lower(blueprint.state.params, blueprint.frozen, batch,
+                                 self._key(0)).compile()
 
   def __call__(self, params: Params, frozen: Params) -> dict[str, float]:
     totals: dict[str, np.ndarray] = {}

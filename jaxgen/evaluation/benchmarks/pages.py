@@ -95,6 +95,8 @@ def _by(record: Mapping[str, Any]) -> str:
   """What scored, when, and how much is missing."""
   by, drawn = record['by'], record['drawn']
   words = [f'scored by {by.get("judge") or by.get("detector") or by.get("embeddings")}']
+  if by.get('served'):
+    words.append(f'answered by {", ".join(by["served"])}')
   if by.get('official_judge'):
     words.append(f'the authors score with {by["official_judge"]}')
   if by.get('dates'):

@@ -182,12 +182,14 @@ def test_gedit_from_the_command_line(workdir, edits, endpoint, key, tmp_path, ca
   assert record['by']['questions'] == 8 and record['by']['tokens'] == [80, 24]
   assert record['by']['dollars'] == pytest.approx((80 * 2.5 + 24 * 10) / 1e6)
   assert record['by']['judge'] == 'judge' and record['by']['official_judge'] == 'gpt-4.1'
+  assert record['by']['served'] == ['judge-1']
   assert record['drawn']['wordings'] == 'official'
   for key_, entry in json.loads((edits / 'gedit_edit.json').read_text()).items():
     folder = out / 'fullset' / entry['edit_type'] / 'en'
     assert np.asarray(Image.open(folder / f'{key_}.png')).shape == (16, 16, 3)
     assert (folder / f'{key_}_SRCIMG.png').read_bytes() == (edits / entry['id']).read_bytes()
   page = (out / 'report.html').read_text()
+  assert 'scored by judge; answered by judge-1; the authors score with gpt-4.1' in page
   assert 'G_O' in page and '7.66' in page and page.count('<figure') == 4  # the paper's beside ours
   assert '| G_O | 6 [6, 6] |' in (out / 'report.md').read_text()
   asked = endpoint.stats()['calls']
@@ -294,7 +296,7 @@ def test_a_wording_is_drawn_in_place_of_the_prompt(run):
     (['--benchmark=dpg', '--rubrics=none'], "--rubrics = 'none': no such folder"),
     (['--benchmark=dpg', '--judge-prices=2'], "--judge-prices = '2': write READ:WRITTEN"),
     (['--benchmark=geneval', '--size=15x16'], '00000: size = (15, 16): both sides must be'),
-    (['--benchmark=dpg'], 'prompt tokens'),
+    (['--benchmark=dpg'], 'tokens, more than config.data.prompt_tokens = 55'),
     (['--benchmark=geneval', '--max-images=2'], '--max-images = 2: is of documents, and geneval'),
     (['--benchmark=how-to', '--data=GUIDES'], "config.system = 'iomm': writes no text"),
     (['--benchmark=geneval', '--seed=1', '--out=OLD'], 'its images are drawn with seed = 0')])
