@@ -93,8 +93,8 @@ def make_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
       prog='jaxgen', allow_abbrev=False,
       description='Train, run and ship unified multimodal image generators.',
-      epilog='Commands with --config, finetune, and sample and serve with --base, also take '
-      f'{OVERRIDE}section.key=value, any number of times.')
+      epilog='Commands with --config, finetune, and sample, serve and evaluate with --base, '
+      f'take {OVERRIDE}section.key=value too, any number of times.')
   commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
   for command in COMMANDS:
     command.add(commands)

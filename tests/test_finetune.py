@@ -14,19 +14,19 @@ from PIL import Image
 
 from jaxgen import cli
 from jaxgen.checkpoints.weights import load_weights
+from jaxgen.checkpoints.weights import open_frozen
 from jaxgen.config import load_config
 from jaxgen.conversion import adapters
 from jaxgen.conversion.pipelines import open_pipeline
 from jaxgen.conversion.pretrained import read_params
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
-from jaxgen.finetuning import commands
 from jaxgen.finetuning import fit
 from jaxgen.finetuning import folder as folders
 from jaxgen.finetuning.recipe import recipe
 from jaxgen.models.layers import lora
 from jaxgen.operations import hub
-from jaxgen.sampling.load import load_published
+from jaxgen.sampling import validation
 from jaxgen.systems.registry import make_system
 from tests.systems import tiny_pipelines
 
@@ -56,7 +56,8 @@ def photos(tmp_path_factory) -> pathlib.Path:
 def words(base, photos, workdir):
   return ['finetune', f'--base={base}', f'--data={photos}', f'--workdir={workdir}', '--lora=4',
           '--size=32', '--steps=3', '--config.data.prompt_tokens=32', '--config.sampling.steps=1',
-          '--config.train.checkpoint_every=2', '--config.optimizer.learning_rate=0.1']
+          '--config.train.checkpoint_every=2',
+          '--config.validation.every=2', '--config.optimizer.learning_rate=0.1']
 
 
 @pytest.fixture(scope='module')
@@ -74,9 +75,9 @@ def test_what_a_run_leaves(run, base):
   for text in ('Adapters of rank 4', str(base), '4 samples; folder', '3 of 8 images'):
     assert text in card
   for step in ('000002', '000003'):
-    assert {file.name for file in (run / 'samples' / step).iterdir()} == {
+    assert {file.name for file in (run / f'samples/validation/{step}_params').iterdir()} == {
         '0000.png', '0001.png', 'results.json'}
-  asked = json.loads((run / 'samples/000003/results.json').read_text())
+  asked = json.loads((run / 'samples/validation/000003_params/results.json').read_text())
   assert [entry['parts'][0]['text'] for entry in asked] == list(CAPTIONS.values())[:2]
 
 
@@ -119,9 +120,9 @@ def test_goes_on_after_a_kill_and_holds_no_towers_while_it_trains(
 
   def observed(*arguments):
     live.update(array.shape for array in jax.live_arrays())
-    return load_published(*arguments)
+    return open_frozen(*arguments)
 
-  monkeypatch.setattr(commands, 'load_published', observed)
+  monkeypatch.setattr(validation, 'open_frozen', observed)
   assert cli.main(words(base, photos, again)) == 0
   said = capsys.readouterr()
   assert 'again: resumes at step 2' in said.err and 'data: folder; samples: 4 pair' in said.err

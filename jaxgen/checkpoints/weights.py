@@ -106,8 +106,18 @@ def open_weights(folder: str, groups: Sequence[str], weights: str = 'ema') -> Pa
   Raises:
     UserError: not a workdir or weights folder, nothing saved yet, or damaged files.
   """
+  return _opened(_stores(folder, weights), groups)
+
+
+def open_frozen(workdir: str, groups: Sequence[str]) -> Params:
+  """Opens groups of the parameters of a run that do not train, which are there before its first
+  checkpoint is; otherwise as ``open_weights``."""
+  return _opened([epath.Path(workdir).resolve() / 'frozen'], groups)
+
+
+def _opened(stores: Sequence[epath.Path], groups: Sequence[str]) -> Params:
   found: dict[str, InStore] = {}
-  for store in _stores(folder, weights):
+  for store in stores:
     sums = checksums.read(store)
     found |= {path: InStore(store, path, entry, sums.get(path))
               for path, entry in _entries(store, groups).items()}

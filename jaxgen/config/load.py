@@ -17,6 +17,8 @@ from jaxgen.core import formats
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 
+ADDED = {'validation'}  # sections that the JSON of older runs lacks
+
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   """Runs ``get_config()`` of a config file, applies overrides and locks the result.
@@ -146,10 +148,11 @@ def from_json(text: str) -> ConfigDict:
       raise TypeError('no object')
     formats.check(values, formats.RUN, 'config.json')
     values.pop(formats.KEY, None)
-    missing = sorted(defaults.keys() - values.keys())
+    missing = sorted(defaults.keys() - values.keys() - ADDED)
     if missing:
       raise user_error('config.json', missing, 'sections are missing; is this a jaxgen workdir?')
-    _add_sources(defaults, values['data'])
+    for name in ('data', 'validation'):
+      _add_sources(defaults[name], values.get(name))
     config = ConfigDict(_filled(values, defaults, 'config.json: '))
   except UserError:
     raise
@@ -160,11 +163,11 @@ def from_json(text: str) -> ConfigDict:
   return config
 
 
-def _add_sources(defaults: dict[str, Any], data: Any) -> None:
-  """Gives the defaults an entry for every data source, whose names are the run's own."""
-  sources = data.get('sources') if isinstance(data, dict) else None
+def _add_sources(defaults: dict[str, Any], section: Any) -> None:
+  """Gives the defaults an entry for every source of a section, whose names are the run's own."""
+  sources = section.get('sources') if isinstance(section, dict) else None
   for name in sources if isinstance(sources, dict) else ():
-    defaults['data']['sources'][name] = schema.source('').to_dict()
+    defaults['sources'][name] = schema.source('').to_dict()
 
 
 def _filled(values: Any, defaults: Any, where: str) -> Any:

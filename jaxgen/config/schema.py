@@ -147,6 +147,14 @@ def base_config() -> ConfigDict:
           size=0,  # side of the images in pixels; 0 = data.image_size
           rows=16,  # rows sampled at once
       ),
+      validation=dict(  # while training; docs/metrics.md
+          every=0,  # steps between two validations; 0 = off
+          sources=ConfigDict(),  # name -> source(...) of held-out samples, whose loss is computed
+          batches=4,  # of train.rows rows: always the same ones, under the same noise
+          seed=0,  # of those rows and of that noise, whatever the run's own seed is
+          requests='',  # what is drawn: prompts, or a job file as of `jaxgen sample`; '' = nothing
+          weights='ema',  # 'ema' (where the run keeps one), 'params' or 'both'
+      ),
   ))
 
 

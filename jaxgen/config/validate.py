@@ -39,6 +39,7 @@ CHOICES = {
     'optimizer.memory': ('device', 'host'),
     'init_from.weights': ('ema', 'params'),
     'train.zero': (2, 3),
+    'validation.weights': ('ema', 'params', 'both'),
 }
 POSITIVE = (
     'data.image_size', 'data.vision_size', 'data.segments_per_row', 'data.prompt_tokens',
@@ -46,14 +47,15 @@ POSITIVE = (
     'objective.timestep_shift', 'optimizer.learning_rate', 'optimizer.eps', 'optimizer.clip_norm',
     'train.steps', 'train.rows', 'train.accumulate', 'train.log_every', 'train.checkpoint_every',
     'train.keep', 'train.halt_after', 'train.host_timeout', 'sampling.steps',
-    'sampling.timestep_shift', 'sampling.rows',
+    'sampling.timestep_shift', 'sampling.rows', 'validation.batches',
 )
 NOT_NEGATIVE = (
     'data.visual_tokens', 'data.patches', 'data.look_ahead', 'data.vision_side',
     'data.vision_area', 'data.prompt_cut', 'data.reference_side', 'data.max_references',
     'data.bov_weight', 'objective.flow_matching',
     'objective.next_token', 'optimizer.warmup_steps', 'optimizer.weight_decay',
-    'sampling.guidance', 'sampling.image_guidance', 'sampling.size', 'seed',
+    'sampling.guidance', 'sampling.image_guidance', 'sampling.size', 'seed', 'validation.every',
+    'validation.seed',
 )
 PROBABILITIES = ('model.mask_ratio', 'data.dropout.all', 'data.dropout.text',
                  'data.dropout.last_text', 'data.dropout.vision', 'data.dropout.latents',
@@ -61,7 +63,7 @@ PROBABILITIES = ('model.mask_ratio', 'data.dropout.all', 'data.dropout.text',
 # bfloat16 has 8 bits of precision: a relative change below 2^-8 is rounded away, so a second moment
 # that decays more slowly than this would never change.
 SLOWEST_IN_HALF = 0.98
-AT_MOST = {'seed': MAX_SEED, 'sampling.guidance': MAX_GUIDANCE,
+AT_MOST = {'seed': MAX_SEED, 'validation.seed': MAX_SEED, 'sampling.guidance': MAX_GUIDANCE,
            'sampling.image_guidance': MAX_GUIDANCE}
 DECAYS = ('optimizer.b1', 'optimizer.b2', 'optimizer.ema_decay')  # in [0, 1)
 
@@ -89,8 +91,9 @@ def validate(config: ConfigDict) -> None:
   for name, entry in config.model.lora.items():
     _check_lora(f'config.model.lora.{name}', entry)
   _check_data(config.data)
-  for name, source in config.data.sources.items():
-    _check_source(f'config.data.sources.{name}', source)
+  for section in ('data', 'validation'):
+    for name, source in config[section].sources.items():
+      _check_source(f'config.{section}.sources.{name}', source)
   Shares({name: source.share for name, source in config.data.sources.items()},
          config.data.interpolation)
 

@@ -7,6 +7,7 @@ from typing import Any
 from typing import TypeVar
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.errors import UserError
 from jaxgen.core.files import one_line
 
 Answer = TypeVar('Answer')
@@ -71,8 +72,7 @@ class Endpoint:
         return read(self._client)
       except (openai.AuthenticationError, openai.PermissionDeniedError,
               openai.NotFoundError) as refusal:
-        raise user_error(self._where, self.model, f'the endpoint refuses: {one_line(refusal)}; see '
-                         f'OPENAI_API_KEY, the model and {self._url_where}') from None
+        raise self._refused(refusal) from None
       except openai.BadRequestError as refusal:
         raise Unanswered(refusal, refused=True) from refusal
       except openai.OpenAIError as late:  # the client has tried it again already
@@ -82,6 +82,31 @@ class Endpoint:
         time.sleep(wait)
     assert error is not None
     raise Unanswered(error) from error
+
+  def check(self) -> None:
+    """Asks for no answer, so that a model that cannot give one is found before there is a question.
+
+    Raises:
+      UserError: the endpoint cannot be reached, refuses the key, or lists its models without this
+        one. An endpoint that has no list is taken as it is.
+    """
+    import openai
+    try:
+      known = [model.id for model in self._client.models.list()]
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as refusal:
+      raise self._refused(refusal) from None
+    except openai.APIConnectionError as error:
+      raise user_error(self._where, self.model, 'the endpoint cannot be reached '
+                       f'({one_line(error)}); see {self._url_where}') from None
+    except (openai.OpenAIError, ValueError, AttributeError, TypeError):
+      return
+    if known and self.model not in known:
+      raise user_error(self._where, self.model, f'the endpoint has {", ".join(known[:5])}'
+                       f'{" and others" if len(known) > 5 else ""}; name one of its models')
+
+  def _refused(self, refusal: Exception) -> UserError:
+    return user_error(self._where, self.model, f'the endpoint refuses: {one_line(refusal)}; see '
+                      f'OPENAI_API_KEY, the model and {self._url_where}')
 
 
 def image_url(data: bytes) -> str:

@@ -28,12 +28,13 @@ from jaxgen.data.packing import pack
 from jaxgen.data.sequences import open_sequences
 from jaxgen.data.states import States
 from jaxgen.data.streams import Examples
+from jaxgen.data.streams import SOURCES
 from jaxgen.data.streams import Stream
 from jaxgen.data.streams import Supply
 
 
 def make_loader(config: ConfigDict, layout: Layout, *, rows: tuple[int, int] | None = None,
-                start_step: int = 0) -> 'Loader':
+                start_step: int = 0, where: str = SOURCES) -> 'Loader':
   """Opens all sources of a config and builds the loader.
 
   Args:
@@ -41,6 +42,7 @@ def make_loader(config: ConfigDict, layout: Layout, *, rows: tuple[int, int] | N
     layout: sizes of the models.
     rows: the global rows [low, high) that this process feeds; None = all.
     start_step: step of the first batch; it places the batch on the mixture's schedule.
+    where: field that the sources come from, for errors.
 
   Raises:
     UserError: a source that is missing, empty or broken, or sizes that do not divide.
@@ -48,9 +50,9 @@ def make_loader(config: ConfigDict, layout: Layout, *, rows: tuple[int, int] | N
   cache = Cache(config.data.cache) if config.data.cache else None
   states = States(config.data.states) if config.data.states else None
   maker = ExampleMaker.of(config, layout, cache, states)
-  sequences = open_sequences(config, sorted(config.data.sources), maker)
+  sequences = open_sequences(config, sorted(config.data.sources), maker, where)
   return Loader(_Rows(config, rows or (0, config.train.rows), start_step, sequences,
-                      maker.row_shape(), maker.pad), config.data.prefetch)
+                      maker.row_shape(), maker.pad, where), config.data.prefetch)
 
 
 class Loader:
@@ -130,7 +132,7 @@ class _Rows(grain.IterDataset):
   """The rows of one process as a Grain dataset: all that does not change from step to step.
 
   Args:
-    config, start_step: see ``make_loader``.
+    config, start_step, where: see ``make_loader``.
     rows: the global rows [low, high).
     sequences: examples of each source by sorted name.
     shape: the sizes of a row.
@@ -138,7 +140,7 @@ class _Rows(grain.IterDataset):
   """
 
   def __init__(self, config: ConfigDict, rows: tuple[int, int], start_step: int,
-               sequences: Sequence[Examples], shape: RowShape, pad: int):
+               sequences: Sequence[Examples], shape: RowShape, pad: int, where: str):
     super().__init__()
     data = config.data
     self.low, self.high = rows
@@ -149,7 +151,7 @@ class _Rows(grain.IterDataset):
                       data.interpolation)
     self.shape, self.pad = shape, pad
     self.supply = Supply(mixture, sequences, shape, config.train.rows,
-                         skip=data.oversize == 'skip')
+                         skip=data.oversize == 'skip', where=where)
     self.pool = futures.ThreadPoolExecutor(data.threads, 'jaxgen-decode')
 
   def __iter__(self) -> '_RowsIterator':

@@ -24,6 +24,7 @@ from jaxgen.data.sample import draw_variant
 from jaxgen.data.sources import Source
 from jaxgen.data.sources import open_source
 from jaxgen.data.sources.base import Sized
+from jaxgen.data.streams import SOURCES
 
 # A small data set is decoded once and kept, as far as there is room; a large one is not.
 KEPT_RECORDS, KEPT_BYTES = 20_000, 256 * 2**20
@@ -41,16 +42,16 @@ class Bad:
   reason: str
 
 
-def open_sequences(config: ConfigDict, names: Sequence[str], maker: ExampleMaker
-                   ) -> list['ExampleSequence']:
-  """Opens the named sources of a config.
+def open_sequences(config: ConfigDict, names: Sequence[str], maker: ExampleMaker,
+                   where: str = SOURCES) -> list['ExampleSequence']:
+  """Opens the named sources of a config; ``where`` is the field that they come from, for errors.
 
   Raises:
     UserError: a source that is missing, empty or broken.
   """
   sequences = []
   for index, name in enumerate(names):
-    spec, field = config.data.sources[name], f'config.data.sources.{name}.path'
+    spec, field = config.data.sources[name], f'{where}.{name}.path'
     source = open_spec(spec, config, field)
     logging.info('data source %s: %d samples, task %s', name, len(source), spec.task)
     order = zlib.crc32(f'{config.seed}/{name}'.encode())

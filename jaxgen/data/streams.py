@@ -26,6 +26,7 @@ from jaxgen.data.mixture import Mixture
 from jaxgen.data.packing import Row
 from jaxgen.data.packing import RowShape
 
+SOURCES = 'config.data.sources'
 # Samples of a source passed over in succession, after which the source counts as useless.
 _PATIENCE = 1000
 
@@ -57,15 +58,16 @@ class Supply:
     shape: the sizes of a row.
     total_rows: R, rows of the global batch.
     skip: pass over samples that fit no row, and remember them; else they raise.
+    where: field of the config that the sources come from, for errors.
 
   Attributes:
     oversize: id of a sample that was passed over -> why.
   """
 
   def __init__(self, mixture: Mixture, sequences: Sequence[Examples], shape: RowShape,
-               total_rows: int, skip: bool):
+               total_rows: int, skip: bool, where: str = SOURCES):
     self.mixture, self.sequences, self.shape = mixture, sequences, shape
-    self.total_rows = total_rows
+    self.total_rows, self.where = total_rows, where
     self.oversize: dict[str, str] = {}
     self._skip, self._lock = skip, threading.Lock()
 
@@ -183,6 +185,6 @@ class Stream:
       if example is not None:
         return _Draw(source, position, example)
     name = supply.mixture.names[source]
-    raise user_error(f'config.data.sources.{name}', None, f'{_PATIENCE} samples in succession '
+    raise user_error(f'{supply.where}.{name}', None, f'{_PATIENCE} samples in succession '
                      'are broken or too large for a row; mend the source or raise the sizes of '
                      f'config.data; the last too large: {list(supply.oversize.items())[-1:]}')

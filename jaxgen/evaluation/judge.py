@@ -69,6 +69,7 @@ class Reply:
     tokens: number of tokens read and written.
     probabilities: of the first token, by its text, where they were asked for and given.
     date: of the reply, ISO 8601.
+    served: the model that the endpoint says has answered, mostly with its version.
   """
 
   text: str | None
@@ -77,6 +78,7 @@ class Reply:
   tokens: tuple[int, int] = (0, 0)
   probabilities: Mapping[str, float] | None = None
   date: str = ''
+  served: str = ''
 
 
 class Judge:
@@ -133,6 +135,15 @@ class Judge:
         pool.shutdown(cancel_futures=True)
         raise
     return [replies[number] for number in range(len(calls))]
+
+  def check(self) -> None:
+    """Finds out before there is anything to ask whether the judge can answer.
+
+    Raises:
+      UserError: see ``Endpoint.check``.
+    """
+    if self._endpoint is not None:
+      self._endpoint.check()
 
   def _kept(self) -> dict[tuple[str, str, str], dict[str, Any]]:
     """The last line of each question that this model answered."""
@@ -216,4 +227,4 @@ def _digest(call: Call, options: Mapping[str, Any], hashed: Callable[[str], byte
 def _reply(line: Mapping[str, Any]) -> Reply:
   return Reply(line.get('text'), line.get('finish') == 'length' and not line.get('probabilities'),
                line.get('error', ''), tuple(line.get('tokens') or (0, 0)),
-               line.get('probabilities'), line.get('date', ''))
+               line.get('probabilities'), line.get('date', ''), line.get('served') or '')

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from jaxgen.evaluation import charts
+from jaxgen.evaluation import progress
 from jaxgen.evaluation import sections
 
 TILE = 124  # width of one image in pixels of the page
@@ -58,6 +59,7 @@ def render_page(title: str, stages: Sequence[Any], summary: dict[str, Any]) -> s
     summary: the contents of ``summary.json``.
   """
   parts = [_header(title, summary), _scores(summary), _curves(stages), _losses(summary),
+           *(progress.section(stage.name, stage.metrics, stage.folder) for stage in stages),
            _speed(stages, summary), *map(_measured, stages), _export(summary),
            _parameters(stages), _configs(stages)]
   return document(title, ''.join(parts))

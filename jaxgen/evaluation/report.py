@@ -1,8 +1,9 @@
 """The report of a run or of consecutive runs: one HTML page and one JSON file.
 
-Reads ``config.json``, ``metrics.jsonl`` and ``evaluation*.json`` with its images from each run's
-workdir, plus ``timings.jsonl`` and ``export/``. Nothing is recomputed; missing files count as not
-done. Lines that a killed run has cut short are left out; a damaged file is an error that names it.
+Reads ``config.json``, ``metrics.jsonl``, ``evaluation*.json`` with its images and those of the
+validations from each run's workdir, plus ``timings.jsonl`` and ``export/``. Nothing is recomputed;
+missing files count as not done. Lines that a killed run has cut short are left out; a damaged file
+is an error that names it.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from jaxgen.core.files import check_place
 from jaxgen.core.files import read_json
 from jaxgen.core.files import read_lines
 from jaxgen.core.files import write_text
+from jaxgen.evaluation import progress
 from jaxgen.evaluation.page import render_page
 from jaxgen.evaluation.sections import record
 
@@ -56,6 +58,11 @@ class Stage:
   def goodput(self) -> float | None:
     """Share of wall time, over all starts, spent on useful steps; None before the first step."""
     return self.metrics[-1].get('goodput') if self.metrics else None
+
+  @property
+  def validation(self) -> dict[str, float]:
+    """Metrics of the last validation."""
+    return {name: values[-1] for name, (_, values) in progress.curves(self.metrics).items()}
 
   @property
   def losses(self) -> dict[str, float]:
@@ -115,8 +122,8 @@ def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
   Returns:
     ``score`` and ``score_untrained`` (six tasks and ``overall``, of the last run that was
     evaluated), ``seconds`` and ``stage_seconds`` (times of the stages including start-up, measured
-    by the launch script), ``steps``, ``goodput`` and ``losses`` (of each run, see
-    ``Stage.losses``) and ``export`` (the PyTorch models that were written).
+    by the launch script), ``steps``, ``goodput``, ``losses`` and ``validation`` (of each
+    run, see ``Stage``) and ``export`` (the PyTorch models that were written).
   """
   evaluated = [stage for stage in stages if stage.evaluation]
   best = evaluated[-1] if evaluated else None
@@ -129,6 +136,7 @@ def summarise(root: epath.Path, stages: list[Stage]) -> dict[str, Any]:
       steps={stage.name: stage.steps for stage in stages},
       goodput={stage.name: stage.goodput for stage in stages},
       losses={stage.name: stage.losses for stage in stages},
+      validation={stage.name: stage.validation for stage in stages},
       export=_read_export(root / 'export'))
 
 

@@ -42,14 +42,20 @@ class Rubric:
     return turns if turns and turns[-1][0] == 'user' else [*turns, ('user', '')]
 
 
+def check_folder(folder: str) -> None:
+  """Raises a ``UserError`` unless there is such a folder of rubrics."""
+  if not epath.Path(folder).is_dir():
+    raise user_error('--rubrics', folder, 'no such folder')
+
+
 def read_rubric(name: str, folder: str = '') -> Rubric:
   """The rubric of that name from ``folder`` where it is there, else ours.
 
   Raises:
     UserError: there is no such folder.
   """
-  if folder and not epath.Path(folder).is_dir():
-    raise user_error('--rubrics', folder, 'no such folder')
+  if folder:
+    check_folder(folder)
   own = epath.Path(folder) / f'{name}.txt' if folder else None
   file = own if own is not None and own.exists() else epath.Path(OURS) / f'{name}.txt'
   return Rubric(name, decoded(file.read_bytes(), str(file)))

@@ -8,7 +8,6 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,12 @@ from jaxgen.core.files import check_new
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
-from jaxgen.evaluation.page import STYLE
+from jaxgen.evaluation.benchmarks import tallies
+from jaxgen.evaluation.page import document
 
 AXES = {'IF': 'Does it follow the instruction?', 'IP': 'Are the given subjects kept?',
         'TC': 'Do the images agree with one another?', 'OQ': 'How good is it overall?'}
 SCALE = (1, 5)
-RESAMPLED = 1000
 
 
 def make_study(results: Mapping[str, str], out: str, *, items: int = 20, participants: int = 50,
@@ -120,30 +119,24 @@ def aggregate(ratings: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, 
   """Means of each method and axis with 95 % intervals over participants, and their agreement.
 
   Returns:
-    ``table`` (method -> axis -> ``value``, ``low``, ``high``, ``count``) and ``agreement``
+    ``table`` (method -> axis -> a row of ``tallies.scores_of``) and ``agreement``
     (axis -> Krippendorff's alpha for intervals; None where nobody differs or nobody shares).
   """
+  values: dict[str, dict[tuple[str, str], list[int]]] = {}  # of each participant
+  for rating in sorted(ratings, key=lambda rating: str(rating['participant'])):
+    own = values.setdefault(rating['participant'], {})
+    own.setdefault((rating['method'], rating['axis']), []).append(rating['value'])
+  scores = tallies.scores_of(
+      [('', {measure: tallies.tally_of(marks) for measure, marks in own.items()})
+       for own in values.values()], tallies.means_of_all, seed)
   table: dict[str, dict[str, Any]] = {}
-  people = sorted({rating['participant'] for rating in ratings}, key=str)
-  draws = np.random.default_rng(seed).multinomial(
-      len(people), np.full(len(people), 1 / len(people)), RESAMPLED)
   for method in dict.fromkeys(rating['method'] for rating in ratings):
     for axis in AXES:
-      own = [rating for rating in ratings if rating['method'] == method and rating['axis'] == axis]
-      if not own:
-        continue
-      sums, counts = np.zeros(len(people)), np.zeros(len(people))
-      for rating in own:
-        sums[people.index(rating['participant'])] += rating['value']
-        counts[people.index(rating['participant'])] += 1
-      drawn = draws @ counts
-      means = (draws @ sums)[drawn > 0] / drawn[drawn > 0]
-      low, high = np.percentile(means, (2.5, 97.5))
-      table.setdefault(method, {})[axis] = dict(value=sums.sum() / counts.sum(), low=float(low),
-                                                high=float(high), count=len(own))
+      if (method, axis) in scores:
+        table.setdefault(method, {})[axis] = scores[method, axis]
   agreement = {axis: alpha([rating for rating in ratings if rating['axis'] == axis])
                for axis in AXES}
-  return dict(table=table, agreement=agreement, participants=len(people))
+  return dict(table=table, agreement=agreement, participants=len(values))
 
 
 def alpha(ratings: Sequence[Mapping[str, Any]]) -> float | None:
@@ -205,9 +198,8 @@ def _copy(file: epath.Path, page: epath.Path, code: str) -> str:
 def _html(items: Sequence[Mapping[str, Any]], orders: Sequence[Any]) -> str:
   data = json.dumps(dict(items=items, orders=orders, axes=AXES, scale=SCALE))
   data = data.replace('<', '\\u003c')  # which would end the script
-  return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Study</title>'
-          f'<style>{STYLE}{_STYLE}</style></head><body><h1>{escape("Which images are good?")}</h1>'
-          f'<main></main><script>const study = {data};{_SCRIPT}</script></body></html>')
+  return document('Study', '<h1>Which images are good?</h1><main></main>'
+                  f'<script>const study = {data};{_SCRIPT}</script>', _STYLE)
 
 
 _STYLE = 'main { margin: 2em 0 } main img { width: 240px; margin: 0 8px 8px 0; }'

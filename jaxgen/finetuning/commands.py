@@ -1,8 +1,9 @@
 """The command ``jaxgen finetune``."""
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 from etils import epath
@@ -16,7 +17,6 @@ from jaxgen.conversion import pipelines
 from jaxgen.conversion.pretrained import read_external
 from jaxgen.core import trees
 from jaxgen.core.files import check_place
-from jaxgen.core.types import Params
 from jaxgen.data.show import show
 from jaxgen.finetuning import fit
 from jaxgen.finetuning import folder
@@ -24,10 +24,8 @@ from jaxgen.finetuning import results
 from jaxgen.finetuning.recipe import recipe
 from jaxgen.operations import hub
 from jaxgen.sampling import commands
-from jaxgen.sampling import jobs
-from jaxgen.sampling.load import load_published
 from jaxgen.sampling.request import Request
-from jaxgen.sharding.mesh import make_mesh
+from jaxgen.sampling.validation import drawing
 from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.systems.registry import make_system
 from jaxgen.training import caching
@@ -55,8 +53,8 @@ def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
   """Fine-tunes a published pipeline on a folder of images, or goes on with the run in the workdir.
 
   Latents and text states are cached, whose models then leave the devices; a setting is chosen that
-  fits these; and the run trains, with images at each save. What it leaves is an ordinary run, and
-  ``export/``.
+  fits these; and the run trains, with images of its validation. What it leaves is an ordinary run,
+  and ``export/``.
 
   Args:
     base: folder or hub id of the pipeline.
@@ -81,8 +79,8 @@ def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
   write_states(config, config.data.states, ALONE, read_external)
   if not _stored(workdir):
     config = fit.fitted(config, lambda config: overridden(config, wishes.overrides), say)
-  draw = _validation(config, workdir, requests)
-  if not train(config, workdir, ALONE, read_external, at_save=draw):
+  draws = functools.partial(drawing, requests=requests)
+  if not train(config, workdir, ALONE, read_external, drawing=draws):
     return False
   facts = dict(data=f'{sum(found.tasks.values())} samples; {found.layout}', call=_call(requests[0]))
   for path in results.deliver(config, workdir, base, facts, merge=wishes.merge):
@@ -137,15 +135,3 @@ def _stored(workdir: str) -> ConfigDict | None:
   if not (epath.Path(workdir) / 'config.json').exists():
     return None
   return from_json(read_config(workdir))
-
-
-def _validation(config: ConfigDict, workdir: str, requests: Sequence[Request]
-                ) -> Callable[[int, Params], None]:
-  """Draws the requests after a save, into ``samples/<step>``; other models are read for it."""
-  def draw(step: int, params: Params) -> None:
-    trained = {group: tree for group, tree in params.items() if group == 'denoiser'}
-    run = load_published(config, read_external, trained)
-    images = run.draw(requests, mesh=make_mesh(config.mesh), progress=jobs.progress('validated'))
-    jobs.save_results(requests, images, str(epath.Path(workdir) / 'samples' / f'{step:06}'))
-
-  return draw

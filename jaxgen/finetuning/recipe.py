@@ -19,7 +19,7 @@ SOURCE = 'images'
 MODULES = r'denoiser/(\w+/)?(\w+_)?blocks/(\w+_)?(attention/[qkv]|attention_out|mlp/\w+|mlp_up|out)'
 LEARNING_RATE = {'adapters': 1e-4, 'full': 1e-5}
 DROPOUT = 0.05  # of the whole condition
-SAVES = 4  # of a run, with images of the validation
+SAVES = 4  # of a run, and validations
 
 
 def recipe(config: ConfigDict, data: str, *, rank: int, size: int = 0, steps: int = 1000
@@ -49,6 +49,7 @@ def recipe(config: ConfigDict, data: str, *, rank: int, size: int = 0, steps: in
       learning_rate=LEARNING_RATE['adapters' if rank else 'full'], b2=0.999, weight_decay=0.01)
   config.train.update(steps=steps, checkpoint_every=max(1, steps // SAVES),
                       log_every=max(1, min(10, steps // 10)))
+  config.validation.every = config.train.checkpoint_every
   return config
 
 

@@ -10,8 +10,9 @@ def add(commands) -> None:
   """Adds the command."""
   parser = shared.command(commands, 'evaluate', _evaluate,
                           'score a run on the drawn tasks of shapes, on its fit to its own '
-                          'samples, or on a published benchmark')
-  parser.add_argument('--workdir', default=None, metavar='DIR')
+                          'samples, or on a published benchmark',
+                          overridable=lambda args: bool(args.base))
+  shared.add_origin(parser)
   parser.add_argument('--images-per-prompt', type=int, default=4, metavar='N')
   parser.add_argument('--prompts', type=int, default=32, metavar='N', help='prompts of each task')
   parser.add_argument('--seed', type=int, default=0)
@@ -39,13 +40,14 @@ def add(commands) -> None:
 def _add_benchmark(parser) -> None:
   parser.add_argument('--benchmark', default='', metavar='NAME',
                       help='instead: draw a published benchmark into --out, and score it; without '
-                      '--workdir only score it (docs/evaluation.md)')
+                      '--workdir or --base only score it (docs/evaluation.md)')
   parser.add_argument('--data', metavar='DIR', help='files of the benchmark; '
                       'data/NAME if not given')
   parser.add_argument('--out', metavar='DIR')
   parser.add_argument('--limit', type=int, default=0, metavar='N', help='items of each group')
   parser.add_argument('--size', default='', metavar='HxW', help='of the images')
   shared.add_drawing(parser)
+  shared.add_answers(parser)
   parser.add_argument('--num-processes', type=int, default=1, metavar='N',
                       help='that share the work of drawing')
   parser.add_argument('--process-id', type=int, default=0, metavar='I', help='0 to N - 1')
@@ -79,6 +81,8 @@ def _evaluate(args) -> None:
     return
   if args.workdir is None:
     raise user_error('--workdir', None, 'name the run')
+  if args.base:
+    raise user_error('--base', args.base, 'draws a --benchmark; name one')
   from etils import epath
   from jaxgen.checkpoints.weights import read_config
   from jaxgen.operations import lock
@@ -116,8 +120,9 @@ def _run_benchmark(args) -> None:
   check_range('--num-processes', args.num_processes, 1, None)
   check_range('--process-id', args.process_id, 0, args.num_processes - 1)
   commands.evaluate_benchmark(
-      args.benchmark, args.data or '', args.out, workdir=args.workdir or '', weights=args.weights,
-      preset=args.preset, size=args.size, limit=args.limit, seed=args.seed,
+      args.benchmark, args.data or '', args.out,
+      open_origin=shared.origin(args, required=False),
+      answers=shared.answers(args), size=args.size, limit=args.limit, seed=args.seed,
       steps=args.steps, guidance=args.guidance, image_guidance=args.image_guidance,
       share=(args.process_id, args.num_processes), prompts_file=args.prompts_file,
       rewrite=args.rewrite, rewrite_rubric=args.rewrite_rubric, judging=commands.Judging(

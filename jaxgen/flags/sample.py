@@ -6,8 +6,6 @@ from jaxgen.flags import shared
 # Images that a request can be given, by their roles.
 GIVEN = {'source': 'image to edit', 'reference': 'image whose content to use',
          'context': 'image that came before'}
-# Flags of answers to dialogues, with their defaults.
-ANSWERS = {'images': 0, 'max_images': 8, 'max_tokens': 512, 'temperature': 0.0, 'top_p': 1.0}
 
 
 def add(commands) -> None:
@@ -27,7 +25,9 @@ def add(commands) -> None:
   parser.add_argument('--task', default='auto', metavar='NAME',
                       help='how prompt and images are worded; read from their roles if not given')
   parser.add_argument('--job', default='', metavar='FILE', help='requests as a JSON list instead')
-  _add_dialogue(parser)
+  parser.add_argument('--dialogue', default='', metavar='FILE',
+                      help='instead: answer this dialogue with texts and images')
+  shared.add_answers(parser)
   parser.add_argument('--out', required=True, metavar='DIR', help='folder for the images')
   parser.add_argument('--seed', type=int, default=0, help='of the noise')
   shared.add_drawing(parser)
@@ -35,29 +35,13 @@ def add(commands) -> None:
   shared.add_weights(parser)
 
 
-def _add_dialogue(parser) -> None:
-  parser.add_argument('--dialogue', default='', metavar='FILE',
-                      help='instead: answer this dialogue with texts and images')
-  texts = dict(
-      images='of its answer: exactly N, or with 0 as many as the model begins',
-      max_images='the most that it may begin',
-      max_tokens='of each text; 0 writes none, and --images follow one another',
-      temperature='0 writes the likeliest token',
-      top_p='share of the probability that tokens are drawn from')
-  for name, default in ANSWERS.items():
-    parser.add_argument(f'--{name.replace("_", "-")}', type=type(default), default=default,
-                        metavar='N' if isinstance(default, int) else 'X',
-                        help=f'{texts[name]}; {default:g} unless given')
-
-
 def _sample(args) -> None:
   if args.dialogue:
     _answer(args)
     return
-  for name, unset in ANSWERS.items():
-    if vars(args)[name] != unset:
-      raise user_error(f'--{name.replace("_", "-")}', vars(args)[name], 'is of the answer to a '
-                       'dialogue; give a --dialogue, or drop it')
+  for name, value in shared.answers(args).items():
+    raise user_error(f'--{name.replace("_", "-")}', value, 'is of the answer to a dialogue; give a '
+                     '--dialogue, or drop it')
   from jaxgen.sampling.commands import sample
   sample(shared.origin(args), args.out, prompts=args.prompt, prompts_file=args.prompts_file,
          job=args.job, given={role: vars(args)[role] for role in GIVEN}, size=args.size,
@@ -77,4 +61,4 @@ def _answer(args) -> None:
   answer(args.workdir, args.out, file=args.dialogue, size=args.size, seed=args.seed,
          weights=args.weights, preset=args.preset, guidance=args.guidance,
          image_guidance=args.image_guidance, steps=args.steps,
-         **{name: vars(args)[name] for name in ANSWERS})
+         **shared.answers(args))

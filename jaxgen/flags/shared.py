@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from jaxgen.core.errors import user_error
 
+# Flags of answers to dialogues, with their defaults.
+ANSWERS = {'images': 0, 'max_images': 8, 'max_tokens': 512, 'temperature': 0.0, 'top_p': 1.0}
+
 
 def command(commands, name: str, run: Callable[[argparse.Namespace], None], text: str,
             overridable: Callable[[argparse.Namespace], bool] = lambda args: 'config' in args
@@ -58,6 +61,25 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--image-guidance', type=float, help='the same for images')
 
 
+def add_answers(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of answers to dialogues."""
+  texts = dict(
+      images='of its answer: exactly N, or with 0 as many as the model begins',
+      max_images='the most that it may begin',
+      max_tokens='of each text; 0 writes none, and --images follow one another',
+      temperature='0 writes the likeliest token',
+      top_p='share of the probability that tokens are drawn from')
+  for name, default in ANSWERS.items():
+    parser.add_argument(f'--{name.replace("_", "-")}', type=type(default), default=default,
+                        metavar='N' if isinstance(default, int) else 'X',
+                        help=f'{texts[name]}; {default:g} unless given')
+
+
+def answers(args: argparse.Namespace) -> dict[str, int | float]:
+  """Those of ``add_answers`` that were given."""
+  return {name: vars(args)[name] for name, unset in ANSWERS.items() if vars(args)[name] != unset}
+
+
 def add_preset(parser: argparse.ArgumentParser) -> None:
   """Adds ``--preset``."""
   parser.add_argument('--preset', default='', metavar='NAME',
@@ -87,19 +109,24 @@ def add_origin(parser: argparse.ArgumentParser) -> None:
                       help='adapters on top of --base; may be given several times')
 
 
-def origin(args: argparse.Namespace):
+def origin(args: argparse.Namespace, required: bool = True):
   """A function that finds what ``add_origin`` has read, a ``jaxgen.sampling.load.Origin``.
+
+  Args:
+    args: the flags.
+    required: whether there must be one; None is returned where there need not and is none.
 
   Raises:
     UserError: flags that do not go together.
   """
-  if bool(args.workdir) == bool(args.base):
+  named = bool(args.workdir) + bool(args.base)
+  if named > 1 or (required and not named):
     raise user_error('--workdir', args.workdir, 'name either a trained run, or a published '
                      'pipeline by --base')
   if args.lora and not args.base:
     raise user_error('--lora', args.lora, 'adapters are added to a published model; name it by '
                      '--base')
-  return lambda: _origin(args)
+  return (lambda: _origin(args)) if named else None
 
 
 def _origin(args: argparse.Namespace):
@@ -115,4 +142,5 @@ def _origin(args: argparse.Namespace):
   pipeline = open_pipeline(args.base)
   print('\n'.join(describe(pipeline)), file=sys.stderr, flush=True)
   return published(overridden(pipeline.config, args.overrides), read_external, args.preset,
-                   adapters.opened(args.lora, pipeline.models))
+                   adapters.opened(args.lora, pipeline.models),
+                   dict(base=args.base, lora=args.lora, overrides=args.overrides))

@@ -26,6 +26,7 @@ def _train(args) -> None:
   config = load_config(args.config, args.overrides)
   validate(config)  # before anything that takes long to import
   from jaxgen.conversion.pretrained import read_external
+  from jaxgen.sampling.validation import drawing
   from jaxgen.training.loop import train
-  if not train(config, args.workdir, shared.processes(args), read_external, profile):
+  if not train(config, args.workdir, shared.processes(args), read_external, profile, drawing):
     sys.exit(args.stopped_code)

@@ -88,8 +88,8 @@ def read_requests(path: str, config: ConfigDict, where: str) -> list[Request]:
     UserError: no such file, nothing in it, or a request that the system cannot draw.
   """
   layout = make_system(config).layout
-  requests = (jobs.read_job(path, config, factor=layout.latent.factor) if path.endswith('.json')
-              else make_requests(config, _lines(path, where)))
+  requests = (jobs.read_job(path, config, factor=layout.latent.factor, flag=where)
+              if path.endswith('.json') else make_requests(config, _lines(path, where)))
   if not requests:
     raise user_error(where, path, 'holds no prompt; write one in each line')
   check_fits(requests, layout, config.data.clean_roles)

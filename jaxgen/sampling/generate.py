@@ -47,7 +47,7 @@ Images = list[np.ndarray]  # uint8[H, W, 3] each
 def generate(system: System, params: Params, requests: Sequence[Request], *, maker: ExampleMaker,
              config: ConfigDict, steps: int = 0, mesh: Mesh | None = None,
              progress: Callable[[int, int], None] = lambda done, total: None) -> list[Images]:
-  """Draws the images of every request.
+  """Draws the images of every request; where a run has several processes, all of them must call.
 
   Args:
     system: a system of ``jaxgen.systems``.
@@ -142,9 +142,9 @@ def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarra
   branches = branches.replace(batch=branches.batch.replace(visual=visual.replace(latents=latents)))
   rows = partition.row_sharding(mesh, len(batch.images))
   keys = (batch.seeds, batch.numbers, batch.outputs, batch.images)
-  branches, keys = jax.device_put((branches, keys), rows)
-  return np.asarray(_sample(system, params, branches, keys, SOLVERS[solver].table(sigmas), solver,
-                            rules, renormalize))
+  branches, keys = partition.split((branches, keys), rows)
+  return partition.gathered(_sample(system, params, branches, keys, SOLVERS[solver].table(sigmas),
+                                    solver, rules, renormalize))
 
 
 def encoded(system: System, params: Params, batch: RequestBatch, mesh: Mesh) -> np.ndarray:
@@ -189,7 +189,7 @@ def _one_by_one(run: Callable[[Array], Array], items: np.ndarray, mesh: Mesh) ->
   for start in range(0, len(items), at_once):
     chunk = items[start:start + at_once]
     filled = chunk[np.arange(at_once) % len(chunk)]
-    results.append(np.asarray(run(jax.device_put(filled, rows)))[:len(chunk)])
+    results.append(partition.gathered(run(partition.split(filled, rows)))[:len(chunk)])
   return np.concatenate(results)
 
 

@@ -1,4 +1,4 @@
-"""Images as the bytes of PNG files, and side by side."""
+"""Images as the bytes of PNG and JPEG files, and side by side."""
 
 import io
 from collections.abc import Sequence
@@ -13,6 +13,13 @@ def to_png(image: np.ndarray) -> bytes:
   """uint8[H, W, 3] as the bytes of a PNG file."""
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, 'PNG')
+  return buffer.getvalue()
+
+
+def to_jpeg(image: Image.Image, quality: int = 95) -> bytes:
+  """A picture of any mode as the bytes of a JPEG file."""
+  buffer = io.BytesIO()
+  image.convert('RGB').save(buffer, 'JPEG', quality=quality)
   return buffer.getvalue()
 
 

@@ -54,7 +54,8 @@ def parse_size(text: str, where: str = '--size') -> tuple[int, int] | None:
   return _checked_size([int(sides[0]), int(sides[-1])], text, where)
 
 
-def read_job(file: str, config: ConfigDict, *, factor: int = 1, **defaults: Any) -> list[Request]:
+def read_job(file: str, config: ConfigDict, *, factor: int = 1, flag: str = '--job',
+             **defaults: Any) -> list[Request]:
   """The requests of a job file.
 
   Ours is a JSON list of objects: ``prompt``, ``source``, ``reference`` and ``context`` (a path or a
@@ -68,6 +69,7 @@ def read_job(file: str, config: ConfigDict, *, factor: int = 1, **defaults: Any)
     config: of the run.
     factor: pixels along a latent token. Sizes of iMontage's files are rounded up to multiples of
       it, as the release does, and a line on stderr says so.
+    flag: that names the file, for errors.
     **defaults: fields of requests that do not give them: ``seed``, ``guidance``, ...
 
   Raises:
@@ -75,10 +77,10 @@ def read_job(file: str, config: ConfigDict, *, factor: int = 1, **defaults: Any)
       of images that its task cannot use, or a list of other length than the outputs; with its
       entry.
   """
-  path = existing_file(file, '--job')
-  job = parsed(path.read_bytes(), f'--job = {file!r}')
+  path = existing_file(file, flag)
+  job = parsed(path.read_bytes(), f'{flag} = {file!r}')
   if not isinstance(job, list | dict) or not job:
-    raise user_error('--job', file, 'must be a JSON list of one or more requests')
+    raise user_error(flag, file, 'must be a JSON list of one or more requests')
   requests = []
   for number, key in enumerate(job if isinstance(job, dict) else range(len(job))):
     where, entry = f'{file}[{json.dumps(key)}]', job[key]
@@ -125,6 +127,21 @@ def save_results(requests: Sequence[Request], images: Sequence[Images], folder: 
   for name in earlier - {name for result in results for name in result['files']}:
     (root / name).unlink(missing_ok=True)
   return paths
+
+
+def read_results(folder: epath.PathLike) -> list[dict[str, Any]]:
+  """The entries of a folder of ``save_results``, whose ``files`` are whole paths.
+
+  Raises:
+    UserError: its ``results.json`` is damaged.
+  """
+  file = epath.Path(folder) / RESULTS
+  entries = parsed(file.read_bytes(), str(file))
+  try:
+    return [dict(entry, name=str(entry['name']),
+                 files=[str(file.parent / name) for name in entry['files']]) for entry in entries]
+  except (TypeError, KeyError, ValueError):
+    raise user_error(str(file), None, 'is no list of drawn images; remove its folder') from None
 
 
 def progress(verb: str = 'drawn'):

@@ -1,7 +1,8 @@
 """What can be drawn from: a run in its workdir, or a published model that a config names."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.checkpoints.weights import check_fit
 from jaxgen.checkpoints.weights import load_weights
+from jaxgen.checkpoints.weights import newest_step
 from jaxgen.checkpoints.weights import read_config
 from jaxgen.config import from_json
 from jaxgen.core.types import Params
@@ -61,21 +63,26 @@ class Origin:
   """Where a run comes from, before its weights are read, which takes long.
 
   Attributes:
-    config: of the run.
+    config: of the run, with the tokenizers that it keeps.
     load: reads the weights.
+    named: what names the weights in records.
   """
 
   config: ConfigDict
   load: Callable[[], Run]
+  named: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def trained(workdir: str, weights: str = 'ema', preset: str = '') -> Origin:
   """A workdir; see ``load_run``."""
-  return Origin(run_config(workdir, preset), lambda: load_run(workdir, weights, preset))
+  return Origin(with_kept(run_config(workdir, preset), workdir),
+                lambda: load_run(workdir, weights, preset),
+                dict(workdir=workdir, step=newest_step(workdir), weights=weights, preset=preset))
 
 
 def published(config: ConfigDict, read_external: Callable[[str], Params], preset: str = '',
-              change: Callable[[Params], Params] = lambda params: params) -> Origin:
+              change: Callable[[Params], Params] = lambda params: params,
+              named: Mapping[str, Any] | None = None) -> Origin:
   """A model that was not trained here.
 
   Args:
@@ -83,6 +90,7 @@ def published(config: ConfigDict, read_external: Callable[[str], Params], preset
     read_external: opens one of them as a tree of ``Stored``.
     preset: as for ``run_config``.
     change: makes other parameters of those that were read.
+    named: what names the model in records, besides the preset.
   """
   config = with_preset(config, preset)
 
@@ -90,7 +98,7 @@ def published(config: ConfigDict, read_external: Callable[[str], Params], preset
     run = load_published(config, read_external)
     return dataclasses.replace(run, params=change(run.params))
 
-  return Origin(config, load)
+  return Origin(config, load, dict(named or {}, preset=preset))
 
 
 def run_config(workdir: str, preset: str = '') -> ConfigDict:

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -111,6 +112,17 @@ def to_global(tree: Any, sharding: NamedSharding, rows: int) -> Any:
   return jax.tree.map(
       lambda leaf: jax.make_array_from_process_local_data(
           sharding, leaf, (rows, *leaf.shape[1:])), tree)
+
+
+def split(tree: Any, sharding: NamedSharding) -> Any:
+  """Numpy leaves that every process has whole, as global arrays; no data moves between them."""
+  return jax.tree.map(lambda leaf: jax.make_array_from_callback(
+      leaf.shape, sharding, lambda index: leaf[index]), tree)
+
+
+def gathered(array: jax.Array) -> np.ndarray:
+  """The values of a global array, on every process."""
+  return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 @contextlib.contextmanager

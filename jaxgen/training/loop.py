@@ -1,6 +1,7 @@
 """``train(config, workdir)``: set up, restore, loop. The workdir holds all state of a run."""
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -8,16 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from jaxgen.config import validate
 from jaxgen.core import formats
-from jaxgen.core import trees
 from jaxgen.core.types import Params
 from jaxgen.data.kept_tokenizers import with_kept
+from jaxgen.data.loader import Loader
 from jaxgen.data.loader import make_loader
 from jaxgen.objectives.registry import Objectives
 from jaxgen.objectives.registry import make_objectives
@@ -42,6 +42,7 @@ from jaxgen.training.flops import step_flops
 from jaxgen.training.init_from import load_groups
 from jaxgen.training.latents import Feed
 from jaxgen.training.latents import make_encoder
+from jaxgen.training.metrics import Found
 from jaxgen.training.metrics import Journal
 from jaxgen.operations.programs import Programs
 from jaxgen.training.state import Blueprint
@@ -53,15 +54,18 @@ from jaxgen.training.step import make_train_step
 from jaxgen.operations.stop import StopRequest
 from jaxgen.operations.trace import Trace
 from jaxgen.operations.watch import Watch
+from jaxgen.training.validation import Drawing
+from jaxgen.training.validation import open_rows
+from jaxgen.training.validation import prepare
+from jaxgen.training.validation import Validation
 
 Reader = Callable[[str], Params]
-AtSave = Callable[[int, Params], None]
 
 
 def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = None,
           read_external: Reader | None = None,
           profile: tuple[int, int] | None = None,
-          at_save: AtSave = lambda step, params: None) -> bool:
+          drawing: Drawing | None = None) -> bool:
   """Trains to ``config.train.steps``; resumes if the workdir holds a run of the same config.
 
   Resuming is exact on any number of processes and devices. Every process of a run calls this
@@ -75,8 +79,7 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
     start: ``coordinator``, ``num_processes`` and ``process_id``, see ``start_processes``.
     read_external: reads models of other libraries for ``config.init_from``, see ``load_groups``.
     profile: first and last step to trace, see ``Trace``.
-    at_save: called after each save with the step and the parameters that steps read, on the
-      devices: the moving average where there is one.
+    drawing: prepares the images of ``config.validation``; without it none are drawn.
 
   Returns:
     Whether all steps are done; False after SIGTERM.
@@ -95,11 +98,11 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
   use_compilation_cache()
   with Watch(hosts, config.train.host_timeout) as watch:
     fingerprint.check_same(hosts, 'start', fingerprint.describe(config, workdir))
-    return _run(config, workdir, hosts, watch, read_external, profile, at_save)
+    return _run(config, workdir, hosts, watch, read_external, profile, drawing)
 
 
 def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_external: Reader | None,
-         profile: tuple[int, int] | None, at_save: AtSave) -> bool:
+         profile: tuple[int, int] | None, drawing: Drawing | None) -> bool:
   began = time.time()
   mesh = make_mesh(config.mesh)
   topology = elastic.plan(config, mesh, hosts.count, workdir)
@@ -112,6 +115,7 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
     stack.enter_context(lock.held(epath.Path(workdir), leads=hosts.index == 0))
     path, before = workdirs.claim(asked, workdir, hosts)
     config = with_kept(config, path)
+    draw = prepare(config, system, blueprint.groups, path, drawing)
     programs = stack.enter_context(Programs())
     # --- Restore: from the newest complete checkpoint, else from init_from, else at random.
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(path, config.train.keep)))
@@ -122,11 +126,10 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
     trace = Trace(profile, path, hosts, first, config.train.steps)
     low, high = partition.process_rows(mesh, config.train.rows)
     loader = make_loader(config, system.layout, rows=(low, high), start_step=first)
+    held_out = open_rows(config, system, (low, high))
     records = workdirs.record_changes(path, loader.records, hosts)
     if first:
-      state, frozen, cursors = _resumed(checkpoints, first, blueprint)
-      sources = dict.fromkeys(system.groups, 'from checkpoint')
-      loader.restore(cursors[low:high], first)
+      state, frozen, sources = _resumed(checkpoints, first, blueprint, loader, (low, high))
       moved = elastic.changes(elastic.last(path), topology, config.train.rows)
       _say(f'{path.name}: resumes at step {first}{moved}{workdirs.changes(before, asked, first)}'
            f'{records}')
@@ -138,8 +141,11 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
 
     # --- Compile: all programs of the run; from here on other shapes are an error.
     stop = stack.enter_context(StopRequest())
-    feed = Feed(loader, make_encoder(config, system, frozen, loader, rows), rows, config.train.rows)
+    encoder = make_encoder(config, system, frozen, loader, rows)
+    feed = Feed(loader, encoder, rows, config.train.rows)
     stack.callback(feed.close)
+    validation = Validation(config, system, blueprint, encoder, rows, held_out, draw)
+    stack.callback(validation.close)
     stack.push(watch.failed)  # runs before anything is closed, which may block on a lost host
     step_of = _compiled(config, system, objectives, blueprint, rows, hosts,
                         (state, frozen, feed.peek().batch))
@@ -156,16 +162,15 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
         with jax.transfer_guard('disallow'):
           state, metrics = step_of(state, frozen, fed.batch)
       journal.put(step, metrics, fed)
-      if trace.ends(step):
-        watch.at('the trace')
-        journal.flush()
-        trace.close(state)
       last = step == config.train.steps or stop.reached(step)
+      due = validation.due(step, last)
+      if trace.ends(step) or due:
+        journal.flush(functools.partial(_behind, step, state, frozen, trace,
+                                        validation if due else None, watch))
       if last or step % config.train.checkpoint_every == 0:
         watch.at(f'the save of step {step}')
         journal.flush()
         checkpoints.save(step, state.items, gather_cursors(fed.cursors, low, config.train.rows))
-        at_save(step, trees.merge(state.ema or state.params, frozen))
       if last:
         break
     watch.at('the end')
@@ -187,11 +192,13 @@ def _begun(config: ConfigDict, system: System, blueprint: Blueprint, checkpoints
   return state, frozen, sources
 
 
-def _resumed(checkpoints: Checkpoints, step: int, blueprint: Blueprint
-             ) -> tuple[TrainState, Params, np.ndarray]:
-  """Restores the state, the frozen parameters (not quantised) and the cursors of a checkpoint."""
+def _resumed(checkpoints: Checkpoints, step: int, blueprint: Blueprint, loader: Loader,
+             rows: tuple[int, int]) -> tuple[TrainState, Params, dict[str, str]]:
+  """The same of a checkpoint, to which the loader of the rows [low, high) goes back too."""
   items, cursors = checkpoints.restore(step, blueprint.state.items)
-  return TrainState.of_items(items), checkpoints.restore_frozen(blueprint.stored), cursors
+  loader.restore(cursors[slice(*rows)], step)
+  return (TrainState.of_items(items), checkpoints.restore_frozen(blueprint.stored),
+          dict.fromkeys(blueprint.groups, 'from checkpoint'))
 
 
 def _compiled(config: ConfigDict, system: System, objectives: Objectives, blueprint: Blueprint,
@@ -203,6 +210,18 @@ def _compiled(config: ConfigDict, system: System, objectives: Objectives, bluepr
     text = fingerprint.text_hash(program.as_text())
     fingerprint.check_same(hosts, 'program', {'the train step': text})
   return program.compile()
+
+
+def _behind(step: int, state: TrainState, frozen: Params, trace: Trace,
+            validation: Validation | None, watch: Watch) -> Found:
+  """What follows a step whose time has been taken: the end of a trace, and a validation."""
+  if trace.ends(step):
+    watch.at('the trace')
+    trace.close(state)
+  if not validation:
+    return {}, {}
+  watch.at(f'the validation of step {step}')
+  return validation(step, state, frozen)
 
 
 def _say(text: str) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,8 @@ from jaxgen.training.latents import StepInput
 # What readers of metrics.jsonl count on, and the types.
 NEEDED = {'step': int, 'loss': (int, float, type(None)), 'seconds': (int, float)}
 Ids = tuple[tuple[str, ...], ...]
+# Metrics and images uint8[H, W, 3] of a validation.
+Found = tuple[Mapping[str, float], Mapping[str, np.ndarray]]
 
 
 class Journal:
@@ -77,8 +79,13 @@ class Journal:
             flush=True)
     self._pending = (step, metrics, dataclasses.replace(fed, batch=None))
 
-  def flush(self) -> None:
-    """Waits for the last step and logs it."""
+  def flush(self, validate: Callable[[], Found] = lambda: ({}, {})) -> None:
+    """Waits for the last step and logs it.
+
+    Args:
+      validate: called behind the step; its metrics join the step's line, its images and metrics go
+        to TensorBoard.
+    """
     if self._pending is None:
       return
     step, metrics, fed = self._pending
@@ -86,13 +93,16 @@ class Journal:
     record = self._record(step, jax.device_get(metrics), fed)
     if record['loss'] is None:
       _write_bad_batch(self._workdir, record, fed.ids)
+    found, images = validate()
     if self._leads:
       self._goodput.add(record)
       record['goodput'] = self._goodput.share(self._now())
       with disk_errors(self._workdir):
-        self._file.write(json.dumps(record) + '\n')
+        self._file.write(json.dumps(record | found) + '\n')
         self._file.flush()
         self._show(step, record)
+        if found or images:
+          self._show_validation(step, found, images)
     if record['skipped_in_a_row'] >= self._config.train.halt_after:
       raise user_error('config.train.halt_after', self._config.train.halt_after, 'so many steps in '
                        f'a row had no finite loss or gradient, up to step {step}; see the samples '
@@ -161,6 +171,14 @@ class Journal:
                if isinstance(value, (int, float)) and name != 'step'}
     for tracker in self._trackers:
       tracker.write_scalars(step, scalars)
+
+  def _show_validation(self, step: int, found: Mapping[str, float],
+                       images: Mapping[str, np.ndarray]) -> None:
+    losses = [f'{name} {value:.4f}' for name, value in found.items() if name.count('/') == 2]
+    if losses:
+      print(f'{self._workdir.name}: step {step}: {", ".join(losses)}', file=sys.stderr, flush=True)
+    self._board.write_scalars(step, dict(found))
+    self._board.write_images(step, {name: image[None] for name, image in images.items()})
 
 
 def ids_hash(ids: np.ndarray) -> str:

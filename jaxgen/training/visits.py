@@ -14,13 +14,23 @@ from jaxgen.data.sample import draw_variant
 from jaxgen.data.sequences import SHUFFLE_LIMIT
 from jaxgen.data.sequences import open_spec
 from jaxgen.data.sources import Source
+from jaxgen.data.streams import SOURCES
+from jaxgen.training.validation import HELD_OUT
+from jaxgen.training.validation import held_out
 
 
 def open_sources(config: ConfigDict) -> list[tuple[Source, str]]:
-  """The sources with images to be encoded, and their tasks."""
+  """The sources with images to be encoded, and their tasks; those of the validation too."""
+  opened = _opened(config, SOURCES)
+  if config.validation.every:
+    opened += _opened(held_out(config), HELD_OUT)
+  return opened
+
+
+def _opened(config: ConfigDict, where: str) -> list[tuple[Source, str]]:
   opened = []
   for name, spec in sorted(config.data.sources.items()):
-    field = f'config.data.sources.{name}'
+    field = f'{where}.{name}'
     if spec.task in LANGUAGE_TASKS:
       continue
     source = open_spec(spec, config, f'{field}.path')

@@ -29,7 +29,7 @@ MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train
               'data/threads', 'data/prefetch', 'data/cache', 'data/states', 'data/max_bad_share',
               'data/max_references', 'data/oversize',
               'data/prompt_tokens', 'data/visual_tokens', 'data/patches', 'data/tokenizer',
-              'data/tower_tokenizers', 'sampling/')
+              'data/tower_tokenizers', 'sampling/', 'validation/')
 # What becomes of these is said by ``operations.elastic``.
 _OF_TOPOLOGY = ('mesh/data', 'mesh/fsdp', 'mesh/context', 'mesh/tensor', 'train/accumulate')
 

@@ -27,6 +27,7 @@ def get_config():
   config.data.tokenizer = 'runs/tokenizer'
   config.data.sources.photos = source('folder', 'image', path='photos', share=(1.0, 0.5))
   config.data.sources.pairs = source('jsonl', 'pair', path='pairs.jsonl', share=(0.0, 0.5))
+  config.validation.sources.held = source('jsonl', 'pair', path='held.jsonl')
   config.model.lora.out = lora('denoiser/.*_out', rank=4, alpha=4.0)
   return config
 '''
@@ -97,6 +98,11 @@ BROKEN = {
     'sampling.last_level=1.5': '0 to 1',
     'sampling.size_shift=(256, 0.5)': 'two points of a line',
     'sampling.size_shift=(256, 0.5, 256, 1.15)': 'two numbers of tokens',
+    'validation.every=-1': '0 or more',
+    'validation.batches=0': 'above 0',
+    'validation.seed=4294967296': 'use 0 to 4294967295',
+    'validation.weights=all': 'ema, params, both',
+    'validation.sources.held.split=dev': 'train, test, validation',
 }
 
 

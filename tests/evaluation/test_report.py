@@ -16,6 +16,7 @@ from PIL import Image
 from jaxgen.config import base_config
 from jaxgen.config import to_json
 from jaxgen.core.errors import UserError
+from jaxgen.data.sample import Sample
 from jaxgen.data.shapes import geneval
 from jaxgen.evaluation import charts
 from jaxgen.evaluation import evaluate
@@ -23,6 +24,8 @@ from jaxgen.evaluation import page
 from jaxgen.evaluation.report import write_report
 from jaxgen.evaluation.shapes.cases import make_cases
 from jaxgen.sampling.images import to_png
+from jaxgen.sampling.jobs import save_results
+from jaxgen.sampling.request import Request
 
 TABLE = {task: 0.5 for task in geneval.TASKS} | {'overall': 0.5}
 CAPTION = 'a photo of a <red> circle'
@@ -190,7 +193,8 @@ def test_a_single_unfinished_run(tmp_path):
   write_report(str(tmp_path / 'run'))
   summary = json.loads((tmp_path / 'run/summary.json').read_text())
   assert summary == dict(score=None, score_untrained=None, seconds=None, stage_seconds={},
-                         steps={'run': 5}, goodput={'run': 0.55}, losses={'run': {}}, export=None)
+                         steps={'run': 5}, goodput={'run': 0.55}, losses={'run': {}},
+                         validation={'run': {}}, export=None)
 
 
 def test_order_without_timings(finished):
@@ -225,6 +229,34 @@ def test_damaged_files_are_left_out_or_named(finished, file, fix):
   (finished / file).write_bytes(whole)
   (finished / 'finetune/samples/evaluation/0000.png').unlink()
   write_report(str(finished))
+
+
+def test_validations_are_curves_and_images_over_time(tmp_path):
+  """Ten validations of two weights; of those with images six are shown, the last one among them."""
+  run = tmp_path / 'run'
+  write_run(run, 20, began=1000)
+  lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  for line in lines[1::2]:
+    line |= {f'validation/{weights}/loss': 2 / line['step'] for weights in ('ema', 'params')}
+    image = np.full((8, 8, 3), line['step'], np.uint8)
+    request = Request(Sample(CAPTION, ()), 0, 0, {})
+    save_results([request], [[image]], str(run / f'samples/validation/{line["step"]:06}_ema'))
+  (run / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  text = open(write_report(str(run))).read()
+  checker = Checker()
+  checker.feed(text)
+  assert not checker.open and len(checker.images) == 6
+  assert text.count('<h3>ema/loss, last 0.1</h3>') == text.count('params/loss, last 0.1') == 1
+  steps = [int(step) for step in re.findall(r'<th>(\d+)</th>', text)]
+  assert len(steps) == 6 and steps[-1] == 20 and html.escape(CAPTION) in text
+  shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(link.partition(',')[2]))))[0, 0, 0]
+           for link in checker.links]
+  assert shown == steps
+  summary = json.loads((run / 'summary.json').read_text())
+  assert summary['validation']['run'] == {'ema/loss': 0.1, 'params/loss': 0.1}
+  (run / 'samples/validation/000020_ema/results.json').write_text('[1]')
+  with pytest.raises(UserError, match='is no list of drawn images; remove its folder'):
+    write_report(str(run))
 
 
 def test_no_run(tmp_path):

@@ -5,15 +5,15 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from jaxgen.checkpoints.weights import newest_step
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import check_place
 from jaxgen.core.files import read_json
+from jaxgen.evaluation import rubrics
 from jaxgen.evaluation.benchmarks import detections
 from jaxgen.evaluation.benchmarks import draw
 from jaxgen.evaluation.benchmarks import pairs
@@ -26,9 +26,10 @@ from jaxgen.evaluation.benchmarks.pages import write_page
 from jaxgen.evaluation.benchmarks.registry import benchmark as find_benchmark
 from jaxgen.evaluation.benchmarks.registry import ORIGINS
 from jaxgen.evaluation.judge import Judge
+from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.jobs import parse_size
 from jaxgen.sampling.jobs import progress
-from jaxgen.sampling.load import load_run
+from jaxgen.sampling.load import Origin
 
 INPUTS = 'inputs'  # folder of images that come inside of tables
 
@@ -67,21 +68,23 @@ class Judging:
                  concurrency=self.concurrency, options=_options(self.options))
 
 
-def evaluate_benchmark(name: str, data: str, out: str, *, workdir: str = '', weights: str = 'ema',
-                       preset: str = '', size: str = '', limit: int = 0, seed: int = 0,
-                       steps: int = 0, guidance: float | None = None,
-                       image_guidance: float | None = None,
+def evaluate_benchmark(name: str, data: str, out: str, *,
+                       open_origin: Callable[[], Origin] | None = None, size: str = '',
+                       limit: int = 0, seed: int = 0, steps: int = 0,
+                       guidance: float | None = None, image_guidance: float | None = None,
                        share: tuple[int, int] = (0, 1), prompts_file: str = '', rewrite: str = '',
                        rewrite_rubric: str = 'rewrite', judging: Judging = Judging(),
-                       dialogue: draw.Dialogue | None = None) -> dict[str, Any] | None:
+                       answers: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
   """Draws what is not there yet, and scores it where something is given to score it with.
+
+  Weights are read last, which takes long: before it, all files are opened, every request is checked
+  against the models, and what is to score is there.
 
   Args:
     name: of the benchmark.
     data: folder of its files.
     out: folder of the results.
-    workdir: of the run that draws; '' scores what is there.
-    weights, preset: as ``load_run`` takes them.
+    open_origin: finds what draws; None scores what is there.
     size: as ``parse_size`` reads it.
     limit: items of each group; 0 is all.
     seed: of the noise.
@@ -90,50 +93,79 @@ def evaluate_benchmark(name: str, data: str, out: str, *, workdir: str = '', wei
     prompts_file: wordings in place of the prompts, see ``prompts.from_file``.
     rewrite: model that rewrites the prompts, by ``rewrite_rubric``.
     judging: what scores.
-    dialogue: draws interleaved documents.
+    answers: of documents, fields of ``interleaved.Options`` besides steps and guidance.
 
   Returns:
     The contents of ``scores.json``; None where nothing was scored.
 
   Raises:
-    UserError: missing files, an unknown name, images that were drawn otherwise, or a judge that
-      refuses.
+    UserError: missing files, an unknown name, items that cannot be drawn, images that were drawn
+      otherwise, or a judge that refuses.
   """
   check_place(out)
   benchmark, root = find_benchmark(name), epath.Path(out)
+  _check_scoring(benchmark, root, judging)
   items = benchmark.read(Data(data or f'data/{name}', name, ORIGINS[name], str(root / INPUTS)))
   draw.check_files(items)
   chosen = draw.numbered(items, limit)
   chosen = _worded(chosen, root, prompts_file, rewrite, rewrite_rubric, judging)
-  if workdir:
+  if open_origin:
     settings = draw.Settings(seed, steps, parse_size(size), guidance, image_guidance)
-    record = dict(
-        benchmark=name, prompts=_digest(items),
-        wordings=_wordings(prompts_file, rewrite, rewrite_rubric), workdir=workdir,
-        step=newest_step(workdir), weights=weights, preset=preset, **dataclasses.asdict(settings))
-    _draw(benchmark, chosen, out, record, settings, share, dialogue)
+    record = dict(benchmark=name, prompts=_digest(items),
+                  wordings=_wordings(prompts_file, rewrite, rewrite_rubric),
+                  **dataclasses.asdict(settings))
+    _draw(benchmark, chosen, out, open_origin(), record, settings, share, answers or {})
   if judging.against:
     _compare(benchmark, [item for _, item in chosen], out, judging)
     return None
   return _score(benchmark, [item for _, item in chosen], out, judging)
 
 
-def _draw(benchmark: Benchmark, items: Sequence[tuple[int, Item]], out: str,
+def _draw(benchmark: Benchmark, items: Sequence[tuple[int, Item]], out: str, origin: Origin,
           record: Mapping[str, Any], settings: draw.Settings, share: tuple[int, int],
-          dialogue: draw.Dialogue | None) -> None:
-  run = load_run(record['workdir'], record['weights'], record['preset'])
-  draw.check_record(out, dict(record, sampling=json.loads(run.config.sampling.to_json())))
+          answers: Mapping[str, Any]) -> None:
+  config, own = origin.config, draw.shared_out(items, share)
+  record = dict(record, **origin.named, sampling=json.loads(config.sampling.to_json()))
+  options = None
   if benchmark.dialogue:
-    done = draw.draw_documents(run, benchmark, items, out, settings, dialogue, share=share)
+    options = Options(**answers, steps=settings.steps, guidance=settings.guidance,
+                      image_guidance=settings.image_guidance)
+    record |= dataclasses.asdict(options)
+  elif answers:
+    raise user_error(f'--{next(iter(answers)).replace("_", "-")}', next(iter(answers.values())),
+                     f'is of documents, and {benchmark.name} has none; leave it out')
+  draw.check_drawable(config, own, settings, options)
+  draw.check_record(out, record)
+  run = origin.load()
+  if options:
+    done = draw.draw_documents(run, benchmark, items, out, settings, options, share=share,
+                               progress=progress(benchmark.name))
   else:
     done = draw.draw(run, items, out, settings, share=share, progress=progress(benchmark.name))
   draw.write_beside(benchmark, items, out)
   print(f'{benchmark.name}: {done} drawn, {len(items)} prompts in {out}')
 
 
-def _compare(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judging) -> None:
-  if benchmark.name != 'opening' or not judging.model:
+def _check_scoring(benchmark: Benchmark, root: epath.Path, judging: Judging) -> None:
+  """Raises a ``UserError`` for what could not score the images once they are drawn."""
+  if judging.against and (benchmark.name != 'opening' or not judging.model):
     raise user_error('--against', judging.against, 'is for --benchmark=opening with a --judge')
+  if judging.model and benchmark.scores != 'judge':
+    raise user_error('--judge', judging.model, f'{benchmark.name} is scored by {benchmark.scores}, '
+                     'not by a judge; leave it out')
+  if judging.model:
+    judging.asks(root, scoring.REPLIES).check()
+  if judging.rubrics:
+    rubrics.check_folder(judging.rubrics)
+  if judging.prices:
+    _prices(judging.prices)
+  if judging.embeddings:
+    read_json(judging.embeddings, 'write it again')
+  if judging.detector:
+    detections.check_command(judging.detector)
+
+
+def _compare(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judging) -> None:
   judge = judging.asks(epath.Path(out), pairs.REPLIES)
   print('\n'.join(pairs.lines_of(*pairs.battles(items, out, judging.against, judge,
                                                 judging.rubrics))))

@@ -8,6 +8,7 @@ order. Its models and their libraries stay out of our process.
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,16 @@ def detected(items: Sequence[Item], folder: str, command: str) -> Scored:
     scores.append(own)
   write_text(root / RESULTS, ''.join(json.dumps(line) + '\n' for line in results))
   return Scored(scores, missing, dict(detector=command or 'detections on disk'))
+
+
+def check_command(command: str) -> None:
+  """Raises a ``UserError`` unless the program of a detector is there."""
+  try:
+    program, *_ = shlex.split(command)
+  except ValueError:
+    program = ''
+  if not shutil.which(program):
+    raise user_error('--detector', command, 'no such program; give a command, or mask2former')
 
 
 def verdict_on(line: dict[str, Any], item: Item) -> tuple[bool, str]:

@@ -13,28 +13,38 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
+from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.sample import encoded
 from jaxgen.data.sample import FileImage
+from jaxgen.data.sample import Part
+from jaxgen.data.sample import Sample
 from jaxgen.evaluation.benchmarks.base import Benchmark
 from jaxgen.evaluation.benchmarks.base import Item
 from jaxgen.evaluation.benchmarks.interleaved import document_files
 from jaxgen.evaluation.benchmarks.interleaved import image_name
+from jaxgen.evaluation.benchmarks.interleaved import PARTS
+from jaxgen.sampling.images import to_jpeg
 from jaxgen.sampling.images import to_png
+from jaxgen.sampling.batching import plan
+from jaxgen.sampling.interleaved import check
+from jaxgen.sampling.interleaved import Dialogue
+from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.load import Run
+from jaxgen.sampling.reading import check_writes
+from jaxgen.sampling.request import check_fits
 from jaxgen.sampling.request import make_request
 from jaxgen.sampling.request import Request
+from jaxgen.systems.registry import make_system
 
 RECORD, LIST = 'drawn.json', 'items.json'
 BATCHES = 8  # batches between two times of writing images; a killed process loses no more
-
-# Draws one document: (run, item, seed, number) -> its texts and its images uint8[H, W, 3].
-Dialogue = Callable[[Run, Item, int, int], Sequence[str | np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +97,40 @@ def check_files(items: Sequence[Item]) -> None:
       seen.add(name)
 
 
-def requests_of(run: Run, item: Item, number: int, settings: Settings) -> list[Request]:
+def requests_of(config: ConfigDict, item: Item, number: int, settings: Settings) -> list[Request]:
   """One request for each time that an item is drawn."""
   return [make_request(
-      run.config, item.wording or item.text, size=settings.size, source=item.source,
+      config, item.wording or item.text, size=settings.size, source=item.source,
       reference=item.reference, outputs=item.outputs, seed=settings.seed,
       number=number * item.draws + draw, guidance=settings.guidance,
       image_guidance=settings.image_guidance, name=item.key, origin=item.key)
           for draw in range(item.draws)]
+
+
+def check_drawable(config: ConfigDict, items: Sequence[tuple[int, Item]], settings: Settings,
+                   options: Options | None) -> None:
+  """Raises a ``UserError`` for an item that a run cannot draw; needs no parameters.
+
+  What its images take in a row is found out when they are read, batch by batch.
+
+  Args:
+    config: of the run.
+    items: of ``numbered``.
+    settings: how they are drawn.
+    options: of the answers, where the items are documents.
+  """
+  system = make_system(config)
+  maker = ExampleMaker.of(config, system.layout)
+  if options:
+    check_writes(system, config)
+    check(system, [dialogue_of(item, number, settings) for number, item in items], maker, config,
+          options)
+    return
+  requests = [requests_of(config, item, number, settings)[0] for number, item in items]
+  check_fits(requests, system.layout, config.data.clean_roles)
+  texts = [request for request in requests
+           if len(request.sample.images) == len(request.sample.targets)]
+  plan(texts, system, maker, config.sampling.rows, [0.0] * len(texts))
 
 
 def draw(run: Run, items: Sequence[tuple[int, Item]], folder: str, settings: Settings, *,
@@ -117,12 +153,12 @@ def draw(run: Run, items: Sequence[tuple[int, Item]], folder: str, settings: Set
     UserError: an item that the run cannot draw, before anything is drawn of its batch.
   """
   root = epath.Path(folder)
-  left = [(number, item, absent) for number, item in items
-          if number % share[1] == share[0] and (absent := _absent(item, root))]
+  left = [(number, item, absent) for number, item in shared_out(items, share)
+          if (absent := _absent(item, root))]
   chunk, done = [], 0
   total = sum(len(absent) for _, _, absent in left)
   for place, (number, item, absent) in enumerate(left, start=1):
-    requests = requests_of(run, item, number, settings)
+    requests = requests_of(run.config, item, number, settings)
     chunk += [(item, draw, requests[draw]) for draw in absent]
     if len(chunk) >= BATCHES * run.config.sampling.rows or place == len(left):
       images = run.draw([request for _, _, request in chunk], steps=settings.steps)
@@ -132,34 +168,67 @@ def draw(run: Run, items: Sequence[tuple[int, Item]], folder: str, settings: Set
   return done
 
 
+def shared_out(items: Sequence[tuple[int, Item]], share: tuple[int, int]
+               ) -> list[tuple[int, Item]]:
+  """The items of ``numbered`` that process ``share[0]`` of ``share[1]`` draws."""
+  return [(number, item) for number, item in items if number % share[1] == share[0]]
+
+
+def dialogue_of(item: Item, number: int, settings: Settings) -> Dialogue:
+  """What is to be answered: the images of an item, then its text."""
+  text = item.wording or item.text
+  parts = [Part(role, image=image) for role, images in (
+      ('source', item.source), ('reference', item.reference)) for image in images]
+  parts += [Part('user', text=text)] if text.strip() else []
+  return Dialogue.of(Sample(item.key, tuple(parts), origin=item.key), seed=settings.seed,
+                     number=number, size=settings.size)
+
+
 def draw_documents(run: Run, benchmark: Benchmark, items: Sequence[tuple[int, Item]], folder: str,
-                   settings: Settings, dialogue: Dialogue | None, *,
-                   share: tuple[int, int] = (0, 1)) -> int:
-  """Draws the documents that are not there yet, with ``dialogue``; returns how many.
+                   settings: Settings, options: Options, *, share: tuple[int, int] = (0, 1),
+                   progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+  """Draws the documents that are not there yet, many at once; each is written as soon as it ends.
+
+  Args:
+    run, items, folder, settings, share: as for ``draw``.
+    benchmark: of the items.
+    options: of the answers.
+    progress: called with (documents written, documents in all) after each.
+
+  Returns:
+    The number of documents drawn.
 
   Raises:
-    UserError: no dialogue is given.
+    UserError: an item that the run cannot answer.
   """
-  if dialogue is None:
-    raise user_error('--benchmark', benchmark.name, 'its documents are drawn by a dialogue, which '
-                     'the system of this run cannot hold; draw them elsewhere and leave out '
-                     '--workdir')
-  root, done = epath.Path(folder), 0
-  for number, item in items:
-    if number % share[1] != share[0] or (root / item.key / 'parts.json').exists():
-      continue
-    parts: list[str | int] = []
-    for part in dialogue(run, item, settings.seed, number):
-      if not isinstance(part, str):
-        count = sum(isinstance(other, int) for other in parts)
-        _write_image(root / image_name(item, benchmark.name, count), part)
-        part = count
-      parts.append(part)
-    files = document_files(item, benchmark.name, parts)
-    for name in sorted(files, key=lambda name: name.endswith('parts.json')):  # says that it is done
-      write_text(root / name, files[name])
-    done += 1
+  left = [(number, item) for number, item in shared_out(items, share)
+          if not (epath.Path(folder) / item.key / PARTS).exists()]
+  done = 0
+  for event in run.converse([dialogue_of(item, number, settings) for number, item in left],
+                            options) if left else ():
+    if event.part is None:
+      _, item = left[event.index]
+      write_document(benchmark, item, folder, [
+          part.image if part.is_image else part.text for part in event.dialogue.answer])
+      done += 1
+      progress(done, len(left))
   return done
+
+
+def write_document(benchmark: Benchmark, item: Item, folder: str,
+                   answer: Sequence[str | np.ndarray]) -> None:
+  """Writes the document of an item, its texts and its images uint8[H, W, 3], as its benchmark has
+  it. The file that says that it is done comes last."""
+  root, parts = epath.Path(folder), []
+  for part in answer:
+    if not isinstance(part, str):
+      count = sum(isinstance(other, int) for other in parts)
+      _write_image(root / image_name(item, benchmark.name, count), part)
+      part = count
+    parts.append(part)
+  files = document_files(item, benchmark.name, parts)
+  for name in sorted(files, key=lambda name: name.endswith(PARTS)):
+    write_text(root / name, files[name])
 
 
 def write_beside(benchmark: Benchmark, items: Sequence[tuple[int, Item]], folder: str) -> None:
@@ -225,13 +294,7 @@ def _write(root: epath.Path, drawn: Sequence[tuple[Item, int, Sequence[np.ndarra
 
 
 def _write_image(file: epath.Path, image: np.ndarray) -> None:
-  write_bytes(file, to_png(image) if file.suffix == '.png' else _jpeg(Image.fromarray(image)))
-
-
-def _jpeg(image: Image.Image) -> bytes:
-  buffer = io.BytesIO()
-  image.convert('RGB').save(buffer, 'JPEG', quality=95)
-  return buffer.getvalue()
+  write_bytes(file, to_png(image) if file.suffix == '.png' else to_jpeg(Image.fromarray(image)))
 
 
 def _copied(image: FileImage, name: str) -> bytes:
@@ -241,4 +304,4 @@ def _copied(image: FileImage, name: str) -> bytes:
   if is_png == name.endswith('.png'):
     return data
   opened = Image.open(io.BytesIO(data)).convert('RGB')
-  return to_png(np.asarray(opened)) if name.endswith('.png') else _jpeg(opened)
+  return to_png(np.asarray(opened)) if name.endswith('.png') else to_jpeg(opened)

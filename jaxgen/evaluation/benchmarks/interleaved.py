@@ -27,6 +27,7 @@ from jaxgen.evaluation.benchmarks.tallies import Pool
 from jaxgen.evaluation.benchmarks.tallies import Table
 from jaxgen.evaluation.benchmarks.tallies import tally
 
+PARTS = 'parts.json'  # of a document; it is there when the document is whole
 COMM = ('style_consistency', 'entity_consistency', 'trend_consistency', 'overall_consistency',
         'completeness', 'image_quality', 'text_fidelity')
 # Task of CoMM -> the criteria that its judge scores.
@@ -195,11 +196,11 @@ def document_files(item: Item, kind: str, parts: Sequence[str | int]) -> dict[st
     parts: texts, and numbers of images, which are called ``image_name``.
 
   Returns:
-    path -> text. ``parts.json`` is ours.
+    path -> text. ``PARTS`` is ours.
   """
   drawn = [part for part in parts if isinstance(part, int)]
   short = {part: image_name(item, kind, part).rpartition('/')[2] for part in drawn}
-  files = {f'{item.key}/parts.json': json.dumps(list(parts), indent=1, ensure_ascii=False)}
+  files = {f'{item.key}/{PARTS}': json.dumps(list(parts), indent=1, ensure_ascii=False)}
   if kind == 'comm':
     files[f'{item.key}/results.json'] = json.dumps(dict(
         model_input=item.text,
@@ -240,7 +241,7 @@ def _about(item: Item, folder: str, rubric: str, names: Sequence[str], parse) ->
 
 def drawn_document(item: Item, folder: str, kind: str) -> tuple[str, list[str]]:
   """The text of a document, with ``<image n>`` in the places of its images, and their paths."""
-  parts: list[Any] = json.loads(_read(f'{folder}/{item.key}/parts.json'))
+  parts: list[Any] = json.loads(_read(f'{folder}/{item.key}/{PARTS}'))
   paths = [f'{folder}/{image_name(item, kind, part)}' for part in parts if isinstance(part, int)]
   return '\n'.join(f'<image {part + 1}>' if isinstance(part, int) else part
                    for part in parts), paths

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,7 +14,8 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_text
 from jaxgen.evaluation.benchmarks.scoring import RESULT
-from jaxgen.evaluation.page import STYLE
+from jaxgen.evaluation.page import document
+from jaxgen.sampling.images import to_jpeg
 
 SHOWN, SIDE = 6, 256  # best and worst items; pixels of a picture
 
@@ -30,19 +32,21 @@ def write_page(record: Mapping[str, Any], folder: str) -> str:
   table = _table([(epath.Path(folder).name, record)])
   body = (f'<h1>{escape(title)}</h1><p class="dim">{escape(_by(record))}</p>'
           f'<div class="card">{_html(table)}</div>{_examples(record, root)}')
-  write_text(root / 'report.html', _page(title, body))
+  write_text(root / 'report.html', document(title, body))
   write_text(root / 'report.md', f'# {title}\n\n{_by(record)}\n\n{_markdown(table)}\n')
   return str(root / 'report.html')
 
 
 def write_comparison(folders: Sequence[str], out: str) -> str:
-  """Writes ``comparison.html`` and ``.md`` of several results of one benchmark.
+  """Writes ``comparison.html``, ``.md`` and ``.json`` of several results of one benchmark.
 
   Raises:
     UserError: they are of several benchmarks, or of several judges or rubrics.
   """
-  records = [(epath.Path(folder).name, read_json(epath.Path(folder) / RESULT, 'score it first'))
-             for folder in folders]
+  names = [epath.Path(folder).name for folder in folders]
+  names = names if len(set(names)) == len(names) else folders
+  records = [(name, read_json(epath.Path(folder) / RESULT, 'score it first'))
+             for name, folder in zip(names, folders, strict=True)]
   for name in ('benchmark', 'items'):
     if len({record[name] for _, record in records}) > 1:
       raise user_error('--compare', ','.join(folders), f'they differ in {name}; such scores are '
@@ -52,12 +56,20 @@ def write_comparison(folders: Sequence[str], out: str) -> str:
     raise user_error('--compare', ','.join(folders), 'they differ in the judge or its rubrics; '
                      'such scores are not to be compared')
   title, table = f'{records[0][1]["benchmark"]}: {len(records)} runs', _table(records)
-  notes = ''.join(f'<p class="dim">{escape(name)}: {escape(_by(record))}</p>'
-                  for name, record in records)
+  notes = [f'{name}: {_by(record)}' for name, record in records]
+  examples = ''.join(_examples(record, epath.Path(folder), f' of {name}')
+                     for folder, (name, record) in zip(folders, records, strict=True))
   root = epath.Path(out)
-  write_text(root / 'comparison.html', _page(
-      title, f'<h1>{escape(title)}</h1>{notes}<div class="card">{_html(table)}</div>'))
-  write_text(root / 'comparison.md', f'# {title}\n\n{_markdown(table)}\n')
+  write_text(root / 'comparison.html', document(
+      title, f'<h1>{escape(title)}</h1>'
+      + ''.join(f'<p class="dim">{escape(note)}</p>' for note in notes)
+      + f'<div class="card">{_html(table)}</div>{examples}'))
+  write_text(root / 'comparison.md',
+             '\n\n'.join([f'# {title}', *notes, _markdown(table)]) + '\n')
+  write_text(root / 'comparison.json', json.dumps(
+      dict(benchmark=records[0][1]['benchmark'], papers=records[0][1]['papers'], runs={
+          name: {key: record[key] for key in ('table', 'by', 'drawn', 'missing')}
+          for name, record in records}), indent=1, ensure_ascii=False))
   return str(root / 'comparison.html')
 
 
@@ -83,6 +95,8 @@ def _by(record: Mapping[str, Any]) -> str:
   """What scored, when, and how much is missing."""
   by, drawn = record['by'], record['drawn']
   words = [f'scored by {by.get("judge") or by.get("detector") or by.get("embeddings")}']
+  if by.get('served'):
+    words.append(f'answered by {", ".join(by["served"])}')
   if by.get('official_judge'):
     words.append(f'the authors score with {by["official_judge"]}')
   if by.get('dates'):
@@ -99,7 +113,7 @@ def _by(record: Mapping[str, Any]) -> str:
   return '; '.join([*words, f'{len(record["missing"])} scores missing'])
 
 
-def _examples(record: Mapping[str, Any], root: epath.Path) -> str:
+def _examples(record: Mapping[str, Any], root: epath.Path, whose: str = '') -> str:
   """The best and the worst items by the sum of their scores."""
   known = [entry for entry in record['scores'] if None not in entry['scores'].values()
            and entry['scores']]
@@ -108,7 +122,7 @@ def _examples(record: Mapping[str, Any], root: epath.Path) -> str:
   parts = []
   for title, chosen in (('Best', ranked[::-1][:count]), ('Worst', ranked[:count])):
     figures = ''.join(_figure(entry, root) for entry in chosen)
-    parts.append(f'<h2>{title}</h2><div class="samples">{figures}</div>')
+    parts.append(f'<h2>{title}{escape(whose)}</h2><div class="samples">{figures}</div>')
   return ''.join(parts)
 
 
@@ -123,15 +137,7 @@ def _figure(entry: Mapping[str, Any], root: epath.Path) -> str:
 def _thumbnail(file: epath.Path) -> str:
   image = Image.open(io.BytesIO(file.read_bytes())).convert('RGB')
   image.thumbnail((SIDE, SIDE))
-  buffer = io.BytesIO()
-  image.save(buffer, 'JPEG', quality=85)
-  return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _page(title: str, body: str) -> str:
-  return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
-          '</title><meta name="viewport" content="width=device-width, initial-scale=1">'
-          f'<style>{STYLE}</style></head><body>{body}</body></html>')
+  return base64.b64encode(to_jpeg(image, quality=85)).decode()
 
 
 def _html(table: Sequence[Sequence[str]]) -> str:

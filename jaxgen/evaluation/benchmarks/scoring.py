@@ -68,8 +68,10 @@ def judged(benchmark: Benchmark, items: Sequence[Item], folder: str, judge: Judg
       scores[item.key] |= dict.fromkeys(question.scores, None)
       missing[f'{item.key}: {question.name}'] = str(error)
   dates = sorted(reply.date for reply in replies if reply.date)
-  by = dict(judge=judge.model, official_judge=benchmark.judge, dates=[*dates[:1], *dates[-1:]],
-            rubrics={name: rubric.digest for name, rubric in known.items()}, questions=len(calls),
+  served = sorted({reply.served for reply in replies if reply.served})
+  by = dict(judge=judge.model, served=served, official_judge=benchmark.judge,
+            dates=[*dates[:1], *dates[-1:]], questions=len(calls),
+            rubrics={name: rubric.digest for name, rubric in known.items()},
             tokens=[sum(reply.tokens[side] for reply in replies) for side in (0, 1)])
   return Scored([scores[item.key] for item in items], missing, by)
 

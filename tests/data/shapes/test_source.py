@@ -2,7 +2,6 @@
 
 import collections
 import pathlib
-import random
 
 import numpy as np
 import pytest

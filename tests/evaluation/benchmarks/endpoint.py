@@ -3,8 +3,8 @@
 What a text says decides: ``[slow 0.2]`` takes 0.2 s, ``[fails n]`` gives 500 to the first n tries,
 ``[busy]`` 429 to the first one, ``[malformed]`` is no JSON, ``[malformed once]`` only at first,
 ``[torn]`` ends within its body, ``[empty]`` has no choices, ``[cut]`` stops at its length,
-``[echo ..]`` says the words. ``GET
-/stats`` tells the number of calls, the most at once, and the bodies. Prints its port.
+``[echo ..]`` says the words. ``GET /stats`` tells the number of calls, the most at once, and the
+bodies, ``GET /v1/models`` the only model. Prints its port.
 """
 
 import http.server
@@ -27,8 +27,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Says nothing."""
 
   def do_GET(self):
-    """Tells what happened so far."""
-    self._send(200, json.dumps(STATE).encode())
+    """Tells what happened so far, or which models there are."""
+    if self.path == '/stats':
+      return self._send(200, json.dumps(STATE).encode())
+    if self.headers['authorization'] != 'Bearer right':
+      return self._send(401, b'{"error": {"message": "no such key"}}')
+    if self.path != '/v1/models':
+      return self._send(404, b'{"error": {"message": "no such place"}}')
+    models = [dict(id='judge', object='model', created=1, owned_by='us')]
+    return self._send(200, json.dumps(dict(object='list', data=models)).encode())
 
   def do_POST(self):
     """Answers as the last text asks for."""

@@ -29,6 +29,7 @@ from jaxgen.evaluation.benchmarks.registry import benchmark
 from jaxgen.evaluation.benchmarks.registry import ORIGINS
 from jaxgen.evaluation.judge import Judge
 from jaxgen.sampling.load import load_run
+from jaxgen.sampling.load import trained
 from jaxgen.systems.registry import make_system
 
 PROMPTS = pathlib.Path(__file__).parent / 'prompts'
@@ -138,7 +139,8 @@ def test_dpg_is_a_grid_and_its_questions_are_asked_of_each_image(workdir, endpoi
                       (keys[0], 1, 0, 'entity (a)', 'Is it there? [echo yes]'),
                       (keys[0], 2, 1, 'entity (b)', 'Is it red? [echo No.]'),
                       (keys[1], 1, 0, 'entity (a)', 'Is it there? [echo perhaps]')])
-  found = evaluate_benchmark('dpg', str(data), str(tmp_path / 'out'), workdir=workdir,
+  found = evaluate_benchmark('dpg', str(data), str(tmp_path / 'out'),
+                             open_origin=lambda: trained(workdir),
                              judging=Judging('judge', endpoint.url))
   assert found['table']['overall'] == dict(value=50, low=50, high=50, count=1, missing=4)
   assert list(found['missing']) == [f'{keys[1]}: {crop}/1' for crop in range(4)]
@@ -180,12 +182,14 @@ def test_gedit_from_the_command_line(workdir, edits, endpoint, key, tmp_path, ca
   assert record['by']['questions'] == 8 and record['by']['tokens'] == [80, 24]
   assert record['by']['dollars'] == pytest.approx((80 * 2.5 + 24 * 10) / 1e6)
   assert record['by']['judge'] == 'judge' and record['by']['official_judge'] == 'gpt-4.1'
+  assert record['by']['served'] == ['judge-1']
   assert record['drawn']['wordings'] == 'official'
   for key_, entry in json.loads((edits / 'gedit_edit.json').read_text()).items():
     folder = out / 'fullset' / entry['edit_type'] / 'en'
     assert np.asarray(Image.open(folder / f'{key_}.png')).shape == (16, 16, 3)
     assert (folder / f'{key_}_SRCIMG.png').read_bytes() == (edits / entry['id']).read_bytes()
   page = (out / 'report.html').read_text()
+  assert 'scored by judge; answered by judge-1; the authors score with gpt-4.1' in page
   assert 'G_O' in page and '7.66' in page and page.count('<figure') == 4  # the paper's beside ours
   assert '| G_O | 6 [6, 6] |' in (out / 'report.md').read_text()
   asked = endpoint.stats()['calls']
@@ -198,19 +202,36 @@ def test_gedit_from_the_command_line(workdir, edits, endpoint, key, tmp_path, ca
       capsys.readouterr().err)
 
 
-def test_results_of_two_rubrics_are_not_compared(tmp_path):
+def test_results_are_compared_on_one_page_unless_their_rubrics_differ(tmp_path):
+  """Our numbers, the paper's, who judged, what is missing, the best and worst image of each."""
   def result(name, rubric, value):
     (tmp_path / name).mkdir()
+    for item in 'xy':
+      Image.new('RGB', (8, 8), 'red').save(tmp_path / name / f'{item}.png')
     (tmp_path / name / 'scores.json').write_text(json.dumps(dict(
-        benchmark='gedit-en', items=4, by=dict(judge='judge', rubrics=dict(a=rubric)), drawn={},
-        papers={}, missing={}, table=dict(G_O=dict(value=value, low=value, high=value, count=4,
-                                                   missing=0)))))
+        benchmark='gedit-en', items=2, drawn={}, papers={'Query-Kontext': dict(G_O=7.66)},
+        by=dict(judge='a judge', official_judge='gpt-4.1', rubrics=dict(a=rubric),
+                dates=['2026-01-02T', '2026-01-03T']), missing={'z: quality': 'cut short'},
+        table=dict(G_O=dict(value=value, low=value, high=value, count=2, missing=1)),
+        scores=[dict(item=item, text=f'{name} {item}', files=[f'{item}.png'],
+                     scores=dict(quality=score)) for item, score in (('x', 1), ('y', 9))])))
     return str(tmp_path / name)
 
   first, second, other = result('a', 'x', 6), result('b', 'x', 7), result('c', 'y', 8)
   page = pathlib.Path(write_comparison([first, second], str(tmp_path / 'out')))
-  assert '<td>6 [6, 6]</td><td>7 [7, 7]</td>' in page.read_text()
-  assert '| G_O | 6 [6, 6] | 7 [7, 7] |' in page.with_suffix('.md').read_text()
+  text = page.read_text()
+  assert '<td>6 [6, 6] (1 missing)</td><td>7 [7, 7] (1 missing)</td><td>7.66</td>' in text
+  assert text.count('scored by a judge; the authors score with gpt-4.1; replies of 2026-01-02 to '
+                    '2026-01-03') == 2 and text.count('1 scores missing') == 2
+  for name in 'ab':
+    best, worst = (text.index(f'<h2>{which} of {name}</h2>') for which in ('Best', 'Worst'))
+    assert best < text.index(f'{name} y<br>') < worst < text.index(f'{name} x<br>')
+  assert text.count('src="data:image/jpeg;base64,') == 4
+  said = page.with_suffix('.md').read_text()
+  assert '| G_O | 6 [6, 6] (1 missing) | 7 [7, 7] (1 missing) | 7.66 |' in said
+  assert 'a: scored by a judge' in said
+  assert json.loads(page.with_suffix('.json').read_text())['runs']['b']['table']['G_O'][
+      'value'] == 7
   with pytest.raises(UserError, match='they differ in the judge or its rubrics'):
     write_comparison([first, other], str(tmp_path / 'out'))
 
@@ -225,7 +246,8 @@ def test_dreambench_is_drawn_from_references(workdir, tmp_path):
     Image.new('RGB', (20, 20), 'red').save(data / path)
   cosines = tmp_path / 'cosines.json'
   cosines.write_text(json.dumps({'0': dict(dino=0.5, clip_t=0.3)}))
-  found = evaluate_benchmark('dreambench-multi', str(data), str(tmp_path / 'out'), workdir=workdir,
+  found = evaluate_benchmark('dreambench-multi', str(data), str(tmp_path / 'out'),
+                             open_origin=lambda: trained(workdir),
                              judging=Judging(embeddings=str(cosines)))
   assert found['table']['dino'] == dict(value=0.5, low=0.5, high=0.5, count=1, missing=1)
   assert {file.name for file in (tmp_path / 'out').glob('*_0.*')} == {
@@ -259,10 +281,51 @@ def test_prompts_are_rewritten_and_that_is_recorded(endpoint, key, tmp_path):
 def test_a_wording_is_drawn_in_place_of_the_prompt(run):
   _, item = items_of('geneval', PROMPTS / 'geneval')[0]
   worded = dataclasses.replace(item, wording='a bench, drawn loudly')
-  first, *_ = draw.requests_of(run, worded, 0, ONCE)
+  first, *_ = draw.requests_of(run.config, worded, 0, ONCE)
   assert [part.text for part in first.sample.texts] != [
-      part.text for part in draw.requests_of(run, item, 0, ONCE)[0].sample.texts]
+      part.text for part in draw.requests_of(run.config, item, 0, ONCE)[0].sample.texts]
   assert 'a bench, drawn loudly' in first.sample.texts[0].text
+
+
+@pytest.mark.parametrize('words, said', [
+    (['--benchmark=dpg', '--judge=judge'], "--judge = 'judge': "),  # there is no key
+    (['--benchmark=geneval', '--judge=judge'], "--judge = 'judge': geneval is scored by det"),
+    (['--benchmark=geneval', '--detector=no-such-thing'], "--detector = 'no-such-thing': no such"),
+    (['--benchmark=geneval', '--detector="'], "--detector = '\"': no such program"),
+    (['--benchmark=dreambench-multi', '--embeddings=none.json'], 'none.json: damaged'),
+    (['--benchmark=dpg', '--rubrics=none'], "--rubrics = 'none': no such folder"),
+    (['--benchmark=dpg', '--judge-prices=2'], "--judge-prices = '2': write READ:WRITTEN"),
+    (['--benchmark=geneval', '--size=15x16'], '00000: size = (15, 16): both sides must be'),
+    (['--benchmark=dpg'], 'tokens, more than config.data.prompt_tokens = 55'),
+    (['--benchmark=geneval', '--max-images=2'], '--max-images = 2: is of documents, and geneval'),
+    (['--benchmark=how-to', '--data=GUIDES'], "config.system = 'iomm': writes no text"),
+    (['--benchmark=geneval', '--seed=1', '--out=OLD'], 'its images are drawn with seed = 0')])
+def test_mistakes_are_said_before_the_weights_are_read(words, said, workdir, tmp_path, capsys,
+                                                       monkeypatch):
+  """The run has a config and no weights, of which nothing is said."""
+  monkeypatch.delenv('OPENAI_API_KEY', raising=False)
+  config = json.loads((pathlib.Path(workdir) / 'config.json').read_text())
+  config['data']['prompt_tokens'] = 55
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run/config.json').write_text(json.dumps(config))
+  draw.check_record(str(tmp_path / 'old'), dict(seed=0))
+  data = tmp_path / 'data'
+  for name in ('geneval', 'dpg', 'dreambench'):
+    shutil.copytree(PROMPTS / name, data, dirs_exist_ok=True)
+  (data / 'dpg_bench.csv').write_text('item_id,proposition_id,dependency,tuple,'
+                                      'question_natural_language\n')
+  (data / 'guides').mkdir()
+  (data / 'guides/prompts.jsonl').write_text('{"id": "g", "title": "How to tie a tie"}')
+  for record in json.loads((data / 'dreambench_multiip.json').read_text()):
+    for path in record['image_paths']:
+      (data / path).parent.mkdir(parents=True, exist_ok=True)
+      Image.new('RGB', (20, 20)).save(data / path)
+  out = [] if '--out=OLD' in words else [f'--out={tmp_path}/out']
+  words = [word.replace('OLD', f'{tmp_path}/old').replace('GUIDES', f'{data}/guides')
+           for word in words]
+  assert cli.main(['evaluate', f'--workdir={tmp_path}/run', f'--data={data}', *out, *words]) == 1
+  errors = capsys.readouterr().err.splitlines()
+  assert len(errors) == 1 and said in errors[0], errors
 
 
 @pytest.mark.parametrize('name', list(ORIGINS))

@@ -188,30 +188,20 @@ DOCUMENTS = {'comm': ('test.json', COMM), 'interleavedbench': ('interleaved_benc
 
 
 @pytest.mark.parametrize('name', list(DOCUMENTS))
-def test_documents_are_drawn_by_a_dialogue_and_judged_whole(name, tmp_path):
-  """Twice: what is there is not drawn again."""
+def test_documents_are_written_and_judged_whole(name, tmp_path):
   file, content = DOCUMENTS[name]
   image(tmp_path, 'in/1.jpg')
   write(tmp_path, file, content)
   item, = read(name, tmp_path)
-  out, drawn = tmp_path / 'out', []
-
-  def dialogue(run, item, seed, number):
-    drawn.append((item.key, seed, number))
-    return ['(1) First.', np.zeros((8, 8, 3), np.uint8), '(2) Then.', np.ones((8, 8, 3), np.uint8)]
-
-  for _ in range(2):
-    draw.draw_documents(None, benchmark(name), [(5, item)], str(out), draw.Settings(seed=2),
-                        dialogue)
-  assert drawn == [(item.key, 2, 5)]
+  out = tmp_path / 'out'
+  draw.write_document(benchmark(name), item, str(out), [
+      '(1) First.', np.zeros((8, 8, 3), np.uint8), '(2) Then.', np.ones((8, 8, 3), np.uint8)])
   assert json.loads((out / item.key / 'parts.json').read_text()) == [
       '(1) First.', 0, '(2) Then.', 1]
   question, = benchmark(name).ask(item, str(out))
   assert question.fields['document'] == '(1) First.\n<image 1>\n(2) Then.\n<image 2>'
   drawn_images = question.images[len(item.source):]
   assert [Image.open(path).size for path in drawn_images] == [(8, 8), (8, 8)]
-  with pytest.raises(UserError, match='drawn by a dialogue, which the system of this run cannot'):
-    draw.draw_documents(None, benchmark(name), [(5, item)], str(out), draw.Settings(), None)
 
 
 def test_documents_have_the_forms_of_comm_and_opening(tmp_path):
@@ -237,11 +227,10 @@ def test_documents_of_two_models_are_compared(endpoint, key, tmp_path, capsys):
   image(tmp_path, 'in/1.jpg')
   records = [OPENING | dict(total_uid=f'010100{number}') for number in range(6)]
   write(tmp_path, 'test_data.jsonl', '\n'.join(map(json.dumps, records)))
-  items = list(enumerate(read('opening', tmp_path)))
   for name in ('ours', 'theirs'):
-    draw.draw_documents(None, benchmark('opening'), items, str(tmp_path / name), draw.Settings(),
-                        lambda run, item, seed, number, name=name: [
-                            f'{name} {number}', np.zeros((8, 8, 3), np.uint8)])
+    for item in read('opening', tmp_path):
+      draw.write_document(benchmark('opening'), item, str(tmp_path / name),
+                          [name, np.zeros((8, 8, 3), np.uint8)])
   write(tmp_path / 'rubrics', 'opening_pair.txt',
         '{document_a} {document_b} [echo A is better]')
   words = ['evaluate', '--benchmark=opening', f'--data={tmp_path}', f'--out={tmp_path}/ours',

@@ -116,6 +116,24 @@ def test_a_refused_key_ends_it_in_one_line(endpoint, monkeypatch, tmp_path):
     Judge('judge', tmp_path / 'judge.jsonl', url=endpoint.url)
 
 
+def test_a_judge_is_looked_for_before_it_is_needed(endpoint, monkeypatch, tmp_path):
+  """By its key, its endpoint and its name; an endpoint without a list of models is taken as it is."""
+  def check(model='judge', url=endpoint.url, **more):
+    Judge(model, tmp_path / 'judge.jsonl', url=url, **more).check()
+
+  monkeypatch.setenv('OPENAI_API_KEY', 'right')
+  check()
+  check('other', replay=True)
+  check('other', url=endpoint.url + '/elsewhere')
+  with pytest.raises(UserError, match="--judge = 'other': the endpoint has judge; name one of its"):
+    check('other')
+  with pytest.raises(UserError, match='the endpoint cannot be reached .*see --judge-url'):
+    check(url='http://127.0.0.1:9/v1', tries=1)
+  monkeypatch.setenv('OPENAI_API_KEY', 'wrong')
+  with pytest.raises(UserError, match='the endpoint refuses: .*no such key'):
+    check()
+
+
 def test_rubrics_are_files(tmp_path):
   """Ours unless the folder has one; fields in braces or brackets; turns; a hash of the text."""
   ours = read_rubric('gedit_consistency')
