@@ -24,6 +24,7 @@ FLOORS = [
     {'training', 'sampling'},
     {'planning'},
     {'conversion'},
+    {'features'},
     {'evaluation', 'finetuning'},
     {'flags'},
     {'cli'},

@@ -16,15 +16,17 @@ from jaxgen.core.files import check_place
 from jaxgen.core.files import read_json
 from jaxgen.evaluation.benchmarks import detections
 from jaxgen.evaluation.benchmarks import draw
+from jaxgen.evaluation.benchmarks import leaks
 from jaxgen.evaluation.benchmarks import pairs
 from jaxgen.evaluation.benchmarks import prompts
 from jaxgen.evaluation.benchmarks import scoring
 from jaxgen.evaluation.benchmarks.base import Benchmark
 from jaxgen.evaluation.benchmarks.base import Item
-from jaxgen.evaluation.benchmarks.files import Data
+from jaxgen.evaluation.benchmarks.base import Scored
+from jaxgen.evaluation.benchmarks.leaks import digest
 from jaxgen.evaluation.benchmarks.pages import write_page
 from jaxgen.evaluation.benchmarks.registry import benchmark as find_benchmark
-from jaxgen.evaluation.benchmarks.registry import ORIGINS
+from jaxgen.evaluation.benchmarks.registry import read_items
 from jaxgen.evaluation.judge import Judge
 from jaxgen.sampling.jobs import parse_size
 from jaxgen.sampling.jobs import progress
@@ -46,6 +48,8 @@ class Judging:
     options: of each call, as JSON.
     prices: dollars for a million tokens read and written, as 2.5:10; '' does not count costs.
     detector: command of GenEval's detector; '' takes detections that are on disk.
+    towers: ``dino``, ``clip`` -> folder or hub id, for DreamBench and storyboards.
+    masks: command that finds foregrounds for storyboards; '' compares whole images.
     embeddings: JSON file of DreamBench's scores: key of an item -> name -> cosine.
     against: of OpenING, folder of another model's documents, which are compared with those here.
   """
@@ -58,6 +62,8 @@ class Judging:
   options: str = ''
   prices: str = ''
   detector: str = ''
+  towers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  masks: str = ''
   embeddings: str = ''
   against: str = ''
 
@@ -73,7 +79,7 @@ def evaluate_benchmark(name: str, data: str, out: str, *, workdir: str = '', wei
                        image_guidance: float | None = None,
                        share: tuple[int, int] = (0, 1), prompts_file: str = '', rewrite: str = '',
                        rewrite_rubric: str = 'rewrite', judging: Judging = Judging(),
-                       dialogue: draw.Dialogue | None = None) -> dict[str, Any] | None:
+                       allow_leaks: bool = False, dialogue: draw.Dialogue | None = None) -> dict[str, Any] | None:
   """Draws what is not there yet, and scores it where something is given to score it with.
 
   Args:
@@ -90,27 +96,31 @@ def evaluate_benchmark(name: str, data: str, out: str, *, workdir: str = '', wei
     prompts_file: wordings in place of the prompts, see ``prompts.from_file``.
     rewrite: model that rewrites the prompts, by ``rewrite_rubric``.
     judging: what scores.
+    allow_leaks: draws although the run was trained on items of the benchmark; ``drawn.json`` says
+      how many were found.
     dialogue: draws interleaved documents.
 
   Returns:
     The contents of ``scores.json``; None where nothing was scored.
 
   Raises:
-    UserError: missing files, an unknown name, images that were drawn otherwise, or a judge that
-      refuses.
+    UserError: missing files, an unknown name, images that were drawn otherwise, training data that
+      hold items of the benchmark, or a judge that refuses.
   """
   check_place(out)
   benchmark, root = find_benchmark(name), epath.Path(out)
-  items = benchmark.read(Data(data or f'data/{name}', name, ORIGINS[name], str(root / INPUTS)))
+  items = read_items(benchmark, data, str(root / INPUTS))
   draw.check_files(items)
   chosen = draw.numbered(items, limit)
   chosen = _worded(chosen, root, prompts_file, rewrite, rewrite_rubric, judging)
   if workdir:
+    leaked = leaks.check_run(workdir, name, items, allow_leaks)
     settings = draw.Settings(seed, steps, parse_size(size), guidance, image_guidance)
     record = dict(
-        benchmark=name, prompts=_digest(items),
+        benchmark=name, prompts=digest(items),
         wordings=_wordings(prompts_file, rewrite, rewrite_rubric), workdir=workdir,
-        step=newest_step(workdir), weights=weights, preset=preset, **dataclasses.asdict(settings))
+        step=newest_step(workdir), weights=weights, preset=preset, leaks=leaked,
+        **dataclasses.asdict(settings))
     _draw(benchmark, chosen, out, record, settings, share, dialogue)
   if judging.against:
     _compare(benchmark, [item for _, item in chosen], out, judging)
@@ -176,15 +186,27 @@ def _wordings(prompts_file: str, rewrite: str, rubric: str) -> str:
 
 
 def _scored(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judging
-            ) -> scoring.Scored | None:
+            ) -> Scored | None:
   """The scores by whatever the benchmark is scored by; None where that is not given."""
   if benchmark.scores == 'detections':
     there = (epath.Path(out) / detections.FILE).exists()
     return detections.detected(items, out, judging.detector) if judging.detector or there else None
-  if benchmark.scores == 'embeddings':
-    return _embedded(items, judging.embeddings) if judging.embeddings else None
-  if not judging.model:
-    return None
+  if judging.towers and not benchmark.embed:
+    raise user_error('--dino or --clip', None, f'{benchmark.name} is not scored by features; leave '
+                     'it out')
+  if judging.masks and not judging.towers:
+    raise user_error('--masks', judging.masks, 'is for features; give --dino or --clip too')
+  parts = []
+  if judging.towers:
+    parts.append(benchmark.embed(items, out, judging.towers, judging.masks))
+  elif judging.embeddings and benchmark.scores == 'embeddings':
+    parts.append(_embedded(items, judging.embeddings))
+  if judging.model and benchmark.ask:
+    parts.append(_judged(benchmark, items, out, judging))
+  return scoring.together(parts) if parts else None
+
+
+def _judged(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judging) -> Scored:
   prices = _prices(judging.prices) if judging.prices else []
   judge = judging.asks(epath.Path(out), scoring.REPLIES)
   scored = scoring.judged(benchmark, items, out, judge, rubrics=judging.rubrics,
@@ -194,18 +216,12 @@ def _scored(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judg
   return scored
 
 
-def _embedded(items: Sequence[Item], file: str) -> scoring.Scored:
+def _embedded(items: Sequence[Item], file: str) -> Scored:
   found = read_json(file, 'write it again')
   names = sorted({name for scores in found.values() for name in scores})
   scores = [{name: found.get(item.key, {}).get(name) for name in names} for item in items]
   missing = {item.key: 'no embedding' for item in items if item.key not in found}
-  return scoring.Scored(scores, missing, dict(embeddings=file))
-
-
-def _digest(items: Sequence[Item]) -> str:
-  """Of all prompts of a benchmark, so that versions of it are told apart."""
-  text = json.dumps([(item.key, item.group, item.text) for item in items])
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
+  return Scored(scores, missing, dict(embeddings=file))
 
 
 def _prices(text: str) -> list[float]:
