@@ -25,8 +25,9 @@ def inspect(path: str) -> dict[str, Any]:
 
   Returns:
     ``path``, ``family``, ``class``, ``layout``, ``group``, ``also`` (further families that it may
-    be read as), ``section`` (for ``config.model``), ``parameters``, ``bytes``, ``dtypes`` (name -> numbers of that dtype), and the lists
-    ``missing``, ``unknown`` and ``misshapen``, empty where the model would load.
+    be read as), ``section`` (for ``config.model``), ``parameters``, ``bytes``, ``dtypes`` (name ->
+    numbers of that dtype), and the lists ``missing``, ``unknown`` and ``misshapen``, empty where
+    the model would load.
 
   Raises:
     UserError: no such model, a class that is not known, or damaged files.

@@ -99,7 +99,7 @@ def open_tower(path: str, *, dtype: Any = jnp.float32) -> Tower:
 
 
 def _processor(folder: str, path: str) -> Any:
-  """The class's own processing, with PIL: it needs no torch, and pixels are equal by construction."""
+  """The class's own processing, with PIL: it needs no torch, and pixels are those of the class."""
   names = [name for name in ('preprocessor_config.json', 'processor_config.json')
            if (epath.Path(folder) / name).exists()]
   if not names:

@@ -157,8 +157,8 @@ TOWER = 'tower'
 class Family(typing.NamedTuple):
   """A family: its config, its module, the parameter group that it fills.
 
-  ``module(config, dtype)`` has ``example()``: the smallest arguments of its ``__call__``. Towers have
-  ``image(pixels)``, and ``text(tokens)`` where they read texts too.
+  ``module(config, dtype)`` has ``example()``: the smallest arguments of its ``__call__``. Towers
+  have ``image(pixels)``, and ``text(tokens)`` where they read texts too.
   """
 
   config: type

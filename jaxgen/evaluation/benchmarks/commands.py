@@ -79,7 +79,8 @@ def evaluate_benchmark(name: str, data: str, out: str, *, workdir: str = '', wei
                        image_guidance: float | None = None,
                        share: tuple[int, int] = (0, 1), prompts_file: str = '', rewrite: str = '',
                        rewrite_rubric: str = 'rewrite', judging: Judging = Judging(),
-                       allow_leaks: bool = False, dialogue: draw.Dialogue | None = None) -> dict[str, Any] | None:
+                       allow_leaks: bool = False, dialogue: draw.Dialogue | None = None
+                       ) -> dict[str, Any] | None:
   """Draws what is not there yet, and scores it where something is given to score it with.
 
   Args:

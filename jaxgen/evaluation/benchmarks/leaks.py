@@ -36,6 +36,8 @@ FOLDER = 'leaks'
 NAMED = 5  # leaks that an error names
 # Drawn without end from seeds, with held-out combinations of their own: nothing to search.
 DRAWN = 'shapes'
+# Kinds that make many samples of each image: the images are searched.
+MADE = ('photos', 'subjects')
 
 
 class Elsewhere(UserError):
@@ -55,7 +57,7 @@ def open_sources(config: ConfigDict) -> dict[str, Source]:
     Elsewhere: one that cannot be opened.
   """
   try:
-    return {name: open_spec(spec, config, f'config.data.sources.{name}.path')
+    return {name: open_spec(_searched(spec), config, f'config.data.sources.{name}.path')
             for name, spec in sorted(config.data.sources.items()) if spec.kind != DRAWN}
   except UserError as error:
     raise Elsewhere(str(error)) from error
@@ -117,8 +119,8 @@ def check_run(workdir: str, name: str, items: Sequence[Item], allow: bool = Fals
     return None
   if found['count'] and not allow:
     raise user_error('--benchmark', name, f'{workdir} was trained on it: {said(found)}; leave them '
-                     f'out of the training data, or say --allow-leaks ({_file(workdir, name)} names '
-                     'them all)')
+                     f'out of the training data, or say --allow-leaks ({_file(workdir, name)} '
+                     'names them all)')
   return found['count']
 
 
@@ -164,6 +166,14 @@ def _kept(workdir: str, name: str, items: Sequence[Item]) -> dict[str, Any]:
   record = made_of | find_leaks(open_sources(config), items)
   write_text(file, json.dumps(record, indent=1, ensure_ascii=False))
   return record
+
+
+def _searched(spec: ConfigDict) -> ConfigDict:
+  if spec.kind not in MADE:
+    return spec
+  spec = spec.copy_and_resolve_references()
+  spec.update(kind='auto', fields=() if spec.kind == 'photos' else spec.fields)
+  return spec
 
 
 def _file(workdir: str, name: str) -> epath.Path:

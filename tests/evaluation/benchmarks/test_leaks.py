@@ -91,3 +91,11 @@ def test_sources_that_are_elsewhere_are_said_not_to_be_searched(workdir, story, 
   assert capsys.readouterr().err.startswith('jaxgen: config.data.sources.own')
   assert cli.main(['data', 'leaks', '--benchmark=storyboard']) == 1
   assert 'give either --config or --workdir' in capsys.readouterr().err
+
+
+def test_of_samples_that_are_made_of_images_the_images_are_searched(tiny_config, workdir, tmp_path):
+  """Not the endless views and turns of each."""
+  tiny_config.data.sources = dict(
+      drawn=source('shapes', 'pair'),
+      views=source('photos', path=str(tmp_path / 'images'), fields=(('task', 'views'),)))
+  assert {name: len(own) for name, own in leaks.open_sources(tiny_config).items()} == dict(views=3)
