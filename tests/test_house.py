@@ -24,6 +24,7 @@ FLOORS = [
     {'training', 'sampling'},
     {'planning'},
     {'conversion'},
+    {'features'},
     {'curation', 'evaluation', 'finetuning', 'serving'},
     {'flags'},
     {'cli'},

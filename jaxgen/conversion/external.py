@@ -62,14 +62,19 @@ class External:
     return engine.fit(self.layout.rules, self.tensors, self.shapes, where=self.path)
 
 
-def open_external(path: str) -> External:
+def open_external(path: str, group: str = '') -> External:
   """Opens a model: a folder or a file, here, in a bucket or on the hub (see ``locate``).
+
+  Args:
+    path: of the model.
+    group: that it is to fill, for classes that may be read in several ways; see
+      ``families.family_of``.
 
   Raises:
     UserError: there is none, its class is unknown, its files are damaged, or it is one file of
       several models.
   """
-  models = open_all(path)
+  models = open_all(path, group)
   if len(models) > 1:
     kinds = ' and '.join(model.family.marker[1] for model in models)
     raise user_error(path, None, f'holds several models ({kinds}); take them apart with jaxgen '
@@ -77,8 +82,12 @@ def open_external(path: str) -> External:
   return models[0]
 
 
-def open_all(path: str) -> list[External]:
-  """The models of a path: one, but for files in which releases keep several."""
+def open_all(path: str, group: str = '') -> list[External]:
+  """The models of a path: one, but for files in which releases keep several.
+
+  Args:
+    path, group: as for ``open_external``.
+  """
   found = locate(path)
   place = split_choice(found)[0]
   root = epath.Path(place)
@@ -88,9 +97,9 @@ def open_all(path: str) -> list[External]:
   where, config = str(folder / 'config.json'), {}
   if (folder / 'config.json').exists():
     config = read_config(str(folder))
-  family = families.family_of(config)
+  family = families.family_of(config, group)
   if family is None and root.is_dir() and ('_class_name' in config or 'model_type' in config):
-    raise families.unknown(config, where)
+    raise families.unknown(config, where, group)
   tensors = _renamed(open_weights(found), family, place)
   if family is None:  # a release with a config of its own making, or with none
     if parts := families.measured(tensors):

@@ -17,10 +17,12 @@ from jaxgen.conversion import lora_names
 from jaxgen.conversion.family import Family
 from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables import adapter
+from jaxgen.conversion.tables import clip
 from jaxgen.conversion.tables import clip_text
 from jaxgen.conversion.tables import connectors
 from jaxgen.conversion.tables import cosmos
 from jaxgen.conversion.tables import dc_ae
+from jaxgen.conversion.tables import dino
 from jaxgen.conversion.tables import flux
 from jaxgen.conversion.tables import hunyuan_video
 from jaxgen.conversion.tables import hunyuan_video_vae
@@ -44,22 +46,37 @@ TABLES: dict[str, Family] = {
     table.FAMILY.name: table.FAMILY for table in (
         adapter, clip_text, cosmos, dc_ae, flux, hunyuan_video, hunyuan_video_vae, internvl, kl,
         llama, qwen2_5_vl, qwen3, qwen_image, sana, sd3, t5, wan_vae, z_image)
-} | {family.name: family for family in connectors.FAMILIES}
+} | {family.name: family for family in (
+    *connectors.FAMILIES, clip.CLIP, clip.SIGLIP, dino.DINO, dino.DINOV2)}
 # Classes that import knows besides; their models are exported as the class of the table.
 TWINS: tuple[Family, ...] = (clip_text.WHOLE, hunyuan_video_vae.RELEASED, wan_vae.QWEN_IMAGE)
 
 
-def family_of(config: Mapping[str, Any]) -> Family | None:
-  """The family that a config.json names, if jaxgen knows it."""
-  return next((family for family in (*TABLES.values(), *TWINS)
-               if config.get(family.marker[0]) == family.marker[1]), None)
+def family_of(config: Mapping[str, Any], group: str = '') -> Family | None:
+  """The family that a config.json names, if jaxgen knows it.
+
+  Args:
+    config: parsed config.json.
+    group: that the model is to fill. A whole CLIP fills two: it is read as a text encoder, as
+      pipelines need it, unless ``registry.TOWER`` is asked for.
+  """
+  return next((family for family in readings(config)
+               if not group or registry.FAMILIES[family.name].group == group), None)
 
 
-def unknown(config: Mapping[str, Any], where: str) -> UserError:
-  """The error for a config.json of a class that jaxgen does not know."""
+def readings(config: Mapping[str, Any]) -> list[Family]:
+  """The families that a config.json may be read as, the usual one first."""
+  return [family for family in (*TWINS, *TABLES.values())
+          if config.get(family.marker[0]) == family.marker[1]]
+
+
+def unknown(config: Mapping[str, Any], where: str, group: str = '') -> UserError:
+  """The error for a config.json of a class that jaxgen does not know, or not for this group."""
   shown = config.get('_class_name') or config.get('model_type')
-  known = sorted(family.marker[1] for family in (*TABLES.values(), *TWINS))
-  return user_error(where, shown, f'not a model that jaxgen can read; known: {known}')
+  known = sorted({family.marker[1] for family in (*TABLES.values(), *TWINS)
+                  if not group or registry.FAMILIES[family.name].group == group})
+  kind = f'{group} ' if group else 'model '
+  return user_error(where, shown, f'not a {kind}that jaxgen can read; known: {known}')
 
 
 def layout_of(family: Family, names: Collection[str]) -> Layout:

@@ -6,6 +6,7 @@ from typing import Any
 
 
 from jaxgen.conversion import engine
+from jaxgen.conversion import families
 from jaxgen.conversion.external import External
 from jaxgen.conversion.external import open_external
 from jaxgen.core.files import write_text
@@ -23,9 +24,10 @@ def inspect(path: str) -> dict[str, Any]:
     path: as ``load_pretrained`` takes it.
 
   Returns:
-    ``path``, ``family``, ``class``, ``layout``, ``group``, ``section`` (for ``config.model``),
-    ``parameters``, ``bytes``, ``dtypes`` (name -> numbers of that dtype), and the lists
-    ``missing``, ``unknown`` and ``misshapen``, empty where the model would load.
+    ``path``, ``family``, ``class``, ``layout``, ``group``, ``also`` (further families that it may
+    be read as), ``section`` (for ``config.model``), ``parameters``, ``bytes``, ``dtypes`` (name ->
+    numbers of that dtype), and the lists ``missing``, ``unknown`` and ``misshapen``, empty where
+    the model would load.
 
   Raises:
     UserError: no such model, a class that is not known, or damaged files.
@@ -46,6 +48,8 @@ def described(model: External) -> dict[str, Any]:
       'class': model.family.marker[1],
       'layout': model.layout.name,
       'group': registry.FAMILIES[model.family.name].group,
+      'also': [family.name for family in families.readings(dict([model.family.marker]))
+               if family.name != model.family.name],
       'section': model.section,
       'parameters': sum(math.prod(shape) for shape in found.values()),
       'bytes': sum(math.prod(tensor.shape) * tensor.dtype.itemsize
@@ -60,9 +64,12 @@ def lines(found: dict[str, Any]) -> list[str]:
   dtypes = ', '.join(f'{name} ({count:,})' for name, count in found['dtypes'].items())
   faults = [f'{len(found[kind])} {kind}: {shorten(found[kind])}'
             for kind in KINDS if found[kind]]
+  purpose = ('for features of images' if found['group'] == registry.TOWER else
+             f'for config.model.{found["group"]}')
+  also = ''.join(f', or as {name} for features of images' for name in found['also'])
   return [
       f'{found["path"]}: {found["class"]}, family {found["family"]}, {found["layout"]} names, '
-      f'for config.model.{found["group"]}',
+      f'{purpose}{also}',
       f'{found["parameters"]:,} parameters, {found["bytes"] / 1e9:.2f} GB, {dtypes}',
       *(faults or ['every tensor fits']),
   ]

@@ -37,7 +37,7 @@ from jaxgen.models import registry
 from jaxgen.sharding.partition import parameter_shardings
 
 
-def load_pretrained(path: str, *, dtype: Any = None, mesh: Mesh | None = None
+def load_pretrained(path: str, *, dtype: Any = None, mesh: Mesh | None = None, group: str = ''
                     ) -> tuple[nn.Module, Params]:
   """Reads a model of diffusers, transformers or an original release.
 
@@ -50,6 +50,7 @@ def load_pretrained(path: str, *, dtype: Any = None, mesh: Mesh | None = None
       ``hf://``; ``owner/name[/place][@revision]`` on the Hugging Face hub.
     dtype: of the parameters and the computation; that of the checkpoint unless given.
     mesh: where the parameters are spread by their logical axes; the default device unless given.
+    group: as for ``open_external``; ``tower`` reads both towers of a CLIP.
 
   Returns:
     ``(module, params)``: ``module.apply({'params': params}, ...)``.
@@ -58,7 +59,7 @@ def load_pretrained(path: str, *, dtype: Any = None, mesh: Mesh | None = None
     UserError: no such model, a class that is not known, damaged or refused files, or tensors
       that do not fit their config.
   """
-  model = open_external(path)
+  model = open_external(path, group)
   if mesh is None:
     params = jax.tree.map(jax.device_put, read_params(model, dtype))
   else:

@@ -66,8 +66,8 @@ def read_boxes(links: Sequence[Link], tensors: Mapping[str, Tensor], boxes: Sequ
     placed = _global(link, slab, region)
     values = values if link.layer is None else values[None]
     for array, box in zip(arrays, boxes, strict=True):
-      if part := _overlap(box, placed):
-        copy_reordered(array[within(part, box)], values[within(part, placed)])
+      if (part := _overlap(box, placed)) is not None:  # that of a scalar is ()
+        copy_reordered(array[*within(part, box), ...], values[*within(part, placed), ...])
     return '' if finite else link.theirs
 
   tasks = [(link, slab) for link in links for slab in _slabs(link, boxes, shape, dtype)]
@@ -148,7 +148,7 @@ def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
 def _slabs(link: Link, boxes: Sequence[Box], shape: Shape, dtype: np.dtype) -> list[Box]:
   """What a link must read for the boxes, in pieces whose bytes lie together in the file."""
   region = _region(link, shape)
-  parts = [part for box in boxes if (part := _overlap(box, region))]
+  parts = [part for box in boxes if (part := _overlap(box, region)) is not None]
   if not parts:
     return []
   around = tuple(slice(min(p.start for p in dims), max(p.stop for p in dims))

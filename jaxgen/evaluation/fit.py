@@ -22,6 +22,8 @@ from jaxgen.data.images import resize_and_crop
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.sequences import open_spec
+from jaxgen.evaluation.pixels import psnr
+from jaxgen.evaluation.pixels import ssim
 from jaxgen.sampling.images import image_grid
 from jaxgen.sampling.images import to_png
 from jaxgen.sampling.load import Run
@@ -65,7 +67,7 @@ def evaluate_fit(workdir: str, count: int, *, seed: int = 0, weights: str = 'ema
 
   Returns:
     ``psnr`` and ``psnr_shuffled`` (means over the images, the latter of the control) and
-    ``psnr_min``, in dB, and ``images``, the number of images.
+    ``psnr_min``, in dB, ``ssim``, a mean, and ``images``, the number of images.
 
   Raises:
     UserError: the run has no such source, or fewer than two samples.
@@ -84,7 +86,9 @@ def evaluate_fit(workdir: str, count: int, *, seed: int = 0, weights: str = 'ema
     shown.append(swapped)
   else:
     wrong = [psnr(image, other.target) for image, other in zip(drawn, others)]
-  table = dict(images=len(drawn), psnr=float(np.mean(right)), psnr_min=float(np.min(right)),
+  similar = [ssim(image, target) for image, target in zip(drawn, targets, strict=True)]
+  table = dict(images=len(drawn), psnr=float(np.mean(right)), ssim=float(np.mean(similar)),
+               psnr_min=float(np.min(right)),
                psnr_shuffled=float(np.mean(wrong)))
   root = epath.Path(workdir)
   write_bytes(root / 'samples' / 'fit.png',
@@ -94,12 +98,6 @@ def evaluate_fit(workdir: str, count: int, *, seed: int = 0, weights: str = 'ema
                                         indent=2))
   print('fit: ' + '  '.join(f'{name} {value:.2f}' for name, value in table.items()), flush=True)
   return table
-
-
-def psnr(image: np.ndarray, original: np.ndarray) -> float:
-  """Peak signal-to-noise ratio of two uint8 images in dB; infinite if they are equal."""
-  error = np.mean((image.astype(np.float64) - original) ** 2)
-  return float(10 * np.log10(255**2 / error)) if error else float('inf')
 
 
 def _samples(run: Run, count: int) -> list[Fitted]:

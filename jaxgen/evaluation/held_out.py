@@ -20,7 +20,7 @@ from jaxgen.data import tasks
 from jaxgen.data.images import resize_and_crop
 from jaxgen.data.sequences import open_spec
 from jaxgen.data.wordings import steps_of
-from jaxgen.evaluation.fit import psnr
+from jaxgen.evaluation.pixels import psnr
 from jaxgen.sampling.images import columns_of
 from jaxgen.sampling.images import image_grid
 from jaxgen.sampling.images import to_png

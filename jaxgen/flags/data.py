@@ -2,12 +2,13 @@
 
 import os
 
+from jaxgen.core.errors import user_error
 from jaxgen.flags import shared
 
 
 def add(commands) -> None:
   """Adds the command."""
-  ways = shared.group(commands, 'data', 'inspect|show|pack|tokenizer|cache',
+  ways = shared.group(commands, 'data', 'inspect|show|pack|tokenizer|cache|leaks',
                       'look into data, pack it, train tokenizers')
   inspect = shared.command(ways, 'inspect', _inspect_data,
                            'count tasks, sizes and captions; name files that are broken')
@@ -44,6 +45,7 @@ def add(commands) -> None:
   pack.add_argument('--shards', type=int, default=1, help='number of files')
   tokenizer.add_argument('--vocab', type=int, default=512, help='tokens at the most')
   _add_cache(ways)
+  _add_leaks(ways)
 
 
 def _add_cache(ways) -> None:
@@ -57,6 +59,30 @@ def _add_cache(ways) -> None:
   parser.add_argument('--every', type=int, default=1024, metavar='N',
                       help='entries of a file: a killed process loses no more than those')
   shared.add_processes(parser)
+
+
+def _add_leaks(ways) -> None:
+  parser = shared.command(ways, 'leaks', _leaks,
+                          'search training data for ids, prompts and near-duplicate images of a '
+                          'benchmark; exit code 1 if there are any',
+                          overridable=lambda args: bool(args.config))
+  parser.add_argument('--config', metavar='FILE', help='whose sources are searched')
+  parser.add_argument('--workdir', metavar='DIR',
+                      help='instead: of a run, which keeps the result for jaxgen evaluate')
+  parser.add_argument('--benchmark', required=True, metavar='NAME')
+  parser.add_argument('--data', metavar='DIR',
+                      help='files of the benchmark; data/NAME if not given')
+
+
+def _leaks(args) -> None:
+  if bool(args.config) == bool(args.workdir):
+    raise user_error('--config', args.config, 'give either --config or --workdir')
+  from jaxgen.evaluation.benchmarks.leaks import search_command
+  if args.workdir:
+    search_command(args.benchmark, args.data or '', workdir=args.workdir)
+    return
+  from jaxgen.config import load_config
+  search_command(args.benchmark, args.data or '', config=load_config(args.config, args.overrides))
 
 
 def _cache(args) -> None:

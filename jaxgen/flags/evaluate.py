@@ -67,6 +67,13 @@ def _add_benchmark(parser) -> None:
   parser.add_argument('--concurrency', type=int, default=16, metavar='N', help='calls at once')
   parser.add_argument('--detector', default='', metavar='COMMAND',
                       help='that finds objects for GenEval; mask2former is the one of [eval]')
+  parser.add_argument('--dino', default='', metavar='PATH',
+                      help='folder or hub id of a DINO, which scores DreamBench and storyboards')
+  parser.add_argument('--clip', default='', metavar='PATH', help='and of a CLIP')
+  parser.add_argument('--masks', default='', metavar='COMMAND',
+                      help='that finds the foregrounds of storyboards; mask2former as above')
+  parser.add_argument('--allow-leaks', action='store_true',
+                      help='draw although the run was trained on items of the benchmark')
   parser.add_argument('--embeddings', default='', metavar='FILE',
                       help='JSON: item -> dino, clip_i, clip_t, for DreamBench')
   parser.add_argument('--against', default='', metavar='DIR',
@@ -110,7 +117,7 @@ def _score(args) -> None:
 
 def _run_benchmark(args) -> None:
   from jaxgen.evaluation.benchmarks import commands
-  from jaxgen.evaluation.benchmarks.detections import MASK2FORMER
+  from jaxgen.evaluation.benchmarks.plugins import named
   if args.out is None:
     raise user_error('--out', None, 'name a folder for the results')
   if args.compare:
@@ -125,8 +132,10 @@ def _run_benchmark(args) -> None:
       answers=shared.answers(args), size=args.size, limit=args.limit, seed=args.seed,
       steps=args.steps, guidance=args.guidance, image_guidance=args.image_guidance,
       share=(args.process_id, args.num_processes), prompts_file=args.prompts_file,
-      rewrite=args.rewrite, rewrite_rubric=args.rewrite_rubric, judging=commands.Judging(
+      rewrite=args.rewrite, rewrite_rubric=args.rewrite_rubric, allow_leaks=args.allow_leaks,
+      judging=commands.Judging(
           model=args.judge, url=args.judge_url, rubrics=args.rubrics, replay=args.replay,
           concurrency=args.concurrency, options=args.judge_options, prices=args.judge_prices,
-          detector=MASK2FORMER if args.detector == 'mask2former' else args.detector,
+          detector=named(args.detector), masks=named(args.masks),
+          towers={name: path for name, path in (('dino', args.dino), ('clip', args.clip)) if path},
           embeddings=args.embeddings, against=args.against))

@@ -48,6 +48,10 @@ from jaxgen.models.encoders.causal_lm import CausalLM
 from jaxgen.models.encoders.causal_lm import CausalLMConfig
 from jaxgen.models.encoders.clip_text import ClipText
 from jaxgen.models.encoders.clip_text import ClipTextConfig
+from jaxgen.models.encoders.image_text import ImageTextConfig
+from jaxgen.models.encoders.image_text import ImageTextTower
+from jaxgen.models.encoders.image_tower import ImageTower
+from jaxgen.models.encoders.image_tower import ImageTowerConfig
 from jaxgen.models.encoders.internvl import InternVL
 from jaxgen.models.encoders.internvl import InternVLConfig
 from jaxgen.models.encoders.qwen2_5_vl import Qwen2_5VL
@@ -146,10 +150,15 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
   return value
 
 
+# Group of the towers that give features of images. No system holds one, so no config names them.
+TOWER = 'tower'
+
+
 class Family(typing.NamedTuple):
   """A family: its config, its module, the parameter group that it fills.
 
-  ``module(config, dtype)`` has ``example()``: the smallest arguments of its ``__call__``.
+  ``module(config, dtype)`` has ``example()``: the smallest arguments of its ``__call__``. Towers
+  have ``image(pixels)``, and ``text(tokens)`` where they read texts too.
   """
 
   config: type
@@ -164,6 +173,10 @@ FAMILIES: dict[str, Family] = {
     'qwen3': Family(CausalLMConfig, CausalLM, 'text_encoder'),
     't5': Family(T5Config, T5Encoder, 'text_encoder'),
     'clip_text': Family(ClipTextConfig, ClipText, 'text_encoder_2'),
+    'clip': Family(ImageTextConfig, ImageTextTower, TOWER),
+    'siglip': Family(ImageTextConfig, ImageTextTower, TOWER),
+    'dino': Family(ImageTowerConfig, ImageTower, TOWER),
+    'dinov2': Family(ImageTowerConfig, ImageTower, TOWER),
     'residual_queries': Family(ResidualQueriesConfig, ResidualQueries, 'bridge'),
     'learnable_queries': Family(LearnableQueriesConfig, LearnableQueries, 'bridge'),
     'mlp_connector': Family(MLPConnectorConfig, MLPConnector, 'connector'),

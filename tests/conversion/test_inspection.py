@@ -10,6 +10,8 @@ from jaxgen.conversion import engine
 from jaxgen.conversion import families
 from jaxgen.conversion.inspection import inspect
 from jaxgen.models import registry
+from jaxgen.models.encoders.image_text import CLIP_B32
+from jaxgen.models.encoders.image_tower import DINO_S16
 
 
 def write_header(file, shapes, dtype='BF16', size=2):
@@ -94,3 +96,18 @@ def test_releases_are_known_by_their_names(tmp_path, capfd, name, file, fields, 
   assert found['section'] == registry.section(name, **fields)
   assert not found['missing'] + found['unknown'] + found['misshapen']
   assert found['group'] == registry.FAMILIES[name].group
+
+
+@pytest.mark.parametrize('section, told', [
+    (CLIP_B32, 'clip, family clip_text, transformers names, for config.model.text_encoder_2, or as '
+     'clip for features of images'),
+    (DINO_S16, 'vit, family dino, transformers names, for features of images')])
+def test_towers_are_named_and_a_whole_clip_has_two_readings(tmp_path, capsys, section, told):
+  """At the sizes of CLIP ViT-B/32 and DINO ViT-S/16."""
+  family, section = families.TABLES[section['family']], registry.section(**section)
+  write_header(tmp_path / 'model.safetensors', engine.names_and_shapes(
+      family.rules, families.shapes_of(section)))
+  (tmp_path / 'config.json').write_text(json.dumps(family.write_config(section)))
+  assert cli.main(['convert', 'inspect', str(tmp_path)]) == 0
+  said = capsys.readouterr().out
+  assert said.splitlines()[0] == f'{tmp_path}: {told}' and 'every tensor fits' in said

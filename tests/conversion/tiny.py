@@ -11,6 +11,7 @@ from jaxgen.models import registry
 
 TEXT = dict(vocab=11, width=16, layers=2, heads=4, kv_heads=2, mlp=20)
 TOWER = TEXT | dict(qkv_bias=False)
+VISION = dict(image_size=8, patch_size=2, width=8, layers=2, heads=2, mlp=16)
 BLOCKS = dict(width=24, heads=2, cond_dim=16, axes_dims=(4, 4, 4))
 TINY = {
     'residual_queries': dict(width=16, queries=3, heads=2),
@@ -19,11 +20,17 @@ TINY = {
     'encoder_connector': dict(width=8, layers=2, heads=2, mlp=12, out_width=6),
     'layers_connector': dict(width=8, layers=3, out_width=6),
     'clip_text': dict(vocab=11, width=16, layers=2, heads=2, mlp=20, positions=7),
+    'clip': dict(projection=6, text=dict(vocab=11, width=16, layers=2, heads=2, mlp=20),
+                 image=dict(projection=6, vision=VISION | dict(pre_norm=True, patch_bias=False))),
+    'siglip': dict(projection=8, has_bias=True, image=dict(
+        pool='attention', vision=VISION | dict(class_token=False)), text=dict(
+            vocab=11, width=16, layers=2, heads=2, mlp=20, causal=False)),
+    'dino': dict(vision=VISION),
+    'dinov2': dict(vision=VISION | dict(layer_scale=1.0)),
     't5': dict(vocab=11, width=16, layers=2, heads=2, head_channels=6, mlp=20),
     'llama': TOWER,
     'qwen3': TOWER | dict(qk_norm=True, head_channels=6),
-    'internvl': dict(image_token_id=3, text=TEXT, vision=dict(
-        image_size=8, patch_size=2, width=8, layers=2, heads=2, mlp=12)),
+    'internvl': dict(image_token_id=3, text=TEXT, vision=VISION),
     'qwen2_5_vl': dict(
         text=TEXT | dict(rope_sections=(1, 1, 0)), image_token_id=3, video_token_id=4,
         vision_start_id=5, vision_end_id=6, vision=dict(

@@ -1,4 +1,4 @@
-"""The fit of a run to its own samples: PSNR by hand, the images it compares with, the control."""
+"""The fit of a run to its own samples: the images it compares with, the control."""
 
 import json
 
@@ -12,13 +12,8 @@ from jaxgen.config import to_json
 from jaxgen.core.errors import UserError
 from jaxgen.data.shapes.geneval import ShapesSource
 from jaxgen.evaluation.fit import evaluate_fit
-from jaxgen.evaluation.fit import psnr
-
-
-def test_psnr_by_hand():
-  black, grey = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 51, np.uint8)
-  assert psnr(black, grey) == pytest.approx(10 * np.log10(25.0))
-  assert psnr(grey, grey) == np.inf
+from jaxgen.evaluation.pixels import psnr
+from jaxgen.evaluation.pixels import ssim
 
 
 def _run(folder, config, system):
@@ -48,6 +43,8 @@ def test_fit_compares_with_the_images_that_training_saw(tmp_path, tiny_config, t
   drawn = [grid[18:34, 18 * index:18 * index + 16] for index in range(3)]
   values = [psnr(image, source[index]['image']) for index, image in enumerate(drawn)]
   assert np.mean(values) == pytest.approx(table['psnr'])
+  similar = [ssim(image, source[index]['image']) for index, image in enumerate(drawn)]
+  assert np.mean(similar) == pytest.approx(table['ssim'])
 
 
 def test_the_control_of_references_is_drawn_with_those_of_the_next_sample(

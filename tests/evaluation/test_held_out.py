@@ -12,7 +12,7 @@ from jaxgen.config import source
 from jaxgen.config import to_json
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
-from jaxgen.evaluation.fit import psnr
+from jaxgen.evaluation.pixels import psnr
 from jaxgen.evaluation.held_out import Held
 from jaxgen.evaluation.held_out import compare
 from jaxgen.evaluation.held_out import evaluate_held_out

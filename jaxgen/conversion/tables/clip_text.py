@@ -10,13 +10,13 @@ from jaxgen.conversion.family import Fixed
 from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.pieces import heads
 from jaxgen.conversion.tables.pieces import linear
+from jaxgen.conversion.tables.pieces import norm
 from jaxgen.conversion.transforms import HEADS_IN
 
-_BUFFER = r'text_model\.embeddings\.position_ids'
+# Not a parameter, but in older files.
+BUFFER = r'text_model\.embeddings\.position_ids'
 
 
-def _norm(ours: str, theirs: str) -> Rules:
-  return Rule(f'{ours}/scale', f'{theirs}.weight'), Rule(f'{ours}/bias', f'{theirs}.bias')
 
 
 def encoder_rules(ours: str, theirs: str) -> Rules:
@@ -25,26 +25,27 @@ def encoder_rules(ours: str, theirs: str) -> Rules:
       *(rule for part in 'qkv'
         for rule in heads(f'{ours}/attention/{part}', f'{theirs}.self_attn.{part}_proj')),
       *linear(f'{ours}/attention/out', f'{theirs}.self_attn.out_proj', HEADS_IN),
-      *_norm(f'{ours}/attention_norm', f'{theirs}.layer_norm1'),
-      *_norm(f'{ours}/mlp_norm', f'{theirs}.layer_norm2'),
+      *norm(f'{ours}/attention_norm', f'{theirs}.layer_norm1'),
+      *norm(f'{ours}/mlp_norm', f'{theirs}.layer_norm2'),
       *linear(f'{ours}/mlp/up', f'{theirs}.mlp.fc1'),
       *linear(f'{ours}/mlp/down', f'{theirs}.mlp.fc2'),
   )
 
 
-def _rules(prefix: str) -> Rules:
+def text_rules(ours: str, theirs: str) -> Rules:
+  """The text encoder of CLIP or SigLIP; both arguments are what paths begin with."""
   return (
-      Rule('embedding', f'{prefix}embeddings.token_embedding.weight'),
-      Rule('positions', f'{prefix}embeddings.position_embedding.weight'),
-      *encoder_rules('layers', f'{prefix}encoder.layers.{{i}}'),
-      *_norm('norm', f'{prefix}final_layer_norm'))
+      Rule(f'{ours}embedding', f'{theirs}embeddings.token_embedding.weight'),
+      Rule(f'{ours}positions', f'{theirs}embeddings.position_embedding.weight'),
+      *encoder_rules(f'{ours}layers', f'{theirs}encoder.layers.{{i}}'),
+      *norm(f'{ours}norm', f'{theirs}final_layer_norm'))
 
 
 FAMILY = Family(
     name='clip_text',
     marker=('model_type', 'clip_text_model'),
     stem='model',
-    rules=_rules(''),
+    rules=text_rules('', ''),
     fields=(
         Field('vocab', 'vocab_size'),
         Field('width', 'hidden_size'),
@@ -58,12 +59,13 @@ FAMILY = Family(
         Fixed('architectures', ('CLIPTextModel',)),
     ),
     # Folders from before transformers 5.
-    others=(Layout('text_model', _rules('text_model.'), extras=_BUFFER),),
+    others=(Layout('text_model', text_rules('', 'text_model.'), extras=BUFFER),),
 )
 
-# The whole CLIP, of which the text encoder is read; HunyuanVideo's own release asks for it.
+# The whole CLIP, of which the text encoder is read; HunyuanVideo's own release asks for it. As a
+# tower it is in ``clip``.
 WHOLE = dataclasses.replace(
-    FAMILY, marker=('model_type', 'clip'), rules=_rules('text_model.'), others=(),
-    extras=rf'(vision_model|visual_projection|text_projection)\..*|logit_scale|{_BUFFER}',
+    FAMILY, marker=('model_type', 'clip'), rules=text_rules('', 'text_model.'), others=(),
+    extras=rf'(vision_model|visual_projection|text_projection)\..*|logit_scale|{BUFFER}',
     fields=tuple(dataclasses.replace(field, theirs=f'text_config.{field.theirs}')
                  for field in FAMILY.fields if isinstance(field, Field)))

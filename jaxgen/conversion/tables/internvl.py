@@ -13,6 +13,7 @@ from jaxgen.conversion.tables.causal_lm import language_fields
 from jaxgen.conversion.tables.causal_lm import language_rules
 from jaxgen.conversion.tables.causal_lm import qwen2_fields
 from jaxgen.conversion.tables.pieces import prefixed
+from jaxgen.conversion.tables.pieces import square_side
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
@@ -20,7 +21,6 @@ from jaxgen.conversion.transforms import LINEAR
 from jaxgen.conversion.transforms import PatchKernel
 from jaxgen.conversion.transforms import SAME
 from jaxgen.conversion.transforms import Squeeze
-from jaxgen.core.errors import user_error
 
 _VIT = 'vision_tower.embeddings'
 _VIT_BLOCK = 'vision_tower.encoder.layer.{i}'
@@ -73,13 +73,6 @@ RULES = (
 )
 
 
-def _side(value, _):
-  if value[0] != value[1]:
-    raise user_error('config.json: vision_config.image_size or patch_size', value,
-                     'this model supports squares only')
-  return value[0]
-
-
 def _square(value, _):
   return [value, value]
 
@@ -90,8 +83,8 @@ def _image_tokens(downsample, ours):
 
 
 FIELDS = (
-    Field('vision.image_size', 'vision_config.image_size', read=_side, write=_square),
-    Field('vision.patch_size', 'vision_config.patch_size', read=_side, write=_square),
+    Field('vision.image_size', 'vision_config.image_size', read=square_side, write=_square),
+    Field('vision.patch_size', 'vision_config.patch_size', read=square_side, write=_square),
     Field('vision.width', 'vision_config.hidden_size'),
     Field('vision.layers', 'vision_config.num_hidden_layers'),
     Field('vision.heads', 'vision_config.num_attention_heads'),

@@ -1,6 +1,8 @@
 """Groups of rules that most tables are made of; a rule whose parameter a model lacks is idle."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from jaxgen.conversion.engine import Rule
 from jaxgen.conversion.engine import Rules
@@ -11,6 +13,7 @@ from jaxgen.conversion.transforms import LINEAR
 from jaxgen.conversion.transforms import SAME
 from jaxgen.conversion.transforms import Squeeze
 from jaxgen.conversion.transforms import Transform
+from jaxgen.core.errors import user_error
 
 Transforms = tuple[Transform, ...]
 PIXEL: Transforms = (Squeeze((2, 3)), *LINEAR)  # a convolution one pixel wide
@@ -21,6 +24,11 @@ def linear(ours: str, theirs: str, kernel: Transforms = LINEAR, bias: Transforms
   """A ``Linear`` of ours and their module with ``weight`` and perhaps ``bias``."""
   return (Rule(f'{ours}/kernel', f'{theirs}.weight', kernel),
           Rule(f'{ours}/bias', f'{theirs}.bias', bias))
+
+
+def norm(ours: str, theirs: str) -> tuple[Rule, ...]:
+  """A layer norm."""
+  return Rule(f'{ours}/scale', f'{theirs}.weight'), Rule(f'{ours}/bias', f'{theirs}.bias')
 
 
 def heads(ours: str, theirs: str) -> tuple[Rule, ...]:
@@ -46,3 +54,18 @@ def prefixed(rules: Rules, *prefixes: tuple[str, str]) -> Rules:
     return new + name.removeprefix(old)
 
   return tuple(dataclasses.replace(rule, theirs=renamed(rule.theirs)) for rule in rules)
+
+
+def square_side(value: int | list[int], theirs: Mapping[str, Any]) -> int:
+  """Side of a square image or patch, which configs give as a number or as height and width.
+
+  Raises:
+    UserError: it is no square.
+  """
+  del theirs
+  if isinstance(value, int):
+    return value
+  if value[0] != value[1]:
+    raise user_error('config.json: image_size or patch_size', value,
+                     'this model supports squares only')
+  return value[0]

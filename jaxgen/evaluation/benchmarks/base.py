@@ -80,6 +80,21 @@ class Unreadable(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Scored:
+  """The scores of all items, and how they came about.
+
+  Attributes:
+    scores: of each item, in their order.
+    missing: names of the scores or questions that could not be read: why.
+    by: what gave the scores: judge, rubrics, dates, tokens.
+  """
+
+  scores: list[Scores]
+  missing: dict[str, str]
+  by: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Benchmark:
   """One published benchmark.
 
@@ -93,6 +108,8 @@ class Benchmark:
       the scores.
     judge: what the authors score with.
     scores: what gives the scores where no judge does: ``detections`` or ``embeddings``.
+    embed: (items, folder of the results, towers, masks) -> scores that are cosines of features,
+      see ``embeddings``; None has none. Their names do not meet those of the judge.
     index: (items, folder of the results) -> files that the official scorer reads besides.
     dialogue: the model itself decides when it draws.
     papers: system -> metric -> the number that its paper prints.
@@ -105,6 +122,7 @@ class Benchmark:
   judge: str
   ask: Callable[[Item, str], Sequence[Question]] | None = None
   scores: str = 'judge'
+  embed: Callable[[Sequence[Item], str, Mapping[str, str], str], Scored] | None = None
   index: Callable[[Sequence[Item], str], Mapping[str, str]] | None = None
   dialogue: bool = False
   papers: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)

@@ -16,15 +16,18 @@ from jaxgen.core.files import read_json
 from jaxgen.evaluation import rubrics
 from jaxgen.evaluation.benchmarks import detections
 from jaxgen.evaluation.benchmarks import draw
+from jaxgen.evaluation.benchmarks import leaks
 from jaxgen.evaluation.benchmarks import pairs
+from jaxgen.evaluation.benchmarks import plugins
 from jaxgen.evaluation.benchmarks import prompts
 from jaxgen.evaluation.benchmarks import scoring
 from jaxgen.evaluation.benchmarks.base import Benchmark
 from jaxgen.evaluation.benchmarks.base import Item
-from jaxgen.evaluation.benchmarks.files import Data
+from jaxgen.evaluation.benchmarks.base import Scored
+from jaxgen.evaluation.benchmarks.leaks import digest
 from jaxgen.evaluation.benchmarks.pages import write_page
 from jaxgen.evaluation.benchmarks.registry import benchmark as find_benchmark
-from jaxgen.evaluation.benchmarks.registry import ORIGINS
+from jaxgen.evaluation.benchmarks.registry import read_items
 from jaxgen.evaluation.judge import Judge
 from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.jobs import parse_size
@@ -47,6 +50,8 @@ class Judging:
     options: of each call, as JSON.
     prices: dollars for a million tokens read and written, as 2.5:10; '' does not count costs.
     detector: command of GenEval's detector; '' takes detections that are on disk.
+    towers: ``dino``, ``clip`` -> folder or hub id, for DreamBench and storyboards.
+    masks: command that finds foregrounds for storyboards; '' compares whole images.
     embeddings: JSON file of DreamBench's scores: key of an item -> name -> cosine.
     against: of OpenING, folder of another model's documents, which are compared with those here.
   """
@@ -59,6 +64,8 @@ class Judging:
   options: str = ''
   prices: str = ''
   detector: str = ''
+  towers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  masks: str = ''
   embeddings: str = ''
   against: str = ''
 
@@ -74,7 +81,8 @@ def evaluate_benchmark(name: str, data: str, out: str, *,
                        guidance: float | None = None, image_guidance: float | None = None,
                        share: tuple[int, int] = (0, 1), prompts_file: str = '', rewrite: str = '',
                        rewrite_rubric: str = 'rewrite', judging: Judging = Judging(),
-                       answers: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+                       allow_leaks: bool = False, answers: Mapping[str, Any] | None = None
+                       ) -> dict[str, Any] | None:
   """Draws what is not there yet, and scores it where something is given to score it with.
 
   Weights are read last, which takes long: before it, all files are opened, every request is checked
@@ -93,6 +101,8 @@ def evaluate_benchmark(name: str, data: str, out: str, *,
     prompts_file: wordings in place of the prompts, see ``prompts.from_file``.
     rewrite: model that rewrites the prompts, by ``rewrite_rubric``.
     judging: what scores.
+    allow_leaks: draws although the run was trained on items of the benchmark; ``drawn.json`` says
+      how many were found.
     answers: of documents, fields of ``interleaved.Options`` besides steps and guidance.
 
   Returns:
@@ -100,21 +110,24 @@ def evaluate_benchmark(name: str, data: str, out: str, *,
 
   Raises:
     UserError: missing files, an unknown name, items that cannot be drawn, images that were drawn
-      otherwise, or a judge that refuses.
+      otherwise, training data that hold items of the benchmark, or a judge that refuses.
   """
   check_place(out)
   benchmark, root = find_benchmark(name), epath.Path(out)
   _check_scoring(benchmark, root, judging)
-  items = benchmark.read(Data(data or f'data/{name}', name, ORIGINS[name], str(root / INPUTS)))
+  items = read_items(benchmark, data, str(root / INPUTS))
   draw.check_files(items)
   chosen = draw.numbered(items, limit)
   chosen = _worded(chosen, root, prompts_file, rewrite, rewrite_rubric, judging)
   if open_origin:
+    origin = open_origin()
+    workdir = origin.named.get('workdir')
+    leaked = leaks.check_run(workdir, name, items, allow_leaks) if workdir else None
     settings = draw.Settings(seed, steps, parse_size(size), guidance, image_guidance)
-    record = dict(benchmark=name, prompts=_digest(items),
+    record = dict(benchmark=name, prompts=digest(items), leaks=leaked,
                   wordings=_wordings(prompts_file, rewrite, rewrite_rubric),
                   **dataclasses.asdict(settings))
-    _draw(benchmark, chosen, out, open_origin(), record, settings, share, answers or {})
+    _draw(benchmark, chosen, out, origin, record, settings, share, answers or {})
   if judging.against:
     _compare(benchmark, [item for _, item in chosen], out, judging)
     return None
@@ -150,9 +163,14 @@ def _check_scoring(benchmark: Benchmark, root: epath.Path, judging: Judging) -> 
   """Raises a ``UserError`` for what could not score the images once they are drawn."""
   if judging.against and (benchmark.name != 'opening' or not judging.model):
     raise user_error('--against', judging.against, 'is for --benchmark=opening with a --judge')
-  if judging.model and benchmark.scores != 'judge':
+  if judging.model and not benchmark.ask:
     raise user_error('--judge', judging.model, f'{benchmark.name} is scored by {benchmark.scores}, '
                      'not by a judge; leave it out')
+  if judging.towers and not benchmark.embed:
+    raise user_error('--dino or --clip', None, f'{benchmark.name} is not scored by features; leave '
+                     'it out')
+  if judging.masks and not judging.towers:
+    raise user_error('--masks', judging.masks, 'is for features; give --dino or --clip too')
   if judging.model:
     judging.asks(root, scoring.REPLIES).check()
   if judging.rubrics:
@@ -161,8 +179,9 @@ def _check_scoring(benchmark: Benchmark, root: epath.Path, judging: Judging) -> 
     _prices(judging.prices)
   if judging.embeddings:
     read_json(judging.embeddings, 'write it again')
-  if judging.detector:
-    detections.check_command(judging.detector)
+  for flag, command in (('--detector', judging.detector), ('--masks', judging.masks)):
+    if command:
+      plugins.check(command, flag)
 
 
 def _compare(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judging) -> None:
@@ -208,15 +227,22 @@ def _wordings(prompts_file: str, rewrite: str, rubric: str) -> str:
 
 
 def _scored(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judging
-            ) -> scoring.Scored | None:
+            ) -> Scored | None:
   """The scores by whatever the benchmark is scored by; None where that is not given."""
   if benchmark.scores == 'detections':
     there = (epath.Path(out) / detections.FILE).exists()
     return detections.detected(items, out, judging.detector) if judging.detector or there else None
-  if benchmark.scores == 'embeddings':
-    return _embedded(items, judging.embeddings) if judging.embeddings else None
-  if not judging.model:
-    return None
+  parts = []
+  if judging.towers:
+    parts.append(benchmark.embed(items, out, judging.towers, judging.masks))
+  elif judging.embeddings and benchmark.scores == 'embeddings':
+    parts.append(_embedded(items, judging.embeddings))
+  if judging.model and benchmark.ask:
+    parts.append(_judged(benchmark, items, out, judging))
+  return scoring.together(parts) if parts else None
+
+
+def _judged(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judging) -> Scored:
   prices = _prices(judging.prices) if judging.prices else []
   judge = judging.asks(epath.Path(out), scoring.REPLIES)
   scored = scoring.judged(benchmark, items, out, judge, rubrics=judging.rubrics,
@@ -226,18 +252,12 @@ def _scored(benchmark: Benchmark, items: Sequence[Item], out: str, judging: Judg
   return scored
 
 
-def _embedded(items: Sequence[Item], file: str) -> scoring.Scored:
+def _embedded(items: Sequence[Item], file: str) -> Scored:
   found = read_json(file, 'write it again')
   names = sorted({name for scores in found.values() for name in scores})
   scores = [{name: found.get(item.key, {}).get(name) for name in names} for item in items]
   missing = {item.key: 'no embedding' for item in items if item.key not in found}
-  return scoring.Scored(scores, missing, dict(embeddings=file))
-
-
-def _digest(items: Sequence[Item]) -> str:
-  """Of all prompts of a benchmark, so that versions of it are told apart."""
-  text = json.dumps([(item.key, item.group, item.text) for item in items])
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
+  return Scored(scores, missing, dict(embeddings=file))
 
 
 def _prices(text: str) -> list[float]:

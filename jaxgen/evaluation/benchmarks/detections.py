@@ -3,28 +3,23 @@
 The process reads ``{"image": path, "colors": {class: count}}`` from its standard input and answers
 each line with ``{"image": path, "objects": {class: [[left, top, right, bottom, score], ..]},
 "colors": {class: [color, ..]}}``, colours being those of the surest objects above 0.3, in that
-order. Its models and their libraries stay out of our process.
+order.
 """
 
 import json
-import shlex
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
-from jaxgen.core.errors import user_error
 from jaxgen.core.files import append_line
 from jaxgen.core.files import read_lines
 from jaxgen.core.files import write_text
 from jaxgen.evaluation.benchmarks import verdicts
 from jaxgen.evaluation.benchmarks.base import Item
-from jaxgen.evaluation.benchmarks.scoring import Scored
+from jaxgen.evaluation.benchmarks.base import Scored
+from jaxgen.evaluation.benchmarks.plugins import answers
 
-MASK2FORMER = f'{shlex.quote(sys.executable)} -m jaxgen.evaluation.benchmarks.mask2former'
 FILE, RESULTS = 'detections.jsonl', 'results.jsonl'
 _NEEDED = {'image': str, 'objects': dict}
 
@@ -47,7 +42,7 @@ def detected(items: Sequence[Item], folder: str, command: str) -> Scored:
   wanted = [(item, file) for item in items for file in item.files if (root / file).exists()]
   left = [(item, file) for item, file in wanted if file not in known]
   if left and command:
-    for (_, file), found in zip(left, _answers(command, root, left)):
+    for (_, file), found in zip(left, answers(command, _requests(root, left), '--detector')):
       known[file] = found | dict(image=file)
       append_line(root / FILE, json.dumps(known[file]))
   results, scores, missing = [], [], {}
@@ -66,16 +61,6 @@ def detected(items: Sequence[Item], folder: str, command: str) -> Scored:
   return Scored(scores, missing, dict(detector=command or 'detections on disk'))
 
 
-def check_command(command: str) -> None:
-  """Raises a ``UserError`` unless the program of a detector is there."""
-  try:
-    program, *_ = shlex.split(command)
-  except ValueError:
-    program = ''
-  if not shutil.which(program):
-    raise user_error('--detector', command, 'no such program; give a command, or mask2former')
-
-
 def verdict_on(line: dict[str, Any], item: Item) -> tuple[bool, str]:
   """The verdict on one image from the line of its detections."""
   colors = line.get('colors') or {}
@@ -92,22 +77,11 @@ def _known(file: epath.Path) -> dict[str, dict[str, Any]]:
   return {line['image']: line for line in read_lines(file, _NEEDED)}
 
 
-def _answers(command: str, root: epath.Path, images: Sequence[tuple[Item, str]]
-             ) -> Iterator[dict[str, Any]]:
-  """What the detector says to each image, one after another."""
-  with subprocess.Popen(shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                        text=True) as process:
-    for item, file in images:
-      colored = {clause['class']: clause['count'] for clause in item.facts['include']
-                 if 'color' in clause}
-      try:
-        process.stdin.write(json.dumps(dict(image=str(root / file), colors=colored)) + '\n')
-        process.stdin.flush()
-        answer = json.loads(process.stdout.readline())
-      except (OSError, ValueError):
-        raise user_error('--detector', command, f'gave no answer for {file}; see what it printed'
-                         ) from None
-      yield answer
+def _requests(root: epath.Path, images: Sequence[tuple[Item, str]]) -> Iterator[dict[str, Any]]:
+  for item, file in images:
+    colored = {clause['class']: clause['count'] for clause in item.facts['include']
+               if 'color' in clause}
+    yield dict(image=str(root / file), colors=colored)
 
 
 def _result(item: Item, file: str, right: bool, reason: str, line: dict[str, Any]

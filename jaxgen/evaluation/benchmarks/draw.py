@@ -43,6 +43,7 @@ from jaxgen.sampling.request import make_request
 from jaxgen.sampling.request import Request
 from jaxgen.systems.registry import make_system
 
+FOUND = ('leaks',)  # fields of the record that are no settings
 RECORD, LIST = 'drawn.json', 'items.json'
 BATCHES = 8  # batches between two times of writing images; a killed process loses no more
 
@@ -262,7 +263,7 @@ def check_record(folder: str, record: Mapping[str, Any]) -> None:
     return
   earlier = read_json(file, 'remove the folder, or choose another --out')
   for name, value in json.loads(text).items():
-    if earlier.get(name) != value:
+    if name not in FOUND and earlier.get(name) != value:
       raise user_error(str(file), None, f'its images are drawn with {name} = '
                        f'{earlier.get(name)!r}, and not {value!r}; choose another --out')
 

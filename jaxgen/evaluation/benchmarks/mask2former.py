@@ -1,13 +1,14 @@
 """GenEval's detector and colours as a program: Mask2Former and CLIP of transformers (extra eval).
 
-Reads and answers the lines that ``detections`` describes. The weights are read from folders or
-from the hub, as transformers does.
+Reads and answers the lines that ``detections`` describes, or those of ``masks``. The weights are
+read from folders or from the hub, as transformers does.
 """
 
 import argparse
+import functools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,11 +83,18 @@ class Colors:
     return chosen
 
 
-def answer(request: Mapping[str, Any], detector: Detector, colors: Colors) -> dict[str, Any]:
-  """The answer to one line."""
+def answer(request: Mapping[str, Any], detector: Detector, colors: Callable[[], Colors]
+           ) -> dict[str, Any]:
+  """The answer to one line; of one with a ``mask`` it writes all objects into that file."""
   image = ImageOps.exif_transpose(Image.open(request['image'])).convert('RGB')
   objects = detector(image)
-  named = {name: colors(image, objects[name][:count], name)
+  if 'mask' in request:
+    whole = np.zeros(image.size[::-1], bool)
+    for _, mask in (found for own in objects.values() for found in own):
+      whole |= mask
+    Image.fromarray(whole).save(request['mask'])
+    return dict(image=request['image'], mask=request['mask'])
+  named = {name: colors()(image, objects[name][:count], name)
            for name, count in request['colors'].items() if name in objects}
   return dict(image=request['image'], colors=named, objects={
       name: [box for box, _ in own] for name, own in objects.items()})
@@ -104,7 +112,8 @@ def main() -> None:
   parser.add_argument('--clip', default='openai/clip-vit-large-patch14')
   parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
   args = parser.parse_args()
-  detector, colors = Detector(args.model, args.device), Colors(args.clip, args.device)
+  detector = Detector(args.model, args.device)
+  colors = functools.cache(lambda: Colors(args.clip, args.device))  # masks need none
   for line in sys.stdin:
     print(json.dumps(answer(json.loads(line), detector, colors)), flush=True)
 

@@ -4,11 +4,14 @@ import functools
 
 from jaxgen.core.errors import user_error
 from jaxgen.evaluation.benchmarks import editing
+from jaxgen.evaluation.benchmarks import embeddings
 from jaxgen.evaluation.benchmarks import interleaved
 from jaxgen.evaluation.benchmarks import subjects
 from jaxgen.evaluation.benchmarks import text_to_image as t2i
 from jaxgen.evaluation.benchmarks.base import Benchmark
 from jaxgen.evaluation.benchmarks.base import each
+from jaxgen.evaluation.benchmarks.base import Item
+from jaxgen.evaluation.benchmarks.files import Data
 from jaxgen.evaluation.benchmarks.tallies import means_of_all
 
 _GENEVAL = dict(zip((*t2i.TAGS, 'overall'), (.98, .94, .81, .91, .85, .79, .88)))
@@ -43,7 +46,8 @@ def _dreambench(name: str, papers) -> Benchmark:
   return Benchmark(
       f'dreambench-{name}', functools.partial(
           subjects.dreambench, file=f'dreambench_{name}ip.json'), each,
-      means_of_all, 'DINO ViT-S/16, CLIP ViT-B/32', scores='embeddings', papers=papers)
+      means_of_all, 'DINO ViT-S/16, CLIP ViT-B/32', scores='embeddings',
+      embed=embeddings.subjects, papers=papers)
 
 
 _ALL = (
@@ -91,8 +95,10 @@ _ALL = (
                       'DuetGen, Cooking-200': dict(zip(
                           interleaved.HOW_TO, (3.61, 4.70, 3.92, 4.78, 4.75)))}),
     Benchmark('storyboard', interleaved.storyboard, each,
-              means_of_all, 'gpt-4o', interleaved.storyboard_ask,
-              papers={'iMontage': dict(identity=7.909, consistency=9.556)}),
+              means_of_all, 'gpt-4o', interleaved.storyboard_ask, embed=embeddings.storyboard,
+              papers={'iMontage': {
+                  'identity': 7.909, 'identity/dino': .585, 'identity/clip': .690,
+                  'consistency': 9.556, 'consistency/dino': .615, 'consistency/clip': .745}}),
 )
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}
 # Where the files of a benchmark are to be had.
@@ -131,3 +137,18 @@ def benchmark(name: str) -> Benchmark:
   if name not in BENCHMARKS:
     raise user_error('--benchmark', name, f'use one of {", ".join(BENCHMARKS)}')
   return BENCHMARKS[name]
+
+
+def read_items(benchmark: Benchmark, folder: str, images: str) -> list[Item]:
+  """The items of a benchmark.
+
+  Args:
+    benchmark: whose files are read.
+    folder: of the files; '' is ``data/NAME``.
+    images: where images that come inside of tables are written to.
+
+  Raises:
+    UserError: files that are missing, or not those of the benchmark.
+  """
+  name = benchmark.name
+  return benchmark.read(Data(folder or f'data/{name}', name, ORIGINS[name], images))

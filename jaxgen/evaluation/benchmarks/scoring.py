@@ -1,6 +1,5 @@
 """Scores what was drawn: questions to a judge, or the output of a detector, into one table."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from jaxgen.core.files import write_text
 from jaxgen.evaluation.benchmarks.base import Benchmark
 from jaxgen.evaluation.benchmarks.base import Item
 from jaxgen.evaluation.benchmarks.base import Question
+from jaxgen.evaluation.benchmarks.base import Scored
 from jaxgen.evaluation.benchmarks.base import Scores
 from jaxgen.evaluation.benchmarks.base import Unreadable
 from jaxgen.evaluation.benchmarks.tallies import scores_of
@@ -20,21 +20,6 @@ from jaxgen.evaluation.judge import Reply
 from jaxgen.evaluation.rubrics import read_rubric
 
 REPLIES, RESULT = 'judge.jsonl', 'scores.json'
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-  """The scores of all items, and how they came about.
-
-  Attributes:
-    scores: of each item, in their order.
-    missing: names of the questions whose replies could not be read: why.
-    by: what gave the scores: judge, rubrics, dates, tokens.
-  """
-
-  scores: list[Scores]
-  missing: dict[str, str]
-  by: dict[str, Any]
 
 
 def judged(benchmark: Benchmark, items: Sequence[Item], folder: str, judge: Judge, *,
@@ -74,6 +59,14 @@ def judged(benchmark: Benchmark, items: Sequence[Item], folder: str, judge: Judg
             rubrics={name: rubric.digest for name, rubric in known.items()},
             tokens=[sum(reply.tokens[side] for reply in replies) for side in (0, 1)])
   return Scored([scores[item.key] for item in items], missing, by)
+
+
+def together(parts: Sequence[Scored]) -> Scored:
+  """The scores of several sources for the same items, whose names differ."""
+  scores = [{name: value for own in each for name, value in own.items()}
+            for each in zip(*(part.scores for part in parts), strict=True)]
+  missing = {name: why for part in parts for name, why in part.missing.items()}
+  return Scored(scores, missing, {name: value for part in parts for name, value in part.by.items()})
 
 
 def read(question: Question, reply: Reply) -> Scores:

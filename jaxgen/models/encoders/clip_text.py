@@ -1,7 +1,11 @@
-"""CLIP's text encoder: causal blocks, and one vector for the whole text from its end token."""
+"""CLIP's text encoder: causal blocks, and one vector for the whole text from its end token.
+
+SigLIP's is the same in both directions, and its vector is that of the last token.
+"""
 
 import dataclasses
 from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,13 +14,11 @@ import jax.numpy as jnp
 from jaxgen.core.errors import user_error
 from jaxgen.models.layers.encoder import EncoderBlock
 from jaxgen.models.layers.linear import normal
-from jaxgen.models.layers.mlp import gelu_exact
-from jaxgen.models.layers.mlp import gelu_quick
+from jaxgen.models.layers.mlp import ACTIVATIONS
 from jaxgen.models.layers.norms import LayerNorm
 from jaxgen.models.layers.remat import check_scan
 from jaxgen.models.layers.remat import scanned
 
-ACTIVATIONS = {'quick_gelu': gelu_quick, 'gelu': gelu_exact}
 # Configs older than transformers 4.31 name this id, whatever the end token of their tokenizer is.
 OLD_EOS = 2
 
@@ -35,7 +37,7 @@ class ClipTextConfig:
     heads: N.
     mlp: F.
     positions: longest text in tokens.
-    activation: of the MLPs, ``quick_gelu`` or ``gelu``.
+    activation: of the MLPs, a key of ``ACTIVATIONS``, named as transformers does.
     norm_eps: epsilon of every norm.
     eos_id: the end token; 2 = the old rule, where the end token is the largest id of the text.
     remat: what the backward pass recomputes; see ``layers.remat``.
@@ -54,6 +56,8 @@ class ClipTextConfig:
   remat: str = 'none'
   unroll: int = 1
 
+  causal: ClassVar[bool] = True  # see ``TextConfig``
+
   def __post_init__(self):
     where = 'config.model.text_encoder_2'
     if self.width % self.heads:
@@ -62,6 +66,18 @@ class ClipTextConfig:
       raise user_error(f'{where}.activation', self.activation,
                        f'must be one of {sorted(ACTIVATIONS)}')
     check_scan(f'{where}.', self)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig(ClipTextConfig):
+  """Sizes of the text encoder of CLIP or SigLIP.
+
+  Attributes:
+    causal: tokens see those before them, and the state of the end token is that of the text.
+      Otherwise all tokens see each other, padding included, and the last one is that of the text.
+  """
+
+  causal: bool = True
 
 
 class ClipText(nn.Module):
@@ -77,13 +93,15 @@ class ClipText(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Encodes texts; what stands behind the end token changes neither it nor what is before.
+    """Encodes texts; in CLIP, what stands behind the end token changes neither it nor what is
+    before.
 
     Args:
       tokens: i32[B, S] from the start token on, padded on the right.
 
     Returns:
-      ``(f[B, S, D], f[B, D])``: states after the final norm, and that of the end token.
+      ``(f[B, S, D], f[B, D])``: states after the final norm, and that of the end token (in SigLIP
+      of the last one).
     """
     c = self.config
     rows, length = tokens.shape
@@ -99,7 +117,9 @@ class ClipText(nn.Module):
     places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
     stack = scanned(EncoderBlock, c, c.layers)
     x, _ = stack(c.heads, c.mlp, ACTIVATIONS[c.activation], norm_eps=c.norm_eps,
-                 dtype=self.dtype, name='layers')(x, None, places)
+                 dtype=self.dtype, name='layers')(x, None, places if c.causal else None)
     x = LayerNorm(epsilon=c.norm_eps, dtype=self.dtype, name='norm')(x)
+    if not c.causal:
+      return x, x[:, -1]
     end = jnp.argmax(tokens if c.eos_id == OLD_EOS else tokens == c.eos_id, axis=1)
     return x, jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]

@@ -1,4 +1,4 @@
-"""The pre-norm transformer block of ViT, SigLIP, CLIP and InternViT."""
+"""The pre-norm transformer block of ViT, DINO, SigLIP, CLIP and InternViT."""
 
 import flax.linen as nn
 import jax

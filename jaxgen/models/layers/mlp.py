@@ -25,6 +25,11 @@ def gelu_exact(x: jax.Array) -> jax.Array:
   return nn.gelu(x, approximate=False)
 
 
+# By the names that transformers' configs give them.
+ACTIVATIONS: dict[str, Activation] = {
+    'gelu': gelu_exact, 'gelu_pytorch_tanh': gelu_tanh, 'quick_gelu': gelu_quick}
+
+
 def projected_states(states: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:
   """Linear and GELU: states of a language model as cross attention reads them (L111).
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from jaxgen.evaluation.benchmarks.base import Item
 from jaxgen.evaluation.benchmarks.detections import detected
-from jaxgen.evaluation.benchmarks.detections import MASK2FORMER
+from jaxgen.evaluation.benchmarks.masks import foregrounds
+from jaxgen.evaluation.benchmarks.plugins import MASK2FORMER
 from jaxgen.evaluation.benchmarks.verdicts import COLORS
 from jaxgen.evaluation.benchmarks.verdicts import OBJECTS
 
@@ -68,3 +69,16 @@ def test_dogs_are_found_and_named_by_colour(models, tmp_path):
   assert dogs == sorted(dogs, key=lambda dog: -dog[4])
   color, = line['colors']['dog']
   assert color in COLORS and scored.scores == [{'0.png': float(color == 'red')}]
+
+
+@pytest.mark.slow
+def test_objects_are_foregrounds(models, tmp_path):
+  """Masks alone need no CLIP; what is no dog becomes black."""
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(1, 256, (48, 64, 3), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / '0.png')
+  command = f'{MASK2FORMER} --model={models}/detector --clip=nowhere --device=cpu'
+  (name, found), = foregrounds({'0.png': str(tmp_path / '0.png')}, str(tmp_path), command)
+  mask = np.asarray(Image.open(tmp_path / 'masks/0.png.png'))
+  assert name == '0.png' and mask.any() and mask.shape == (48, 64)
+  np.testing.assert_array_equal(found, np.where(mask[..., None] > 0, pixels, 0))

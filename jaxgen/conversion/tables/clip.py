@@ -1,0 +1,113 @@
+"""transformers' ``CLIPModel`` and ``SiglipModel``; checked in tests/models/test_towers.py.
+
+SigLIP 2 of a fixed resolution is a ``SiglipModel``.
+"""
+
+from jaxgen.conversion.engine import Rule
+from jaxgen.conversion.engine import Rules
+from jaxgen.conversion.family import Family
+from jaxgen.conversion.family import Field
+from jaxgen.conversion.family import Fixed
+from jaxgen.conversion.family import Implied
+from jaxgen.conversion.tables.clip_text import BUFFER
+from jaxgen.conversion.tables.clip_text import encoder_rules
+from jaxgen.conversion.tables.clip_text import text_rules
+from jaxgen.conversion.tables.pieces import linear
+from jaxgen.conversion.tables.pieces import norm
+from jaxgen.conversion.tables.pieces import square_side
+from jaxgen.conversion.transforms import HEADS_BIAS
+from jaxgen.conversion.transforms import HEADS_IN
+from jaxgen.conversion.transforms import HEADS_OUT
+from jaxgen.conversion.transforms import PatchKernel
+from jaxgen.conversion.transforms import Squeeze
+
+_IMAGE, _VISION, _HEAD = 'image_tower', 'vision_model', 'vision_model.head'
+
+_TOWERS: Rules = (
+    *linear(f'{_IMAGE}/vision/patch_embed', f'{_VISION}.embeddings.patch_embedding',
+            (PatchKernel(),)),
+    Rule(f'{_IMAGE}/vision/positions', f'{_VISION}.embeddings.position_embedding.weight'),
+    *encoder_rules(f'{_IMAGE}/vision/layers', f'{_VISION}.encoder.layers.{{i}}'),
+    *norm(f'{_IMAGE}/norm', f'{_VISION}.post_layernorm'),
+    *text_rules('text_tower/', 'text_model.'),
+)
+_CLIP: Rules = (
+    *_TOWERS,
+    Rule(f'{_IMAGE}/vision/cls', f'{_VISION}.embeddings.class_embedding'),
+    *norm(f'{_IMAGE}/vision/pre_norm', f'{_VISION}.pre_layrnorm'),
+    *linear(f'{_IMAGE}/projection', 'visual_projection'),
+    *linear('text_projection', 'text_projection'),
+    Rule('logit_scale', 'logit_scale'),
+)
+_SIGLIP: Rules = (
+    *_TOWERS,
+    Rule(f'{_IMAGE}/pool/query', f'{_HEAD}.probe', (Squeeze((0, 1)),)),
+    *(Rule(f'{_IMAGE}/pool/{part}/kernel', f'{_HEAD}.attention.in_proj_weight', HEADS_OUT,
+           joined=True) for part in 'qkv'),
+    *(Rule(f'{_IMAGE}/pool/{part}/bias', f'{_HEAD}.attention.in_proj_bias', HEADS_BIAS,
+           joined=True) for part in 'qkv'),
+    *linear(f'{_IMAGE}/pool/out', f'{_HEAD}.attention.out_proj', HEADS_IN),
+    *norm(f'{_IMAGE}/pool/norm', f'{_HEAD}.layernorm'),
+    *linear(f'{_IMAGE}/pool/mlp/up', f'{_HEAD}.mlp.fc1'),
+    *linear(f'{_IMAGE}/pool/mlp/down', f'{_HEAD}.mlp.fc2'),
+    *linear('text_projection', 'text_model.head'),
+    Rule('logit_scale', 'logit_scale', (Squeeze((0,)),)),
+    Rule('logit_bias', 'logit_bias', (Squeeze((0,)),)),
+)
+
+_FIELDS = (
+    Field('image.vision.image_size', 'vision_config.image_size', read=square_side),
+    Field('image.vision.patch_size', 'vision_config.patch_size', read=square_side),
+    Field('image.vision.width', 'vision_config.hidden_size'),
+    Field('image.vision.layers', 'vision_config.num_hidden_layers'),
+    Field('image.vision.heads', 'vision_config.num_attention_heads'),
+    Field('image.vision.mlp', 'vision_config.intermediate_size'),
+    Field('image.vision.activation', 'vision_config.hidden_act'),
+    Field('image.vision.norm_eps', 'vision_config.layer_norm_eps'),
+    Implied('image.vision.qkv_bias', True),
+    Implied('image.vision.qk_norm', False),
+    Implied('image.vision.layer_scale', 0.0),
+    Fixed('vision_config.num_channels', 3),
+    Field('text.vocab', 'text_config.vocab_size'),
+    Field('text.width', 'text_config.hidden_size'),
+    Field('text.layers', 'text_config.num_hidden_layers'),
+    Field('text.heads', 'text_config.num_attention_heads'),
+    Field('text.mlp', 'text_config.intermediate_size'),
+    Field('text.positions', 'text_config.max_position_embeddings'),
+    Field('text.activation', 'text_config.hidden_act'),
+    Field('text.norm_eps', 'text_config.layer_norm_eps'),
+)
+
+CLIP = Family(
+    name='clip', marker=('model_type', 'clip'), stem='model', rules=_CLIP,
+    extras=rf'vision_model\.embeddings\.position_ids|{BUFFER}',
+    fields=(
+        *_FIELDS,
+        Field('text.eos_id', 'text_config.eos_token_id'),
+        Field('image.projection', 'projection_dim'),
+        Field('projection', 'projection_dim'),
+        Implied('image.vision.class_token', True),
+        Implied('image.vision.patch_bias', False),
+        Implied('image.vision.pre_norm', True),
+        Implied('image.pool', 'class'),
+        Implied('text.causal', True),
+        Implied('has_bias', False),
+        Fixed('architectures', ('CLIPModel',)),
+    ))
+
+SIGLIP = Family(
+    name='siglip', marker=('model_type', 'siglip'), stem='model', rules=_SIGLIP,
+    extras=r'(vision|text)_model\.embeddings\.position_ids',
+    fields=(
+        *_FIELDS,
+        Implied('image.projection', 0),
+        Field('projection', 'text_config.projection_size'),
+        Implied('image.vision.class_token', False),
+        Implied('image.vision.patch_bias', True),
+        Implied('image.vision.pre_norm', False),
+        Implied('image.pool', 'attention'),
+        Implied('text.causal', False),
+        Implied('has_bias', True),
+        Fixed('vision_config.vision_use_head', True),
+        Fixed('architectures', ('SiglipModel',)),
+    ))
