@@ -21,7 +21,7 @@ def add(commands) -> None:
   parser.add_argument('--base', default='', metavar='PATH',
                       help='instead: a published pipeline, its folder or owner/name on the hub')
   parser.add_argument('--lora', action='append', default=[], metavar='FILE[:WEIGHT]',
-                      help='adapters on top of --base; may be given several times')
+                      help='adapters on top of the model; may be given several times')
   parser.add_argument('--prompt', action='append', default=[], help='may be given several times')
   parser.add_argument('--prompts-file', metavar='FILE', help='one prompt in each line')
   for role, text in GIVEN.items():
@@ -68,9 +68,6 @@ def _sample(args) -> None:
   if bool(args.workdir) == bool(args.base):
     raise user_error('--workdir', args.workdir, 'name either a trained run, or a published '
                      'pipeline by --base')
-  if args.lora and not args.base:
-    raise user_error('--lora', args.lora, 'adapters are added to a published model; name it by '
-                     '--base')
   sample(lambda: _origin(args), args.out, prompts=args.prompt, prompts_file=args.prompts_file,
          job=args.job, given={role: vars(args)[role] for role in GIVEN}, size=args.size,
          steps=args.steps, outputs=args.outputs, task=args.task, seed=args.seed,
@@ -80,6 +77,9 @@ def _sample(args) -> None:
 def _answer(args) -> None:
   if not args.workdir:
     raise user_error('--workdir', None, 'name the trained run that is to answer')
+  if args.lora:
+    raise user_error('--lora', args.lora, 'is for drawing; a run answers dialogues as it is, so '
+                     'drop it')
   for name, unset in (*dict.fromkeys(('prompt', *GIVEN), []).items(), ('prompts_file', None),
                       ('job', ''), ('outputs', 1), ('task', 'auto')):
     if vars(args)[name] != unset:
@@ -94,12 +94,13 @@ def _answer(args) -> None:
 
 def _origin(args):
   """What ``sample`` draws from."""
+  from jaxgen.conversion import adapters
   from jaxgen.sampling.load import published
   from jaxgen.sampling.load import trained
   if not args.base:
-    return trained(args.workdir, args.weights, args.preset)
+    return trained(args.workdir, args.weights, args.preset,
+                   adapters.on_run(args.lora, args.workdir))
   from jaxgen.config import overridden
-  from jaxgen.conversion import adapters
   from jaxgen.conversion.pipelines import describe
   from jaxgen.conversion.pipelines import open_pipeline
   from jaxgen.conversion.pretrained import read_external

@@ -28,6 +28,8 @@ from jaxgen.systems.base import System
 from jaxgen.systems.registry import make_system
 from jaxgen.systems.registry import with_preset
 
+Change = Callable[[Params], Params]
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -37,6 +39,10 @@ class Run:
   system: System
   params: Params
   maker: ExampleMaker
+
+  def changed(self, change: Change) -> 'Run':
+    """The run with other parameters, made of its own."""
+    return dataclasses.replace(self, params=change(self.params))
 
   def draw(self, requests: Sequence[Request], **options) -> list[Images]:
     """``jaxgen.sampling.generate.generate`` with this run's parts."""
@@ -69,13 +75,15 @@ class Origin:
   load: Callable[[], Run]
 
 
-def trained(workdir: str, weights: str = 'ema', preset: str = '') -> Origin:
-  """A workdir; see ``load_run``."""
-  return Origin(run_config(workdir, preset), lambda: load_run(workdir, weights, preset))
+def trained(workdir: str, weights: str = 'ema', preset: str = '',
+            change: Change = lambda params: params) -> Origin:
+  """A workdir; see ``load_run``, and ``published`` for ``change``."""
+  return Origin(run_config(workdir, preset),
+                lambda: load_run(workdir, weights, preset).changed(change))
 
 
 def published(config: ConfigDict, read_external: Callable[[str], Params], preset: str = '',
-              change: Callable[[Params], Params] = lambda params: params) -> Origin:
+              change: Change = lambda params: params) -> Origin:
   """A model that was not trained here.
 
   Args:
@@ -85,12 +93,7 @@ def published(config: ConfigDict, read_external: Callable[[str], Params], preset
     change: makes other parameters of those that were read.
   """
   config = with_preset(config, preset)
-
-  def load() -> Run:
-    run = load_published(config, read_external)
-    return dataclasses.replace(run, params=change(run.params))
-
-  return Origin(config, load)
+  return Origin(config, lambda: load_published(config, read_external).changed(change))
 
 
 def run_config(workdir: str, preset: str = '') -> ConfigDict:
