@@ -47,10 +47,10 @@ RANGES = {
     'images': (0, MAX_IMAGES), 'max_images': (0, MAX_IMAGES), 'max_tokens': (0, MAX_TOKENS),
     'temperature': (0, MAX_TEMPERATURE),
     'search': (0, None), 'limit': (0, None), 'size': (0, MAX_SIDE), 'rows': (1, None),
-    'rank': (1, None), 'shards': (1, None), 'vocab': (1, None), 'every': (1, None),
-    'port': (0, 65535), 'queue': (1, None), 'draws': (1, None), 'timeout': (0.001, None),
-    'drain': (0, None), 'concurrency': (1, None), 'workers': (1, None), 'items': (1, None),
-    'participants': (1, None)}
+    'lora': (1, None), 'text_lora': (0, None), 'shards': (1, None), 'vocab': (1, None),
+    'every': (1, None), 'port': (0, 65535), 'queue': (1, None), 'draws': (1, None),
+    'timeout': (0.001, None), 'drain': (0, None), 'concurrency': (1, None), 'workers': (1, None),
+    'items': (1, None), 'participants': (1, None)}
 NAMED = ('config', 'workdir', 'out', 'data')
 COMMANDS = (train, finetune, sample, serve, evaluate, plan, convert, push, data, curate, report,
             study, doctor, hello)

@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PLANS, PAGE = ROOT / 'docs/plans', ROOT / 'docs/scaling.md'
 BEGIN, END = '<!-- plans -->', '<!-- end of plans -->'
 IOMM = ('pretrain_b', 'finetune_b_512', 'finetune_b_1024', 'pretrain_l', 'finetune_l_512',
-        'finetune_l_1024', 'pretrain_xl', 'finetune_xl_512')
+        'finetune_l_1024', 'pretrain_xl', 'finetune_xl_512', 'openuni_l_mix', 'qwen_image_mix')
 OTHERS = ('imontage/pretrain', 'imontage/sft', 'imontage/hq', 'plans/flux_12b',
           'plans/hunyuan_video_13b')
 # 96 rows do not divide over 64 devices, and eight rows of a device hide the gathers of IOMM-XL.
@@ -34,6 +34,9 @@ HALVES = '--config.mesh.fsdp=32 --config.mesh.context=2 --config.train.accumulat
 OVERRIDES = {('pretrain_xl', 'tpu:v5p:4x4x4'): '--config.train.accumulate=8',
              ('imontage/pretrain', 'tpu:v5p:4x4x4'): RING,  # permutes overlap, gathers do not
              ('imontage/sft', 'tpu:v5p:4x4x4'): HALVES, ('imontage/hq', 'tpu:v5p:4x4x4'): HALVES}
+# Of 64 devices, four share a row of Qwen-Image, so that 48 rows divide.
+OVERRIDES |= {('qwen_image_mix', topology): '--config.mesh.fsdp=16 --config.mesh.context=4'
+              for topology in ('tpu:v5p:4x4x4', 'gpu:h800:8x8')}
 # 192 devices, two to a row, need rows that three divides: an eighth more of 512 pixels, a half more
 # of 1024, in fewer steps, so that as many samples train; pieces leave room for the parameters.
 KONTEXT = {'stage1': (576, 64_000, 1), 'stage2': (1152, 373_334, 3), 'stage3': (288, 26_667, 3),

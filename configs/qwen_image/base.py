@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from jaxgen.config import source
 from jaxgen.conversion.pipelines import config_of
-from jaxgen.conversion.tables.pipelines import image_tokens
 from jaxgen.models.encoders.qwen2_5_vl import QWEN2_5_VL_7B
 from jaxgen.models.registry import section
 from jaxgen.sampling.schedules import size_shift
@@ -31,12 +30,10 @@ def get_config(pipeline: str = '') -> ConfigDict:
 
 
 def trained(config: ConfigDict) -> ConfigDict:
-  """Turns the config of a pipeline into one of training: a row holds one sample of any shape, with
-  as many images as its prompt takes."""
+  """Turns the config of a pipeline into one of training: a row holds one sample of any shape."""
   images = config.data.max_references
   config.data.sources.images = source('auto', 'auto' if images else 'pair', path='images')
-  config.data.update(buckets='area:1048576/32', visual_tokens=LATENTS * (1 + images),
-                     patches=4 * images * image_tokens(config.data.vision_area))
+  config.data.update(buckets='area:1048576/32', visual_tokens=LATENTS * (1 + images))
   config.data.dropout.update(all=0.0, text=0.1)
   config.model.denoiser.remat = 'dots'
   config.objective.timestep_shift = round(size_shift(4096, config.sampling.size_shift), 3)

@@ -43,6 +43,7 @@ class Wishes:
   rank: int
   size: int
   steps: int
+  text_rank: int = 0
   validate: str = ''
   merge: bool = False
   push_to: str = ''
@@ -76,7 +77,8 @@ def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
   requests = (commands.read_requests(wishes.validate, config, '--validate') if wishes.validate
               else found.requests)
   caching.write_cache(config, config.data.cache, ALONE, read_external)
-  write_states(config, config.data.states, ALONE, read_external)
+  if config.data.states:
+    write_states(config, config.data.states, ALONE, read_external)
   if not _stored(workdir):
     config = fit.fitted(config, lambda config: overridden(config, wishes.overrides), say)
   draws = functools.partial(drawing, requests=requests)
@@ -100,10 +102,11 @@ def _understood(base: str, data: str, workdir: str, wishes: Wishes
   pipeline = pipelines.open_pipeline(base)
   say('\n'.join(pipelines.describe(pipeline)))
   use_compilation_cache()
-  config = recipe(pipeline.config, data, rank=wishes.rank, size=wishes.size, steps=wishes.steps)
+  config = recipe(pipeline.config, data, rank=wishes.rank, text_rank=wishes.text_rank,
+                  size=wishes.size, steps=wishes.steps)
   found = folder.survey(data, config, make_system(config))
   config.data.visual_tokens, config.train.rows = found.tokens, fit.rows(jax.device_count())
-  for kind in CACHES:
+  for kind in CACHES if not wishes.text_rank else CACHES[:1]:  # towers that train are no cache
     config.data[kind] = str(epath.Path(workdir).resolve() / kind)
   if before := _stored(workdir):
     values = trees.flatten(before.to_dict())

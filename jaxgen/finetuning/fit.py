@@ -14,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
+from jaxgen.finetuning.recipe import TEXT_MODULES
 from jaxgen.models.layers.quantized import has_qwix
 from jaxgen.planning.program import compile_program
 from jaxgen.planning.program import make_program
@@ -24,6 +25,7 @@ ROWS = 4  # of a global batch on fewer devices than that
 SPARE = 0.92  # share of the memory that a run may take
 REMAT = ('none', 'attention', 'full')
 EIGHT_BITS = ((r'denoiser/.*blocks/.*/kernel', 'int8'),)
+TEXT_EIGHT_BITS = ((TEXT_MODULES + '/kernel', 'int8'),)  # of towers that steps read
 # What the choice writes, and a run that goes on keeps.
 FIELDS = ('train.rows', 'train.accumulate', 'mesh.fsdp', 'model.denoiser.remat', 'model.quantized')
 
@@ -47,8 +49,8 @@ class Setting:
 
   def applied(self, config: ConfigDict) -> ConfigDict:
     """A copy of the config with this setting."""
-    values = (self.rows, self.accumulate, self.fsdp, self.remat,
-              EIGHT_BITS if self.eight_bits else ())
+    eight = EIGHT_BITS if config.data.states else EIGHT_BITS + TEXT_EIGHT_BITS
+    values = (self.rows, self.accumulate, self.fsdp, self.remat, eight if self.eight_bits else ())
     config = config.copy_and_resolve_references().unlock()
     config.update_from_flattened_dict(dict(zip(FIELDS, values, strict=True)))
     return config

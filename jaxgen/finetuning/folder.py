@@ -85,7 +85,7 @@ def survey(path: str, config: ConfigDict, system: System) -> Survey:
       problems['silent'].append(sample.id)
       continue
     task = tasks.kind_of(sample)
-    if task != 'pair' and not (config.data.clean_roles or system.layout.vision):
+    if task != 'pair' and not config.data.clean_roles:
       problems['given'].append(sample.id)
       continue
     worded = tasks.worded(sample, task, config.data)

@@ -16,12 +16,15 @@ def add(commands) -> None:
                       'with controls, as other trainers have them')
   parser.add_argument('--workdir', required=True, metavar='DIR')
   what = parser.add_mutually_exclusive_group()
-  what.add_argument('--lora', type=int, default=16, dest='rank', metavar='RANK',
+  what.add_argument('--lora', type=int, default=16, metavar='RANK',
                     help='adapters of this rank train (16)')
   what.add_argument('--full', action='store_true', help='the whole denoiser trains')
+  parser.add_argument('--text-lora', type=int, default=0, metavar='RANK',
+                      help='adapters of the text towers train too; they stay as they are unless '
+                      'given')
   parser.add_argument('--size', type=int, default=0, metavar='N',
                       help='images have about N x N pixels; those of the base unless given')
-  parser.add_argument('--steps', type=int, default=1000, metavar='N')
+  parser.add_argument('--steps', type=int, default=1000, dest='of_run', metavar='N')
   parser.add_argument('--validate', default='', metavar='FILE', help='prompts, one in each line, '
                       'or a job file (.json), to draw at each save; the first of the data unless '
                       'given')
@@ -38,8 +41,9 @@ def _finetune(args) -> None:
   from jaxgen.finetuning import commands
   from jaxgen.operations import lock
   wishes = commands.Wishes(
-      rank=0 if args.full else args.rank, size=args.size, steps=args.steps,
-      validate=args.validate, merge=args.merge, push_to=args.push_to, overrides=args.overrides)
+      rank=0 if args.full else args.lora, text_rank=args.text_lora, size=args.size,
+      steps=args.of_run, validate=args.validate, merge=args.merge, push_to=args.push_to,
+      overrides=args.overrides)
   with lock.held(epath.Path(args.workdir)):  # the caches are written before the training begins
     done = commands.finetune(args.base, args.data, args.workdir, wishes)
   if not done:

@@ -52,6 +52,9 @@ def _sample(args) -> None:
 def _answer(args) -> None:
   if not args.workdir:
     raise user_error('--workdir', None, 'name the trained run that is to answer')
+  if args.lora:
+    raise user_error('--lora', args.lora, 'is for drawing; a run answers dialogues as it is, so '
+                     'drop it')
   for name, unset in (*dict.fromkeys(('prompt', *GIVEN), []).items(), ('prompts_file', None),
                       ('job', ''), ('outputs', 1), ('task', 'auto')):
     if vars(args)[name] != unset:

@@ -101,12 +101,12 @@ def add_push(parser: argparse.ArgumentParser, required: bool = False) -> None:
 
 
 def add_origin(parser: argparse.ArgumentParser) -> None:
-  """Adds what is drawn from: ``--workdir``, or ``--base`` with ``--lora``."""
+  """Adds what is drawn from: ``--workdir`` or ``--base``, and ``--lora``."""
   parser.add_argument('--workdir', metavar='DIR', help='a trained run')
   parser.add_argument('--base', default='', metavar='PATH',
                       help='instead: a published pipeline, its folder or owner/name on the hub')
   parser.add_argument('--lora', action='append', default=[], metavar='FILE[:WEIGHT]',
-                      help='adapters on top of --base; may be given several times')
+                      help='adapters on top of the model; may be given several times')
 
 
 def origin(args: argparse.Namespace, required: bool = True):
@@ -123,19 +123,20 @@ def origin(args: argparse.Namespace, required: bool = True):
   if named > 1 or (required and not named):
     raise user_error('--workdir', args.workdir, 'name either a trained run, or a published '
                      'pipeline by --base')
-  if args.lora and not args.base:
-    raise user_error('--lora', args.lora, 'adapters are added to a published model; name it by '
+  if args.lora and not named:
+    raise user_error('--lora', args.lora, 'adapters are added to a model; name it by --workdir or '
                      '--base')
   return (lambda: _origin(args)) if named else None
 
 
 def _origin(args: argparse.Namespace):
+  from jaxgen.conversion import adapters
   from jaxgen.sampling.load import published
   from jaxgen.sampling.load import trained
   if not args.base:
-    return trained(args.workdir, args.weights, args.preset)
+    return trained(args.workdir, args.weights, args.preset,
+                   adapters.on_run(args.lora, args.workdir), dict(lora=args.lora))
   from jaxgen.config import overridden
-  from jaxgen.conversion import adapters
   from jaxgen.conversion.pipelines import describe
   from jaxgen.conversion.pipelines import open_pipeline
   from jaxgen.conversion.pretrained import read_external

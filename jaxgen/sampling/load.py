@@ -30,6 +30,8 @@ from jaxgen.systems.base import System
 from jaxgen.systems.registry import make_system
 from jaxgen.systems.registry import with_preset
 
+Change = Callable[[Params], Params]
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -39,6 +41,10 @@ class Run:
   system: System
   params: Params
   maker: ExampleMaker
+
+  def changed(self, change: Change) -> 'Run':
+    """The run with other parameters, made of its own."""
+    return dataclasses.replace(self, params=change(self.params))
 
   def draw(self, requests: Sequence[Request], **options) -> list[Images]:
     """``jaxgen.sampling.generate.generate`` with this run's parts."""
@@ -73,15 +79,18 @@ class Origin:
   named: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def trained(workdir: str, weights: str = 'ema', preset: str = '') -> Origin:
-  """A workdir; see ``load_run``."""
+def trained(workdir: str, weights: str = 'ema', preset: str = '',
+            change: Change = lambda params: params,
+            named: Mapping[str, Any] | None = None) -> Origin:
+  """A workdir; see ``load_run``, and ``published`` for ``change`` and ``named``."""
   return Origin(with_kept(run_config(workdir, preset), workdir),
-                lambda: load_run(workdir, weights, preset),
-                dict(workdir=workdir, step=newest_step(workdir), weights=weights, preset=preset))
+                lambda: load_run(workdir, weights, preset).changed(change),
+                dict(named or {}, workdir=workdir, step=newest_step(workdir), weights=weights,
+                     preset=preset))
 
 
 def published(config: ConfigDict, read_external: Callable[[str], Params], preset: str = '',
-              change: Callable[[Params], Params] = lambda params: params,
+              change: Change = lambda params: params,
               named: Mapping[str, Any] | None = None) -> Origin:
   """A model that was not trained here.
 
@@ -93,12 +102,8 @@ def published(config: ConfigDict, read_external: Callable[[str], Params], preset
     named: what names the model in records, besides the preset.
   """
   config = with_preset(config, preset)
-
-  def load() -> Run:
-    run = load_published(config, read_external)
-    return dataclasses.replace(run, params=change(run.params))
-
-  return Origin(config, load, dict(named or {}, preset=preset))
+  return Origin(config, lambda: load_published(config, read_external).changed(change),
+                dict(named or {}, preset=preset))
 
 
 def run_config(workdir: str, preset: str = '') -> ConfigDict:

@@ -89,11 +89,16 @@ def write_states(config: ConfigDict, out: str, start: Mapping[str, Any] | None =
 def fingerprint(config: ConfigDict, system: System, stored: Params) -> dict[str, Any]:
   """What every entry depends on, by name, as values of JSON; see ``frozen_groups.of_group``."""
   fields = {'config.model.guidance': config.model.guidance,
-            SHAPE: dataclasses.asdict(ToldShape.of(jax.eval_shape(
-                system.condition, system.shapes(), pack([[]], _shape(config, system)).batch)))}
+            SHAPE: dataclasses.asdict(told_shape(config, system))}
   for group in frozen_groups.told_groups(system):
     fields |= frozen_groups.of_group(config, system, group, stored)
   return fields
+
+
+def told_shape(config: ConfigDict, system: System) -> ToldShape:
+  """The sizes of what is told of one sample of a config."""
+  return ToldShape.of(jax.eval_shape(
+      system.condition, system.shapes(), pack([[]], _shape(config, system)).batch))
 
 
 class _Teller:

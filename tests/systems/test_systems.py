@@ -27,15 +27,22 @@ from jaxgen.conversion.tables.pipelines import KINDS
 from jaxgen.core import trees
 from jaxgen.core.types import Batch
 from jaxgen.data.loader import make_loader
+from jaxgen.finetuning.fit import EIGHT_BITS
+from jaxgen.finetuning.recipe import adapt
 from jaxgen.models.registry import section
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
+from jaxgen.planning.program import abstract_batch
 from jaxgen.sampling.load import load_run
 from jaxgen.sampling.request import make_request
+from jaxgen.sharding import partition
+from jaxgen.sharding.mesh import make_mesh
 from jaxgen.sharding.rules import rule
 from jaxgen.systems.registry import SYSTEMS
 from jaxgen.systems.registry import make_system
 from jaxgen.training.loop import train
+from jaxgen.training.state import make_blueprint
+from jaxgen.training.step import make_train_step
 from tests.systems.small import shrink_duetgen
 from tests.training.launched import metrics_of
 
@@ -353,6 +360,29 @@ def test_every_axis_of_every_parameter_has_a_rule(tiny):
   assert axes.keys() == shapes.keys()
   for path, names in axes.items():
     assert len(names) == shapes[path].ndim and all(map(rule, names)), path
+
+
+def test_adapters_may_stand_beside_kernels_in_eight_bits(tiny):
+  """QLoRA's use, for any system: what fine-tuning adapts is what it may quantise, and a step of
+  the two is a program; tests/test_finetune_ways.py trains some."""
+  config = copy.deepcopy(tiny).unlock()
+  config.model.lora = ConfigDict()
+  adapt(config, rank=2)
+  config.model.quantized = EIGHT_BITS
+  system, objectives = make_system(config), make_objectives(config)
+  mesh = make_mesh(config.mesh)
+  blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
+  frozen = trees.flatten(blueprint.frozen)
+  beside = {path.rpartition('/lora/')[0] for path in frozen if path.endswith('/lora/alpha')}
+  assert beside and all(frozen[f'{module}/kernel'].dtype == np.int8 for module in beside)
+  rows = partition.row_sharding(mesh, config.train.rows)
+  step = make_train_step(config, system, objectives, blueprint.optimizer)
+  with partition.scope(mesh):
+    state, metrics = jax.eval_shape(step, blueprint.state, blueprint.frozen,
+                                    abstract_batch(config, system.layout, rows))
+  assert metrics['loss'].shape == ()
+  assert set(trees.flatten(state.params)) == {
+      f'{module}/lora/{name}' for module in beside for name in 'ab'}
 
 
 def test_every_task_is_sampled(case, runs):

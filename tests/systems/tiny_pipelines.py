@@ -86,10 +86,21 @@ def randomised(model: torch.nn.Module, scale: float = 0.1) -> torch.nn.Module:
 
 
 def save_flux(folder: pathlib.Path, kind: type[DiffusionPipeline] = FluxPipeline, *,
-              distilled: bool = True) -> str:
-  """A FLUX.1 pipeline, four pixels along a token; schnell unless ``distilled`` from guidance."""
-  clip_vocab = save_clip_tokenizer(folder / 'tokenizer')
-  t5_vocab = save_t5_tokenizer(folder / 'tokenizer_2')
+              distilled: bool = True, texts: Iterable[str] = TEXTS,
+              channels: tuple[int, ...] = (8, 8), latent_channels: int = 4, **transformer) -> str:
+  """A FLUX.1 pipeline; four pixels along a token with two ``channels`` of the autoencoder.
+
+  Args:
+    folder: to write.
+    kind: class of the pipeline.
+    distilled: from guidance, else schnell.
+    texts: that its tokenizers are trained on.
+    channels: of the autoencoder's blocks.
+    latent_channels: of the autoencoder.
+    **transformer: fields of the denoiser that are not the tiny ones.
+  """
+  clip_vocab = save_clip_tokenizer(folder / 'tokenizer', texts)
+  t5_vocab = save_t5_tokenizer(folder / 'tokenizer_2', texts)
   tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / 'tokenizer')
   torch.manual_seed(0)
   kind(
@@ -105,13 +116,14 @@ def save_flux(folder: pathlib.Path, kind: type[DiffusionPipeline] = FluxPipeline
           vocab_size=t5_vocab, d_model=32, d_kv=6, d_ff=48, num_layers=2, num_heads=4,
           feed_forward_proj='gated-gelu'))),
       tokenizer_2=transformers.T5Tokenizer.from_pretrained(folder / 'tokenizer_2'),
-      transformer=randomised(FluxTransformer2DModel(
+      transformer=randomised(FluxTransformer2DModel(**dict(
           in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
           num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=16,
-          guidance_embeds=distilled, axes_dims_rope=(4, 6, 6))),
+          guidance_embeds=distilled, axes_dims_rope=(4, 6, 6)) | transformer)),
       vae=randomised(AutoencoderKL(
-          latent_channels=4, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
-          down_block_types=['DownEncoderBlock2D'] * 2, up_block_types=['UpDecoderBlock2D'] * 2,
+          latent_channels=latent_channels, block_out_channels=channels, layers_per_block=1, norm_num_groups=4,
+          down_block_types=['DownEncoderBlock2D'] * len(channels),
+          up_block_types=['UpDecoderBlock2D'] * len(channels),
           scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False,
           use_post_quant_conv=False)),
   ).save_pretrained(folder)

@@ -111,6 +111,7 @@ def _qwen_image_edit(sections: Sections, scheduler: Mapping[str, Any], *, seen: 
       'data.references': 'area', 'data.reference_pixels': (AREA,), 'data.vision_area': seen,
       'data.vision_pixels': (56 * 56, 128 * 128 * 28 * 28),  # of preprocessor_config.json
       'data.clean_roles': ('source', 'reference', 'context'), 'data.max_references': images,
+      'data.patches': 4 * images * image_tokens(seen),
       # Beside an image stand the tokens that begin and end it, and in later models its number.
       'data.prompt_tokens': CROPPED + WORDS + images * (image_tokens(seen) + 8)}
 
