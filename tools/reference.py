@@ -234,7 +234,9 @@ def _described(thing: Any, heading: str) -> Mapping[str, str]:
 
 def _model(kind: type, headings: Mapping[type, str]) -> str:
   """The fields of a config class; a field that is itself a config leads to its heading."""
-  texts, hints = _described(kind, 'Attributes'), typing.get_type_hints(kind)
+  hints, texts = typing.get_type_hints(kind), {}
+  for known in reversed(kind.__mro__[:-1]):  # fields that it inherits are told where they stand
+    texts |= _described(known, 'Attributes')
   rows = []
   for field in dataclasses.fields(kind):
     needed = field.default is dataclasses.MISSING

@@ -134,19 +134,7 @@ def base_config() -> ConfigDict:
           weights='ema',  # from a workdir: 'ema' if it has one, or always 'params'
           changes=(),  # (regex over group/path, 'reinit' | 'extend' | 'drop' | 'merge'), in order
       ),
-      sampling=dict(
-          steps=50,  # solver steps of an image
-          solver='euler',  # or 'unipc'
-          guidance=4.0,  # text guidance scale s: u + s (c - u); 1 = no guidance
-          image_guidance=1.0,  # guidance scale of the references, for systems that support it
-          renormalize='none',  # length of guided velocities kept by 'token', by 'image', or not
-          negative_prompt='',  # prompt of the unconditional branch; '' = data.empty_prompt
-          timestep_shift=1.0,  # s of the noise levels: s t / (1 + (s - 1) t)
-          size_shift=(),  # (tokens, mu, tokens, mu): shift exp(mu) by image size instead (FLUX)
-          last_level=0.0,  # noise level before 0 that the levels are stretched to; 0 = as they fall
-          size=0,  # side of the images in pixels; 0 = data.image_size
-          rows=16,  # rows sampled at once
-      ),
+      sampling=_sampling(),
       validation=dict(  # while training; docs/metrics.md
           every=0,  # steps between two validations; 0 = off
           sources=ConfigDict(),  # name -> source(...) of held-out samples, whose loss is computed
@@ -156,6 +144,22 @@ def base_config() -> ConfigDict:
           weights='ema',  # 'ema' (where the run keeps one), 'params' or 'both'
       ),
   ))
+
+
+def _sampling() -> dict[str, object]:
+  return dict(
+      steps=50,  # solver steps of an image
+      solver='euler',  # or 'unipc'
+      guidance=4.0,  # text guidance scale s: u + s (c - u); 1 = no guidance
+      image_guidance=1.0,  # guidance scale of the references, for systems that support it
+      renormalize='none',  # length of guided velocities kept by 'token', by 'image', or not
+      negative_prompt='',  # prompt of the unconditional branch; '' = data.empty_prompt
+      timestep_shift=1.0,  # s of the noise levels: s t / (1 + (s - 1) t)
+      size_shift=(),  # (tokens, mu, tokens, mu): shift exp(mu) by image size instead (FLUX)
+      last_level=0.0,  # noise level before 0 that the levels are stretched to; 0 = as they fall
+      size=0,  # side of the images in pixels; 0 = data.image_size
+      rows=16,  # rows sampled at once
+  )
 
 
 def _data() -> dict[str, object]:
