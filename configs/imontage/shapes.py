@@ -18,7 +18,7 @@ from jaxgen.data.mixture import flat_mix
 from jaxgen.models.registry import section
 
 VOCAB, WIDTH = 512, 128
-STEPS = dict(pretrain=1500, sft=3000, hq=4000)
+STEPS = dict(pretrain=1500, sft=3000, hq=2500)
 # Source of the paper's stages -> drawn task.
 DRAWN = dict(multi_reference='reference', control_reference='control', style_reference='style',
              multi_turn='multi_turn', multi_view='views', storyboard='storyboard')
