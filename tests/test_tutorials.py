@@ -24,8 +24,6 @@ echo '{"stage": "evaluate align", "seconds": 0}' > runs/quickstart_duetgen/timin
 CHANGES = {
     'photos': {
         'launch/photos.sh IMAGES runs/photos': f'launch/photos.sh IMAGES runs/photos {FEW}',
-        'launch/photos.sh ../shared/data/photos/photos.jsonl runs/photos':
-            'launch/photos.sh IMAGES runs/photos',
         'launch/photos.sh EDITS runs/edits': f'launch/photos.sh EDITS runs/edits {FEW}'},
     'lora': {
         'black-forest-labs/FLUX.1-dev': 'BASE',
