@@ -75,6 +75,12 @@ def test_tensorflow_and_torch_stay_out(code):
      'jaxgen: none: no config.json there; give a workdir or a weights folder\n'),
     (['evaluate', '--workdir=none', '--prompts=0'],
      'jaxgen: --prompts = 0: use at least 1\n'),
+    (['serve'],
+     'jaxgen: --workdir: name either a trained run, or a published pipeline by --base\n'),
+    (['serve', '--workdir=none', '--api-key-file=none'],
+     "jaxgen: --api-key-file = 'none': no such file\n"),
+    (['serve', '--workdir=none', '--output-size=512'],
+     "jaxgen: --output-size = '512': write WIDTHxHEIGHT, as 768x512\n"),
     (['report', '--workdir=none'],
      "jaxgen: --workdir = 'none': holds no metrics.jsonl, nor do its subfolders; "
      'give the folder of a run, or of several\n'),
@@ -96,6 +102,7 @@ def test_mistakes_end_in_one_line(capsys, words, message):
     ('data inspect', '--limit=-1', 'at least 0'), ('data inspect', '--size=-1', 'use 0 to 32768'),
     ('data pack', '--shards=0', 'at least 1'), ('data pack', '--seed=-1', 'use 0 to'),
     ('data tokenizer', '--vocab=-1', 'at least 1'), ('data show', '--rows=0', 'at least 1'),
+    ('serve', '--port=70000', 'use 0 to 65535'), ('serve', '--timeout=nan', 'at least 0.001'),
     ('data cache', '--every=0', 'at least 1'), ('report', '--workdir=', 'name a file or folder')])
 def test_numbers_out_of_range_and_empty_paths(capsys, command, flag, message):
   needed = {'sample': ('workdir', 'out'), 'train': ('config', 'workdir'), 'evaluate': ('workdir',),

@@ -4,7 +4,6 @@ Its texts are written between batches, and its images are drawn in them, beside 
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import threading
 import time
@@ -85,13 +84,13 @@ class Conversation:
     return self._engine.run(function)
 
   def _draw(self, requests: Sequence[Request]) -> list[Images]:
-    jobs = [self._engine.drawer.prepare(request, self._options.steps) for request in requests]
-    tickets = self._engine.submit(jobs, seconds=self._left(), listen=self._listen, taken=True)
-    self._ticket, = tickets
-    with contextlib.ExitStack() as stack:
-      stack.callback(self._ticket.future.cancel)
-      self._left()
-      return [ticket.future.result() for ticket in tickets]
+    request, = requests  # of the one dialogue
+    job = self._engine.drawer.prepare(request, self._options.steps)
+    self._ticket, = self._engine.submit([job], seconds=self._left(), listen=self._listen,
+                                        taken=True)
+    if self._stopped.is_set():  # before there was a ticket to cancel
+      self._ticket.future.cancel()
+    return [self._ticket.future.result()]
 
   def _left(self) -> float:
     """Seconds until the deadline."""
