@@ -95,7 +95,10 @@ class Case:
     params = make_params(module)
     sides = {'jaxgen': jaxgen_step(functools.partial(loss_of, module), params, self.batch)}
     if not self.flags.no_torch:
-      sides |= {name: torch_step(self, module, params, calls, platform)
+      import diffusers
+      kind = getattr(diffusers, self.kind)
+      sides |= {name: torch_step(self.batch, torch_model(self.family, kind, module, params), calls,
+                                 platform)
                 for name, calls in self.calls.items()}
     return sides
 
@@ -148,24 +151,26 @@ def parse_flags() -> argparse.Namespace:
 
 def iomm(flags: argparse.Namespace) -> Case:
   """Square images, one segment per row."""
-  def call(model, batch):
-    import torch
-    pooled = torch.zeros(len(batch['t']), model.config.pooled_projection_dim,
-                         device=batch['t'].device)
-    velocity = model(
-        hidden_states=batch['latents'], encoder_hidden_states=batch['states'],
-        pooled_projections=pooled, timestep=batch['t'][:, 0],
-        img_ids=batch['positions'][0].float(), txt_ids=batch['state_positions'][0].float(),
-        return_dict=False)[0]
-    return velocity, batch['target']
-
   return Case(
       flags, flux.FAMILY, 'FluxTransformer2DModel', dict(in_channels=CHANNELS), square_images(flags),
-      {'torch': [call]},
+      {'torch': [flux_call]},
       f'{flags.batch} x ({flags.image} image + {flags.text} text tokens)')
 
 
-def square_images(flags: argparse.Namespace) -> dict[str, np.ndarray]:
+def flux_call(model, batch):
+  """Velocity and target of all rows, from diffusers' FLUX."""
+  import torch
+  pooled = torch.zeros(len(batch['t']), model.config.pooled_projection_dim,
+                       device=batch['t'].device)
+  velocity = model(
+      hidden_states=batch['latents'], encoder_hidden_states=batch['states'],
+      pooled_projections=pooled, timestep=batch['t'][:, 0],
+      img_ids=batch['positions'][0].float(), txt_ids=batch['state_positions'][0].float(),
+      return_dict=False)[0]
+  return velocity, batch['target']
+
+
+def square_images(flags: argparse.Namespace, channels: int = CHANNELS) -> dict[str, np.ndarray]:
   """Random tokens of square images, and the velocity to learn."""
   side = math.isqrt(flags.image)
   if side * side != flags.image:
@@ -178,14 +183,14 @@ def square_images(flags: argparse.Namespace) -> dict[str, np.ndarray]:
     return rng.normal(size=(flags.batch, length, channels)).astype(np.float32)
 
   return dict(
-      latents=normal(flags.image, CHANNELS),
+      latents=normal(flags.image, channels),
       t=rng.uniform(size=(flags.batch, 1)).astype(np.float32),
       positions=np.tile(positions, (flags.batch, 1, 1)).astype(np.int32),
       segments=np.ones((flags.batch, flags.image), np.int32),
       states=normal(flags.text, flags.hidden),
       state_positions=np.zeros((flags.batch, flags.text, 3), np.int32),
       state_segments=np.ones((flags.batch, flags.text), np.int32),
-      target=normal(flags.image, CHANNELS))
+      target=normal(flags.image, channels))
 
 
 def imontage(flags: argparse.Namespace) -> Case:
@@ -241,22 +246,27 @@ def loss_of(module: Denoiser, params: Any, inputs: Mapping[str, jax.Array]) -> j
   return jnp.mean(errors, where=visual.is_target)
 
 
-def torch_step(case: Case, module: Denoiser, params: dict, calls: Sequence[Callable],
+def torch_step(batch: Mapping[str, np.ndarray], model: Any, calls: Sequence[Callable],
                platform: str) -> Callable[[], float]:
-  """``jaxgen_step`` for diffusers' class: PyTorch's fastest AdamW, a backward pass per call."""
-  import diffusers
+  """``jaxgen_step`` for a model of PyTorch: its fastest AdamW, a backward pass per call.
+
+  Args:
+    batch, calls: of a ``Case``.
+    model: whose parameters train, where they ask for a gradient.
+    platform: where it runs.
+  """
   import torch
   if platform != 'cpu' and not torch.cuda.is_available():
     raise SystemExit('this PyTorch sees no GPU; install a CUDA build or pass --no-torch')
   device = 'cpu' if platform == 'cpu' else 'cuda'
-  model = torch_model(case.family, getattr(diffusers, case.kind), module, params).to(device)
+  model = model.to(device)
   optimizer = torch.optim.AdamW(
-      model.parameters(), RATE, (ADAMW['b1'], ADAMW['b2']), ADAMW['eps'],
-      ADAMW['weight_decay'], fused=True)
-  inputs = {name: torch.tensor(array, device=device) for name, array in case.batch.items()}
+      [value for value in model.parameters() if value.requires_grad], RATE,
+      (ADAMW['b1'], ADAMW['b2']), ADAMW['eps'], ADAMW['weight_decay'], fused=True)
+  inputs = {name: torch.tensor(array, device=device) for name, array in batch.items()}
   _, _, visual, _ = denoiser_inputs(
-      **{name: array for name, array in case.batch.items() if name != 'target'})
-  count = int(visual.is_target.sum()) * case.batch['target'].shape[-1]
+      **{name: array for name, array in batch.items() if name != 'target'})
+  count = int(visual.is_target.sum()) * batch['target'].shape[-1]
 
   def step():
     total = 0.0
