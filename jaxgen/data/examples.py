@@ -272,7 +272,7 @@ class ExampleMaker:
 
   def _patches(self, shown: Sequence[Part], views: Sequence[Size], pixels: '_Pixels') -> Patches:
     if not shown:
-      dim = self._vision.patch_dim if self._vision else 0
+      dim = self._vision.patch_dim if self._vision and not self._states else 0
       return Patches(np.zeros((0, dim), np.float32), np.zeros((0, 2), np.int32),
                      np.zeros(0, np.int32), np.zeros(0, bool))
     values = [self._vision.patches(pixels.view(part, view, self._vision))
