@@ -85,10 +85,10 @@ def value_of(text: str, kind: type) -> Any:
     raise ValueError(f'it holds no JSON {"list" if kind is list else "object"}')
   body = text[start:end + 1]
   try:
-    return json.loads(body)
+    return json.loads(body, strict=False)  # models write line breaks into strings
   except ValueError as error:
     try:
-      value = ast.literal_eval(body)
+      value = ast.literal_eval(body.replace('\n', ' '))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
       raise ValueError(f'it is no valid JSON ({error})') from None
     if not isinstance(value, kind):

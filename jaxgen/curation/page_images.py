@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from jaxgen.core.errors import user_error
 from jaxgen.curation import slots
+from jaxgen.curation.extras import extra
+from jaxgen.curation.extras import opencv
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
 from jaxgen.data.decode import decode
@@ -55,7 +56,7 @@ def unlike_neighbours(record: Record, *, least: int = 8) -> Iterator[Record | Dr
     record: with ``markdown`` and ``images``.
     least: bits of 64 in which the perceptual hashes of neighbours differ.
   """
-  import imagehash
+  imagehash = extra('imagehash', 'ImageHash', 'unlike_neighbours')
   kept, gone = 0, []
   hashes = [imagehash.phash(Image.fromarray(decode(image))) for image in record['images']]
   for place in range(1, len(hashes)):
@@ -72,12 +73,7 @@ def unlike_neighbours(record: Record, *, least: int = 8) -> Iterator[Record | Dr
 
 def is_code(pixels: np.ndarray, share: float) -> bool:
   """Whether a QR code that can be read fills a share of uint8[H, W, 3]."""
-  try:
-    import cv2
-  except ModuleNotFoundError:
-    raise user_error('RECIPE', 'worthy_images', 'needs the package opencv-python-headless; pip '
-                     'install "jaxgen[curate]"') from None
-  cv2.setNumThreads(1)  # workers are processes: each has one core
+  cv2 = opencv('worthy_images')
   picture = Image.fromarray(pixels)
   picture.thumbnail((_QR_SIDE, _QR_SIDE))
   # The detector wants light around the code, which a page may have cut off.

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from jaxgen.core.errors import record_error
-from jaxgen.core.errors import user_error
 from jaxgen.curation import slots
+from jaxgen.curation.extras import extra
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
 
@@ -135,11 +135,7 @@ def _tree(path: str) -> Any:
 
 
 def _trafilatura() -> Any:
-  try:
-    import trafilatura
-  except ModuleNotFoundError:
-    raise user_error('RECIPE', 'main_content', 'needs the package trafilatura; pip install '
-                     '"jaxgen[curate]"') from None
+  trafilatura = extra('trafilatura', 'trafilatura', 'main_content')
   # It tells of every page that it cannot read; here that is counted.
   logging.getLogger('trafilatura').setLevel(logging.CRITICAL)
   return trafilatura

@@ -13,7 +13,7 @@ from PIL import ImageEnhance
 from tests.curation import videos_of
 
 URL = 'https://example.org/bread/'
-BREAD = f'''<!doctype html><html><head><title>Bread</title></head><body>
+BREAD = '''<!doctype html><html><head><title>Bread</title></head><body>
 <nav><a href="/">Home</a><img src="/files/logo.png" alt="Home of bread"></nav>
 <aside class="ad"><a href="https://ads.example/x"><img src="files/aside.jpg"></a></aside>
 <article><h1>How to bake bread</h1>

@@ -12,12 +12,15 @@ import pytest
 
 from jaxgen.curation import clips
 from jaxgen.curation import dialogues
+from jaxgen.curation import edits
+from jaxgen.curation import pools
 from jaxgen.curation.answers import AGAIN
 from jaxgen.curation.commands import curate
 from jaxgen.curation.engine import Job
 from jaxgen.data.decode import decode
 from jaxgen.data.sources import open_source
 from tests.curation import pages_of
+from tests.curation import pools_of
 from tests.curation import training
 from tests.curation import videos_of
 from tests.curation.videos_of import Scene
@@ -31,14 +34,15 @@ class Case:
 
   Attributes:
     inputs: writes files into a folder, and returns ``--in``.
-    answers: model -> lines of a replay file.
+    answers: model -> lines of a replay file, or a function that writes the file of another kind
+      and returns what ``--model`` says of it.
     system, task: what trains on it.
     samples: how many there must be.
     reasons: stage -> reasons of its drops, with their counts.
   """
 
   inputs: Callable[[pathlib.Path], str]
-  answers: dict[str, list[dict]]
+  answers: dict[str, list[dict] | Callable[[pathlib.Path], str]]
   system: str
   task: str
   samples: int
@@ -82,6 +86,24 @@ def bread_answers() -> dict[str, list[dict]]:
                    reply=json.dumps(turns))])
 
 
+def edit_answers() -> dict[str, list[dict] | Callable[[pathlib.Path], str]]:
+  """What models say of the edits of ``pools_of``."""
+  scores = {'Add a hat to the image.': (9, 9), 'Make it night': (8, 7), 'Make it bad': (3, 9),
+            'Make it ugly': (9, 3)}
+  words = ('Do nothing at all', 'Draw something new', *scores)
+  spoken = {'Add a hat to the image.': '加一顶帽子', 'Remove a hat from the image.': '去掉帽子',
+            'Make it night': '改成夜晚', 'Make it day': '改成白天'}
+  return dict(
+      images=pools_of.tower,
+      texts=[dict(text=text, arrays=dict(embedding=[1.0] * 48)) for text in words],
+      judge=[dict(text=edits.JUDGE.format(text=text), reply=json.dumps(
+          dict(fidelity=fidelity, quality=quality)))
+             for text, (fidelity, quality) in scores.items()],
+      writer=[dict(text=edits.INVERT.format(text='Make it night'), reply='"Make it day"'),
+              *(dict(text=edits.TRANSLATE.format(text=text, language='Chinese'), reply=said)
+                for text, said in spoken.items())])
+
+
 MOVES = [dict(text=clips.TRANSITION_PROMPT, reply='the camera pans to the right')]
 CASES = {
     # Pans of 40 and 80 pixels per second three times each, the slow one by chance, two cuts.
@@ -93,6 +115,16 @@ CASES = {
         main_content={'broken': 1, 'no such image': 2},
         worthy_images={'icon': 1, 'advertisement': 2, 'QR code': 1, 'user interface': 1},
         unlike_neighbours={'like its neighbour': 1}, substantial={'too few images': 1})),
+    'caption_pairs': Case(
+        pools_of.documents, dict(features=pools_of.tower, writer=[dict(
+            text=pools.INSTRUCT, reply="['The same mug from above', '同一个杯子的俯视图'.]")]),
+        'query_kontext', 'transformation', 1, dict(
+            captioned_images={'small image': 1, 'broken image': 1},
+            pairs={'no like image': 1, 'not in a pair': 1, 'out of bounds': 2,
+                   'alone under its caption': 1})),
+    'edits': Case(pools_of.edits, edit_answers(), 'query_kontext', 'edit', 4, dict(
+        similar={'nothing changed': 1, 'target unlike its source': 1},
+        judged={'not as instructed': 1, 'poor image': 1})),
 }
 
 
@@ -102,8 +134,12 @@ def job_of(name: str, folder: pathlib.Path, recipe: str = '') -> Job:
   (folder / 'in').mkdir()
   models = []
   for model, lines in case.answers.items():
-    (folder / f'{model}.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    models.append((model, f'replay:{folder / model}.jsonl'))
+    file = folder / model
+    if callable(lines):
+      models.append((model, lines(file)))
+    else:
+      file.write_text('\n'.join(map(json.dumps, lines)))
+      models.append((model, f'replay:{file}'))
   return Job(recipe or str(RECIPES / f'{name}.py'), case.inputs(folder / 'in'),
              str(folder / 'out'), tuple(models), licence='CC0-1.0')
 
