@@ -178,8 +178,8 @@ def test_a_text_is_rewritten_with_its_images():
   good = 'One, two and three.\n\n![](1)\n\nFour. ![](2)'
   made, _ = split(dialogues.rewritten(record, model=Scripted(lambda _: good)))
   assert made['markdown'] == 'One, two and three.\n\n![x](1)\n\nFour. ![y](2)'
-  for bad, why in (('one two three ![](1) four', r'slots are \[1\]'), ('a ![](1) ![](2)', '1 words'),
-                   ('one two three ![](2) x ![](1)', 'order')):
+  for bad, why in (('one two three ![](1) four', r'slots are \[1\]'),
+                   ('a ![](1) ![](2)', '1 words'), ('one two three ![](2) x ![](1)', 'order')):
     dropped = dialogues.rewritten(record, model=Scripted(lambda _: bad))
     assert dropped.reason == 'not rewritten'
     assert re.search(why, dropped.facts['error'])

@@ -14,8 +14,10 @@ from jaxgen.curation import clips
 from jaxgen.curation import dialogues
 from jaxgen.curation import edits
 from jaxgen.curation import pools
+from jaxgen.curation import seeds
 from jaxgen.curation.answers import AGAIN
 from jaxgen.curation.commands import curate
+from jaxgen.curation.domains import DOMAINS
 from jaxgen.curation.engine import Job
 from jaxgen.data.decode import decode
 from jaxgen.data.sources import open_source
@@ -104,6 +106,33 @@ def edit_answers() -> dict[str, list[dict] | Callable[[pathlib.Path], str]]:
                 for text, said in spoken.items())])
 
 
+def two_seeds(folder: pathlib.Path) -> str:
+  """A table of two seeds."""
+  (folder / 'seeds.jsonl').write_text('\n'.join(json.dumps(dict(
+      id=name, domain='Arts & Crafts', category=name, seed=f'How does one do {name}?'))
+      for name in ('knitting', 'origami')))
+  return str(folder / 'seeds.jsonl')
+
+
+def seed_answers() -> dict[str, list[dict] | Callable[[pathlib.Path], str]]:
+  """Ten instructions of each seed of ``two_seeds``, one of which both have."""
+  lines, siblings = [], DOMAINS['Arts & Crafts']
+  for name in ('knitting', 'origami'):
+    asked = [f'Make thing {number} by {name}' for number in range(9)] + ['Make a paper hat']
+    lines.append(dict(reply=json.dumps(asked), text=seeds.EXPAND.format(
+        count=10, domain='Arts & Crafts', category=name, seed=f'How does one do {name}?',
+        siblings=', '.join(other for other in siblings if other != name))))
+    lines += [dict(text=seeds.ANSWER.format(instruction=each, least=2, most=6), reply=json.dumps(
+        [dict(text=f'Do step {step}.', picture='hands') for step in (1, 2)])) for each in asked]
+
+  def painter(file: pathlib.Path) -> str:
+    (file.parent / 'hands.png').write_bytes(pools_of.picture(pools_of.signs(0), 64))
+    file.write_text(json.dumps(dict(text='hands', images=['hands.png'])))
+    return f'replay:{file}'
+
+  return dict(writer=lines, painter=painter)
+
+
 MOVES = [dict(text=clips.TRANSITION_PROMPT, reply='the camera pans to the right')]
 CASES = {
     # Pans of 40 and 80 pixels per second three times each, the slow one by chance, two cuts.
@@ -125,6 +154,8 @@ CASES = {
     'edits': Case(pools_of.edits, edit_answers(), 'query_kontext', 'edit', 4, dict(
         similar={'nothing changed': 1, 'target unlike its source': 1},
         judged={'not as instructed': 1, 'poor image': 1})),
+    'seed_prompts': Case(two_seeds, seed_answers(), 'duetgen', 'dialogue', 19, dict(
+        unrepeated={'said before': 1})),
 }
 
 
