@@ -17,6 +17,8 @@ from jaxgen.curation.models import Model
 from jaxgen.curation.models import Request
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
+from jaxgen.data.hashes import image_hash
+from jaxgen.data.hashes import images_apart
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 
@@ -119,12 +121,11 @@ def unlike_clips(records: Iterable[Record], *, least: int = 6) -> Iterator[Recor
     records: with ``looks``, which they lose, and ``kind``.
     least: bits of 64 in which the perceptual hashes of first and last differ, both together.
   """
-  imagehash = extra('imagehash', 'ImageHash')
   kept: dict[str, list[Any]] = {}
   for record in records:
-    own = [imagehash.phash(Image.fromarray(look)) for look in record['looks']]
+    own = [image_hash(look) for look in record['looks']]
     others = kept.setdefault(record['kind'], [])
-    if any(sum(one - other for one, other in zip(own, hashes)) < least for hashes in others):
+    if any(sum(images_apart(one, other) for one, other in zip(own, hashes)) < least for hashes in others):
       yield record.drop('near duplicate')
     else:
       others.append(own)

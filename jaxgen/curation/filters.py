@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxgen.core.errors import user_error
-from jaxgen.curation.extras import extra
+from jaxgen.curation.extras import opencv
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Request
 from jaxgen.curation.record import Dropped
@@ -23,7 +23,7 @@ def single_face(record: Record, *, model: Model, field: str, least: float = 0.5,
     least: score of a face.
     overlap: intersection over union from which two boxes are one face.
   """
-  cv2 = extra('cv2', 'opencv-python-headless')
+  cv2 = opencv()
   reply, = model.ask([Request(images=(record[field],))])
   found = next(iter(reply.arrays.values()), None)
   if found is None or found.ndim != 2 or len(found) < 5:

@@ -1,78 +1,58 @@
-"""Keeps what benchmarks test on out of training data: their prompts and given images."""
+"""Keeps what benchmarks test on out of training data: their ids, prompts and given images."""
 
 import dataclasses
 import hashlib
-import json
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image
 
-from jaxgen.curation.extras import extra
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
-from jaxgen.data.decode import decode
+from jaxgen.data.leaks import Held
+from jaxgen.data.leaks import held_of
+from jaxgen.data.leaks import leaks_of
 from jaxgen.data.sample import FileImage
 
 WORDS = 8  # of a prompt, at the least: "remove the dog" is nobody's
-BITS = 4  # of 64 in which the hashes of two copies of an image may differ
+REASONS = {'id': 'id of a benchmark', 'text': 'prompt of a benchmark',
+           'image': 'image of a benchmark'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-  """Fingerprints of benchmarks.
+  """What benchmarks test on.
 
   Attributes:
-    texts: prompts as ``words`` has them -> name of the benchmark.
-    images: uint64 perceptual hash -> name of the benchmark.
+    held: name of a benchmark -> what must not be found of it.
   """
 
-  texts: dict[str, str] = dataclasses.field(default_factory=dict)
-  images: dict[int, str] = dataclasses.field(default_factory=dict)
+  held: dict[str, Held] = dataclasses.field(default_factory=dict)
 
-  def add(self, benchmark: str, texts: Iterable[str], images: Iterable[bytes | FileImage]) -> None:
-    """Adds the items of a benchmark."""
-    self.texts.update((words(text), benchmark) for text in texts
-                      if len(words(text).split()) >= WORDS)
-    self.images.update((image_hash(image), benchmark) for image in images)
+  def add(self, benchmark: str, items: Iterable[
+      tuple[str, Sequence[str], Sequence[bytes | np.ndarray | FileImage]]]) -> None:
+    """Adds the items of a benchmark: name, texts and images of each."""
+    self.held[benchmark] = held_of(
+        (name, [text for text in texts if len(text.split()) >= WORDS], images)
+        for name, texts, images in items)
 
   def digest(self) -> str:
     """Changes with whatever is known; '' of nothing."""
-    if not (self.texts or self.images):
+    if not self.held:
       return ''
-    return hashlib.sha256(json.dumps([sorted(self.texts), sorted(self.images)]).encode()
-                          ).hexdigest()[:16]
+    found = hashlib.sha256()
+    for name, held in sorted(self.held.items()):
+      found.update(repr((name, sorted(held.ids), sorted(held.texts), held.hashes.tolist())).encode())
+    return found.hexdigest()[:16]
 
 
 def unleaked(record: Record, *, known: Known) -> Record | Dropped:
-  """Drops samples with a prompt or a near copy of an image that a benchmark tests on.
+  """Drops samples with an id, a prompt or a near copy of an image that a benchmark tests on.
 
   Args:
     record: with ``sample``.
     known: the benchmarks.
   """
-  sample = record['sample']
-  for text in (text for part in sample.texts for text in (part.text, *part.variants)):
-    if found := known.texts.get(words(text)):
-      return record.drop('prompt of a benchmark', benchmark=found)
-  hashes = np.fromiter(known.images, np.uint64, len(known.images))
-  for part in sample.images if len(hashes) else ():
-    if part.image is not None:
-      apart = np.bitwise_count(hashes ^ np.uint64(image_hash(part.image)))
-      if apart.min() <= BITS:
-        found = known.images[int(hashes[apart.argmin()])]
-        return record.drop('image of a benchmark', benchmark=found)
+  for name, held in known.held.items():
+    for leak in leaks_of(record['sample'], held):
+      return record.drop(REASONS[leak.kind], benchmark=name)
   return record
-
-
-def words(text: str) -> str:
-  """A text without case, punctuation and spacing."""
-  return ' '.join(re.findall(r'\w+', text.casefold()))
-
-
-def image_hash(image: bytes | np.ndarray | FileImage) -> int:
-  """64 bits that resizing and compression hardly change: the perceptual hash of ImageHash."""
-  imagehash = extra('imagehash', 'ImageHash')
-  bits = imagehash.phash(Image.fromarray(decode(image))).hash
-  return int(np.packbits(bits).view('>u8')[0])

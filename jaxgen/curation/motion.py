@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxgen.curation.clips import TRANSITION
-from jaxgen.curation.extras import extra
+from jaxgen.curation.extras import opencv
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Request
 from jaxgen.curation.record import Dropped
@@ -78,8 +78,7 @@ def _lengths(small: np.ndarray, model: Model | None) -> list[float]:
 
 
 def _dis(small: np.ndarray) -> list[float]:
-  cv2 = extra('cv2', 'opencv-python-headless')
-  cv2.setNumThreads(1)  # workers are processes: each has one core
+  cv2 = opencv()
   finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
   grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small]
   return [_length(finder.calc(earlier, later, None)) for earlier, later in zip(grey, grey[1:])]

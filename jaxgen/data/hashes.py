@@ -1,6 +1,7 @@
 """Hashes by which an image or a text is found again in a large set, though it was saved anew."""
 
 import hashlib
+import re
 import unicodedata
 
 import numpy as np
@@ -12,7 +13,6 @@ from jaxgen.data.decode import Picture
 SIDE, LOW = 32, 8  # pixels that are transformed, frequencies of each axis that are kept
 FLAT = 2.0  # standard deviation in grey levels below which an image has no hash
 NEAR = 4  # bits by which hashes of one image may differ
-_ENDS = ' .,;:!?"\'“”‘’'
 
 
 def image_hash(image: np.ndarray | Picture) -> np.uint64 | None:
@@ -43,7 +43,15 @@ def bits_apart(first: np.ndarray | np.uint64, second: np.ndarray | np.uint64) ->
   return np.bitwise_count(np.bitwise_xor(first, second))
 
 
+def images_apart(first: np.uint64 | None, second: np.uint64 | None) -> int:
+  """In how many of 64 bits two of ``image_hash`` differ; images of one colour are all alike."""
+  if first is None or second is None:
+    return 0 if first is second else 64
+  return int(bits_apart(first, second))
+
+
 def text_hash(text: str) -> bytes:
-  """16 bytes of a text, whatever its case, its spaces and the signs at its ends."""
-  plain = ' '.join(unicodedata.normalize('NFKC', text).casefold().split()).strip(_ENDS)
+  """16 bytes of a text, whatever its case, spaces and punctuation."""
+  plain = unicodedata.normalize('NFKC', text).casefold()
+  plain = ' '.join(re.findall(r'\w+', plain)) or plain.strip()
   return hashlib.blake2b(plain.encode(), digest_size=16).digest()

@@ -51,11 +51,9 @@ def _known(against: Sequence[str]):
     name, sign, folder = word.partition('=')
     if not (name and sign and folder):
       raise user_error('--against', word, 'write BENCHMARK=FOLDER, as geneval=data/geneval')
-    from jaxgen.evaluation.benchmarks.files import Data
     from jaxgen.evaluation.benchmarks.registry import benchmark
-    from jaxgen.evaluation.benchmarks.registry import ORIGINS
+    from jaxgen.evaluation.benchmarks.registry import read_items
     with tempfile.TemporaryDirectory() as images:
-      items = benchmark(name).read(Data(folder, name, ORIGINS.get(name, ''), images))
-      known.add(name, [text for item in items for text in (item.text, item.wording)],
-                [image for item in items for image in (*item.source, *item.reference)])
+      known.add(name, [(item.key, (item.text, item.wording), (*item.source, *item.reference))
+                       for item in read_items(benchmark(name), folder, images)])
   return known

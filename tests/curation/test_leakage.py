@@ -36,7 +36,8 @@ def seen(image, text, known):
 @pytest.fixture(scope='module')
 def known():
   made = Known()
-  made.add('bench', [LONG, 'remove the dog'], [to_png(picture(seed)) for seed in range(40)])
+  made.add('bench', [('one', [LONG, 'remove the dog'],
+                      [to_png(picture(seed)) for seed in range(40)])])
   return made
 
 

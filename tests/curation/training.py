@@ -8,9 +8,11 @@ from ml_collections import ConfigDict
 
 from configs.duetgen import shapes as duetgen
 from configs.imontage import shapes as imontage
+from configs.query_kontext import shapes as query_kontext
 from jaxgen.config import source
 from jaxgen.training.loop import train
 from tests.systems.small import shrink_duetgen
+from tests.systems.small import shrink_query_kontext
 
 
 def _imontage(tokenizer: str) -> ConfigDict:
@@ -31,7 +33,15 @@ def _duetgen(tokenizer: str) -> ConfigDict:
   return config
 
 
-SMALL = {'imontage': _imontage, 'duetgen': _duetgen}
+def _query_kontext(tokenizer: str) -> ConfigDict:
+  config = query_kontext.get_config('stage3')
+  shrink_query_kontext(config)
+  config.trainable, config.init_from.changes = config.trainable[1:], ()  # the adapter is gone
+  config.data.tokenizer = tokenizer
+  return config
+
+
+SMALL = {'imontage': _imontage, 'duetgen': _duetgen, 'query_kontext': _query_kontext}
 
 
 def train_one_step(system: str, folders: Mapping[str, tuple[str, pathlib.Path]], tokenizer: str,

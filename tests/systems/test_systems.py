@@ -44,6 +44,7 @@ from jaxgen.training.loop import train
 from jaxgen.training.state import make_blueprint
 from jaxgen.training.step import make_train_step
 from tests.systems.small import shrink_duetgen
+from tests.systems.small import shrink_query_kontext
 from tests.training.launched import metrics_of
 
 
@@ -196,16 +197,9 @@ def _many(config):
 def _query_kontext(tiny_base):
   """Stage 3 without its adapter, which the stage adds."""
   config = query_kontext.get_config('stage3')
-  config.model.mllm.vision.update(width=24, layers=2, heads=2, mlp=32)
-  config.model.mllm.text.update(width=32, heads=2, kv_heads=1, mlp=64, rope_sections=(2, 3, 3))
-  config.model.bridge.width = config.model.connector.width = 32
-  config.model.connector.update(hidden=16, out_width=32)
-  config.model.denoiser.update(cond_dim=32, width=32, heads=2, layers=2, axes_dims=(4, 6, 6))
-  config.model.lora = {}
+  shrink_query_kontext(config)
   config.data.tokenizer = tiny_base.data.tokenizer
-  config.data.prompt_tokens = 160
   config.data.sources = {'images': source('shapes', 'pair', path='scene')}
-  config.optimizer.update(name='adamw', warmup_steps=0)
   config.train.update(rows=8)
   return config
 
