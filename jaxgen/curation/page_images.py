@@ -78,7 +78,10 @@ def is_code(pixels: np.ndarray, share: float) -> bool:
   picture.thumbnail((_QR_SIDE, _QR_SIDE))
   # The detector wants light around the code, which a page may have cut off.
   border = np.pad(np.asarray(picture.convert('L')), 16, constant_values=255)
-  text, corners, _ = cv2.QRCodeDetector().detectAndDecode(border)
+  try:
+    text, corners, _ = cv2.QRCodeDetector().detectAndDecode(border)
+  except cv2.error:  # from corners that are no square
+    return False
   return bool(text) and cv2.contourArea(corners.astype(np.float32)) >= share * np.prod(picture.size)
 
 

@@ -4,7 +4,6 @@ DuetGen (section 3.1; L120, L121).
 """
 
 import base64
-import binascii
 import contextlib
 import html
 import logging
@@ -53,7 +52,8 @@ def main_content(record: Record) -> Iterator[Record | Dropped]:
   """
   tree = _tree(record['path'])
   found = _marked(tree)
-  text = _extracted(tree)
+  # What looks like a slot in the text itself, as on a page about Markdown, is none.
+  text = slots.replaced(_extracted(tree), lambda *_: '')
   shown = [int(mark[2]) for mark in _MARKED.finditer(text)]
   images, lost = {}, []
   for number in dict.fromkeys(shown):
@@ -156,7 +156,8 @@ def _marked(tree: Any) -> dict[int, tuple[str, str]]:
                     if value), '')
     figure = next(image.iterancestors('figure'), None)
     caption = figure.findtext('.//figcaption') if figure is not None else ''
-    said = ' '.join(re.sub(r'[\[\]]', ' ', caption or image.get('alt') or '').split())
+    said = ' '.join(re.sub(r'[\[\]\x00-\x1f\x7f\ufffe\uffff]', ' ',
+                           caption or image.get('alt') or '').split())
     parent = image.getparent()
     link = parent.get('href') or '' if parent is not None and parent.tag == 'a' else ''
     found[number] = address, f'{image.get("class") or ""} {link}'.strip()
@@ -188,25 +189,32 @@ def _extracted(tree: Any) -> str:
 
 
 def _image(record: Record, address: str) -> bytes | None:
+  """The file behind an address; None where the input has none."""
   if address.startswith('data:'):
     kind, _, data = address.partition(',')
-    with contextlib.suppress(binascii.Error, ValueError):
-      return base64.b64decode(data) if kind.endswith(';base64') else None
+    with contextlib.suppress(ValueError):  # no base64
+      return base64.b64decode(data) or None if kind.endswith(';base64') else None
     return None
-  known = record.fields.get('images') or {}
-  whole = urllib.parse.urljoin(record.lineage.url, address)
-  top = os.path.realpath(record['path'][:-len(record['name'])])
-  path = known.get(address) or known.get(whole)
-  if path:
-    file = os.path.join(top, path)
-  elif urllib.parse.urlsplit(address).scheme or address.startswith('//'):
-    return None
-  else:
-    beside = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
-    file = os.path.join(top, os.path.dirname(record['name']), beside.lstrip('/'))
-  file = os.path.realpath(file)
-  # A page may name any file of the machine; only those of the input are read.
-  if not file.startswith(top + os.sep) or not os.path.isfile(file):
+  file = ''
+  with contextlib.suppress(ValueError):  # no address, or with a zero byte
+    file = _file(record, address)
+  if not file or not os.path.isfile(file):
     return None
   with open(file, 'rb') as opened:
     return opened.read()
+
+
+def _file(record: Record, address: str) -> str:
+  """Path of the file behind an address, '' where it would be none of the input."""
+  known = record.fields.get('images') or {}
+  path = known.get(address) or known.get(urllib.parse.urljoin(record.lineage.url, address))
+  top = os.path.realpath(record['path'][:-len(record['name'])] or '.')
+  if not path:
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme or parts.netloc:
+      return ''
+    beside = urllib.parse.unquote(parts.path).lstrip('/')
+    path = os.path.join(os.path.dirname(record['name']), beside)
+  file = os.path.realpath(os.path.join(top, path))
+  # A page may name any file of the machine.
+  return file if file.startswith(os.path.join(top, '')) else ''

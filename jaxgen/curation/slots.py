@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from jaxgen.curation.record import Record
 
-_SLOT = re.compile(r'!\[([^\]\n]*)\]\(\s*(\d+)\s*\)')
+_SLOT = re.compile(r'!\[([^\]\n]*)\]\(\s*(\d{1,6})\s*\)')
 _FIELDS = ('images', 'about')  # lists with one value for each image
 
 

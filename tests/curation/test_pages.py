@@ -1,5 +1,6 @@
 """Web pages: the main content, a clean text, the images that belong to it, and their dialogue."""
 
+import base64
 import json
 import re
 
@@ -83,6 +84,26 @@ def test_the_text_is_cleaned(bread):
   said = slots.renamed(record, ['a', 'b', 'c'])
   assert said['markdown'] == pages_of.CLEAN.format('a', 'b', 'c')
   assert [decode(image).shape for image in said['images']] == [(200, 300, 3)] * 3
+
+
+@pytest.mark.parametrize('image, kept', [
+    ('<img src="files/mix%201.jpg">', 1), ('<img src="/files/bake.jpg#top">', 1),
+    ('<img src="">', 0), ('<img>', 0), ('<img src="http://[x">', 0), ('<img src="a%00.jpg">', 0),
+    ('<img src="data:image/png;base64,!!!">', 0), ('<img src="data:image/png,abc">', 0),
+    (f'<img src="data:image/png;base64,{base64.b64encode(b"bytes").decode()}">', 1),
+    ('<img src="files/bake.jpg" alt="a\x01 ] [b](c) &#11;">', 1), ('<img src="../files/">', 0),
+    ('<img srcset="files/bake.jpg 2x, files/rise.jpg wide, ,">', 1),
+    ('write ![alt](1) for an image <img src="files/bake.jpg">', 1),
+    ('<img src="files/none.jpg" srcset="   ">', 0)])
+def test_addresses_of_all_kinds(site, image, kept):
+  text = 'There is quite a lot to say of bread and of all that one can bake with it. ' * 5
+  record = site[0]
+  path = record['path'].replace('alone', 'kind')
+  with open(path, 'w') as file:
+    file.write(f'<html><body><article><p>{text}</p><p>Then {text}{image}</p>'
+               '<p>The end.</p></article>')
+  made, _ = split(pages.main_content(record.having(path=path, name='kind.html')))
+  assert len(made['images']) == kept == len(slots.numbers(made['markdown']))
 
 
 @pytest.mark.parametrize('given, wanted', [
