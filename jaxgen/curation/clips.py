@@ -125,7 +125,7 @@ def unlike_clips(records: Iterable[Record], *, least: int = 6) -> Iterator[Recor
   for record in records:
     own = [image_hash(look) for look in record['looks']]
     others = kept.setdefault(record['kind'], [])
-    if any(sum(images_apart(one, other) for one, other in zip(own, hashes)) < least for hashes in others):
+    if any(sum(map(images_apart, own, hashes)) < least for hashes in others):
       yield record.drop('near duplicate')
     else:
       others.append(own)
