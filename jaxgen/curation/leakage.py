@@ -41,7 +41,8 @@ class Known:
       return ''
     found = hashlib.sha256()
     for name, held in sorted(self.held.items()):
-      found.update(repr((name, sorted(held.ids), sorted(held.texts), held.hashes.tolist())).encode())
+      parts = name, sorted(held.ids), sorted(held.texts), held.hashes.tolist()
+      found.update(repr(parts).encode())
     return found.hexdigest()[:16]
 
 
