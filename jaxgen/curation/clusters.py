@@ -21,7 +21,7 @@ def unit(features: np.ndarray) -> np.ndarray:
 def clusters(features: np.ndarray, least: float, *, neighbours: int = 16) -> list[np.ndarray]:
   """Sets of vectors that are connected by similarities of ``least`` or more.
 
-  Above ``EXACT`` vectors those near each one are found by HNSW (hnswlib) among projections to 64
+  Above ``EXACT`` vectors those near each one are found by HNSW (faiss) among projections to 64
   dimensions, and compared exactly: O(n log n) in time, the same result at every run.
 
   Args:
@@ -46,19 +46,20 @@ def clusters(features: np.ndarray, least: float, *, neighbours: int = 16) -> lis
 
 def _near(vectors: np.ndarray, least: float, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
   """Pairs of places, int[m] each, whose exact similarity is ``least`` or more."""
-  hnswlib = extra('hnswlib', 'hnswlib')
+  faiss = extra('faiss', 'faiss-cpu')
   count, width = vectors.shape
   small = vectors
   if width > _WIDTH:
     projection = np.random.default_rng(0).standard_normal((width, _WIDTH), np.float32)
     small = unit(vectors @ projection)
-  index = hnswlib.Index('ip', small.shape[1])
-  index.init_index(count, ef_construction=_VIEW, M=_LINKS, random_seed=0)
-  index.set_ef(max(_VIEW, neighbours + 1))
-  index.add_items(small, num_threads=1)  # several would link them in another order each time
-  found = index.knn_query(small, k=min(neighbours + 1, count), num_threads=1)[0].astype(np.int64)
+  faiss.omp_set_num_threads(1)  # several would link them in another order each time
+  index = faiss.IndexHNSWFlat(small.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
+  index.hnsw.efConstruction, index.hnsw.efSearch = _VIEW, max(_VIEW, neighbours + 1)
+  index.add(small)
+  _, found = index.search(small, min(neighbours + 1, count))  # i64[n, neighbours + 1]
   near, far = np.repeat(np.arange(count), found.shape[1]), found.ravel()
-  near, far = near[near != far], far[near != far]
+  there = (near != far) & (far >= 0)  # -1 where fewer were found
+  near, far = near[there], far[there]
   kept = np.concatenate([
       np.einsum('nd,nd->n', vectors[near[start:start + 65_536]], vectors[far[start:start + 65_536]])
       for start in range(0, len(near), 65_536)]) >= least

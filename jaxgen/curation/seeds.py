@@ -32,8 +32,9 @@ EXPAND = (
     'domain have requests of their own, keep out of them: {siblings}.\n'
     'Answer with a JSON list of {count} strings.')
 ANSWER = (
-    'Answer this request in {least} to {most} steps, each of one to four sentences and one picture: '
-    '{instruction}\nOf each picture write what it shows, for a painter who knows nothing else.\n'
+    'Answer this request in {least} to {most} steps, each of one to four sentences with one '
+    'picture: {instruction}\n'
+    'Of each picture write what it shows, for a painter who knows nothing else.\n'
     'Answer with a JSON list: [{{"text": "...", "picture": "..."}}]')
 _SMALL = re.compile(r'\b(?:a|an|the|of|for|to|in|on|with|and|my|me|i|how|do|can|you|please|show)\b')
 
