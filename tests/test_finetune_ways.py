@@ -19,7 +19,7 @@ from jaxgen.finetuning import folder as folders
 from jaxgen.finetuning.fit import EIGHT_BITS
 from jaxgen.finetuning.recipe import recipe
 from jaxgen.systems.registry import make_system
-from tests import hub as hubs
+from tests.operations import local_hub
 from tests.systems import tiny_pipelines
 from tests.training.launched import metrics_of
 
@@ -214,15 +214,15 @@ def test_a_finished_run_is_pushed_by_the_same_command(bases, images, finetuned, 
   run = finetuned('z_image', '--lora=4', INT8)
   again = [*words(bases('z_image'), images, run, 'z_image', '--lora=4', INT8),
            '--push-to=owner/drawings']
-  with hubs.serving() as hub, hubs.online(hub):
+  with local_hub.logged_in() as hub:
     hub.refuses = '/commit/'
     assert cli.main(again) == 1
     assert f'run the command again, or upload {run}/export yourself' in capsys.readouterr().err
     hub.refuses = ''
     assert cli.main(again) == 0
-    assert f'{hub.endpoint}/owner/drawings' in capsys.readouterr().out
+    assert f'{hub.url}/owner/drawings' in capsys.readouterr().out
   export = run / 'export'
-  assert hub.files['owner/drawings'] == {
+  assert hub.repositories['owner/drawings'] == {
       str(file.relative_to(export)): file.read_bytes()
       for file in export.rglob('*') if file.is_file()}
 

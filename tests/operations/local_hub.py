@@ -11,6 +11,9 @@ import json
 import threading
 from collections.abc import Iterator
 
+import pytest
+from huggingface_hub import constants
+
 TOKEN = 'hf_of_a_test'
 LARGE = 20_000
 OWNER = 'owner'
@@ -23,13 +26,14 @@ class Hub:
     repositories: name -> path -> bytes.
     messages: of all commits.
     url: of the server.
+    refuses: part of the paths that are answered with 403; '' refuses none.
   """
 
   def __init__(self):
     self.repositories: dict[str, dict[str, bytes]] = {}
     self.messages: list[str] = []
     self.objects: dict[str, bytes] = {}
-    self.url = ''
+    self.url = self.refuses = ''
 
   def answer(self, method: str, path: str, body: bytes, token: str) -> tuple[int, object]:
     """Status and JSON for a request."""
@@ -38,6 +42,8 @@ class Hub:
       return 200, {}
     if token != TOKEN:
       return 401, {'error': 'Invalid username or password.'}
+    if self.refuses and self.refuses in path:
+      return 403, {'error': 'You do not have the rights'}
     if path == '/api/whoami-v2':
       return 200, {'type': 'user', 'name': OWNER, 'auth': {}}
     if path == '/api/repos/create':
@@ -112,3 +118,14 @@ def serving() -> Iterator[Hub]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@contextlib.contextmanager
+def logged_in() -> Iterator[Hub]:
+  """A hub that this process talks to, with a token that it knows."""
+  with serving() as hub, pytest.MonkeyPatch.context() as patch:
+    patch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    patch.setattr(constants, 'HF_HUB_DISABLE_XET', True)  # Git LFS instead
+    patch.setenv('HF_ENDPOINT', hub.url)
+    patch.setenv('HF_TOKEN', TOKEN)
+    yield hub

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import yaml
-from huggingface_hub import constants
 
 from jaxgen import cli
 from jaxgen.checkpoints.weights import load_weights
@@ -15,13 +14,9 @@ from tests.operations import local_hub
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def hub():
   """A hub that the token of the environment belongs to."""
-  with local_hub.serving() as hub:
-    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
-    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)  # Git LFS instead
-    monkeypatch.setenv('HF_ENDPOINT', hub.url)
-    monkeypatch.setenv('HF_TOKEN', local_hub.TOKEN)
+  with local_hub.logged_in() as hub:
     yield hub
 
 
