@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub import constants
 
 from jaxgen import cli
 from jaxgen.checkpoints.weights import load_weights
