@@ -34,7 +34,8 @@ IMAGES = [np.full((16, 16, 3), level, np.uint8) for level in (60, 200)]
 def config(tiny_tokenizer):
   made = shapes.get_config('stage3')
   made.model.lora = {}
-  made.data.update(tokenizer=tiny_tokenizer, prompt_tokens=200)
+  made.data.update(tokenizer=tiny_tokenizer, prompt_tokens=200, scheme='shifted',
+                   segments_per_row=1)
   made.train.rows = 4
   return made
 

@@ -63,6 +63,7 @@ def config(chat):
   for adapter in made.model.lora.values():
     adapter.update(rank=RANK, alpha=ALPHA)
   made.data.update(tokenizer=folder, dialect='qwen_chat', references='native', prompt_tokens=160,
+                   scheme='shifted', segments_per_row=1,
                    vision_pixels=(BOUNDS['min_pixels'], BOUNDS['max_pixels']))
   made.sampling.update(guidance=SCALES[0], image_guidance=SCALES[1])
   return made
