@@ -46,11 +46,12 @@ class Chat:
 
   def tab(self) -> None:
     """Adds the components; within a ``gr.Tab``."""
+    page = self._page
     messages = gr.State([], time_to_live=HOUR)
     with gr.Row():
       with gr.Column(scale=2):
-        shown = gr.Chatbot(height=460, buttons=[], label='Dialogue', elem_id='dialogue',
-                           latex_delimiters=[], feedback_options=None)
+        shown = gr.Chatbot(height=460, buttons=['copy'], label='Dialogue', elem_id='dialogue',
+                           elem_classes=page.look, latex_delimiters=[], feedback_options=None)
         told = status('answering')
         words = gr.MultimodalTextbox(file_types=['image'], file_count='multiple', elem_id='turn',
                                      placeholder='Words, and images that are dropped here',
@@ -60,13 +61,14 @@ class Chat:
       with gr.Column():
         fields = self._fields()
         request = request_views('said')
-        file = gr.DownloadButton('request.zip, with its images', elem_id='request-file')
+        file = gr.File(label='The request with its images', elem_id='request-file', height=90,
+                       interactive=False)
     going = words.submit(self._answer, {words, messages, *fields.values()},
                          [told, shown, words, messages, fields['seed'], *request, file],
                          show_progress='hidden', api_visibility='private')
     stop.click(stopped, None, told, cancels=going, api_visibility='private')
-    clear.click(lambda: ([], [], ''), None, [messages, shown, told], cancels=going,
-                api_visibility='private')
+    gr.on([clear.click, shown.clear], lambda: ([], [], ''), None, [messages, shown, told],
+          cancels=going, api_visibility='private')
     self._names = {component: name for name, component in fields.items()}
     self._words, self._messages = words, messages
 

@@ -25,8 +25,11 @@ from jaxgen.serving.kinds import ROLES
 
 AUTO = 'auto'
 LABELS = dict(source='Images to edit (source)', reference='References', context='Context')
+SMALL = 128  # pixels; images of that side are shown with their pixels
 CSS = """
 .status progress {width: 100%; height: 0.6rem}
+.small img {image-rendering: pixelated; min-width: 6rem}
+#dialogue [aria-label=Share] {display: none}  /* would send to another server */
 .status .wrong {color: var(--error-text-color); font-weight: 600}
 """
 
@@ -44,22 +47,24 @@ class Page:
   def __init__(self, engine: Engine, inner: Inner, server: Server, folder: str):
     self.drawer, self.limits, self._inner = engine.drawer, engine.limits, inner
     self.server, self._folder = server, pathlib.Path(folder)
+    self.look = ['small'] if max(map(max, self.drawer.sizes)) <= SMALL else []
 
   def draw_tab(self) -> None:
     """Adds the components; within a ``gr.Tab``."""
     with gr.Row():
       with gr.Column():
-        fields = self._fields()
+        prompt = gr.Textbox(label='Prompt', lines=2, elem_id='prompt')
         with gr.Row():
           draw = gr.Button('Draw', variant='primary', elem_id='draw')
           stop = gr.Button('Stop', elem_id='stop')
+        fields = dict(prompt=prompt) | self._fields()
       with gr.Column():
         told = status('drawing')
         gallery = gr.Gallery(label='Images', format='png', columns=2, object_fit='contain',
-                             height=420, interactive=False, elem_id='drawn',
-                             buttons=['download', 'fullscreen'])
+                             fit_columns=False, interactive=False, elem_id='drawn',
+                             elem_classes=self.look, buttons=['download', 'fullscreen'])
         request = request_views('asked')
-    going = gr.on([draw.click, fields['prompt'].submit], self._draw, set(fields.values()),
+    going = gr.on([draw.click, prompt.submit], self._draw, set(fields.values()),
                   [told, gallery, fields['seed'], *request], show_progress='hidden',
                   api_visibility='private')
     stop.click(stopped, None, told, cancels=going, api_visibility='private')
@@ -103,20 +108,19 @@ class Page:
               gr.Checkbox(True, label='A new seed each time', elem_id='fresh'))
 
   def _fields(self) -> dict[str, gr.components.Component]:
-    """Name -> component of all that is asked."""
-    drawer = self.drawer
-    found = dict(prompt=gr.Textbox(label='Prompt', lines=2, elem_id='prompt', autofocus=True))
+    """Name -> component of all that is asked beside the prompt."""
+    drawer, found = self.drawer, {}
     if drawer.images:
       with gr.Row():
         for role in ROLES:
           found[role] = gr.Gallery(label=LABELS[role], file_types=['image'], interactive=True,
-                                   height=180, columns=2, type='filepath', elem_id=role,
+                                   height=180, min_width=90, columns=2, elem_id=role,
                                    sources=['upload', 'clipboard'], buttons=[])
     with gr.Row():
-      found['n'] = gr.Slider(1, self.limits.draws, 1, step=1, label='Draws, by noise of their own')
+      found['n'] = gr.Slider(1, self.limits.draws, 1, step=1, label='Images of their own noise (n)')
       if drawer.outputs > 1:
         found['outputs'] = gr.Slider(1, drawer.outputs, 1, step=1,
-                                     label='Outputs of a draw, that belong together')
+                                     label='Images that belong together (outputs)')
     found['size'] = self.size()
     if drawer.outputs > 1 and len(drawer.sizes) > 1:
       found['sizes'] = gr.Textbox(label='A size for each output, instead', elem_id='sizes',

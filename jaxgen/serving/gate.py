@@ -118,6 +118,8 @@ class Gate:
     route = getattr(scope.get('route'), 'path', 'other')
     status = status or LEFT
     self._metrics.call(route, status, seconds)
+    if scope.get('state', {}).get('quiet') and status < 400:  # parts of the page
+      return
     line: dict[str, Any] = dict(
         id=name, client=(scope.get('client') or ['?'])[0], method=scope['method'], route=route,
         status=status, seconds=round(seconds, 3), bytes=size)

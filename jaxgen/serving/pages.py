@@ -32,11 +32,14 @@ from jaxgen.serving.gate import Keys
 from jaxgen.serving.inner import Inner
 
 API = '/gradio_api'
+# A browser sends and fetches nothing elsewhere, and shows the page in no frame of others.
+POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
+ASSETS = ('/assets/', '/static/', '/svelte/')
 JOIN, FILE = f'{API}/queue/join', f'{API}/file='
 # What a browser that has opened the page asks for; Gradio has more, as a proxy of other addresses.
-ROUTES = ('/config', '/theme.css', '/assets/', '/static/', '/svelte/', '/login', '/logout',
-          '/favicon.ico', '/manifest.json', '/robots.txt', f'{API}/upload', f'{API}/queue/data',
-          f'{API}/cancel', f'{API}/heartbeat/', f'{API}/startup-events', JOIN, FILE)
+ROUTES = (*ASSETS, '/config', '/theme.css', '/login', '/logout', '/favicon.ico', '/manifest.json',
+          '/robots.txt', f'{API}/upload', f'{API}/queue/data', f'{API}/cancel', f'{API}/heartbeat/',
+          f'{API}/startup-events', JOIN, FILE)
 
 
 class Pages(Mount):
@@ -105,11 +108,19 @@ class Door:
     path = scope['path']
     if path != '/' and not path.startswith(ROUTES):
       raise ApiError(404, 'request: Not Found')
+    if path.startswith(ASSETS):
+      scope.setdefault('state', {})['quiet'] = True
     if path.startswith(FILE):
       self._check(path.removeprefix(FILE))
     if path == JOIN:
       receive = await self._checked(receive)
-    await self._app(scope, receive, send)
+
+    async def answer(message: Message) -> None:
+      if message['type'] == 'http.response.start':
+        message['headers'] = [*message['headers'], (b'content-security-policy', POLICY)]
+      await send(message)
+
+    await self._app(scope, receive, answer)
 
   async def _checked(self, receive: Receive) -> Receive:
     """``receive`` of a call whose files were all looked at."""

@@ -14,7 +14,6 @@ import pytest
 
 from jaxgen.sampling.images import to_png
 from jaxgen.serving import asked
-from jaxgen.serving.app import make_app
 from tests.sampling.scripted import picture
 from tests.serving import tiny
 
@@ -40,7 +39,9 @@ def error_of(answer: httpx.Response, status: int) -> str:
 
 
 def test_the_page_asks_nobody_else(url):
-  text = httpx.get(url).text
+  answer = httpx.get(url)
+  text = answer.text
+  assert "default-src 'self'" in answer.headers['content-security-policy']
   assert 'gradio' in text
   assert not re.search(r'(src|href)="(https?:)?//', text.replace(url, ''))
   config = json.loads(httpx.get(f'{url}/config').text)
@@ -107,7 +108,8 @@ def test_without_its_package_the_page_is_a_line(engine, monkeypatch):
 
 
 def test_a_server_may_have_no_page(engine):
-  assert [route.path for route in make_app(engine, 'tiny').routes if not route.path] == []
+  with tiny.serving(engine) as url:
+    assert 'Not Found' in error_of(httpx.get(url), 404)
 
 
 def words(command: str) -> list[str]:
