@@ -9,8 +9,8 @@ PIP := -m pip --quiet --quiet --disable-pip-version-check
 INSTALL := $(PY) $(PIP) install --constraint constraints.txt --editable
 HEADER := \# The versions that jaxgen was last tested with (Python 3.11, Linux); make constraints
 
-.PHONY: hello quickstart smoke test test-slow test-slurm test-package docs plan-tpu plan-gpu \
-  constraints
+.PHONY: hello quickstart smoke test test-slow test-slurm test-browser test-package docs plan-tpu \
+  plan-gpu constraints
 
 # Draws from the small trained run that is shipped.
 hello: .venv/installed
@@ -33,6 +33,10 @@ test-slow: .venv/installed-test
 # Trains under a real single-node Slurm; installs Slurm if it is missing.
 test-slurm: .venv/installed-test
 	bash tools/test_slurm.sh
+
+# Uses the page of a server in a real Chromium; installs it if it is missing.
+test-browser: .venv/installed-test
+	bash tools/test_browser.sh
 
 # Builds the package and uses it in a clean environment of each Python.
 PYTHONS ?= python3.11 python3.12 python3.13

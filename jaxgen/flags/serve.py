@@ -26,6 +26,7 @@ def add(commands) -> None:
   parser.add_argument('--port', type=int, default=8000, metavar='N', help='0 is any free one')
   parser.add_argument('--api-key-file', metavar='FILE',
                       help='keys that clients need, one in each line')
+  parser.add_argument('--no-demo', action='store_true', help='no web page at /')
   parser.add_argument('--name', default='', help='of the model, for clients; that of the run '
                       'unless given')
   parser.add_argument('--output-size', action='append', default=[], metavar='WIDTHxHEIGHT',
@@ -49,6 +50,11 @@ def _serve(args) -> None:
   values = {name: vars(args)[name] for name in LIMITS}
   limits = Limits(seconds=values.pop('timeout'), rows=args.rows or 0, **values)
   name = args.name or os.path.basename(os.path.normpath(args.workdir or args.base))
-  serve(origin, Place(args.host, args.port, name, args.api_key_file or ''), limits,
+  flags = [f'--{flag}={value}' for flag in ('workdir', 'base', 'preset', 'weights')
+           if (value := vars(args)[flag]) not in ('', None, 'ema')]
+  flags += [f'--lora={adapter}' for adapter in args.lora]
+  place = Place(args.host, args.port, name, args.api_key_file or '', page=not args.no_demo,
+                flags=flags)
+  serve(origin, place, limits,
         sizes=args.output_size, guidance=args.guidance, image_guidance=args.image_guidance,
         steps=args.steps or None)

@@ -1,16 +1,24 @@
-"""The ASGI application: routes of OpenAI's API around one engine."""
+"""The ASGI application: routes of OpenAI's API, and the page, around one engine."""
 
+import asyncio
+import socket
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Coroutine
 from collections.abc import Sequence
+from typing import Any
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.responses import PlainTextResponse
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 from starlette.routing import Route
 
+from jaxgen.serving import asked
 from jaxgen.serving.calls import Calls
 from jaxgen.serving.chat_api import ChatApi
 from jaxgen.serving.engine import Engine
@@ -19,30 +27,83 @@ from jaxgen.serving.gate import Gate
 from jaxgen.serving.gate import Keys
 from jaxgen.serving.images_api import ImagesApi
 from jaxgen.serving.images_api import check_model
+from jaxgen.serving.inner import Inner
 from jaxgen.serving.metrics import Metrics
 
 
 def make_app(engine: Engine, model: str, keys: Sequence[str] = (),
-             routes: Sequence[BaseRoute] = ()) -> Starlette:
+             page: asked.Server | None = None) -> Starlette:
   """The application around an engine that has been started.
 
   Args:
     engine: that draws.
     model: name of what is served, for ``/v1/models``.
     keys: that clients need; () = none.
-    routes: further ones.
+    page: what the commands of the page at ``/`` say of the server; None = there is no page.
   """
   calls, metrics = Calls(engine, engine.limits), Metrics(engine)
   images, chat = ImagesApi(calls, model), ChatApi(calls, model)
   state = State(engine, model, metrics)
-  return Starlette(
-      routes=[Route('/v1/images/generations', images.generations, methods=['POST']),
-              Route('/v1/images/edits', images.edits, methods=['POST']),
-              Route('/v1/chat/completions', chat.completions, methods=['POST']),
-              Route('/v1/models', state.models), Route('/v1/models/{name:path}', state.one_model),
-              Route('/healthz', state.health), Route('/metrics', state.metrics), *routes],
-      middleware=[Middleware(Gate, keys=Keys(keys), body=engine.limits.body, metrics=metrics)],
-      exception_handlers={HTTPException: on_error})
+  routes = [Route(asked.DRAW, images.generations, methods=['POST']),
+            Route(asked.EDIT, images.edits, methods=['POST']),
+            Route(asked.CHAT, chat.completions, methods=['POST']),
+            Route('/v1/models', state.models), Route('/v1/models/{name:path}', state.one_model),
+            Route('/healthz', state.health), Route('/metrics', state.metrics)]
+  inner = Inner()
+  # The page is a client like others; whoever has signed in calls by its key.
+  gate = Middleware(Gate, keys=Keys([*keys, inner.key] if keys else ()), body=engine.limits.body,
+                    metrics=metrics)
+  inner.app = Starlette(routes=routes, middleware=[gate],
+                        exception_handlers={HTTPException: on_error})
+  inner.app.state.close = None
+  if page:
+    _add_page(inner, engine, model, Keys(keys), page)
+  return inner.app
+
+
+def _add_page(inner: Inner, engine: Engine, model: str, keys: Keys, page: asked.Server) -> None:
+  """Adds the page behind the other routes; without its package, a line that says so."""
+  routes = inner.app.router.routes
+  try:
+    from jaxgen.serving.pages import Pages
+  except ModuleNotFoundError as error:
+    routes.append(Route('/', _without_page(error)))
+    return
+  pages = Pages(engine, model, keys, inner, page)
+  routes.append(pages)
+  inner.app.router.lifespan_context = pages.lifespan
+  inner.app.state.close = pages.close
+
+
+def _without_page(error: ModuleNotFoundError) -> Callable[[Request], Awaitable[Response]]:
+  async def answer(request: Request) -> Response:
+    del request
+    return PlainTextResponse(f'The API is at /v1; this page needs the package {error.name}: '
+                             'pip install "jaxgen[demo]"\n', 501)
+
+  return answer
+
+
+class Listener(uvicorn.Server):
+  """Answers calls of an application of ``make_app``.
+
+  Args:
+    app: the application.
+    drain: seconds for what is under way when it is stopped.
+  """
+
+  def __init__(self, app: Starlette, drain: float):
+    super().__init__(uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan='on', server_header=False,
+        timeout_graceful_shutdown=round(drain)))
+    self._close: Callable[[], Coroutine[Any, Any, None]] | None = app.state.close
+
+  async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    """Finishes what is under way; browsers that have the page open are let go."""
+    closing = asyncio.create_task(self._close()) if self._close else None
+    await super().shutdown(sockets)
+    if closing:
+      closing.cancel()
 
 
 class State:

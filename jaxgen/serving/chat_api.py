@@ -3,8 +3,8 @@
 A model that writes answers with both; one that only draws answers the last message with an image.
 Images of an answer stand in ``message.images``, or ``delta.images`` of a stream, as data URLs, and
 ``message.parts`` has texts and images in their order. Fields beyond OpenAI's: ``images`` (exactly
-so many), ``max_images``, ``size``, ``steps``, ``guidance``, ``image_guidance``, ``timeout``, and
-``role`` of an image.
+so many), ``max_images``, ``size``, ``steps``, ``guidance``, ``image_guidance``, ``timeout``,
+``progress`` (of a stream: steps of its images, too), and ``role`` of an image.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from jaxgen.serving.calls import Calls
 from jaxgen.serving.calls import behind
 from jaxgen.serving.calls import gone
 from jaxgen.serving.conversation import Conversation
+from jaxgen.serving.engine import Progress
 from jaxgen.serving.errors import ApiError
 from jaxgen.serving.errors import api_error
 from jaxgen.serving.fields import Field
@@ -48,6 +50,8 @@ from jaxgen.serving.messages import sample_of
 
 # Why a dialogue ended -> OpenAI's reason; others mean that there is no more room.
 REASONS = dict(end='stop', image='stop')
+# Parts of an answer, steps of its images, and at last why it ended.
+Pieces = AsyncIterator[dict[str, Any] | Progress | str]
 
 
 class ChatApi:
@@ -68,6 +72,7 @@ class ChatApi:
     messages = body.pop('messages', None)
     fields = read(body, known_fields(self._limits))
     check_model(fields['model'], self._model)
+    fields['progress'] &= fields['stream']
     if fields['seed'] is None:
       fields['seed'] = random.randrange(MAX_SEED + 1)
     parts = parts_of(messages, self._limits, self._engine.drawer.images)
@@ -81,7 +86,7 @@ class ChatApi:
     return await self._whole(request, first, pieces)
 
   async def _written(self, request: Request, parts: Sequence[Part], fields: dict[str, Any]
-                     ) -> AsyncIterator[dict[str, Any] | str]:
+                     ) -> Pieces:
     """The pieces of an answer as they come, and why it ended."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue()
 
@@ -89,7 +94,8 @@ class ChatApi:
       with contextlib.suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(queue.put_nowait, event)
 
-    conversation = await self._calls.prepared(lambda: self._conversation(parts, fields))
+    conversation = await self._calls.prepared(lambda: self._conversation(
+        parts, fields, put if fields['progress'] else None))
 
     def pump() -> None:
       images = 0
@@ -123,7 +129,8 @@ class ChatApi:
       left.cancel()
       conversation.stop()
 
-  def _conversation(self, parts: Sequence[Part], fields: dict[str, Any]) -> Conversation:
+  def _conversation(self, parts: Sequence[Part], fields: dict[str, Any],
+                    listen: Callable[[Progress], None] | None) -> Conversation:
     tokens = fields['max_completion_tokens'] or fields['max_tokens'] or self._limits.tokens
     for part in parts:
       checked(part.text or '', 'messages')
@@ -133,10 +140,10 @@ class ChatApi:
                 temperature=fields['temperature'], top_p=fields['top_p'],
                 guidance=fields['guidance'], image_guidance=fields['image_guidance'],
                 steps=fields['steps']),
-        seed=fields['seed'], size=_size(fields), seconds=fields['timeout'])
+        seed=fields['seed'], size=_size(fields), seconds=fields['timeout'], listen=listen)
 
   async def _drawn(self, request: Request, parts: Sequence[Part], fields: dict[str, Any]
-                   ) -> AsyncIterator[dict[str, Any] | str]:
+                   ) -> Pieces:
     """The image that the last message asks for, by a model that writes nothing."""
     last = next((index for index in range(len(parts), 0, -1)
                  if parts[index - 1].role in ('system', 'assistant', 'target')), 0)
@@ -153,8 +160,8 @@ class ChatApi:
       yield piece_of(Part('target', image=image), index)
     yield 'stop'
 
-  async def _whole(self, request: Request, first: dict[str, Any] | str,
-                   pieces: AsyncIterator[dict[str, Any] | str]) -> Response:
+  async def _whole(self, request: Request, first: dict[str, Any] | str, pieces: Pieces
+                   ) -> Response:
     """One completion of all pieces."""
     found = [first] + [piece async for piece in pieces]
     message = message_of(found[:-1])
@@ -162,13 +169,13 @@ class ChatApi:
     return JSONResponse(self._head('chat.completion') | dict(choices=[dict(
         index=0, message=message, finish_reason=found[-1], logprobs=None)]))
 
-  async def _chunks(self, request: Request, first: dict[str, Any] | str,
-                    pieces: AsyncIterator[dict[str, Any] | str]) -> AsyncIterator[str]:
+  async def _chunks(self, request: Request, first: dict[str, Any] | Progress | str, pieces: Pieces
+                    ) -> AsyncIterator[str]:
     """Chunks of OpenAI's schema, one for each piece."""
     head, images = self._head('chat.completion.chunk'), 0
 
-    def chunk(delta: dict[str, Any], reason: str | None = None) -> str:
-      return sse(head | dict(choices=[dict(index=0, delta=delta, finish_reason=reason)]))
+    def chunk(delta: dict[str, Any], reason: str | None = None, **more: Any) -> str:
+      return sse(head | more | dict(choices=[dict(index=0, delta=delta, finish_reason=reason)]))
 
     try:
       yield chunk(dict(role='assistant', content=''))
@@ -176,6 +183,8 @@ class ChatApi:
         async for piece in found:
           if isinstance(piece, str):
             yield chunk({}, piece)
+          elif isinstance(piece, Progress):
+            yield chunk({}, progress=dict(step=piece.step, steps=piece.steps))
           elif piece['type'] == 'text':
             yield chunk(dict(content=piece['text']))
           else:
@@ -200,7 +209,8 @@ def known_fields(limits: Limits) -> dict[str, Field]:
       top_p=Field(float, 0.001, 1, default=1.0), max_tokens=Field(int, 1, limits.tokens),
       max_completion_tokens=Field(int, 1, limits.tokens),
       images=Field(int, 0, most, default=0), max_images=Field(int, 0, most, default=most),
-      size=Field(str, default='auto'), steps=Field(int, 1, limits.steps, default=0),
+      size=Field(str, default='auto'), progress=Field(bool, default=False),
+      steps=Field(int, 1, limits.steps, default=0),
       guidance=Field(float, 0, MAX_GUIDANCE), image_guidance=Field(float, 0, MAX_GUIDANCE),
       modalities=Field(list), timeout=Field(float, 0.001, limits.seconds, default=limits.seconds))
 

@@ -36,12 +36,16 @@ class Place:
     host, port: 0 = any port that is free.
     name: of the model, for clients.
     keys: file with a key in each line; '' = anybody may ask.
+    page: whether there is a page at ``/``.
+    flags: of ``jaxgen sample`` that name the same run, which the page shows.
   """
 
   host: str
   port: int
   name: str
   keys: str = ''
+  page: bool = True
+  flags: Sequence[str] = ()
 
 
 def serve(open_origin: Callable[[], Origin], place: Place, limits: Limits, *,
@@ -61,8 +65,9 @@ def serve(open_origin: Callable[[], Origin], place: Place, limits: Limits, *,
       that the models cannot draw; or what ``open_origin`` raises.
   """
   try:
-    import uvicorn
+    from jaxgen.serving.app import Listener
     from jaxgen.serving.app import make_app
+    from jaxgen.serving.asked import Server
   except ModuleNotFoundError as error:
     raise user_error('jaxgen serve', None, f'needs the package {error.name}; pip install '
                      '"jaxgen[serve]"') from None
@@ -75,9 +80,8 @@ def serve(open_origin: Callable[[], Origin], place: Place, limits: Limits, *,
     engine = Engine(Drawer(run, limits, chosen), limits)
     del run  # its parameters are on the devices soon, and need not stay here as well
     engine.start()
-    server = uvicorn.Server(uvicorn.Config(
-        make_app(engine, place.name, keys), log_config=None, access_log=False, lifespan='off',
-        server_header=False, timeout_graceful_shutdown=round(limits.drain)))
+    page = Server(place.flags, guarded=bool(keys)) if place.page else None
+    server = Listener(make_app(engine, place.name, keys, page), limits.drain)
     _greet(place, listening.getsockname()[1], time.monotonic() - began, bool(keys))
     # The server hears the signal first, and would then end this process by it.
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)

@@ -36,6 +36,11 @@ class Keys:
   def __init__(self, keys: Sequence[str]):
     self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
+  @property
+  def needed(self) -> bool:
+    """Whether there are any."""
+    return bool(self._digests)
+
   def open(self, authorization: str) -> bool:
     """Whether a header ``Bearer KEY`` holds one of them."""
     if not self._digests:
@@ -101,7 +106,7 @@ class Gate:
       return ApiError(401, 'Authorization: no key of this server; send Authorization: Bearer KEY',
                       code='invalid_api_key', headers={'WWW-Authenticate': 'Bearer'})
     origin = headers.get(b'origin', b'').partition(b'://')
-    if path.startswith('/v1') and any(origin) and origin[2] != headers.get(b'host'):
+    if any(origin) and origin[2] != headers.get(b'host'):
       # Any page that is open in a browser of this machine could draw otherwise.
       return ApiError(403, 'Origin: calls of other web pages are refused', code='cross_origin')
     length = headers.get(b'content-length', b'0')
@@ -113,6 +118,8 @@ class Gate:
     route = getattr(scope.get('route'), 'path', 'other')
     status = status or LEFT
     self._metrics.call(route, status, seconds)
+    if scope.get('state', {}).get('quiet') and status < 400:  # parts of the page
+      return
     line: dict[str, Any] = dict(
         id=name, client=(scope.get('client') or ['?'])[0], method=scope['method'], route=route,
         status=status, seconds=round(seconds, 3), bytes=size)

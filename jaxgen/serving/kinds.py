@@ -105,8 +105,7 @@ class Probe:
     examples, branches = [], 1
     for count, numbers in ((1, [0]), (1, [min(images, 1)]), (outputs, range(images + 1))):
       for given in numbers:
-        for request in self._fullest(largest, count, given, shapes):
-          found = self.found(request)
+        for found in self._fullest(largest, count, given, shapes):
           examples = self._extreme([*examples, *found.examples])
           branches = max(branches, len(found.weights))
       kind = Kind(self._row(examples, least), branches)
@@ -132,9 +131,9 @@ class Probe:
     return found
 
   def _fullest(self, size: Size, outputs: int, images: int, shapes: Sequence[Size]
-               ) -> Iterator[Request]:
-    """Requests of which one takes the most room; with one image of all shapes, with more of those
-    that have the most tokens as one."""
+               ) -> Iterator[Weighted]:
+    """Branches of requests of which one takes the most room; with one image of all shapes, with
+    more of those that have the most tokens as one."""
     if images > 1:
       areas = {shape: sum(math.prod(plan.size) for _, plan in self._run.maker.to_encode(
           self.request(size, reference=[shape]).sample)) for shape in shapes}
@@ -142,9 +141,7 @@ class Probe:
     for shape in shapes if images else shapes[:1]:
       for sources in range(images + 1):
         with contextlib.suppress(UserError):  # no task has so many of one role
-          request = self.edit(size, outputs, [shape] * images, sources)
-          check_fits([request], self._run.system.layout, self._run.config.data.clean_roles)
-          yield request
+          yield self.found(self.edit(size, outputs, [shape] * images, sources))
 
   def _extreme(self, examples: Sequence[Example]) -> list[Example]:
     """Those that need the most of something; the others' pixels need not be kept."""

@@ -29,14 +29,14 @@ from jaxgen.systems.registry import make_system
 LIMITS = Limits(rows=2, outputs=3, images=3)
 
 
-def drawer_of(tokenizer: str, references: str, sizes=()) -> Drawer:
+def drawer_of(tokenizer: str, references: str, sizes=(), **data) -> Drawer:
   """Of an iMontage of tiny images of many shapes, whose parameters are not made."""
   config = shapes.tiny()
   for group in ('text_encoder', 'text_encoder_2'):
     config.data.tower_tokenizers[group] = tokenizer
   config.model.text_encoder_2.positions = 256
   config.data.update(buckets='ratios:64/16', prompt_tokens=256, references=references,
-                     reference_pixels=(64**2, 48**2, 32**2))
+                     reference_pixels=(64**2, 48**2, 32**2), **data)
   system = make_system(config)
   run = Run(config, system, {}, ExampleMaker.of(config, system.layout))
   return Drawer(run, LIMITS, sizes, make_mesh(config.mesh, jax.devices()[:1]))
@@ -70,6 +70,14 @@ def test_any_images_have_programs(tiny_tokenizer, references):
     kinds.add(first.kind)
     assert drawer.seated([first, second]) in ([[0, 1]], [[0], [1]])
   assert kinds == {0, 1, 2}
+
+
+def test_a_model_may_take_fewer_references_than_images(tiny_tokenizer):
+  drawer = drawer_of(tiny_tokenizer, 'bucket', max_references=2)
+  assert drawer.images == 3  # one to edit, and two references
+  image = photo(random.Random(1))
+  for roles in (('source', 'reference', 'reference'), ('reference', 'reference')):
+    assert jobs_of(Wish('x', [(role, image) for role in roles], sizes=[(64, 64)]), drawer)
 
 
 def test_small_requests_share_rows_and_later_ones_wait(tiny_tokenizer):

@@ -257,6 +257,16 @@ def test_a_dialogue_is_answered_by_texts_and_images_in_turn(client, by_command):
                  if not isinstance(part, str) and 'image_url' in part], by_command[1])
 
 
+def test_steps_of_a_dialogue_are_streamed_where_they_are_asked_for(client):
+  chunks = [chunk.model_dump() for chunk in client.chat.completions.create(
+      model='tiny', messages=[dict(role='user', content=tiny.USER)], stream=True, seed=4,
+      extra_body=dict(steps=2, progress=True))]
+  steps = [chunk['progress']['step'] for chunk in chunks if 'progress' in chunk]
+  assert steps == [1, 2] * tiny.ANSWER.count(None)
+  assert not any(chunk['choices'][0]['delta'].get('content') for chunk in chunks
+                 if 'progress' in chunk)
+
+
 def test_dialogues_and_requests_share_the_device(engine, client):
   """A further turn with the images of the first one, two at a time, beside single requests."""
   url = f'data:image/png;base64,{base64.b64encode(to_png(picture(5))).decode()}'

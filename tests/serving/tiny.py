@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 
 import jax
-import uvicorn
 
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.sampling.load import Run
+from jaxgen.serving.app import Listener
 from jaxgen.serving.app import make_app
 from jaxgen.serving.commands import bound
 from jaxgen.serving.drawer import Drawer
@@ -45,9 +45,7 @@ def make_engine(run: Run, limits: Limits = LIMITS) -> Engine:
 @contextlib.contextmanager
 def serving(engine: Engine, **options) -> Iterator[str]:
   """The address of a server of the engine at a free port of this machine; see ``make_app``."""
-  server = uvicorn.Server(uvicorn.Config(
-      make_app(engine, 'tiny', **options), log_config=None, access_log=False, lifespan='off',
-      timeout_graceful_shutdown=10))
+  server = Listener(make_app(engine, 'tiny', **options), drain=10)
   listening = bound('127.0.0.1', 0)
   thread = threading.Thread(target=server.run, kwargs=dict(sockets=[listening]))
   thread.start()
