@@ -38,8 +38,8 @@ test-slurm: .venv/installed-test
 test-browser: .venv/installed-test
 	bash tools/test_browser.sh
 
-# Builds the package and uses it in a clean environment of each Python.
-PYTHONS ?= python3.11 python3.12 python3.13
+# Builds the package and uses it in a clean environment of each Python; resolves all extras at once.
+PYTHONS ?= python3.11 python3.12 python3.13 extras
 test-package:
 	bash tools/test_package.sh $(PYTHONS)
 

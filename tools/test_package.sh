@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Builds sdist and wheel, the wheel from the sdist, and uses it in a clean environment of each
-# Python, far from the repository; then resolves all extras at once.
+# Python, far from the repository.
 #
-#   tools/test_package.sh [PYTHON...]    # commands, or versions that pyenv has; python3 if none
+#   tools/test_package.sh [PYTHON... | extras]
+#
+# Pythons are commands, or versions that pyenv has; python3 if none is named. `extras` resolves all
+# extras at once, for which pip may have to download gigabytes of CUDA.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 repository=$PWD
@@ -47,6 +50,18 @@ use() {
   rm -rf "$environment"
 }
 
+resolve_extras() {
+  local extras
+  echo '== all extras at once'
+  extras=$("$work/build/bin/python" -c "
+import configparser
+options = configparser.ConfigParser()
+options.read('setup.cfg')
+print(','.join(options['options.extras_require']))")
+  "$work/build/bin/python" "${pip[@]}" install --dry-run --ignore-installed "${wheels[0]}[$extras]"
+  echo "[$extras] resolve together"
+}
+
 # A build leaves files beside its source.
 mkdir "$work/source"
 cp -r setup.cfg pyproject.toml MANIFEST.in Makefile constraints.txt ./*.md LICENSE jaxgen configs \
@@ -59,13 +74,6 @@ wheels=("$work"/dist/*.whl)
 ls -l "$work/dist"
 
 [[ $# -gt 0 ]] || set -- python3
-for name in "$@"; do use "$name"; done
-
-echo '== all extras at once'
-extras=$("$work/build/bin/python" -c "
-import configparser
-options = configparser.ConfigParser()
-options.read('setup.cfg')
-print(','.join(options['options.extras_require']))")
-"$work/build/bin/python" "${pip[@]}" install --dry-run --ignore-installed "${wheels[0]}[$extras]"
-echo "[$extras] resolve together"
+for name in "$@"; do
+  if [[ $name == extras ]]; then resolve_extras; else use "$name"; fi
+done
