@@ -1,6 +1,5 @@
-"""The page at ``/`` in a real Chromium: words, images that are dropped, pictures, errors, dialogues.
-
-Run by ``make test-browser``; pictures of it for the documentation by ``tools/page_pictures.py``.
+"""The page at ``/`` in a real Chromium, by ``make test-browser``: words, images that are dropped,
+pictures, steps, errors, dialogues.
 """
 
 import base64
