@@ -28,7 +28,7 @@ LABELS = dict(source='Images to edit (source)', reference='References', context=
 SMALL = 128  # pixels; images of that side are shown with their pixels
 CSS = """
 .status progress {width: 100%; height: 0.6rem}
-.small img {image-rendering: pixelated; min-width: 6rem}
+.small img {image-rendering: pixelated; min-width: 6rem; object-fit: contain !important}
 #dialogue [aria-label=Share] {display: none}  /* would send to another server */
 .status .wrong {color: var(--error-text-color); font-weight: 600}
 """

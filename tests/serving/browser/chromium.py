@@ -19,7 +19,8 @@ DROP = """(target, files) => {
     data.items.add(new File([bytes], name, {type: 'image/png'}));
   }
   for (const kind of ['dragenter', 'dragover', 'drop'])
-    target.dispatchEvent(new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true}));
+    target.dispatchEvent(
+      new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true}));
 }"""
 
 

@@ -1,6 +1,5 @@
-"""The page at ``/`` in a real Chromium: words, images that are dropped, pictures, errors, dialogues.
-
-Run by ``make test-browser``; pictures of it for the documentation by ``tools/page_pictures.py``.
+"""The page at ``/`` in a real Chromium, by ``make test-browser``: words, images that are dropped,
+pictures, steps, errors, dialogues.
 """
 
 import base64
@@ -74,9 +73,10 @@ def test_a_page_that_is_open_does_not_hold_a_server_that_stops(browser, engine):
 
 
 def code(page, where: str, index: int) -> str:
-  """What stands in one of the views of a request."""
-  return '\n'.join(page.locator(f'{where} .cm-content').nth(index).locator('.cm-line')
-                   .all_inner_texts())
+  """What stands in one of the views of a request, which are filled after they are opened."""
+  view = page.locator(f'{where} .cm-content').nth(index)
+  expect(view).to_have_text(re.compile(r'\S'), timeout=60_000)
+  return '\n'.join(view.locator('.cm-line').all_inner_texts())
 
 
 def said(page, where: str, pattern: str) -> None:
