@@ -140,7 +140,7 @@ class _Rows(grain.IterDataset):
   """
 
   def __init__(self, config: ConfigDict, rows: tuple[int, int], start_step: int,
-               sequences: Sequence[Examples], shape: RowShape, pad: int, where: str):
+               sequences: Sequence[Examples], shape: RowShape, pad: int, where: str = SOURCES):
     super().__init__()
     data = config.data
     self.low, self.high = rows
