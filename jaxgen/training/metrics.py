@@ -177,8 +177,9 @@ class Journal:
     losses = [f'{name} {value:.4f}' for name, value in found.items() if name.count('/') == 2]
     if losses:
       print(f'{self._workdir.name}: step {step}: {", ".join(losses)}', file=sys.stderr, flush=True)
-    self._board.write_scalars(step, dict(found))
-    self._board.write_images(step, {name: image[None] for name, image in images.items()})
+    for tracker in self._trackers:
+      tracker.write_scalars(step, dict(found))
+      tracker.write_images(step, {name: image[None] for name, image in images.items()})
 
 
 def ids_hash(ids: np.ndarray) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -28,10 +29,13 @@ FILE = 'wandb.json'
 
 
 class Tracker(Protocol):
-  """What gets the metrics of log steps."""
+  """What gets the metrics of log steps, and what validation finds and draws."""
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Adds those of a step."""
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Adds those of a step, uint8[N, H, W, 3] by name."""
 
   def close(self) -> None:
     """Sends what is left."""
@@ -89,6 +93,12 @@ class _Wandb:
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Adds those of a step."""
     self._run.log({'step': step, **scalars})
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Adds those of a step, uint8[N, H, W, 3] by name."""
+    import wandb
+    self._run.log({'step': step, **{name: [wandb.Image(image) for image in several]
+                                    for name, several in images.items()}})
 
   def close(self) -> None:
     """Sends what is left."""

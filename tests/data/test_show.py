@@ -67,14 +67,14 @@ row 0: 1 of 1 segments, 16 of 64 visual tokens (75 % padding), 9 of 60 prompt to
       2     16x16 px  4x4     target  (0 0 0)..(0 3 3)
 ''',
     'edit': r'''
-row 0: 1 of 1 segments, 48 of 64 visual tokens (25 % padding), 29 of 60 prompt tokens (52 % padding), 8 of 12 patches (33 % padding)
+row 0: 1 of 1 segments, 48 of 64 visual tokens (25 % padding), 31 of 60 prompt tokens (48 % padding), 8 of 12 patches (33 % padding)
   sample edit: source mine, task edit
     parts
        1  source     16x20 px image, language model sees 8x8 px as image 1, denoiser gets 16x16 px as clean latents
        2  reference  18x18 px image, language model sees 8x8 px as image 2, denoiser gets 16x16 px as clean latents
        3  user       "turn <img> \"blue\""
        4  target     17x19 px image, denoiser gets 16x16 px as target
-    prompt: 29 tokens
+    prompt: 31 tokens
       tokens  positions               shown at  loss  content
       0       (0 0 0)                 (0 0 0)   -     <img>
       1..4    (1 1 1)..(4 4 4)        (0 0 0)   -     <image 1: 4>
@@ -82,8 +82,8 @@ row 0: 1 of 1 segments, 48 of 64 visual tokens (25 % padding), 29 of 60 prompt t
       6       (6 6 6)                 (0 0 0)   -     <img>
       7..10   (7 7 7)..(10 10 10)     (0 0 0)   -     <image 2: 4>
       11      (11 11 11)              (0 0 0)   -     </img>
-      12..26  (12 12 12)..(26 26 26)  (0 0 0)   -     "turn <img> \"blue\"" (15)
-      27..28  (27 27 27)..(28 28 28)  (0 0 0)   -     <queries: 2>
+      12..28  (12 12 12)..(28 28 28)  (0 0 0)   -     "turn <img> \"blue\"" (17)
+      29..30  (29 29 29)..(30 30 30)  (0 0 0)   -     <queries: 2>
     denoiser: 48 tokens
       part  size      tokens  role           positions
       1     16x16 px  4x4     clean latents  (1 0 0)..(1 3 3)
@@ -91,7 +91,7 @@ row 0: 1 of 1 segments, 48 of 64 visual tokens (25 % padding), 29 of 60 prompt t
       4     16x16 px  4x4     target         (0 0 0)..(0 3 3)
 ''',
     'dialogue': r'''
-row 0: 1 of 1 segments, 32 of 64 visual tokens (50 % padding), 18 of 60 prompt tokens (70 % padding), 4 of 12 patches (67 % padding)
+row 0: 1 of 1 segments, 32 of 64 visual tokens (50 % padding), 19 of 60 prompt tokens (68 % padding), 4 of 12 patches (67 % padding)
   sample dialogue: source mine, task dialogue
     parts
        1  user       "a circle"
@@ -99,7 +99,7 @@ row 0: 1 of 1 segments, 32 of 64 visual tokens (50 % padding), 18 of 60 prompt t
        3  assistant  "done"
        4  user       "now red"
        5  target     17x19 px image, denoiser gets 16x16 px as target
-    prompt: 18 tokens
+    prompt: 19 tokens
       tokens  positions               shown at  loss  content
       0..1    (0 0 0)..(1 1 1)        (0 0 0)   -     "a circle" (2)
       2       (2 2 2)                 (0 0 0)   -     <img>
@@ -107,8 +107,8 @@ row 0: 1 of 1 segments, 32 of 64 visual tokens (50 % padding), 18 of 60 prompt t
       7       (7 7 7)                 (0 0 0)   -     </img>
       8..11   (8 8 8)..(11 11 11)     (0 0 0)   -     "done" (4)
       12      (12 12 12)              (0 0 0)   -     <|im_end|>
-      13..15  (13 13 13)..(15 15 15)  (0 0 0)   -     "now red" (3)
-      16..17  (16 16 16)..(17 17 17)  (0 0 0)   -     <queries: 2>
+      13..16  (13 13 13)..(16 16 16)  (0 0 0)   -     "now red" (4)
+      17..18  (17 17 17)..(18 18 18)  (0 0 0)   -     <queries: 2>
     denoiser: 32 tokens
       part  size      tokens  role           positions
       2     16x16 px  4x4     clean latents  (1 0 0)..(1 3 3)
@@ -152,7 +152,7 @@ def test_text_towers_and_a_model_that_sees_nothing(config_of, tokenizer_folder):
   config.data.tower_tokenizers.words = tokenizer_folder
   layout = Layout(latent=Latent(4, 48), towers={'words': Text('clip', 20)})
   text = '\n'.join(show(config, layout))
-  assert re.search(r'tower words: 15 of 20 tokens, 15 shown at \(0 0 0\)\n +'
+  assert re.search(r'tower words: 17 of 20 tokens, 17 shown at \(0 0 0\)\n +'
                    r'"turn <img> \\"blue\\""', text)
   assert 'language model sees' not in text and '<image' not in text
   assert 'source     16x20 px image, denoiser gets 16x16 px as clean latents' in text

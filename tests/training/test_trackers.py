@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import wandb
 from etils import epath
@@ -50,7 +51,8 @@ def history(workdir):
     [run] = [record.run for record in items if record.HasField('run')][-1:]
     yield run, [{item.key or '.'.join(item.nested_key): float(item.value_json)
                  for item in record.history.item if '_' not in item.key[:1]}
-                for record in items if record.HasField('history')]
+                for record in items if record.HasField('history')
+                and any('loss' in (item.key, *item.nested_key) for item in record.history.item)]
 
 
 @pytest.fixture
@@ -69,6 +71,7 @@ def test_a_run_that_goes_on_is_one_run_and_lost_steps_come_again(config, tmp_pat
       for tracker in opened:
         tracker.write_scalars(step, {'loss': 1 / step, 'flow_matching/loss_source/pair': 0.5})
     for tracker in opened:
+      tracker.write_images(step, {'drawn': np.zeros((1, 4, 4, 3), np.uint8)})
       tracker.close()
     wandb.teardown()  # its own process ends, and its files are whole
   (first, lines), (second, again) = history(tmp_path)
@@ -80,6 +83,7 @@ def test_a_run_that_goes_on_is_one_run_and_lost_steps_come_again(config, tmp_pat
              for line in found]
     assert shown == [{'step': step, 'loss': pytest.approx(1 / step),
                       'flow_matching/loss_source/pair': 0.5} for step in steps]
+  assert len(list(tmp_path.glob('wandb/offline-run-*/files/media/images/drawn_*.png'))) == 2
 
 
 def test_without_the_field_nothing_of_it_is_there(tiny_config, tmp_path):
