@@ -30,7 +30,7 @@ def test_a_pipeline_draws_what_sample_draws(tmp_path):
 def test_it_is_one_or_the_other(tmp_path, capsys):
   words = ['evaluate', '--benchmark=geneval', f'--out={tmp_path}']
   for more, said in ((['--base=a', '--workdir=b'], "--workdir = 'b': name either a trained run"),
-                     (['--lora=a'], "--lora = ['a']: adapters are added to a published model")):
+                     (['--lora=a'], "--lora = ['a']: adapters are added to a model")):
     assert cli.main([*words, *more]) == 1
     assert capsys.readouterr().err.startswith(f'jaxgen: {said}')
   assert cli.main(['evaluate', '--workdir=w', '--base=b']) == 1
