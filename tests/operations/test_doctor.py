@@ -35,10 +35,10 @@ if not subprocess.run(['unshare', '-rm', 'true'], check=False, capture_output=Tr
 
 
 def run(*words, path=(), root=ROOT, **options):
-  """A process in a fresh folder's environment."""
+  """A process in the folder of the code, which ``-m`` makes part of the path."""
   environ = os.environ | {'PYTHONPATH': os.pathsep.join(map(str, (*path, root)))}
   return subprocess.run([sys.executable, *words], text=True, capture_output=True, check=False,
-                        env=environ | options)
+                        env=environ | options, cwd=root)
 
 
 def distribution(folder, name, version, metadata=''):
