@@ -104,6 +104,7 @@ def _understood(base: str, data: str, workdir: str, wishes: Wishes
   use_compilation_cache()
   config = recipe(pipeline.config, data, rank=wishes.rank, text_rank=wishes.text_rank,
                   size=wishes.size, steps=wishes.steps)
+  config.validation.every = config.train.checkpoint_every  # what is drawn is the first captions
   found = folder.survey(data, config, make_system(config))
   config.data.visual_tokens, config.train.rows = found.tokens, fit.rows(jax.device_count())
   for kind in CACHES if not wishes.text_rank else CACHES[:1]:  # towers that train are no cache

@@ -22,7 +22,7 @@ TEXT_MODULES = (r'(text_encoder|text_encoder_2|mllm/text)/(\w+/)?layers/'
                 r'(attention/(q|k|v|out)|mlp/\w+)')
 LEARNING_RATE = {'adapters': 1e-4, 'full': 1e-5}
 DROPOUT = 0.05  # of the whole condition
-SAVES = 4  # of a run, and validations
+SAVES = 4  # of a run
 
 
 def recipe(config: ConfigDict, data: str, *, rank: int, text_rank: int = 0, size: int = 0,
@@ -57,7 +57,6 @@ def recipe(config: ConfigDict, data: str, *, rank: int, text_rank: int = 0, size
       learning_rate=LEARNING_RATE['adapters' if rank else 'full'], b2=0.999, weight_decay=0.01)
   config.train.update(steps=steps, checkpoint_every=max(1, steps // SAVES),
                       log_every=max(1, min(10, steps // 10)))
-  config.validation.every = config.train.checkpoint_every
   return config
 
 
