@@ -27,6 +27,7 @@ from starlette.responses import StreamingResponse
 from jaxgen.core.limits import MAX_GUIDANCE
 from jaxgen.core.limits import MAX_SEED
 from jaxgen.sampling import request as requests
+from jaxgen.sampling.jobs import GIVEN
 from jaxgen.sampling.request import make_request
 from jaxgen.serving.calls import Calls
 from jaxgen.serving.calls import behind
@@ -38,7 +39,6 @@ from jaxgen.serving.errors import ApiError
 from jaxgen.serving.errors import api_error
 from jaxgen.serving.fields import Field
 from jaxgen.serving.fields import read
-from jaxgen.serving.kinds import ROLES
 from jaxgen.serving.kinds import named_size
 from jaxgen.serving.limits import Limits
 from jaxgen.serving.uploads import checked_image
@@ -80,7 +80,7 @@ def jobs_of(wish: Wish, drawer: Drawer) -> list[Job]:
     DecodeError: an image cannot be read.
   """
   given = [(role, drawer.given(data)) for role, data in wish.images]
-  by_role = {role: [image for own, image in given if own == role] for role in ROLES}
+  by_role = {role: [image for own, image in given if own == role] for role in GIVEN}
   sizes = wish.sizes or [drawer.size_for(by_role['source'], [image for _, image in given])]
   request = make_request(
       drawer.run.config, wish.prompt, size=sizes[0], outputs=wish.outputs, seed=wish.seed,
@@ -231,8 +231,8 @@ def _roles(given: list[str] | None, count: int) -> list[str]:
   if len(roles) != count:
     raise ApiError(400, f'roles: {len(roles)} of them for {count} images; give one for each',
                    param='roles', code='invalid_value')
-  if not set(roles) <= set(ROLES):
-    raise ApiError(400, f'roles: use {", ".join(ROLES)}', param='roles', code='invalid_value')
+  if not set(roles) <= set(GIVEN):
+    raise ApiError(400, f'roles: use {", ".join(GIVEN)}', param='roles', code='invalid_value')
   return roles
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
+from jaxgen.sampling.jobs import GIVEN
 from jaxgen.serving.drawer import Drawer
 from jaxgen.serving.errors import ApiError
 from jaxgen.serving.images_api import to_base64
-from jaxgen.serving.kinds import ROLES
 from jaxgen.serving.limits import Limits
 from jaxgen.serving.uploads import from_data_url
 
@@ -95,8 +95,8 @@ def _part(piece: dict[str, Any], role: str, where: str, limits: Limits) -> Part:
     url = piece.get('image_url')
     url = url.get('url') if isinstance(url, dict) else url
     own = 'target' if role == 'assistant' else piece.get('role', 'source')
-    if own not in (*ROLES, 'target'):
-      raise ApiError(400, f'{where}.role: an image is {" or ".join(ROLES)}', param='messages',
+    if own not in (*GIVEN, 'target'):
+      raise ApiError(400, f'{where}.role: an image is {" or ".join(GIVEN)}', param='messages',
                      code='invalid_value')
     return Part(own, image=from_data_url(url, limits, f'{where}.image_url'))
   raise ApiError(400, f'{where}.content: each part is {{"type": "text"}} or {{"type": '
