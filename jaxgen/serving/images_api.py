@@ -24,7 +24,6 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response
 from starlette.responses import StreamingResponse
 
-from jaxgen.core.limits import MAX_GUIDANCE
 from jaxgen.core.limits import MAX_SEED
 from jaxgen.sampling import request as requests
 from jaxgen.sampling.jobs import GIVEN
@@ -38,7 +37,9 @@ from jaxgen.serving.engine import Progress
 from jaxgen.serving.errors import ApiError
 from jaxgen.serving.errors import api_error
 from jaxgen.serving.fields import Field
+from jaxgen.serving.fields import asked_size
 from jaxgen.serving.fields import read
+from jaxgen.serving.fields import shared_fields
 from jaxgen.serving.kinds import named_size
 from jaxgen.serving.limits import Limits
 from jaxgen.serving.uploads import checked_image
@@ -188,16 +189,13 @@ class ImagesApi:
 def known_fields(limits: Limits) -> dict[str, Field]:
   """The fields of both routes."""
   return dict(
-      prompt=Field(str), model=Field(str), n=Field(int, 1, limits.draws, default=1),
-      size=Field(str, default='auto'),
+      prompt=Field(str), n=Field(int, 1, limits.draws, default=1),
       response_format=Field(str, choices=('b64_json',), default='b64_json'),
       output_format=Field(str, choices=tuple(FORMATS), default='png'),
-      background=Field(str, choices=('auto', 'opaque')), stream=Field(bool, default=False),
-      seed=Field(int, 0, MAX_SEED), steps=Field(int, 1, limits.steps, default=0),
-      guidance=Field(float, 0, MAX_GUIDANCE), image_guidance=Field(float, 0, MAX_GUIDANCE),
+      background=Field(str, choices=('auto', 'opaque')),
       task=Field(str, choices=('auto', *requests.TASKS), default='auto'),
       outputs=Field(int, 1, limits.outputs, default=1), sizes=Field(list), roles=Field(list),
-      timeout=Field(float, 0.001, limits.seconds, default=limits.seconds))
+      **shared_fields(limits))
 
 
 def check_model(asked: str | None, served: str) -> None:
@@ -243,4 +241,5 @@ def _sizes(fields: dict[str, Any], outputs: int) -> list[tuple[int, int]]:
       raise ApiError(400, f'sizes: {len(fields["sizes"])} of them for {outputs} outputs; give one '
                      'for each', param='sizes', code='invalid_value')
     return [named_size(size[:20], 'sizes') for size in fields['sizes']]
-  return [] if fields['size'] == 'auto' else [named_size(fields['size'][:20], 'size')] * outputs
+  size = asked_size(fields)
+  return [size] * outputs if size else []
