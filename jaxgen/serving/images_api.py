@@ -210,7 +210,7 @@ def sse(event: object) -> str:
   return f'data: {json.dumps(event)}\n\n'
 
 
-def to_base64(image: np.ndarray, kind: str) -> str:
+def _base64(image: np.ndarray, kind: str) -> str:
   """uint8[H, W, 3] as the base64 of a file of one of ``FORMATS``."""
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, FORMATS[kind], **({} if kind == 'png' else {'quality': 95}))
@@ -218,7 +218,7 @@ def to_base64(image: np.ndarray, kind: str) -> str:
 
 
 def _encoded(outputs: Sequence[Outputs], kind: str) -> list[dict[str, Any]]:
-  return [dict(b64_json=to_base64(image, kind), size=f'{image.shape[1]}x{image.shape[0]}',
+  return [dict(b64_json=_base64(image, kind), size=f'{image.shape[1]}x{image.shape[0]}',
                draw=draw, output=output)
           for draw, images in enumerate(outputs) for output, image in enumerate(images)]
 
