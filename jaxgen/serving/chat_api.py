@@ -30,7 +30,7 @@ from jaxgen.data.sample import Part
 from jaxgen.sampling.interleaved import Options
 from jaxgen.serving.calls import Calls
 from jaxgen.serving.calls import behind
-from jaxgen.serving.calls import gone
+from jaxgen.serving.calls import waited
 from jaxgen.serving.conversation import Conversation
 from jaxgen.serving.engine import Progress
 from jaxgen.serving.errors import ApiError
@@ -110,24 +110,18 @@ class ChatApi:
       except BaseException as error:  # told to whoever waits
         put(error)
 
-    deadline = loop.time() + fields['timeout']
-    left = asyncio.create_task(gone(request))
-    left.add_done_callback(queue.put_nowait)
     threading.Thread(target=pump, name='dialogue', daemon=True).start()
     try:
-      while True:
-        event = await asyncio.wait_for(queue.get(), deadline - loop.time())
-        if event is left:
-          raise ApiError(499, 'client: has left', code='left')
-        if isinstance(event, BaseException):
-          raise event
-        yield event
-        if isinstance(event, str):
-          return
+      async with contextlib.aclosing(waited(request, queue, fields['timeout'])) as found:
+        async for event in found:
+          if isinstance(event, BaseException):
+            raise event
+          yield event
+          if isinstance(event, str):
+            return
     except Exception as error:
       raise api_error(error) from error
     finally:
-      left.cancel()
       conversation.stop()
 
   def _conversation(self, parts: Sequence[Part], fields: dict[str, Any],
