@@ -68,6 +68,11 @@ class RequestBatch:
   given: dict[Size, tuple[np.ndarray, np.ndarray]]
   drawn: list[Drawn]
 
+  @property
+  def keys(self) -> tuple[np.ndarray, ...]:
+    """What the noise of solved tokens is drawn by: seeds, numbers, outputs, images."""
+    return self.seeds, self.numbers, self.outputs, self.images
+
 
 def plan(requests: Sequence[Request], system: System, maker: ExampleMaker, rows: int,
          shifts: Sequence[float]) -> list[list[int]]:

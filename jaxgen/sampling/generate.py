@@ -136,25 +136,23 @@ def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarra
   Returns:
     f32[R, M, C], at the places that ``batch.drawn`` names.
   """
-  branches = batch.branches
-  visual = branches.batch.visual
-  latents = encoded(system, params, batch, mesh)
-  branches = branches.replace(batch=branches.batch.replace(visual=visual.replace(latents=latents)))
+  branches = encoded(system, params, batch, mesh)
   rows = partition.row_sharding(mesh, len(batch.images))
-  keys = (batch.seeds, batch.numbers, batch.outputs, batch.images)
-  branches, keys = partition.split((branches, keys), rows)
+  branches, keys = partition.split((branches, batch.keys), rows)
   return partition.gathered(_sample(system, params, branches, keys, SOLVERS[solver].table(sigmas),
                                     solver, rules, renormalize))
 
 
-def encoded(system: System, params: Params, batch: RequestBatch, mesh: Mesh) -> np.ndarray:
-  """The latents f32[R K, L, C] of all rows with those of the given images in their places."""
-  latents = np.array(batch.branches.batch.visual.latents, np.float32)
+def encoded(system: System, params: Params, batch: RequestBatch, mesh: Mesh) -> Branches:
+  """The branches of a batch with the latents of the given images in their places."""
+  visual = batch.branches.batch.visual
+  latents = np.array(visual.latents, np.float32)  # [R K, L, C]
   flat = latents.reshape(-1, latents.shape[-1])
   for images, slots in batch.given.values():
     tokens = encode_images(system, params, images, mesh)  # [n, h w, C]
     flat[slots[:, None] + np.arange(tokens.shape[1])] = tokens
-  return latents
+  return batch.branches.replace(
+      batch=batch.branches.batch.replace(visual=visual.replace(latents=latents)))
 
 
 def encode_images(system: System, params: Params, images: np.ndarray, mesh: Mesh) -> np.ndarray:

@@ -83,24 +83,18 @@ class Calls:
       loop.call_soon_threadsafe(queue.put_nowait, event)
 
     tickets = self.engine.submit(jobs, seconds=seconds, listen=put)
-    deadline = loop.time() + seconds
     ends = asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
-    left = asyncio.create_task(gone(request))
+    ends.add_done_callback(queue.put_nowait)
     try:
-      for task in (ends, left):
-        task.add_done_callback(queue.put_nowait)
-      while True:
-        event = await asyncio.wait_for(queue.get(), deadline - loop.time())
-        if event is left:
-          raise ApiError(499, 'client: has left', code='left')
-        if event is ends:
-          yield await ends
-          return
-        yield event
+      async with contextlib.aclosing(waited(request, queue, seconds)) as found:
+        async for event in found:
+          if event is ends:
+            yield await ends
+            return
+          yield event
     except Exception as error:
       raise api_error(error) from error
     finally:
-      left.cancel()
       ends.cancel()
       for ticket in tickets:
         ticket.future.cancel()
@@ -112,6 +106,27 @@ async def behind(first: Item, rest: AsyncIterator[Item]) -> AsyncIterator[Item]:
     yield first
     async for item in others:
       yield item
+
+
+async def waited(request: Request, queue: asyncio.Queue, seconds: float) -> AsyncIterator[Any]:
+  """What is put into a queue, as it comes, without end.
+
+  Raises:
+    ApiError: the client has left.
+    TimeoutError: so many seconds are over.
+  """
+  loop = asyncio.get_running_loop()
+  deadline = loop.time() + seconds
+  left = asyncio.create_task(gone(request))
+  left.add_done_callback(queue.put_nowait)
+  try:
+    while True:
+      event = await asyncio.wait_for(queue.get(), deadline - loop.time())
+      if event is left:
+        raise ApiError(499, 'client: has left', code='left')
+      yield event
+  finally:
+    left.cancel()
 
 
 async def gone(request: Request) -> None:

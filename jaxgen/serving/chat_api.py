@@ -23,25 +23,26 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response
 from starlette.responses import StreamingResponse
 
-from jaxgen.core.limits import MAX_GUIDANCE
 from jaxgen.core.limits import MAX_SEED
+from jaxgen.core.limits import MAX_TEMPERATURE
 from jaxgen.core.texts import checked
 from jaxgen.data.sample import Part
 from jaxgen.sampling.interleaved import Options
 from jaxgen.serving.calls import Calls
 from jaxgen.serving.calls import behind
-from jaxgen.serving.calls import gone
+from jaxgen.serving.calls import waited
 from jaxgen.serving.conversation import Conversation
 from jaxgen.serving.engine import Progress
 from jaxgen.serving.errors import ApiError
 from jaxgen.serving.errors import api_error
 from jaxgen.serving.fields import Field
+from jaxgen.serving.fields import asked_size
 from jaxgen.serving.fields import read
+from jaxgen.serving.fields import shared_fields
 from jaxgen.serving.images_api import Wish
 from jaxgen.serving.images_api import check_model
 from jaxgen.serving.images_api import jobs_of
 from jaxgen.serving.images_api import sse
-from jaxgen.serving.kinds import named_size
 from jaxgen.serving.limits import Limits
 from jaxgen.serving.messages import message_of
 from jaxgen.serving.messages import parts_of
@@ -109,24 +110,18 @@ class ChatApi:
       except BaseException as error:  # told to whoever waits
         put(error)
 
-    deadline = loop.time() + fields['timeout']
-    left = asyncio.create_task(gone(request))
-    left.add_done_callback(queue.put_nowait)
     threading.Thread(target=pump, name='dialogue', daemon=True).start()
     try:
-      while True:
-        event = await asyncio.wait_for(queue.get(), deadline - loop.time())
-        if event is left:
-          raise ApiError(499, 'client: has left', code='left')
-        if isinstance(event, BaseException):
-          raise event
-        yield event
-        if isinstance(event, str):
-          return
+      async with contextlib.aclosing(waited(request, queue, fields['timeout'])) as found:
+        async for event in found:
+          if isinstance(event, BaseException):
+            raise event
+          yield event
+          if isinstance(event, str):
+            return
     except Exception as error:
       raise api_error(error) from error
     finally:
-      left.cancel()
       conversation.stop()
 
   def _conversation(self, parts: Sequence[Part], fields: dict[str, Any],
@@ -140,14 +135,14 @@ class ChatApi:
                 temperature=fields['temperature'], top_p=fields['top_p'],
                 guidance=fields['guidance'], image_guidance=fields['image_guidance'],
                 steps=fields['steps']),
-        seed=fields['seed'], size=_size(fields), seconds=fields['timeout'], listen=listen)
+        seed=fields['seed'], size=asked_size(fields), seconds=fields['timeout'], listen=listen)
 
   async def _drawn(self, request: Request, parts: Sequence[Part], fields: dict[str, Any]
                    ) -> Pieces:
     """The image that the last message asks for, by a model that writes nothing."""
     last = next((index for index in range(len(parts), 0, -1)
                  if parts[index - 1].role in ('system', 'assistant', 'target')), 0)
-    asked, size = parts[last:], _size(fields)
+    asked, size = parts[last:], asked_size(fields)
     if not asked:
       raise ApiError(400, "messages: end them with the user's", param='messages',
                      code='invalid_value')
@@ -204,16 +199,8 @@ def known_fields(limits: Limits) -> dict[str, Field]:
   """The fields of the route, its messages apart."""
   most = limits.images + limits.outputs
   return dict(
-      model=Field(str), stream=Field(bool, default=False), n=Field(int, 1, 1),
-      seed=Field(int, 0, MAX_SEED), temperature=Field(float, 0, 100, default=0.0),
+      n=Field(int, 1, 1), temperature=Field(float, 0, MAX_TEMPERATURE, default=0.0),
       top_p=Field(float, 0.001, 1, default=1.0), max_tokens=Field(int, 1, limits.tokens),
       max_completion_tokens=Field(int, 1, limits.tokens),
       images=Field(int, 0, most, default=0), max_images=Field(int, 0, most, default=most),
-      size=Field(str, default='auto'), progress=Field(bool, default=False),
-      steps=Field(int, 1, limits.steps, default=0),
-      guidance=Field(float, 0, MAX_GUIDANCE), image_guidance=Field(float, 0, MAX_GUIDANCE),
-      modalities=Field(list), timeout=Field(float, 0.001, limits.seconds, default=limits.seconds))
-
-
-def _size(fields: dict[str, Any]) -> tuple[int, int] | None:
-  return None if fields['size'] == 'auto' else named_size(fields['size'][:20], 'size')
+      progress=Field(bool, default=False), modalities=Field(list), **shared_fields(limits))

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from jaxgen.core.limits import MAX_SEED
+from jaxgen.sampling.jobs import GIVEN
 from jaxgen.serving.asked import CHAT
 from jaxgen.serving.asked import shortened
 from jaxgen.serving.demo import Page
@@ -26,7 +27,6 @@ from jaxgen.serving.demo import status
 from jaxgen.serving.demo import stopped
 from jaxgen.serving.demo import wrong
 from jaxgen.serving.inner import Told
-from jaxgen.serving.kinds import ROLES
 
 Messages = list[dict[str, Any]]  # of the API
 HOUR = 3600.0
@@ -74,7 +74,7 @@ class Chat:
 
   def _fields(self) -> dict[str, gr.components.Component]:
     page = self._page
-    found = dict(role=gr.Dropdown(list(ROLES), value=ROLES[0], label='Role of your images'),
+    found = dict(role=gr.Dropdown(list(GIVEN), value=GIVEN[0], label='Role of your images'),
                  images=number('Images of the answer; 0 = as the model likes', 0, precision=0),
                  size=page.size())
     found['seed'], found['fresh'] = page.seed()

@@ -15,13 +15,13 @@ import gradio as gr
 
 from jaxgen.core.limits import MAX_SEED
 from jaxgen.data.decode import decode
+from jaxgen.sampling.jobs import GIVEN
 from jaxgen.serving.asked import Asked
 from jaxgen.serving.asked import Given
 from jaxgen.serving.asked import Server
 from jaxgen.serving.engine import Engine
 from jaxgen.serving.inner import Inner
 from jaxgen.serving.inner import Told
-from jaxgen.serving.kinds import ROLES
 
 AUTO = 'auto'
 LABELS = dict(source='Images to edit (source)', reference='References', context='Context')
@@ -112,7 +112,7 @@ class Page:
     drawer, found = self.drawer, {}
     if drawer.images:
       with gr.Row():
-        for role in ROLES:
+        for role in GIVEN:
           found[role] = gr.Gallery(label=LABELS[role], file_types=['image'], interactive=True,
                                    height=180, min_width=90, columns=2, elem_id=role,
                                    sources=['upload', 'clipboard'], buttons=[])
@@ -156,7 +156,7 @@ class Page:
 
 def asked_of(given: dict[str, Any]) -> Asked:
   """The request of what stands in the page; fields that are empty are left out."""
-  images = [Given(role, *read(path)) for role in ROLES for path, _ in given.pop(role, None) or ()]
+  images = [Given(role, *read(path)) for role in GIVEN for path, _ in given.pop(role, None) or ()]
   sizes = [size.strip() for size in given.pop('sizes', '').split(',') if size.strip()]
   if sizes:
     given = {name: value for name, value in given.items() if name != 'size'} | dict(sizes=sizes)

@@ -65,12 +65,9 @@ class Drawing:
     self.steps = {number: len(jobs[number].levels) for members in rows for number in members}
     self._levels = self._table(kind, jobs, rows)
     self._sharding = partition.row_sharding(mesh, len(rows))
-    visual = batch.branches.batch.visual.replace(
-        latents=encoded(run.system, run.params, batch, mesh))
-    branches = batch.branches.replace(batch=batch.branches.batch.replace(visual=visual))
-    keys = (batch.seeds, batch.numbers, batch.outputs, batch.images)
     self._branches, keys, self._segments = jax.device_put(
-        (branches, keys, batch.segments), self._sharding)
+        (encoded(run.system, run.params, batch, mesh), batch.keys, batch.segments),
+        self._sharding)
     self._images = keys[-1]
     self._conditioning, self._carry = begin(run.system, run.params, self._branches, keys,
                                             **self._static)

@@ -5,7 +5,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from jaxgen.core.limits import MAX_GUIDANCE
+from jaxgen.core.limits import MAX_SEED
+from jaxgen.data.buckets import Size
 from jaxgen.serving.errors import ApiError
+from jaxgen.serving.kinds import named_size
+from jaxgen.serving.limits import Limits
 
 # What OpenAI's clients may send that means nothing here.
 IGNORED = frozenset({
@@ -30,6 +35,21 @@ class Field:
   most: float | None = None
   choices: tuple[str, ...] = ()
   default: Any = None
+
+
+def shared_fields(limits: Limits) -> dict[str, Field]:
+  """The fields of every route that draws."""
+  return dict(
+      model=Field(str), stream=Field(bool, default=False), size=Field(str, default='auto'),
+      seed=Field(int, 0, MAX_SEED), steps=Field(int, 1, limits.steps, default=0),
+      guidance=Field(float, 0, MAX_GUIDANCE), image_guidance=Field(float, 0, MAX_GUIDANCE),
+      timeout=Field(float, 0.001, limits.seconds, default=limits.seconds))
+
+
+def asked_size(fields: Mapping[str, Any]) -> Size | None:
+  """(height, width) of the field ``size``; None for ``auto``. Raises a ``UserError`` otherwise."""
+  size = fields['size']
+  return None if size == 'auto' else named_size(size[:20], 'size')
 
 
 def read(given: Mapping[str, Any], known: Mapping[str, Field]) -> dict[str, Any]:

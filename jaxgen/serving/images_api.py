@@ -24,9 +24,9 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response
 from starlette.responses import StreamingResponse
 
-from jaxgen.core.limits import MAX_GUIDANCE
 from jaxgen.core.limits import MAX_SEED
 from jaxgen.sampling import request as requests
+from jaxgen.sampling.jobs import GIVEN
 from jaxgen.sampling.request import make_request
 from jaxgen.serving.calls import Calls
 from jaxgen.serving.calls import behind
@@ -37,8 +37,9 @@ from jaxgen.serving.engine import Progress
 from jaxgen.serving.errors import ApiError
 from jaxgen.serving.errors import api_error
 from jaxgen.serving.fields import Field
+from jaxgen.serving.fields import asked_size
 from jaxgen.serving.fields import read
-from jaxgen.serving.kinds import ROLES
+from jaxgen.serving.fields import shared_fields
 from jaxgen.serving.kinds import named_size
 from jaxgen.serving.limits import Limits
 from jaxgen.serving.uploads import checked_image
@@ -80,7 +81,7 @@ def jobs_of(wish: Wish, drawer: Drawer) -> list[Job]:
     DecodeError: an image cannot be read.
   """
   given = [(role, drawer.given(data)) for role, data in wish.images]
-  by_role = {role: [image for own, image in given if own == role] for role in ROLES}
+  by_role = {role: [image for own, image in given if own == role] for role in GIVEN}
   sizes = wish.sizes or [drawer.size_for(by_role['source'], [image for _, image in given])]
   request = make_request(
       drawer.run.config, wish.prompt, size=sizes[0], outputs=wish.outputs, seed=wish.seed,
@@ -188,16 +189,13 @@ class ImagesApi:
 def known_fields(limits: Limits) -> dict[str, Field]:
   """The fields of both routes."""
   return dict(
-      prompt=Field(str), model=Field(str), n=Field(int, 1, limits.draws, default=1),
-      size=Field(str, default='auto'),
+      prompt=Field(str), n=Field(int, 1, limits.draws, default=1),
       response_format=Field(str, choices=('b64_json',), default='b64_json'),
       output_format=Field(str, choices=tuple(FORMATS), default='png'),
-      background=Field(str, choices=('auto', 'opaque')), stream=Field(bool, default=False),
-      seed=Field(int, 0, MAX_SEED), steps=Field(int, 1, limits.steps, default=0),
-      guidance=Field(float, 0, MAX_GUIDANCE), image_guidance=Field(float, 0, MAX_GUIDANCE),
+      background=Field(str, choices=('auto', 'opaque')),
       task=Field(str, choices=('auto', *requests.TASKS), default='auto'),
       outputs=Field(int, 1, limits.outputs, default=1), sizes=Field(list), roles=Field(list),
-      timeout=Field(float, 0.001, limits.seconds, default=limits.seconds))
+      **shared_fields(limits))
 
 
 def check_model(asked: str | None, served: str) -> None:
@@ -212,7 +210,7 @@ def sse(event: object) -> str:
   return f'data: {json.dumps(event)}\n\n'
 
 
-def to_base64(image: np.ndarray, kind: str) -> str:
+def _base64(image: np.ndarray, kind: str) -> str:
   """uint8[H, W, 3] as the base64 of a file of one of ``FORMATS``."""
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, FORMATS[kind], **({} if kind == 'png' else {'quality': 95}))
@@ -220,7 +218,7 @@ def to_base64(image: np.ndarray, kind: str) -> str:
 
 
 def _encoded(outputs: Sequence[Outputs], kind: str) -> list[dict[str, Any]]:
-  return [dict(b64_json=to_base64(image, kind), size=f'{image.shape[1]}x{image.shape[0]}',
+  return [dict(b64_json=_base64(image, kind), size=f'{image.shape[1]}x{image.shape[0]}',
                draw=draw, output=output)
           for draw, images in enumerate(outputs) for output, image in enumerate(images)]
 
@@ -231,8 +229,8 @@ def _roles(given: list[str] | None, count: int) -> list[str]:
   if len(roles) != count:
     raise ApiError(400, f'roles: {len(roles)} of them for {count} images; give one for each',
                    param='roles', code='invalid_value')
-  if not set(roles) <= set(ROLES):
-    raise ApiError(400, f'roles: use {", ".join(ROLES)}', param='roles', code='invalid_value')
+  if not set(roles) <= set(GIVEN):
+    raise ApiError(400, f'roles: use {", ".join(GIVEN)}', param='roles', code='invalid_value')
   return roles
 
 
@@ -243,4 +241,5 @@ def _sizes(fields: dict[str, Any], outputs: int) -> list[tuple[int, int]]:
       raise ApiError(400, f'sizes: {len(fields["sizes"])} of them for {outputs} outputs; give one '
                      'for each', param='sizes', code='invalid_value')
     return [named_size(size[:20], 'sizes') for size in fields['sizes']]
-  return [] if fields['size'] == 'auto' else [named_size(fields['size'][:20], 'size')] * outputs
+  size = asked_size(fields)
+  return [size] * outputs if size else []

@@ -19,6 +19,7 @@ from jaxgen.sampling.batching import Weighted
 from jaxgen.sampling.batching import least_row
 from jaxgen.sampling.batching import power_of_two
 from jaxgen.sampling.batching import weighted
+from jaxgen.sampling.jobs import GIVEN
 from jaxgen.sampling.load import Run
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import check_fits
@@ -26,7 +27,6 @@ from jaxgen.sampling.request import make_request
 
 PROBE = (2048, 2048)  # size of given images that rows are measured with, where any may be given
 WORDS = 'a picture'
-ROLES = ('source', 'reference', 'context')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Probe:
       shapes: (height, width) of given images.
       images: of one request at the most; how many there are may decide how large each of them is.
     """
-    asked = [(self._sizes[0], {role: [shape] * count}) for role in ROLES for shape in shapes
+    asked = [(self._sizes[0], {role: [shape] * count}) for role in GIVEN for shape in shapes
              for count in range(1, images + 1)]
     asked += [(size, dict(source=shapes[:1])) for size in self._sizes if images]
     found = set()

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jaxgen.core.endpoint import image_url
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
+from jaxgen.sampling.images import to_png
+from jaxgen.sampling.jobs import GIVEN
 from jaxgen.serving.drawer import Drawer
 from jaxgen.serving.errors import ApiError
-from jaxgen.serving.images_api import to_base64
-from jaxgen.serving.kinds import ROLES
 from jaxgen.serving.limits import Limits
 from jaxgen.serving.uploads import from_data_url
 
@@ -60,8 +61,7 @@ def piece_of(part: Part, index: int) -> dict[str, Any]:
   """A part of an answer as a part of a message's content; ``index`` counts its images."""
   if not part.is_image:
     return dict(type='text', text=part.text)
-  return dict(type='image_url', index=index, image_url=dict(
-      url=f'data:image/png;base64,{to_base64(part.image, "png")}'))
+  return dict(type='image_url', index=index, image_url=dict(url=image_url(to_png(part.image))))
 
 
 def message_of(pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -95,8 +95,8 @@ def _part(piece: dict[str, Any], role: str, where: str, limits: Limits) -> Part:
     url = piece.get('image_url')
     url = url.get('url') if isinstance(url, dict) else url
     own = 'target' if role == 'assistant' else piece.get('role', 'source')
-    if own not in (*ROLES, 'target'):
-      raise ApiError(400, f'{where}.role: an image is {" or ".join(ROLES)}', param='messages',
+    if own not in (*GIVEN, 'target'):
+      raise ApiError(400, f'{where}.role: an image is {" or ".join(GIVEN)}', param='messages',
                      code='invalid_value')
     return Part(own, image=from_data_url(url, limits, f'{where}.image_url'))
   raise ApiError(400, f'{where}.content: each part is {{"type": "text"}} or {{"type": '

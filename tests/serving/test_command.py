@@ -18,8 +18,10 @@ from jaxgen.checkpoints.weights import save_weights
 from jaxgen.config import to_json
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
+from jaxgen.flags.serve import LIMITS
 from jaxgen.serving.commands import bound
 from jaxgen.serving.commands import read_keys
+from jaxgen.serving.limits import Limits
 from jaxgen.systems.registry import make_system
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -94,3 +96,10 @@ def test_a_port_that_is_taken_and_keys_that_are_none(tmp_path):
     (tmp_path / 'keys').write_text(text)
     with pytest.raises(UserError, match=said):
       read_keys(str(tmp_path / 'keys'))
+
+
+def test_flags_name_the_defaults_of_the_limits():
+  """They stand in both, so that no other command has to import the limits at its start."""
+  shown = {name: default for name, (default, _) in LIMITS.items()}
+  shown['seconds'] = shown.pop('timeout')
+  assert {name: getattr(Limits(), name) for name in shown} == shown

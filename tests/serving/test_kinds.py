@@ -15,12 +15,12 @@ from PIL import Image
 from configs.imontage import shapes
 from jaxgen.core.errors import UserError
 from jaxgen.data.examples import ExampleMaker
+from jaxgen.sampling.jobs import GIVEN
 from jaxgen.sampling.load import Run
 from jaxgen.serving.drawer import Drawer
 from jaxgen.serving.errors import ApiError
 from jaxgen.serving.images_api import Wish
 from jaxgen.serving.images_api import jobs_of
-from jaxgen.serving.kinds import ROLES
 from jaxgen.serving.kinds import named_size
 from jaxgen.serving.limits import Limits
 from jaxgen.sharding.mesh import make_mesh
@@ -62,7 +62,7 @@ def test_any_images_have_programs(tiny_tokenizer, references):
   assert (drawer.outputs, drawer.images) == (3, 3) and len(drawer.kinds) == 3
   kinds = set()
   for number in range(30):
-    images = [(draw.choice(ROLES), photo(draw)) for _ in range(draw.randint(0, 3))]
+    images = [(draw.choice(GIVEN), photo(draw)) for _ in range(draw.randint(0, 3))]
     outputs = draw.randint(1, 3)
     sizes = draw.choices(drawer.sizes, k=outputs) if draw.random() < 0.5 else ()
     first, second = jobs_of(Wish('a cross', images, 2, outputs, sizes, seed=number), drawer)

@@ -33,11 +33,6 @@ def url(engine):
     yield url
 
 
-def error_of(answer: httpx.Response, status: int) -> str:
-  assert answer.status_code == status, answer.text
-  return answer.json()['error']['message']
-
-
 def test_the_page_asks_nobody_else(url):
   answer = httpx.get(url)
   text = answer.text
@@ -49,11 +44,11 @@ def test_the_page_asks_nobody_else(url):
 
 
 def test_routes_of_the_api_stay_its_own(url):
-  assert 'Not Found' in error_of(httpx.post(f'{url}/v1/embeddings', json={}), 404)
-  assert 'Not Allowed' in error_of(httpx.get(url + asked.DRAW), 405)
+  assert 'Not Found' in tiny.error_of(httpx.post(f'{url}/v1/embeddings', json={}), 404)
+  assert 'Not Allowed' in tiny.error_of(httpx.get(url + asked.DRAW), 405)
   for path in ('/gradio_api/proxy=http://127.0.0.1:1/', '/gradio_api/run/predict', '/monitoring',
                '/gradio_api/stream/x', '/gradio_api/component_server', '/gradio_api/info'):
-    assert 'Not Found' in error_of(httpx.get(url + path), 404)
+    assert 'Not Found' in tiny.error_of(httpx.get(url + path), 404)
 
 
 @pytest.mark.parametrize('path', [
@@ -61,15 +56,15 @@ def test_routes_of_the_api_stay_its_own(url):
     '', 7, ['a']])
 def test_no_path_and_no_address_is_opened(url, path):
   if isinstance(path, str):
-    assert 'names no image' in error_of(httpx.get(url + FILE + quote(path, safe='')), 403)
+    assert 'names no image' in tiny.error_of(httpx.get(url + FILE + quote(path, safe='')), 403)
   image = {'path': path, 'meta': {'_type': 'gradio.FileData'}}
   body = dict(data=[[dict(image=image)]], fn_index=0, session_hash='x')
-  assert 'names no image' in error_of(httpx.post(url + JOIN, json=body), 403)
+  assert 'names no image' in tiny.error_of(httpx.post(url + JOIN, json=body), 403)
 
 
 @pytest.mark.parametrize('content', [b'', b'{', b'[' * 100_000])
 def test_bodies_that_are_no_json(url, content):
-  assert 'is not JSON' in error_of(httpx.post(url + JOIN, content=content), 400)
+  assert 'is not JSON' in tiny.error_of(httpx.post(url + JOIN, content=content), 400)
 
 
 def test_what_was_uploaded_is_shown_and_large_files_are_not_taken(url):
@@ -79,10 +74,10 @@ def test_what_was_uploaded_is_shown_and_large_files_are_not_taken(url):
   assert httpx.get(url + FILE + path).content == image
   assert httpx.post(upload, files=[('files', ('a.png', bytes(2**18 + 1)))]).status_code == 413
   large = httpx.post(upload, files=[('files', ('a.png', bytes(2**20)))])
-  assert 'too large' in error_of(large, 413)
+  assert 'too large' in tiny.error_of(large, 413)
   other = httpx.post(upload, files=[('files', ('a.png', image))],
                      headers=dict(origin='http://elsewhere.example'))
-  assert 'other web pages' in error_of(other, 403)
+  assert 'other web pages' in tiny.error_of(other, 403)
 
 
 def test_a_server_with_keys_has_a_page_for_those_who_sign_in(engine):
@@ -110,7 +105,7 @@ def test_without_its_package_the_page_is_a_line(engine, monkeypatch):
 
 def test_a_server_may_have_no_page(engine):
   with tiny.serving(engine) as url:
-    assert 'Not Found' in error_of(httpx.get(url), 404)
+    assert 'Not Found' in tiny.error_of(httpx.get(url), 404)
 
 
 def words(command: str) -> list[str]:

@@ -5,7 +5,6 @@ All with one engine, whose programs are compiled once: nothing here may compile 
 
 import base64
 import concurrent.futures
-import contextlib
 import dataclasses
 import importlib
 import io
@@ -14,7 +13,6 @@ import pathlib
 import socket
 import struct
 import sys
-import threading
 import time
 import zlib
 
@@ -96,20 +94,6 @@ def bench():
     sys.path.remove(str(TOOLS))
 
 
-@contextlib.contextmanager
-def held(engine):
-  """The engine does nothing meanwhile."""
-  busy, free = threading.Event(), threading.Event()
-  waiting = threading.Thread(target=engine.run, args=(lambda: (busy.set(), free.wait(60)),))
-  waiting.start()
-  busy.wait(60)
-  try:
-    yield
-  finally:
-    free.set()
-    waiting.join()
-
-
 def until(true, seconds: float = 30.0) -> bool:
   """Whether it comes true in time."""
   end = time.monotonic() + seconds
@@ -135,14 +119,6 @@ def alone(engine, steps=2, **asked) -> list[np.ndarray]:
   return engine.submit([engine.drawer.prepare(request, steps)])[0].future.result(120)
 
 
-def error_of(answer: httpx.Response, status: int) -> str:
-  """The message of an error in OpenAI's schema."""
-  assert answer.status_code == status, answer.text
-  error = answer.json()['error']
-  assert set(error) == {'message', 'type', 'param', 'code'} and '\n' not in error['message']
-  return error['message']
-
-
 # --- The engine -----------------------------------------------------------------------------------
 
 
@@ -164,7 +140,7 @@ def test_answers_are_those_of_each_request_alone(run, engine):
   expected = [engine.submit([job])[0].future.result(60) for job in jobs]
   assert [len(images) for images in expected] == [1, 1, 1, 1, 2, 1]
   before, steps = engine.counts.batches, []
-  with held(engine):
+  with tiny.held(engine):
     tickets = engine.submit([*jobs[::-1], *jobs], listen=steps.append)
   together = [ticket.future.result(60) for ticket in tickets]
   assert engine.counts.batches - before < len(jobs)  # they share rows
@@ -178,7 +154,7 @@ def test_a_request_that_goes_wrong_leaves_its_neighbours_alone(run, engine):
   levels = job.levels.copy()
   levels[1, 1] = np.inf  # where an absurd scale would lead to
   before, failed = engine.counts.batches, engine.counts.failed
-  with held(engine):
+  with tiny.held(engine):
     bad, good = engine.submit([dataclasses.replace(job, kind=2, levels=levels),
                                dataclasses.replace(job, kind=2)])
   assert near(good.future.result(60), expected) and engine.counts.batches == before + 1
@@ -197,7 +173,7 @@ def test_a_server_that_is_stopped_finishes_what_it_has(run, engine):
   second = Engine(engine.drawer, engine.limits)
   second.start()
   jobs = [second.drawer.prepare(request, steps) for request, steps in mixed(run.config)]
-  with concurrent.futures.ThreadPoolExecutor() as pool, held(second):
+  with concurrent.futures.ThreadPoolExecutor() as pool, tiny.held(second):
     tickets = second.submit(jobs)
     drained = pool.submit(second.drain, 60)
     assert until(lambda: not second.healthy)
@@ -320,13 +296,13 @@ def test_models_health_and_metrics(url, client):
     (dict(image='/etc/passwd'), 400, 'no such field')])
 def test_what_cannot_be_drawn_is_refused_in_one_line(url, asked, status, said):
   content = json.dumps(dict(prompt='a cross') | asked)
-  assert said in error_of(httpx.post(url + DRAW, content=content, headers=BEARER), status)
+  assert said in tiny.error_of(httpx.post(url + DRAW, content=content, headers=BEARER), status)
 
 
 @pytest.mark.parametrize('content', [
     b'', b'[]', b'{', b'\xff\xfe', b'[' * 100_000, b'{"n": ' + b'9' * 5000 + b'}', b'null'])
 def test_bodies_that_are_no_objects(url, content):
-  assert 'body: ' in error_of(httpx.post(url + DRAW, content=content, headers=BEARER), 400)
+  assert 'body: ' in tiny.error_of(httpx.post(url + DRAW, content=content, headers=BEARER), 400)
 
 
 @pytest.mark.parametrize('messages, said', [
@@ -340,7 +316,7 @@ def test_bodies_that_are_no_objects(url, content):
           ('data:image/png;base64,aGVsbG8=', 'cannot be read')))])
 def test_messages_that_are_none(url, messages, said):
   answer = httpx.post(url + CHAT, json=dict(messages=messages), headers=BEARER)
-  assert said in error_of(answer, 400)
+  assert said in tiny.error_of(answer, 400)
 
 
 def test_keys_and_errors_are_those_of_the_client(url, client):
@@ -350,14 +326,14 @@ def test_keys_and_errors_are_those_of_the_client(url, client):
   with pytest.raises(openai.AuthenticationError):
     openai.OpenAI(base_url=f'{url}/v1', api_key=KEY[:-1], max_retries=0).models.list()
   for headers in ({}, dict(authorization=KEY), dict(authorization=f'Basic {KEY}')):
-    assert 'no key' in error_of(httpx.get(f'{url}/v1/models', headers=headers), 401)
+    assert 'no key' in tiny.error_of(httpx.get(f'{url}/v1/models', headers=headers), 401)
   for origin in ('http://elsewhere.example', 'null'):
     answer = httpx.get(f'{url}/v1/models', headers=BEARER | dict(origin=origin))
-    assert 'other web pages' in error_of(answer, 403)
+    assert 'other web pages' in tiny.error_of(answer, 403)
   assert httpx.get(f'{url}/v1/models', headers=BEARER | dict(origin=url)).status_code == 200
   with pytest.raises(openai.NotFoundError):
     client.embeddings.create(model='tiny', input='text')
-  assert 'Method' in error_of(httpx.get(url + DRAW, headers=BEARER), 405)
+  assert 'Method' in tiny.error_of(httpx.get(url + DRAW, headers=BEARER), 405)
 
 
 def bomb(side: int) -> bytes:
@@ -377,14 +353,14 @@ def bomb(side: int) -> bytes:
 def test_uploads_that_are_no_images_or_too_large(url, data, status, said):
   answer = httpx.post(url + EDITS, files=[('image', ('a.png', data))], data=dict(prompt='x'),
                       headers=BEARER)
-  assert said in error_of(answer, status)
+  assert said in tiny.error_of(answer, status)
 
 
 def test_forms_that_are_broken_or_too_large(url):
   image = ('image', ('a.png', to_png(picture(1))))
 
   def said(status, more=(), **sent):
-    return error_of(httpx.post(url + EDITS, headers=BEARER | dict(more), **sent), status)
+    return tiny.error_of(httpx.post(url + EDITS, headers=BEARER | dict(more), **sent), status)
 
   assert 'send a form' in said(415, json=dict(prompt='x'))
   assert 'missing' in said(400, files=[('prompt', (None, 'x'))])
@@ -400,7 +376,7 @@ def test_forms_that_are_broken_or_too_large(url):
         'content-type': f'multipart/form-data{kind}'})
   assert 'too large' in said(413, content=bytes(2**20 + 1))
   endless = httpx.post(url + DRAW, headers=BEARER, content=(bytes(2**16) for _ in range(32)))
-  assert 'too large' in error_of(endless, 413)  # its length was not said
+  assert 'too large' in tiny.error_of(endless, 413)  # its length was not said
 
 
 # --- Clients that leave, and too many of them -----------------------------------------------------
@@ -418,7 +394,7 @@ def raw(url: str, content: bytes, length: int | None = None) -> socket.socket:
 
 def test_what_clients_that_left_asked_for_is_not_drawn(engine, url):
   left, jobs = engine.counts.left, engine.counts.jobs
-  with held(engine):
+  with tiny.held(engine):
     calls = [raw(url, json.dumps(dict(prompt='x', n=4, stream=stream)).encode())
              for stream in (False, True)]
     assert until(lambda: engine.queued == 8)
@@ -431,7 +407,7 @@ def test_what_clients_that_left_asked_for_is_not_drawn(engine, url):
 
 def test_a_full_queue_says_when_to_come_again(engine, url, client):
   job = engine.drawer.prepare(make_request(engine.drawer.run.config, 'x', size=SQUARE), 1)
-  with held(engine):
+  with tiny.held(engine):
     tickets = engine.submit([job] * (engine.limits.queue - 1))
     with pytest.raises(openai.RateLimitError) as found:
       client.images.generate(prompt='x', n=2)

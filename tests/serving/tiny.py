@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import httpx
 import jax
 
 from jaxgen.data.sample import Part
@@ -56,3 +57,25 @@ def serving(engine: Engine, **options) -> Iterator[str]:
   finally:
     server.should_exit = True
     thread.join()
+
+
+@contextlib.contextmanager
+def held(engine: Engine) -> Iterator[None]:
+  """The engine does nothing meanwhile."""
+  busy, free = threading.Event(), threading.Event()
+  waiting = threading.Thread(target=engine.run, args=(lambda: (busy.set(), free.wait(60)),))
+  waiting.start()
+  busy.wait(60)
+  try:
+    yield
+  finally:
+    free.set()
+    waiting.join()
+
+
+def error_of(answer: httpx.Response, status: int) -> str:
+  """The message of an error in OpenAI's schema."""
+  assert answer.status_code == status, answer.text
+  error = answer.json()['error']
+  assert set(error) == {'message', 'type', 'param', 'code'} and '\n' not in error['message']
+  return error['message']

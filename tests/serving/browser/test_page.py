@@ -6,7 +6,6 @@ import base64
 import contextlib
 import json
 import re
-import threading
 import time
 import zipfile
 
@@ -25,6 +24,7 @@ from tests.serving.browser.chromium import chromium
 from tests.serving.browser.chromium import drop
 
 pytestmark = pytest.mark.browser
+
 
 @pytest.fixture(scope='module')
 def engine(tiny_tokenizer):
@@ -88,20 +88,6 @@ def picture_of(page, image) -> np.ndarray:
   return decode(page.request.get(image.get_attribute('src')).body())
 
 
-@contextlib.contextmanager
-def held(engine):
-  """The engine does nothing meanwhile."""
-  busy, free = threading.Event(), threading.Event()
-  waiting = threading.Thread(target=engine.run, args=(lambda: (busy.set(), free.wait(60)),))
-  waiting.start()
-  busy.wait(60)
-  try:
-    yield
-  finally:
-    free.set()
-    waiting.join()
-
-
 def test_words_and_dropped_images_are_drawn_as_the_api_draws_them(page, url):
   drop(page, '#source [aria-dropeffect]', room=to_png(picture(1)))
   drop(page, '#reference [aria-dropeffect]', chair=to_png(picture(2, (30, 20))))
@@ -137,7 +123,7 @@ def test_steps_are_seen_as_they_are_done(page, engine, monkeypatch):
       .observe(document.body, {subtree: true, childList: true, characterData: true});
     return seen;
   }""")
-  with held(engine):
+  with tiny.held(engine):
     page.locator('#draw').click()
     said(page, '#drawing', 'waits for its turn')
   said(page, '#drawing', '1 drawn')
@@ -149,7 +135,7 @@ def test_steps_are_seen_as_they_are_done(page, engine, monkeypatch):
 def test_stop_takes_the_request_out_of_the_queue(page, engine):
   page.locator('#prompt textarea').fill('a cross')
   left = engine.counts.left
-  with held(engine):
+  with tiny.held(engine):
     page.locator('#draw').click()
     end = time.monotonic() + 30
     while not engine.queued and time.monotonic() < end:
