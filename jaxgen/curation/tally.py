@@ -32,6 +32,10 @@ class StageTally:
     entered, left: records before and behind it.
     dropped: reason -> records.
     kept, examples: of what left, and by the reason of what was dropped; see ``example``.
+
+  Args:
+    before: of the same stage, which this one is merged into: examples that will find no room behind
+      those that it has are not made.
   """
 
   most: int
@@ -40,17 +44,23 @@ class StageTally:
   dropped: dict[str, int] = dataclasses.field(default_factory=dict)
   kept: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   examples: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+  before: dataclasses.InitVar['StageTally | None'] = None
+
+  def __post_init__(self, before: 'StageTally | None'):
+    self._before = before
 
   def add(self, made: Record | Dropped) -> None:
     """Counts what the stage has made."""
     if isinstance(made, Dropped):
       self.dropped[made.reason] = self.dropped.get(made.reason, 0) + 1
       shown = self.examples.setdefault(made.reason, [])
-      if len(shown) < self.most:
+      earlier = self._before.examples.get(made.reason, ()) if self._before else ()
+      if len(earlier) + len(shown) < self.most:
         shown.append(example(made.record, made.facts))
     else:
       self.left += 1
-      if len(self.kept) < self.most:
+      earlier = self._before.kept if self._before else ()
+      if len(earlier) + len(self.kept) < self.most:
         self.kept.append(example(made, made.lineage.notes))
 
   def merge(self, other: 'StageTally') -> None:
@@ -85,6 +95,10 @@ class Tally:
   def from_json(cls, value: Mapping[str, Any]) -> 'Tally':
     """Reads ``dataclasses.asdict`` of one."""
     return cls([StageTally(**stage) for stage in value['stages']], value['licences'])
+
+  def behind(self) -> 'Tally':
+    """An empty one of inputs that come behind, to be merged into this one in their order."""
+    return Tally([StageTally(stage.most, before=stage) for stage in self.stages])
 
   def merge(self, other: 'Tally') -> None:
     """Adds another one of the same stages, which comes behind."""

@@ -140,6 +140,8 @@ def test_threads_do_not_change_a_byte(whole, tmp_path):
     # Only the recipe's hash differs.
     assert dataclasses.replace(one, lineage={}, origin='') == dataclasses.replace(
         other, lineage={}, origin='')
+  pages = [(out / 'report.html').read_text() for out in (tmp_path / 'out', whole[0])]
+  assert pages[0].replace(str(tmp_path / 'recipe.py'), TOY) == pages[1]
 
 
 @pytest.mark.parametrize('change, message', [
