@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import io
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from jaxgen.curation.record import Record
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.sample import Sample
+from jaxgen.sampling.images import to_jpeg
 
 EXAMPLES = 2  # of what each stage keeps, and of each of its reasons, in one chunk
 SHOWING = 256  # chunks of a run that keep examples, about: a run may have a million
@@ -121,7 +121,7 @@ def _images(record: Record) -> Iterator[np.ndarray]:
   found: Sequence[Any] = ([part.image for part in own[0].images] if own
                           else _flat(record.fields.values()))
   for value in found:
-    if value is not None and not isinstance(value, str | int | float):
+    if value is not None:
       try:
         yield decode(value)
       except DecodeError:
@@ -141,7 +141,6 @@ def _texts(values: Iterable[Any]) -> list[str]:
 
 
 def _thumbnail(image: np.ndarray) -> str:
-  picture, buffer = Image.fromarray(image), io.BytesIO()
+  picture = Image.fromarray(image)
   picture.thumbnail((SIDE, SIDE))
-  picture.save(buffer, 'JPEG', quality=80)
-  return base64.b64encode(buffer.getvalue()).decode()
+  return base64.b64encode(to_jpeg(picture, quality=80)).decode()
