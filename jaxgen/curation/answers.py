@@ -6,7 +6,6 @@ second question shows the first answer and says what is wrong with it.
 
 import ast
 import dataclasses
-import io
 import json
 import re
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from jaxgen.curation.models import Model
 from jaxgen.curation.models import Reply
 from jaxgen.curation.models import Request
 from jaxgen.data.decode import decode
+from jaxgen.sampling.images import to_jpeg
 
 AGAIN = ('{text}\n\nYour last answer was:\n{answer}\n\nIt cannot be used: {error}. Answer again, '
          'in full and in the form that was asked for.')
@@ -102,9 +102,7 @@ def shown(image: bytes, side: int = 768) -> bytes:
   if max(picture.size) <= side and image.startswith((b'\x89PNG', b'\xff\xd8')):
     return image
   picture.thumbnail((side, side))
-  buffer = io.BytesIO()
-  picture.save(buffer, 'JPEG', quality=90)
-  return buffer.getvalue()
+  return to_jpeg(picture, quality=90)
 
 
 def _read(reply: Reply, read: Callable[[str], Any]) -> Answer:

@@ -1,9 +1,6 @@
 """What ``jaxgen curate`` does: claims its folder, makes the chunks that are left, and reports."""
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Iterator
 
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import check_place
@@ -14,6 +11,7 @@ from jaxgen.curation.engine import Worker
 from jaxgen.curation.executors import executor
 from jaxgen.curation.report import write_report
 from jaxgen.curation.tally import Tally
+from jaxgen.operations import lock
 
 
 def curate(job: Job, engine: str = 'local') -> Tally:
@@ -36,7 +34,7 @@ def curate(job: Job, engine: str = 'local') -> Tally:
   execute, worker = executor(engine), Worker(job)
   check_place(job.out)
   _claim(worker)
-  with _held(worker):
+  with lock.held(worker.out, lock.CURATION, flag='--out'):
     for phase, count in enumerate(worker.phases):
       execute(worker, phase, [chunk for chunk in range(count)
                               if not worker.tally_file(phase, chunk).exists()], count)
@@ -63,16 +61,3 @@ def _claim(worker: Worker) -> None:
     if kept.get(name) != described[name]:
       raise user_error('--out', worker.job.out, f'holds a run with another {name}; choose another '
                        'folder, or take the recipe and the inputs as they were')
-
-
-@contextlib.contextmanager
-def _held(worker: Worker) -> Iterator[None]:
-  """Holds the lock of the folder, which the kernel releases when the process ends."""
-  with open(worker.out / '.lock', 'a') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise user_error('--out', worker.job.out, 'another jaxgen curate works there') from error
-    except OSError:  # no locks here
-      pass
-    yield

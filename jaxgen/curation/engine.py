@@ -170,7 +170,7 @@ class Worker:
       return stream
 
     def whole(given: Record | Dropped | list[Record]) -> tuple[list[Record], Tally]:
-      own = Tally.of(len(tally.stages), tally.stages[0].most)
+      own = tally.behind()
       return list(flow(given, own)), own
 
     if self.recipe.threads == 1:

@@ -4,10 +4,8 @@ import dataclasses
 
 from jaxgen.core.errors import user_error
 from jaxgen.curation.record import Record
-from jaxgen.data.decode import file_bytes
+from jaxgen.curation.sets import image_file
 from jaxgen.data.decode import image_size
-from jaxgen.data.sample import encoded
-from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 
@@ -29,7 +27,6 @@ def finished(record: Record) -> Record:
 
 
 def _bytes(part: Part) -> bytes:
-  image = part.image
-  data = file_bytes(image) if isinstance(image, FileImage) else encoded(image)
+  data = image_file(part.image)
   image_size(data)
   return data

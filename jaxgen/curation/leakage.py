@@ -1,13 +1,17 @@
 """Keeps what benchmarks test on out of training data: their ids, prompts and given images."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from jaxgen.core.errors import user_error
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
+from jaxgen.data.decode import DecodeError
+from jaxgen.data.leaks import hashes_of
 from jaxgen.data.leaks import Held
 from jaxgen.data.leaks import held_of
 from jaxgen.data.leaks import leaks_of
@@ -30,10 +34,18 @@ class Known:
 
   def add(self, benchmark: str, items: Iterable[
       tuple[str, Sequence[str], Sequence[bytes | np.ndarray | FileImage]]]) -> None:
-    """Adds the items of a benchmark: name, texts and images of each."""
-    self.held[benchmark] = held_of(
-        (name, [text for text in texts if len(text.split()) >= WORDS], images)
-        for name, texts, images in items)
+    """Adds the items of a benchmark: name, texts and images of each.
+
+    Raises:
+      UserError: an image that cannot be read.
+    """
+    try:
+      self.held[benchmark] = held_of(
+          (name, [text for text in texts if len(text.split()) >= WORDS], images)
+          for name, texts, images in items)
+    except DecodeError as error:
+      raise user_error('--against', benchmark, 'an image of the benchmark cannot be read '
+                       f'({error})') from None
 
   def digest(self) -> str:
     """Changes with whatever is known; '' of nothing."""
@@ -53,7 +65,9 @@ def unleaked(record: Record, *, known: Known) -> Record | Dropped:
     record: with ``sample``.
     known: the benchmarks.
   """
+  sample = record['sample']
+  own = functools.cache(lambda: hashes_of(sample))  # one decoding for all benchmarks
   for name, held in known.held.items():
-    for leak in leaks_of(record['sample'], held):
+    for leak in leaks_of(sample, held, hashes=lambda _: own()):
       return record.drop(REASONS[leak.kind], benchmark=name)
   return record

@@ -192,7 +192,8 @@ class _Account:
       UserError: they are more than the limits leave.
     """
     with self._lock:
-      spent = self._spent()
+      # The files of all workers are read only where they count.
+      spent = self._spent() if self._limits.calls or self._limits.tokens else {}
       for what, most, wanted in (('calls', self._limits.calls, calls),
                                  ('tokens', self._limits.tokens, 1)):
         if most and spent[what] + wanted > most:

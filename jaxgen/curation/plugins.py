@@ -2,7 +2,6 @@
 
 import base64
 import concurrent.futures
-import io
 import json
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from jaxgen.curation.models import Request
 from jaxgen.curation.web import Web
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import read_picture
+from jaxgen.sampling.images import to_jpeg
 from jaxgen.sampling.images import to_png
 
 AT_ONCE = 16  # calls of one endpoint from one process
@@ -186,9 +186,7 @@ def _sent(image: bytes, side: int) -> bytes:
   picture = Image.fromarray(np.asarray(read_picture(image, (side, side) if side else None).pixels))
   if side:
     picture.thumbnail((side, side), Image.Resampling.BICUBIC)
-  buffer = io.BytesIO()
-  picture.save(buffer, 'JPEG', quality=95)
-  return buffer.getvalue()
+  return to_jpeg(picture)
 
 
 KINDS: dict[str, Callable[[str, str], Model]] = {

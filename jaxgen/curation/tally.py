@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import io
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from jaxgen.curation.record import Record
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.sample import Sample
+from jaxgen.sampling.images import to_jpeg
 
 EXAMPLES = 2  # of what each stage keeps, and of each of its reasons, in one chunk
 SHOWING = 256  # chunks of a run that keep examples, about: a run may have a million
@@ -32,6 +32,10 @@ class StageTally:
     entered, left: records before and behind it.
     dropped: reason -> records.
     kept, examples: of what left, and by the reason of what was dropped; see ``example``.
+
+  Args:
+    before: of the same stage, which this one is merged into: examples that will find no room behind
+      those that it has are not made.
   """
 
   most: int
@@ -40,17 +44,23 @@ class StageTally:
   dropped: dict[str, int] = dataclasses.field(default_factory=dict)
   kept: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   examples: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+  before: dataclasses.InitVar['StageTally | None'] = None
+
+  def __post_init__(self, before: 'StageTally | None'):
+    self._before = before
 
   def add(self, made: Record | Dropped) -> None:
     """Counts what the stage has made."""
     if isinstance(made, Dropped):
       self.dropped[made.reason] = self.dropped.get(made.reason, 0) + 1
       shown = self.examples.setdefault(made.reason, [])
-      if len(shown) < self.most:
+      earlier = self._before.examples.get(made.reason, ()) if self._before else ()
+      if len(earlier) + len(shown) < self.most:
         shown.append(example(made.record, made.facts))
     else:
       self.left += 1
-      if len(self.kept) < self.most:
+      earlier = self._before.kept if self._before else ()
+      if len(earlier) + len(self.kept) < self.most:
         self.kept.append(example(made, made.lineage.notes))
 
   def merge(self, other: 'StageTally') -> None:
@@ -86,6 +96,10 @@ class Tally:
     """Reads ``dataclasses.asdict`` of one."""
     return cls([StageTally(**stage) for stage in value['stages']], value['licences'])
 
+  def behind(self) -> 'Tally':
+    """An empty one of inputs that come behind, to be merged into this one in their order."""
+    return Tally([StageTally(stage.most, before=stage) for stage in self.stages])
+
   def merge(self, other: 'Tally') -> None:
     """Adds another one of the same stages, which comes behind."""
     for stage, added in zip(self.stages, other.stages, strict=True):
@@ -107,7 +121,7 @@ def _images(record: Record) -> Iterator[np.ndarray]:
   found: Sequence[Any] = ([part.image for part in own[0].images] if own
                           else _flat(record.fields.values()))
   for value in found:
-    if value is not None and not isinstance(value, str | int | float):
+    if value is not None:
       try:
         yield decode(value)
       except DecodeError:
@@ -127,7 +141,6 @@ def _texts(values: Iterable[Any]) -> list[str]:
 
 
 def _thumbnail(image: np.ndarray) -> str:
-  picture, buffer = Image.fromarray(image), io.BytesIO()
+  picture = Image.fromarray(image)
   picture.thumbnail((SIDE, SIDE))
-  picture.save(buffer, 'JPEG', quality=80)
-  return base64.b64encode(buffer.getvalue()).decode()
+  return base64.b64encode(to_jpeg(picture, quality=80)).decode()

@@ -95,13 +95,26 @@ def held_of(items: Iterable[tuple[str, Iterable[str], Iterable[bytes | np.ndarra
               tuple(name for _, name in images))
 
 
-def leaks_of(sample: Sample, held: Held, bits: int = NEAR) -> list[Leak]:
+def hashes_of(sample: Sample) -> list[np.uint64]:
+  """``image_hash`` of every image of a sample that has one.
+
+  Raises:
+    DecodeError: an image that cannot be read.
+  """
+  hashes = (image_hash(read_picture(part.image, (SIDE, SIDE))) for part in sample.images
+            if part.image is not None)
+  return [own for own in hashes if own is not None]
+
+
+def leaks_of(sample: Sample, held: Held, bits: int = NEAR, *,
+             hashes: Callable[[Sample], Iterable[np.uint64]] = hashes_of) -> list[Leak]:
   """What a sample holds of the items.
 
   Args:
     sample: with all its texts, their paraphrases too, and all its images.
     held: of ``held_of``.
     bits: by which the hashes of images may differ.
+    hashes: those of the sample, asked for only where some are held.
 
   Raises:
     DecodeError: an image that cannot be read.
@@ -112,13 +125,10 @@ def leaks_of(sample: Sample, held: Held, bits: int = NEAR) -> list[Leak]:
   for text in dict.fromkeys(text for part in sample.texts for text in (part.text, *part.variants)):
     if (item := held.texts.get(text_hash(text))) is not None:
       found.append(Leak('text', item, where))
-  images = [part.image for part in sample.images if part.image is not None]
-  for image in images if len(held.hashes) else ():
-    own = image_hash(read_picture(image, (SIDE, SIDE)))
-    if own is not None:
-      apart = bits_apart(held.hashes, own)  # [n]
-      if apart.min() <= bits:
-        found.append(Leak('image', held.images[apart.argmin()], where, int(apart.min())))
+  for own in hashes(sample) if len(held.hashes) else ():
+    apart = bits_apart(held.hashes, own)  # [n]
+    if apart.min() <= bits:
+      found.append(Leak('image', held.images[apart.argmin()], where, int(apart.min())))
   return found
 
 

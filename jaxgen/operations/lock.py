@@ -1,8 +1,9 @@
-"""Locks on a workdir, so that two commands cannot write the same files.
+"""Locks on a folder, so that two commands cannot write the same files.
 
 A lock is a file that names its holder, and is there only while it is held: ``training.lock`` of
 ``train`` and ``finetune``, ``evaluation.lock`` of ``evaluate``, which may read a run that still
-trains. Commands that write no file of a workdir, or one that is replaced whole, need none.
+trains, ``curation.lock`` of ``curate``. Commands that write no file of a workdir, or one that is
+replaced whole, need none.
 
 The kernel releases a lock when its process ends, however it ends. On file systems without locks the
 holder touches the file instead, and one that is not touched any longer is stale. Buckets are not
@@ -25,20 +26,22 @@ from etils import epath
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import writing
 
-TRAINING, EVALUATION = 'training', 'evaluation'
+TRAINING, EVALUATION, CURATION = 'training', 'evaluation', 'curation'
 BEAT = 10.0  # seconds between the touches of a holder
 STALE = 60.0  # without one for so long, it is taken to have ended
 _mine: set[str] = set()  # files of this process: a command may call another that locks the same
 
 
 @contextlib.contextmanager
-def held(workdir: epath.Path, kind: str = TRAINING, *, leads: bool = True) -> Iterator[None]:
+def held(workdir: epath.Path, kind: str = TRAINING, *, leads: bool = True,
+         flag: str = '--workdir') -> Iterator[None]:
   """Makes the workdir and holds a lock on it; a workdir that stays empty is removed again.
 
   Args:
     workdir: of the run.
     kind: of the lock; two of other kinds do not exclude each other.
     leads: whether this process writes the files of a run of several.
+    flag: that names the folder, for errors.
 
   Raises:
     UserError: another process holds it, or the workdir cannot be written.
@@ -50,7 +53,7 @@ def held(workdir: epath.Path, kind: str = TRAINING, *, leads: bool = True) -> It
   fresh = not workdir.exists()
   with writing(str(workdir)):
     workdir.mkdir(parents=True, exist_ok=True)
-    file, by_kernel = _acquired(path)
+    file, by_kernel = _acquired(path, flag)
   _mine.add(path)
   with file, contextlib.nullcontext() if by_kernel else _touched(path):
     try:
@@ -83,7 +86,7 @@ def holder(workdir: epath.Path, kind: str) -> str:
   return ''
 
 
-def _acquired(path: str) -> tuple[TextIO, bool]:
+def _acquired(path: str, flag: str) -> tuple[TextIO, bool]:
   """The file of a lock that is now held, and whether the kernel keeps it."""
   while True:
     file = open(path, 'a+')
@@ -91,11 +94,11 @@ def _acquired(path: str) -> tuple[TextIO, bool]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-      raise _in_use(path, file) from error
+      raise _in_use(path, file, flag) from error
     except OSError:  # no locks here
       by_kernel = False
       if not _is_stale(file):
-        raise _in_use(path, file)
+        raise _in_use(path, file, flag)
     with contextlib.suppress(OSError):
       if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
         break
@@ -106,12 +109,12 @@ def _acquired(path: str) -> tuple[TextIO, bool]:
   return file, by_kernel
 
 
-def _in_use(path: str, file: TextIO) -> Exception:
+def _in_use(path: str, file: TextIO, flag: str) -> Exception:
   file.seek(0)
   folder, name = os.path.split(path)
   with file:
-    return user_error('--workdir', folder, f'in use: {name.removesuffix(".lock")} by '
-                      f'{file.read().strip()}; wait for it or end it, or take another --workdir')
+    return user_error(flag, folder, f'in use: {name.removesuffix(".lock")} by '
+                      f'{file.read().strip()}; wait for it or end it, or take another {flag}')
 
 
 def _is_stale(file: TextIO) -> bool:

@@ -1,6 +1,7 @@
 """The engine: counts and reasons, lineage, kills, other engines, and what it refuses."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -140,6 +141,8 @@ def test_threads_do_not_change_a_byte(whole, tmp_path):
     # Only the recipe's hash differs.
     assert dataclasses.replace(one, lineage={}, origin='') == dataclasses.replace(
         other, lineage={}, origin='')
+  pages = [(out / 'report.html').read_text() for out in (tmp_path / 'out', whole[0])]
+  assert pages[0].replace(str(tmp_path / 'recipe.py'), TOY) == pages[1]
 
 
 @pytest.mark.parametrize('change, message', [
@@ -197,6 +200,16 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
   with pytest.raises(UserError, match='not empty'):
     curate(Job(TOY, '', str(tmp_path)))
   assert [file.name for file in tmp_path.iterdir()] == ['mine.txt']
+
+
+def test_two_runs_never_write_the_same_folder(whole):
+  out, _ = whole
+  with open(out / 'curation.lock', 'a') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match='--out = .*: in use: curation by'):
+      curate(Job(TOY, '', str(out)))
+  curate(Job(TOY, '', str(out)))
+  assert not (out / 'curation.lock').exists()
 
 
 def test_records_survive_the_disk():

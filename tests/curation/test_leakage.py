@@ -59,7 +59,7 @@ def test_copies_of_images_are_known(known, tmp_path):
   assert [seen(picture(seed), 'a text', known) for seed in range(50, 150)] == ['kept'] * 100
 
 
-def test_a_run_is_checked_against_benchmarks_by_name(tmp_path):
+def test_a_run_is_checked_against_benchmarks_by_name(tmp_path, capsys):
   """One picture of the toy is an input of the benchmark."""
   out, clean = tmp_path / 'out', tmp_path / 'clean'
   assert cli.main(['curate', TOY, f'--out={clean}']) == 0
@@ -75,5 +75,8 @@ def test_a_run_is_checked_against_benchmarks_by_name(tmp_path):
   assert code == 0
   ids = [open_source('arrayrecord', str(out))[index].id for index in range(79)]
   assert leaked.id not in ids and len(open_source('arrayrecord', str(out))) == 79
+  (folder / 'images' / 'a.png').write_bytes(leaked.images[0].image[:300])
+  assert cli.main(['curate', TOY, f'--out={tmp_path / "no"}', f'--against=rise={folder}']) == 1
+  assert 'an image of the benchmark cannot be read' in capsys.readouterr().err
   last = json.loads((out / 'info.json').read_text())['stages'][-1]
   assert last['stage'] == 'unleaked' and last['dropped'] == {'image of a benchmark': 1}
