@@ -95,7 +95,11 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
 def _by(record: Mapping[str, Any]) -> str:
   """What scored, when, and how much is missing."""
   by, drawn = record['by'], record['drawn']
-  words = [f'scored by {by.get("judge") or by.get("detector") or by.get("embeddings")}']
+  scorers = [by[name] for name in ('judge', 'detector', 'embeddings') if by.get(name)]
+  scorers += [f'{name} of {place}' for name, place in by.get('towers', {}).items()]
+  words = [f'scored by {", ".join(scorers)}']
+  if by.get('masks'):
+    words.append(f'masks: {by["masks"]}')
   if by.get('served'):
     words.append(f'answered by {", ".join(by["served"])}')
   if by.get('official_judge'):
