@@ -1,11 +1,11 @@
 """The report as one self-contained HTML page with inline images and charts."""
 
-import base64
 import json
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from jaxgen.core.endpoint import image_url
 from jaxgen.evaluation import charts
 from jaxgen.evaluation import progress
 from jaxgen.evaluation import sections
@@ -116,22 +116,19 @@ def _losses(summary: dict[str, Any]) -> str:
 
 
 def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:
-  rows = []
+  rows = [('stage', 'steps', 'rows per step', 'images/s (median)', 'wait for data (median)',
+           'goodput', 'time with start-up')]
   for stage in stages:
     seconds = summary['stage_seconds'].get(stage.name)
     rate = _median([line['images_per_second'] for line in stage.metrics
                     if 'images_per_second' in line])
     wait = _median([line['data_wait'] for line in stage.metrics if 'data_wait' in line])
     goodput = summary['goodput'][stage.name]
-    cells = (escape(stage.name), f'{stage.steps:,}', str(stage.config['train']['rows']),
-             '–' if rate is None else f'{rate:,.1f}', '–' if wait is None else f'{wait:.0%}',
-             '–' if goodput is None else f'{goodput:.0%}',
-             '–' if seconds is None else _duration(seconds))
-    rows.append('<tr>' + ''.join(f'<td>{cell}</td>' for cell in cells) + '</tr>')
-  head = ''.join(f'<th>{name}</th>' for name in (
-      'stage', 'steps', 'rows per step', 'images/s (median)', 'wait for data (median)', 'goodput',
-      'time with start-up'))
-  return f'<h2>Throughput</h2><div class="card"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    rows.append((stage.name, f'{stage.steps:,}', str(stage.config['train']['rows']),
+                 '–' if rate is None else f'{rate:,.1f}', '–' if wait is None else f'{wait:.0%}',
+                 '–' if goodput is None else f'{goodput:.0%}',
+                 '–' if seconds is None else _duration(seconds)))
+  return f'<h2>Throughput</h2><div class="card">{sections.table(rows)}</div>'
 
 
 def _measured(stage: Any) -> str:
@@ -161,7 +158,7 @@ def _samples(stage: Any, what: str, evaluation: dict[str, Any]) -> str:
 def figure(stage: Any, sample: dict[str, Any]) -> str:
   """A sample of an evaluation: its picture, which has a column for each image given or drawn, the
   prompt, the texts of a dialogue, and the verdict."""
-  data = base64.b64encode((stage.folder / sample['file']).read_bytes()).decode()
+  address = image_url((stage.folder / sample['file']).read_bytes())
   verdict = ('<span class="good">✓ right</span>' if sample['correct']
              else '<span class="bad">✗ wrong</span>')
   missed = sorted({name for mark in sample.get('marks', ()) for name, value in mark.items()
@@ -170,7 +167,7 @@ def figure(stage: Any, sample: dict[str, Any]) -> str:
     verdict += f' <span class="dim">({", ".join(missed)})</span>'
   said = _texts(sample['texts']) if 'texts' in sample else ''
   width = TILE * sample.get('columns', 1)
-  return (f'<figure style="width: {width}px"><img alt="" src="data:image/png;base64,{data}">'
+  return (f'<figure style="width: {width}px"><img alt="" src="{address}">'
           f'<figcaption>{escape(sample["caption"])}{said}<br>{verdict}</figcaption></figure>')
 
 
@@ -192,24 +189,21 @@ def _details(evaluation: dict[str, Any]) -> str:
   copied = evaluation.get('copied', {})
   # The marks, see shapes.marks and, of dialogues, shapes.dialogues.
   names = list(dict.fromkeys(name for found in details.values() for name in found))
-  head = ''.join(f'<th>{name}</th>' for name in ('task', 'right', 'input copied', *names))
-  rows = ''
+  rows = [('task', 'right', 'input copied', *names)]
   for task, found in details.items():
     values = (evaluation['score'][task], copied.get(task), *(found.get(name) for name in names))
-    cells = ''.join(f'<td>{"–" if value is None else format(value, ".2f")}</td>'
-                    for value in values)
-    rows += f'<tr><td>{escape(task.replace("_", " "))}</td>{cells}</tr>'
-  return f'<div class="card"><table><tr>{head}</tr>{rows}</table></div>'
+    rows.append((task.replace('_', ' '), *(
+        '–' if value is None else format(value, '.2f') for value in values)))
+  return f'<div class="card">{sections.table(rows)}</div>'
 
 
 def _export(summary: dict[str, Any]) -> str:
   if summary['export'] is None:
     return ''
-  rows = ''.join(f'<tr><td>export/{escape(name)}</td><td>{escape(str(model["class"]))}</td>'
-                 f'<td>{model["bytes"] / 1e6:,.1f} MB</td></tr>'
-                 for name, model in summary['export'].items())
-  return ('<h2>PyTorch export</h2><div class="card"><table><tr><th>folder</th><th>class</th>'
-          f'<th>weights</th></tr>{rows}</table></div>')
+  rows = [('folder', 'class', 'weights'), *(
+      (f'export/{name}', str(model['class']), f'{model["bytes"] / 1e6:,.1f} MB')
+      for name, model in summary['export'].items())]
+  return f'<h2>PyTorch export</h2><div class="card">{sections.table(rows)}</div>'
 
 
 def _parameters(stages: Sequence[Any]) -> str:

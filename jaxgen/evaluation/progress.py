@@ -1,12 +1,12 @@
 """What the validations of a run have shown: losses over its steps, the same images over time."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from etils import epath
 
+from jaxgen.core.endpoint import image_url
 from jaxgen.evaluation import charts
 from jaxgen.sampling.jobs import read_results
 from jaxgen.sampling.jobs import RESULTS
@@ -80,6 +80,5 @@ def _spread(steps: Sequence[int]) -> list[int]:
 
 def _images(entries: Sequence[Mapping[str, Any]]) -> str:
   files = [epath.Path(file) for entry in entries for file in entry['files']]
-  return ''.join(
-      f'<img alt="" width="{SIDE}" src="data:image/png;base64,'
-      f'{base64.b64encode(file.read_bytes()).decode()}">' for file in files if file.exists())
+  return ''.join(f'<img alt="" width="{SIDE}" src="{image_url(file.read_bytes())}">'
+                 for file in files if file.exists())

@@ -3,13 +3,13 @@
 Each is HTML text, empty where the run did not leave the files that it shows.
 """
 
-import base64
 from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 from etils import epath
 
+from jaxgen.core.endpoint import image_url
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_json
 from jaxgen.training import overview
@@ -77,5 +77,4 @@ def table(rows: Iterable[Iterable[str]]) -> str:
 def _picture(file: epath.Path) -> str:
   if not file.exists():
     return ''
-  data = base64.b64encode(file.read_bytes()).decode()
-  return f'<figure><img alt="" src="data:image/png;base64,{data}"></figure>'
+  return f'<figure><img alt="" src="{image_url(file.read_bytes())}"></figure>'

@@ -83,8 +83,8 @@ def _stage(names: tuple[str, str], pair: tuple[Stage, Stage]) -> str:
 
 def _curves(names: tuple[str, str], pair: tuple[Stage, Stage]) -> str:
   logged = [dict.fromkeys(name for line in stage.metrics for name in line) for stage in pair]
-  shared = [name for name in logged[0] if name in logged[1] and any(
-      name.startswith(kind) or kind in name for kind in CURVES)]
+  shared = [name for name in logged[0]
+            if name in logged[1] and any(kind in name for kind in CURVES)]
   cards = []
   for name in ('loss', *shared):
     curves = [[(line['step'], line[name]) for line in stage.metrics if name in line]

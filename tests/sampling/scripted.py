@@ -1,14 +1,18 @@
 """A tiny DuetGen whose language model reads as any and writes what stands in a script."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
+from PIL import Image
 
 from configs.duetgen import shapes
+from jaxgen.checkpoints.weights import save_weights
+from jaxgen.config import to_json
 from jaxgen.core import trees
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.sample import Sample
@@ -53,6 +57,13 @@ def random_params(config) -> dict:
   return trees.map_named(
       lambda _, leaf: np.float32(rng.normal(0.0 if leaf.ndim > 1 else 1.0, 0.1, leaf.shape)),
       make_system(config).shapes())
+
+
+def save_run(root: pathlib.Path, tokenizer: str) -> None:
+  """``run``, a DuetGen with random weights, and ``mine.jpg``, an image to show it."""
+  config = duetgen(tokenizer)
+  save_weights(str(root / 'run'), random_params(config), to_json(config))
+  Image.fromarray(picture(0, (20, 30))).save(root / 'mine.jpg')
 
 
 def scripted(config, dialogues: Sequence[Sample]):

@@ -13,13 +13,10 @@ from PIL import Image
 
 from configs.imontage import shapes as imontage
 from jaxgen import cli
-from jaxgen.checkpoints.weights import save_weights
 from jaxgen.config import to_json
 from jaxgen.data.sources import open_source
 from tests.evaluation.test_report import Checker
-from tests.sampling.scripted import duetgen
-from tests.sampling.scripted import picture
-from tests.sampling.scripted import random_params
+from tests.sampling.scripted import save_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = ('--images=2', '--max-tokens=6', '--seed=3')
@@ -29,9 +26,7 @@ FLAGS = ('--images=2', '--max-tokens=6', '--seed=3')
 def folder(tmp_path_factory, tiny_tokenizer):
   """A run with random weights, and a dialogue with an image."""
   root = tmp_path_factory.mktemp('dialogues')
-  config = duetgen(tiny_tokenizer)
-  save_weights(str(root / 'run'), random_params(config), to_json(config))
-  Image.fromarray(picture(0, (20, 30))).save(root / 'mine.jpg')
+  save_run(root, tiny_tokenizer)
   write(root / 'asked.json', [{'role': 'source', 'image': 'mine.jpg'},
                               {'role': 'user', 'text': 'make it <b>blue</b>'}])
   return root

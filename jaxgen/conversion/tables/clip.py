@@ -11,10 +11,11 @@ from jaxgen.conversion.family import Fixed
 from jaxgen.conversion.family import Implied
 from jaxgen.conversion.tables.clip_text import BUFFER
 from jaxgen.conversion.tables.clip_text import encoder_rules
+from jaxgen.conversion.tables.clip_text import text_fields
 from jaxgen.conversion.tables.clip_text import text_rules
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.tables.pieces import norm
-from jaxgen.conversion.tables.pieces import square_side
+from jaxgen.conversion.tables.pieces import vision_fields
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
@@ -56,26 +57,13 @@ _SIGLIP: Rules = (
 )
 
 _FIELDS = (
-    Field('image.vision.image_size', 'vision_config.image_size', read=square_side),
-    Field('image.vision.patch_size', 'vision_config.patch_size', read=square_side),
-    Field('image.vision.width', 'vision_config.hidden_size'),
-    Field('image.vision.layers', 'vision_config.num_hidden_layers'),
-    Field('image.vision.heads', 'vision_config.num_attention_heads'),
+    *vision_fields('image.vision.', 'vision_config.'),
     Field('image.vision.mlp', 'vision_config.intermediate_size'),
-    Field('image.vision.activation', 'vision_config.hidden_act'),
-    Field('image.vision.norm_eps', 'vision_config.layer_norm_eps'),
     Implied('image.vision.qkv_bias', True),
     Implied('image.vision.qk_norm', False),
     Implied('image.vision.layer_scale', 0.0),
     Fixed('vision_config.num_channels', 3),
-    Field('text.vocab', 'text_config.vocab_size'),
-    Field('text.width', 'text_config.hidden_size'),
-    Field('text.layers', 'text_config.num_hidden_layers'),
-    Field('text.heads', 'text_config.num_attention_heads'),
-    Field('text.mlp', 'text_config.intermediate_size'),
-    Field('text.positions', 'text_config.max_position_embeddings'),
-    Field('text.activation', 'text_config.hidden_act'),
-    Field('text.norm_eps', 'text_config.layer_norm_eps'),
+    *text_fields('text.', 'text_config.'),
 )
 
 CLIP = Family(

@@ -17,8 +17,6 @@ from jaxgen.conversion.transforms import HEADS_IN
 BUFFER = r'text_model\.embeddings\.position_ids'
 
 
-
-
 def encoder_rules(ours: str, theirs: str) -> Rules:
   """The blocks of CLIP and SigLIP, which have the same names."""
   return (
@@ -41,20 +39,27 @@ def text_rules(ours: str, theirs: str) -> Rules:
       *norm(f'{ours}norm', f'{theirs}final_layer_norm'))
 
 
+def text_fields(ours: str, theirs: str) -> tuple[Field, ...]:
+  """Config fields of the text encoder of CLIP or SigLIP; both arguments are prefixes with a dot."""
+  return (
+      Field(f'{ours}vocab', f'{theirs}vocab_size'),
+      Field(f'{ours}width', f'{theirs}hidden_size'),
+      Field(f'{ours}layers', f'{theirs}num_hidden_layers'),
+      Field(f'{ours}heads', f'{theirs}num_attention_heads'),
+      Field(f'{ours}mlp', f'{theirs}intermediate_size'),
+      Field(f'{ours}positions', f'{theirs}max_position_embeddings'),
+      Field(f'{ours}activation', f'{theirs}hidden_act'),
+      Field(f'{ours}norm_eps', f'{theirs}layer_norm_eps'),
+  )
+
+
 FAMILY = Family(
     name='clip_text',
     marker=('model_type', 'clip_text_model'),
     stem='model',
     rules=text_rules('', ''),
     fields=(
-        Field('vocab', 'vocab_size'),
-        Field('width', 'hidden_size'),
-        Field('layers', 'num_hidden_layers'),
-        Field('heads', 'num_attention_heads'),
-        Field('mlp', 'intermediate_size'),
-        Field('positions', 'max_position_embeddings'),
-        Field('activation', 'hidden_act'),
-        Field('norm_eps', 'layer_norm_eps'),
+        *text_fields('', ''),
         Field('eos_id', 'eos_token_id'),
         Fixed('architectures', ('CLIPTextModel',)),
     ),
@@ -67,5 +72,4 @@ FAMILY = Family(
 WHOLE = dataclasses.replace(
     FAMILY, marker=('model_type', 'clip'), rules=text_rules('', 'text_model.'), others=(),
     extras=rf'(vision_model|visual_projection|text_projection)\..*|logit_scale|{BUFFER}',
-    fields=tuple(dataclasses.replace(field, theirs=f'text_config.{field.theirs}')
-                 for field in FAMILY.fields if isinstance(field, Field)))
+    fields=(*text_fields('', 'text_config.'), Field('eos_id', 'text_config.eos_token_id')))

@@ -14,7 +14,7 @@ from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.pieces import heads
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.tables.pieces import norm
-from jaxgen.conversion.tables.pieces import square_side
+from jaxgen.conversion.tables.pieces import vision_fields
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import PatchKernel
 from jaxgen.conversion.transforms import Squeeze
@@ -60,14 +60,8 @@ def _mlp_ratio(mlp, ours):
 
 
 _FIELDS = (
-    Field('vision.image_size', 'image_size', read=square_side),
-    Field('vision.patch_size', 'patch_size', read=square_side),
-    Field('vision.width', 'hidden_size'),
-    Field('vision.layers', 'num_hidden_layers'),
-    Field('vision.heads', 'num_attention_heads'),
+    *vision_fields('vision.', ''),
     Field('vision.qkv_bias', 'qkv_bias'),
-    Field('vision.activation', 'hidden_act'),
-    Field('vision.norm_eps', 'layer_norm_eps'),
     Implied('vision.qk_norm', False),
     Implied('vision.class_token', True),
     Implied('vision.patch_bias', True),

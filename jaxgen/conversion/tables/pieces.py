@@ -1,4 +1,5 @@
-"""Groups of rules that most tables are made of; a rule whose parameter a model lacks is idle."""
+"""Groups of rules and config fields that tables are made of; a rule whose parameter a model lacks
+is idle."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,6 +7,7 @@ from typing import Any
 
 from jaxgen.conversion.engine import Rule
 from jaxgen.conversion.engine import Rules
+from jaxgen.conversion.family import Field
 from jaxgen.conversion.transforms import HEADS_BIAS
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import HEADS_OUT
@@ -54,6 +56,24 @@ def prefixed(rules: Rules, *prefixes: tuple[str, str]) -> Rules:
     return new + name.removeprefix(old)
 
   return tuple(dataclasses.replace(rule, theirs=renamed(rule.theirs)) for rule in rules)
+
+
+def vision_fields(ours: str, theirs: str) -> tuple[Field, ...]:
+  """Config fields that the vision transformers of CLIP, SigLIP and DINO name alike.
+
+  Args:
+    ours: prefix of our section, with its dot.
+    theirs: prefix of their section, likewise.
+  """
+  return (
+      Field(f'{ours}image_size', f'{theirs}image_size', read=square_side),
+      Field(f'{ours}patch_size', f'{theirs}patch_size', read=square_side),
+      Field(f'{ours}width', f'{theirs}hidden_size'),
+      Field(f'{ours}layers', f'{theirs}num_hidden_layers'),
+      Field(f'{ours}heads', f'{theirs}num_attention_heads'),
+      Field(f'{ours}activation', f'{theirs}hidden_act'),
+      Field(f'{ours}norm_eps', f'{theirs}layer_norm_eps'),
+  )
 
 
 def square_side(value: int | list[int], theirs: Mapping[str, Any]) -> int:

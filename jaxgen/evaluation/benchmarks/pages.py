@@ -1,6 +1,5 @@
 """One page for an evaluation, and one that compares several; Markdown beside the HTML."""
 
-import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,13 @@ from typing import Any
 from etils import epath
 from PIL import Image
 
+from jaxgen.core.endpoint import image_url
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_text
 from jaxgen.evaluation.benchmarks.scoring import RESULT
 from jaxgen.evaluation.page import document
+from jaxgen.evaluation.sections import table as html_table
 from jaxgen.sampling.images import to_jpeg
 
 SHOWN, SIDE = 6, 256  # best and worst items; pixels of a picture
@@ -31,7 +32,7 @@ def write_page(record: Mapping[str, Any], folder: str) -> str:
   title = f'{record["benchmark"]}: {record["items"]} prompts'
   table = _table([(epath.Path(folder).name, record)])
   body = (f'<h1>{escape(title)}</h1><p class="dim">{escape(_by(record))}</p>'
-          f'<div class="card">{_html(table)}</div>{_examples(record, root)}')
+          f'<div class="card">{html_table(table)}</div>{_examples(record, root)}')
   write_text(root / 'report.html', document(title, body))
   write_text(root / 'report.md', f'# {title}\n\n{_by(record)}\n\n{_markdown(table)}\n')
   return str(root / 'report.html')
@@ -63,7 +64,7 @@ def write_comparison(folders: Sequence[str], out: str) -> str:
   write_text(root / 'comparison.html', document(
       title, f'<h1>{escape(title)}</h1>'
       + ''.join(f'<p class="dim">{escape(note)}</p>' for note in notes)
-      + f'<div class="card">{_html(table)}</div>{examples}'))
+      + f'<div class="card">{html_table(table)}</div>{examples}'))
   write_text(root / 'comparison.md',
              '\n\n'.join([f'# {title}', *notes, _markdown(table)]) + '\n')
   write_text(root / 'comparison.json', json.dumps(
@@ -94,7 +95,11 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
 def _by(record: Mapping[str, Any]) -> str:
   """What scored, when, and how much is missing."""
   by, drawn = record['by'], record['drawn']
-  words = [f'scored by {by.get("judge") or by.get("detector") or by.get("embeddings")}']
+  scorers = [by[name] for name in ('judge', 'detector', 'embeddings') if by.get(name)]
+  scorers += [f'{name} of {place}' for name, place in by.get('towers', {}).items()]
+  words = [f'scored by {", ".join(scorers)}']
+  if by.get('masks'):
+    words.append(f'masks: {by["masks"]}')
   if by.get('served'):
     words.append(f'answered by {", ".join(by["served"])}')
   if by.get('official_judge'):
@@ -129,7 +134,7 @@ def _examples(record: Mapping[str, Any], root: epath.Path, whose: str = '') -> s
 def _figure(entry: Mapping[str, Any], root: epath.Path) -> str:
   verdict = ', '.join(f'{name} {value:g}' for name, value in list(entry['scores'].items())[:8])
   files = [root / file for file in entry['files'][:1] if (root / file).exists()]
-  image = ''.join(f'<img alt="" src="data:image/jpeg;base64,{_thumbnail(file)}">' for file in files)
+  image = ''.join(f'<img alt="" src="{_thumbnail(file)}">' for file in files)
   return (f'<figure style="width: {SIDE}px">{image}<figcaption>{escape(entry["text"][:200])}<br>'
           f'<span class="dim">{escape(verdict)}</span></figcaption></figure>')
 
@@ -137,15 +142,7 @@ def _figure(entry: Mapping[str, Any], root: epath.Path) -> str:
 def _thumbnail(file: epath.Path) -> str:
   image = Image.open(io.BytesIO(file.read_bytes())).convert('RGB')
   image.thumbnail((SIDE, SIDE))
-  return base64.b64encode(to_jpeg(image, quality=85)).decode()
-
-
-def _html(table: Sequence[Sequence[str]]) -> str:
-  head, *rows = table
-  cells = ''.join(f'<th>{escape(name)}</th>' for name in head)
-  body = ''.join('<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>'
-                 for row in rows)
-  return f'<table><tr>{cells}</tr>{body}</table>'
+  return image_url(to_jpeg(image, quality=85))
 
 
 def _markdown(table: Sequence[Sequence[str]]) -> str:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import user_error
+from jaxgen.models.autoencoders.patchify import patchify
 from jaxgen.models.encoders.vision import VisionTower
 from jaxgen.models.encoders.vision import ViTConfig
 from jaxgen.models.layers.attention import attend
@@ -80,7 +81,9 @@ class ImageTower(nn.Module):
       f[B, E].
     """
     c = self.config
-    patches, grid = patchify(pixels, c.vision.patch_size)
+    side = c.vision.patch_size
+    patches = patchify(pixels, side)  # [B, n, 3 side^2]
+    grid = pixels.shape[1] // side, pixels.shape[2] // side
     x = VisionTower(c.vision, self.dtype, name='vision')(patches, grid)  # [B, 1 + n, D]
     if c.pool == 'class':
       x = x[:, 0]
@@ -118,13 +121,3 @@ class AttentionPool(nn.Module):
     normed = LayerNorm(epsilon=c.norm_eps, dtype=self.dtype, name='norm')(x)
     return x + MLP(c.mlp, activation=ACTIVATIONS[c.activation], dtype=self.dtype,
                    name='mlp')(normed)
-
-
-def patchify(pixels: jax.Array, side: int) -> tuple[jax.Array, tuple[int, int]]:
-  """f[B, H, W, 3] -> f[B, n, 3 side^2] in raster order, colour slowest, and (rows, columns)."""
-  images, height, width, colors = pixels.shape
-  rows, columns = height // side, width // side
-  assert (rows * side, columns * side) == (height, width), (pixels.shape, side)
-  grid = pixels.reshape(images, rows, side, columns, side, colors)
-  patches = grid.transpose(0, 1, 3, 5, 2, 4)  # [B, rows, columns, 3, side, side]
-  return patches.reshape(images, rows * columns, colors * side**2), (rows, columns)

@@ -6,11 +6,7 @@ import pytest
 from PIL import Image
 
 from jaxgen import cli
-from jaxgen.checkpoints.weights import save_weights
-from jaxgen.config import to_json
-from tests.sampling.scripted import duetgen
-from tests.sampling.scripted import picture
-from tests.sampling.scripted import random_params
+from tests.sampling.scripted import save_run
 
 TITLES = ('How to tie a tie', 'How to fold a paper boat', 'How to bake bread')
 
@@ -19,9 +15,7 @@ TITLES = ('How to tie a tie', 'How to fold a paper boat', 'How to bake bread')
 def root(tmp_path_factory, tiny_tokenizer):
   """A run with random weights, guides to write and questions of CoMM, one with an image."""
   root = tmp_path_factory.mktemp('documents')
-  config = duetgen(tiny_tokenizer)
-  save_weights(str(root / 'run'), random_params(config), to_json(config))
-  Image.fromarray(picture(0, (20, 30))).save(root / 'mine.jpg')
+  save_run(root, tiny_tokenizer)
   guides = [dict(id=f'g{number}', title=title, category='Home')
             for number, title in enumerate(TITLES)]
   guides[1]['image'] = 'mine.jpg'

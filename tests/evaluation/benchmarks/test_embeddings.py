@@ -62,6 +62,8 @@ def test_dreambench_by_hand_from_the_command_line(towers, tmp_path):
   words = ['evaluate', '--benchmark=dreambench-multi', f'--data={data}', f'--out={out}']
   assert cli.main([*words, f'--dino={towers["dino"]}', f'--clip={towers["clip"]}']) == 0
   table = json.loads((out / 'scores.json').read_text())['table']
+  assert (f'scored by dino of {towers["dino"]}, clip of {towers["clip"]}; masks: none; '
+          in (out / 'report.md').read_text())
   for tower, name in (('dino', 'dino'), ('clip', 'clip_i')):
     own, *others = unit(embed_images(open_tower(towers[tower]), [drawn, first, second]))
     assert table[name]['value'] == pytest.approx((own @ others[0] + own @ others[1]) / 2, abs=1e-5)
