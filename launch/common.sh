@@ -10,6 +10,14 @@ die() {
   exit 2
 }
 
+# apt_install PACKAGE...: installs packages of Debian, without what they merely recommend.
+apt_install() {
+  local apt=(apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=15
+    -o DPkg::Lock::Timeout=60)
+  "${apt[@]}" update && DEBIAN_FRONTEND=noninteractive \
+    "${apt[@]}" install --yes --no-install-recommends "$@"
+}
+
 # Prints a command with shell quoting, and runs it unless this is a dry run.
 run() {
   local word line=

@@ -137,6 +137,27 @@ def test_goes_on_after_a_kill_and_holds_no_towers_while_it_trains(
   assert others and not others & live and denoiser <= live
 
 
+def test_the_config_of_a_run_names_its_file_of_requests(
+    run, base, photos, tmp_path, capsys, monkeypatch):
+  """So that ``train`` goes on with it, and draws the same."""
+  again = shutil.copytree(run, tmp_path / 'again')
+  (tmp_path / 'prompts.txt').write_text('a backpack\n')
+  monkeypatch.chdir(tmp_path)
+  drawn = again / 'samples/validation/000003_params/0000.png'
+  images = []
+  for command in ([*words(base, photos, again), '--validate=prompts.txt'],
+                  ['train', f'--config={again}/config.json', f'--workdir={again}']):
+    shutil.rmtree(again / 'checkpoints/3')
+    assert cli.main(command) == 0
+    assert 'again: resumes at step 2' in capsys.readouterr().err
+    assert [entry['parts'][0]['text'] for entry in json.loads(
+        (drawn.parent / 'results.json').read_text())] == ['a backpack']
+    images.append(drawn.read_bytes())
+    drawn.unlink()
+  assert images[0] == images[1] != (run / drawn.relative_to(again)).read_bytes()
+  assert load_config(f'{again}/config.json').validation.requests == str(tmp_path / 'prompts.txt')
+
+
 @pytest.fixture(scope='module')
 def kontext(tmp_path_factory) -> str:
   return tiny_pipelines.save_flux(tmp_path_factory.mktemp('kontext') / 'kontext',

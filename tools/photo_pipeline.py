@@ -149,7 +149,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def _psnr(run, folder: pathlib.Path) -> float:
   """Mean over the photographs of a folder, each drawn from its caption."""
-  from jaxgen.evaluation.fit import psnr
+  from jaxgen.evaluation.pixels import psnr
   from jaxgen.sampling.request import make_requests
   files = sorted(folder.glob('*.jpg'))
   requests = make_requests(run.config, [file.with_suffix('.txt').read_text() for file in files],

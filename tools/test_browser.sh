@@ -11,10 +11,7 @@ source launch/common.sh
 if ! type -P chromium > /dev/null; then
   [[ $(id -u) == 0 ]] || die 'Chromium is not installed, and installing it needs root'
   type -P apt-get > /dev/null || die 'Chromium is not installed, and there is no apt-get here'
-  apt=(apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o DPkg::Lock::Timeout=60)
-  { "${apt[@]}" update && DEBIAN_FRONTEND=noninteractive \
-    "${apt[@]}" install --yes --no-install-recommends chromium; } > /dev/null ||
-    die 'apt-get could not install chromium'
+  apt_install chromium > /dev/null || die 'apt-get could not install chromium'
 fi
 # From here on all talk is within this machine.
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY

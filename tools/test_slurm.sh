@@ -21,9 +21,7 @@ install_slurm() (
     printf '#!/bin/sh\nexit 101\n' > "$policy"
     chmod +x "$policy"
   fi
-  apt=(apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o DPkg::Lock::Timeout=60)
-  "${apt[@]}" update && DEBIAN_FRONTEND=noninteractive \
-    "${apt[@]}" install --yes --no-install-recommends slurm-wlm munge
+  apt_install slurm-wlm munge
 )
 
 if ! type -P slurmctld slurmd sbatch munged mungekey > /dev/null; then

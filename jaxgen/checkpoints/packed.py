@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -73,8 +72,7 @@ def unpack(file: epath.PathLike, folder: str) -> None:
               for name in archive.namelist() if name.startswith(_WEIGHTS)}
     params = {path: _unpacked(array, arrays.get(f'{path}{_SCALE}'))
               for path, array in arrays.items() if not path.endswith(_SCALE)}
-    save_weights(folder, jax.tree.map(np.asarray, trees.unflatten(params)),
-                 archive.read('config.json').decode())
+    save_weights(folder, trees.unflatten(params), archive.read('config.json').decode())
     for name in archive.namelist():
       if name.startswith('tokenizer'):
         write_bytes(epath.Path(folder) / name, archive.read(name))

@@ -22,6 +22,8 @@ from jaxgen.core.files import read_json
 from jaxgen.operations import hub
 
 CARD = 'README.md'
+# Of the run, in the repository: the folders of an export have a config.json of their own.
+CONFIG, EXPORT_CONFIG = 'config.json', 'jaxgen.json'
 # Terms of public data sets as their publishers state them on their pages (2026-11); the others
 # state none there.
 LICENCES = {
@@ -58,7 +60,7 @@ A {system} model trained with jaxgen, {steps}.
 |---|---|
 {training}
 
-`config.json` is the whole configuration.
+`{config}` is the whole configuration.
 
 ## Scores
 
@@ -121,18 +123,19 @@ def push_export(client, out: str, workdir: str, repository: str, licence: str = 
          '\n'.join(['| folder | class |', '|---|---|', *(
              f'| `{name.rpartition("/")[0]}` | {_class_of(path)} |'
              for name, path in sorted(files.items()) if name.endswith('config.json'))]))
-  text = card(workdir, repository, licence, use, picture=False)
-  files['jaxgen.json'] = str(epath.Path(workdir) / 'config.json')
-  return hub.upload(client, repository, files | {CARD: text.replace(
-      '`config.json` is', '`jaxgen.json` is').encode()}, 'jaxgen convert export')
+  text = card(workdir, repository, licence, use, config_file=EXPORT_CONFIG, picture=False)
+  files |= {CARD: text.encode(), EXPORT_CONFIG: str(epath.Path(workdir) / CONFIG)}
+  return hub.upload(client, repository, files, 'jaxgen convert export')
 
 
-def card(workdir: str, repository: str, licence: str, use: str, picture: bool = True) -> str:
+def card(workdir: str, repository: str, licence: str, use: str, *, config_file: str = CONFIG,
+         picture: bool = True) -> str:
   """The model card of a run.
 
   Args:
     workdir, repository, licence: as for ``push_run``.
     use: how it is used, in Markdown.
+    config_file: name of the run's config in the repository.
     picture: whether ``samples/evaluation.png`` is uploaded with it, where the run has one.
   """
   config, step = from_json(read_config(workdir)), newest_step(workdir)
@@ -145,6 +148,7 @@ def card(workdir: str, repository: str, licence: str, use: str, picture: bool = 
   return _CARD.format(
       head=head, system=config.system, title=repository.partition('/')[2],
       steps=f'{step} of {config.train.steps} steps' if step else 'weights alone', use=use,
+      config=config_file,
       picture='![What it draws](samples/evaluation.png)\n\n' if has_picture else '',
       data='\n'.join(_data(config)), training='\n'.join(_training(config, models, bases)),
       scores='\n'.join(_scores(workdir)), licences='\n'.join(_licences(config, models, licence)))
@@ -178,8 +182,8 @@ def _data(config: ConfigDict) -> Iterator[str]:
   for name, source in config.data.sources.items():
     share = ', '.join(f'{knot:g}' if isinstance(knot, int | float) else str(knot)
                       for knot in source.share)
-    path = epath.Path(source.path).name or 'captions' if source.kind == 'shapes' else (
-        epath.Path(source.path).name)  # folders above it are nobody's business
+    # Folders above it are nobody's business.
+    path = epath.Path(source.path).name or ('captions' if source.kind == 'shapes' else '')
     yield f'| {name} | {source.kind}: {path} | {source.task} | {share} | {_terms(source.kind)} |'
 
 
@@ -188,7 +192,7 @@ def _terms(kind: str) -> str:
 
 
 def _training(config: ConfigDict, models: list[str], bases: list[str]) -> Iterator[str]:
-  begun = [*models, *('an earlier run' for _ in [None] if len(models) < len(set(bases)))]
+  begun = models + ['an earlier run'] * (len(models) < len(set(bases)))
   yield f'| began with | {", ".join(begun) or "random weights"} |'
   yield f'| steps | {config.train.steps} of {config.train.rows} rows |'
   yield (f'| optimizer | {config.optimizer.name}, learning rate '

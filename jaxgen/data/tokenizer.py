@@ -252,21 +252,17 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str) -> Token
   splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
   letters = sorted(splitter.alphabet())
   words = {word for text in set(texts) for word, _ in splitter.pre_tokenize_str(text)}
-  if len(words.union(letters)) + len(SPECIALS) <= vocab_size:
-    # Merges spend ids on parts of words: 512 of them left a third of the drawn world's words in
-    # pieces. A word in the vocabulary needs none.
-    tokens = [*SPECIALS, *letters, *sorted(words.difference(letters))]
-    backend = tokenizers.Tokenizer(models.BPE(
-        vocab={token: index for index, token in enumerate(tokens)}, merges=[], unk_token=UNKNOWN,
-        ignore_merges=True))
-    backend.add_special_tokens(list(SPECIALS))
+  tokens = [*SPECIALS, *letters, *sorted(words.difference(letters))]
+  if len(tokens) <= vocab_size:
+    backend = _whole_words(tokens)
+    backend.pre_tokenizer = splitter
   else:
     backend = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN))
-  backend.pre_tokenizer, backend.decoder = splitter, decoders.ByteLevel()
-  if backend.get_vocab_size() == 0:
+    backend.pre_tokenizer = splitter  # the trainer reads it
     backend.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=list(SPECIALS), show_progress=False,
         initial_alphabet=letters))
+  backend.decoder = decoders.ByteLevel()
   out = epath.Path(folder)
   write_text(out / SETTINGS, json.dumps({
       'tokenizer_class': 'PreTrainedTokenizerFast', 'pad_token': PAD, 'unk_token': UNKNOWN,
@@ -274,3 +270,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str) -> Token
   }, indent=2))
   write_text(out / FILE, backend.to_str(pretty=True))
   return load_tokenizer(folder)
+
+
+def _whole_words(tokens: Sequence[str]) -> tokenizers.Tokenizer:
+  """A model whose tokens are all its words, numbered in their order, so that none is merged.
+
+  Merges spend ids on parts of words: 512 of them left a third of the drawn world's words in pieces.
+  """
+  backend = tokenizers.Tokenizer(models.BPE(
+      vocab={token: index for index, token in enumerate(tokens)}, merges=[], unk_token=UNKNOWN,
+      ignore_merges=True))
+  backend.add_special_tokens(list(SPECIALS))
+  return backend

@@ -24,8 +24,9 @@ from jaxgen.finetuning import results
 from jaxgen.finetuning.recipe import recipe
 from jaxgen.operations import hub
 from jaxgen.sampling import commands
+from jaxgen.sampling import jobs
+from jaxgen.sampling import validation
 from jaxgen.sampling.request import Request
-from jaxgen.sampling.validation import drawing
 from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.systems.registry import make_system
 from jaxgen.training import caching
@@ -74,14 +75,13 @@ def finetune(base: str, data: str, workdir: str, wishes: Wishes) -> bool:
   export = str(epath.Path(workdir) / results.FOLDER)
   client = hub.opened(wishes.push_to, export) if wishes.push_to else None
   config, found = _understood(base, data, workdir, wishes)
-  requests = (commands.read_requests(wishes.validate, config, '--validate') if wishes.validate
-              else found.requests)
+  requests = _requests(config, wishes) or found.requests
   caching.write_cache(config, config.data.cache, ALONE, read_external)
   if config.data.states:
     write_states(config, config.data.states, ALONE, read_external)
   if not _stored(workdir):
     config = fit.fitted(config, lambda config: overridden(config, wishes.overrides), say)
-  draws = functools.partial(drawing, requests=requests)
+  draws = functools.partial(validation.drawing, requests=requests)
   if not train(config, workdir, ALONE, read_external, drawing=draws):
     return False
   facts = dict(data=f'{sum(found.tasks.values())} samples; {found.layout}', call=_call(requests[0]))
@@ -104,7 +104,10 @@ def _understood(base: str, data: str, workdir: str, wishes: Wishes
   use_compilation_cache()
   config = recipe(pipeline.config, data, rank=wishes.rank, text_rank=wishes.text_rank,
                   size=wishes.size, steps=wishes.steps)
-  config.validation.every = config.train.checkpoint_every  # what is drawn is the first captions
+  config.validation.every = config.train.checkpoint_every  # of the first captions, or of the file
+  if wishes.validate:
+    file = jobs.existing_file(wishes.validate, '--validate')
+    config.validation.requests = str(file.resolve())
   found = folder.survey(data, config, make_system(config))
   config.data.visual_tokens, config.train.rows = found.tokens, fit.rows(jax.device_count())
   for kind in CACHES if not wishes.text_rank else CACHES[:1]:  # towers that train are no cache
@@ -120,6 +123,13 @@ def _understood(base: str, data: str, workdir: str, wishes: Wishes
   alone.data.update(dict.fromkeys(CACHES, ''))
   show(alone, make_system(config).layout)
   return config, found
+
+
+def _requests(config: ConfigDict, wishes: Wishes) -> list[Request]:
+  """The requests of the file that the config names; none where it names none."""
+  file = config.validation.requests
+  where = '--validate' if wishes.validate else validation.FIELD
+  return commands.read_requests(file, config, where) if file else []
 
 
 def say(text: str) -> None:

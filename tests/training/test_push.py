@@ -68,6 +68,7 @@ def test_an_export_is_uploaded_with_what_it_holds(straight, hub, tmp_path, capsy
   assert 'license' not in head and 'has stated no licence' in text
   assert '| `denoiser` | `FluxTransformer2DModel` |' in text and 'None: it was not eval' in text
   assert json.loads(files['jaxgen.json'])['system'] == 'iomm'
+  assert '`jaxgen.json` is the whole configuration.' in text
 
 
 @pytest.mark.parametrize('name, value, said', [
