@@ -136,7 +136,8 @@ class Counts:
   """What the engine has done since it was ready.
 
   Attributes:
-    batches, jobs, images: drawn.
+    batches: begun.
+    jobs, images: drawn.
     left, late, failed: jobs whose client left, that were not done in time, or that went wrong.
     seconds: spent on batches.
     programs: compiled on the way, which should be none.
@@ -338,6 +339,7 @@ class Engine:
       self._waiting = collections.deque(
           ticket for number, ticket in enumerate(waiting) if number not in chosen)
       self._under_way = [waiting[number] for number in sorted(chosen)]
+    self.counts.batches += 1  # before any of its answers, as the other counts
     began = time.monotonic()
     try:
       self._draw(waiting, rows)
@@ -346,7 +348,6 @@ class Engine:
       for ticket in self._under_way:
         self.counts.failed += not ticket.future.done()
         ticket.settle(error)
-    self.counts.batches += 1
     self.counts.seconds += time.monotonic() - began
     self._under_way = []
 

@@ -52,7 +52,7 @@ class _EngineCollector(Collector):
     yield GaugeMetricFamily('jaxgen_queued', 'Requests that wait.', engine.queued)
     yield GaugeMetricFamily('jaxgen_under_way', 'Requests that are being drawn.', engine.under_way)
     for name, text, value in (
-        ('batches', 'Batches drawn.', counts.batches),
+        ('batches', 'Batches begun.', counts.batches),
         ('requests', 'Requests drawn.', counts.jobs),
         ('images', 'Images drawn.', counts.images),
         ('requests_left', 'Requests whose client left.', counts.left),
