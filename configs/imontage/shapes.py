@@ -18,7 +18,7 @@ from jaxgen.data.mixture import flat_mix
 from jaxgen.models.registry import section
 
 VOCAB, WIDTH = 512, 128
-STEPS = dict(pretrain=1500, sft=3000, hq=1000)
+STEPS = dict(pretrain=1500, sft=3000, hq=2000)
 # Source of the paper's stages -> drawn task.
 DRAWN = dict(multi_reference='reference', control_reference='control', style_reference='style',
              multi_turn='multi_turn', multi_view='views', storyboard='storyboard')
@@ -35,7 +35,7 @@ def tiny() -> ConfigDict:
       'clip_text', vocab=VOCAB, width=64, layers=1, heads=2, mlp=128, positions=24, eos_id=0))
   config.model.denoiser = ConfigDict(section(
       'hunyuan_video', in_channels=48, out_channels=48, cond_dim=WIDTH, pooled_dim=64, width=128,
-      heads=4, double_blocks=2, single_blocks=2, refiner_blocks=1, axes_dims=(8, 12, 12)))
+      heads=4, double_blocks=2, single_blocks=2, refiner_blocks=1, axes_dims=(16, 8, 8)))
   config.model.autoencoder = ConfigDict(section('pixel', factor=2))
   config.model.compute_dtype = config.model.frozen_dtype = 'float32'
   for group in ('text_encoder', 'text_encoder_2', 'denoiser', 'autoencoder'):
