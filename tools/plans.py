@@ -23,8 +23,8 @@ PLANS, PAGE = ROOT / 'docs/plans', ROOT / 'docs/scaling.md'
 BEGIN, END = '<!-- plans -->', '<!-- end of plans -->'
 IOMM = ('pretrain_b', 'finetune_b_512', 'finetune_b_1024', 'pretrain_l', 'finetune_l_512',
         'finetune_l_1024', 'pretrain_xl', 'finetune_xl_512', 'openuni_l_mix', 'qwen_image_mix')
-OTHERS = ('imontage/pretrain', 'imontage/sft', 'imontage/hq', 'plans/flux_12b',
-          'plans/hunyuan_video_13b')
+OTHERS = ('imontage/pretrain', 'imontage/sft', 'imontage/hq', 'duetgen/stage1', 'duetgen/stage2',
+          'plans/flux_12b', 'plans/hunyuan_video_13b')
 # 96 rows do not divide over 64 devices, and eight rows of a device hide the gathers of IOMM-XL.
 CHIPS = dict.fromkeys(('finetune_b_1024', 'finetune_l_1024', 'finetune_xl_512'), '2x4x4')
 NODES = dict.fromkeys(('finetune_b_1024', 'finetune_l_1024'), '4x8')

@@ -1,6 +1,7 @@
 """Masked next-token prediction over packed prompts."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,10 +13,12 @@ from jaxgen.core.types import Params
 from jaxgen.core.types import Prompt
 from jaxgen.objectives.base import Metrics
 from jaxgen.objectives.base import Objective
+from jaxgen.sharding.partition import part
 
-# Tokens per row whose logits are in memory at once: 128 with a vocabulary of 152k take 78 MB in
-# fp32.
-CHUNK = 128
+# Bytes of fp32 logits that a device holds at once: 768 tokens of a vocabulary of 152k. A sharded head
+# is gathered, and its gradient scattered, for every chunk, so that small chunks wait for the links.
+LOGITS = 2**29
+TILE = 128  # a chunk has a multiple of so many tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,8 @@ class NextToken(Objective):
 
   With weights of 1 it equals the loss of a Hugging Face causal model with labels -100 elsewhere
   (F24). The first token of a segment is never predicted from the previous segment. Logits are
-  computed for ``CHUNK`` tokens of every row at a time, and recomputed in the backward pass.
+  computed for so many tokens of every row at a time that a device holds ``LOGITS`` bytes of them,
+  and recomputed in the backward pass.
   """
 
   calls = ('hidden', 'head')
@@ -37,15 +41,16 @@ class NextToken(Objective):
 
     @jax.checkpoint
     def sums(hidden, labels, weight):
-      logits = system.head(params, hidden).astype(jnp.float32)  # [B, CHUNK, V]
+      logits = system.head(params, hidden).astype(jnp.float32)  # [B, chunk, V]
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
       correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
       return jnp.sum(losses * weight), jnp.sum(correct * weight)
 
-    if hidden.shape[1] <= CHUNK:
+    chunk = _chunk(jax.eval_shape(system.head, params, hidden))
+    if hidden.shape[1] <= chunk:
       loss, correct = sums(hidden, labels, weight)
     else:
-      parts = jax.tree.map(_chunks, (hidden, labels, weight))
+      parts = jax.tree.map(functools.partial(_chunks, size=chunk), (hidden, labels, weight))
       each = jax.lax.map(lambda part: sums(*part), parts)
       loss, correct = jax.tree.map(jnp.sum, each)
     return loss, {'token_accuracy': (correct, weight.sum())}
@@ -64,10 +69,16 @@ def _labels(prompt: Prompt) -> tuple[jax.Array, jax.Array]:
   return tokens, loss_mask * same
 
 
-def _chunks(x: jax.Array) -> jax.Array:
-  """[B, S, ...] -> [n, B, CHUNK, ...], padded with zeros, which have weight 0."""
-  count = -(-x.shape[1] // CHUNK)
+def _chunk(logits: jax.ShapeDtypeStruct) -> int:
+  """Tokens of a row at a time, for logits [B, S, V]."""
+  rows = part('rows', logits.shape[0])
+  return max(LOGITS // (4 * rows * logits.shape[-1] * TILE), 1) * TILE
+
+
+def _chunks(x: jax.Array, size: int) -> jax.Array:
+  """[B, S, ...] -> [n, B, size, ...], padded with zeros, which have weight 0."""
+  count = -(-x.shape[1] // size)
   pad = [(0, 0)] * x.ndim
-  pad[1] = (0, count * CHUNK - x.shape[1])
+  pad[1] = (0, count * size - x.shape[1])
   x = jnp.pad(x, pad)
-  return jnp.moveaxis(x.reshape(x.shape[0], count, CHUNK, *x.shape[2:]), 1, 0)
+  return jnp.moveaxis(x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)

@@ -144,6 +144,15 @@ def constrained(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
 
 
+def part(name: str, size: int) -> int:
+  """How much of a dimension of ``size`` along a logical axis a device has; all outside ``scope``."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or not nn.get_logical_axis_rules():
+    return size
+  axes = even_axes(nn.logical_to_mesh_axes((name,))[0], size)
+  return size // int(np.prod([mesh.shape[axis] for axis in axes]))
+
+
 def even_axes(entry: str | tuple[str, ...] | None, size: int) -> tuple[str, ...]:
   """The mesh axes in a ``PartitionSpec`` entry that split a dimension of ``size`` evenly."""
   mesh = jax.sharding.get_abstract_mesh()

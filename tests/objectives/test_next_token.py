@@ -10,7 +10,11 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Meta
 from jaxgen.core.types import Prompt
 from jaxgen.objectives import next_token
+from jaxgen.objectives.next_token import LOGITS
 from jaxgen.objectives.next_token import NextToken
+from jaxgen.objectives.next_token import TILE
+from jaxgen.sharding.mesh import make_mesh
+from jaxgen.sharding.partition import scope
 
 
 class Words:
@@ -50,9 +54,9 @@ def _params(vocab, width=8):
               head=jax.random.normal(jax.random.key(1), (width, vocab)))
 
 
-@pytest.mark.parametrize('length', [next_token.CHUNK - 1, 2 * next_token.CHUNK,
-                                    2 * next_token.CHUNK + 5])
-def test_chunks_add_up_to_the_whole(length):
+@pytest.mark.parametrize('length', [TILE - 1, 2 * TILE, 2 * TILE + 5])
+def test_chunks_add_up_to_the_whole(length, monkeypatch):
+  monkeypatch.setattr(next_token, 'LOGITS', 4 * 2 * TILE * 31)  # a tile of both rows
   params, batch = _params(31), _batch(2, length, 31)
   loss = lambda params: NextToken()(Words(), params, batch, None)[0]
   (whole, expected), (chunked, gradients) = (
@@ -74,4 +78,22 @@ def test_the_logits_of_a_long_row_are_never_held_at_once():
     return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
   chunked = peak(lambda params: NextToken()(Words(), params, batch, None)[0])
-  assert chunked < 0.5e9 < 2.4e9 < peak(lambda params: _plain(params, batch))
+  assert chunked < 3 * LOGITS < 2.4e9 < peak(lambda params: _plain(params, batch))
+
+
+def test_rows_of_other_devices_do_not_make_chunks_smaller(tiny_config, monkeypatch):
+  monkeypatch.setattr(next_token, 'LOGITS', 4 * TILE * 31)  # a tile of one row
+  params, batch = _params(31), _batch(8, 4 * TILE, 31)
+
+  def tokens() -> set[int]:
+    program = jax.make_jaxpr(lambda: NextToken()(Words(), params, batch, None)[0])()
+    return {equation.params['length'] for equation in program.eqns
+            if equation.primitive.name == 'scan'}
+
+  tiny_config.mesh.update(data=8, fsdp=1)
+  with scope(make_mesh(tiny_config.mesh)):
+    shared = tokens()
+  monkeypatch.setattr(next_token, 'LOGITS', 4 * 2 * TILE * 31)  # two tiles of one row
+  with scope(make_mesh(tiny_config.mesh)):
+    assert (shared, tokens()) == ({4}, {2})
+  assert tokens() == {4}  # all eight rows on one device
