@@ -21,4 +21,5 @@ def get_config():
   config.objective.update(flow_matching=0.0, next_token=1.0)
   config.optimizer.update(learning_rate=1e-5, b2=0.95, weight_decay=0.0, clip_norm=1.0)
   config.train.steps = 4_500
+  config.mesh.fsdp = 8  # gathers within a node or a cube; memory is not short
   return config
