@@ -37,6 +37,12 @@ def test_models_give_outputs_of_their_classes_shapes(bench_models):
       assert ours.size == pair.call(pair.model).numel(), name
 
 
+def test_both_sides_write_the_same_words(tool):
+  bench = tool('bench_decode')
+  sides = bench.writing(bench.bench_models.make_qwen2_5_vl(SMALL), SMALL, 3)
+  assert sides['jaxgen']() == sides['torch']() > 0
+
+
 def test_flops_of_a_grouped_convolution(bench_models):
   """The output takes 2 products a tap of its own group, each of the two gradients as many."""
   convolution = torch.nn.Conv2d(8, 8, 3, padding=1, groups=4)

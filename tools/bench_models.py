@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusers
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import matmul_rate
@@ -67,13 +68,15 @@ class Pair:
   """One model on both sides.
 
   Attributes:
-    params: ours; ``model`` has the same.
+    module: ours.
+    params: of it; ``model`` has the same.
     inputs: of our module; arguments of the compiled function, so that nothing is folded into it.
     forward: (params, inputs) -> output of our module.
     model: their module.
     call: (model) -> the same output, as tensors.
   """
 
+  module: nn.Module
   params: Any
   inputs: Any
   forward: Callable[[Any, Any], jax.Array]
@@ -97,10 +100,11 @@ def main():
       report(name, kind, *alternate(sides, flags.steps), flops / rates[0].xla)
 
 
-def parse_flags() -> argparse.Namespace:
+def parse_flags(**more: int) -> argparse.Namespace:
+  """Sizes of the models, and ``more`` flags with their defaults."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  for name, default in (('width', 512), ('layers', 4), ('side', 32), ('text', 128), ('steps', 7),
-                        ('unroll', 4)):
+  sizes = dict(width=512, layers=4, side=32, text=128, steps=7, unroll=4)
+  for name, default in (sizes | more).items():
     parser.add_argument(f'--{name}', type=int, default=default)
   parser.add_argument('--models', default='', help=f'some of {",".join(MODELS)}; all by default')
   flags = parser.parse_args()
@@ -186,7 +190,7 @@ def denoiser(table, kind, call, flags, extra=None, **fields) -> Pair:
   def forward(params, batch):
     return module.apply({'params': params}, *denoiser_inputs(**batch))
 
-  return Pair(params, inputs, forward, model, lambda model: call(model, tensors, flags))
+  return Pair(module, params, inputs, forward, model, lambda model: call(model, tensors, flags))
 
 
 def token_batch(config, flags) -> dict[str, np.ndarray]:
@@ -318,7 +322,7 @@ def encoder(flags, table, model, inputs, forward, call) -> Pair:
     return forward(lambda *given, method=None: module.apply(
         {'params': params}, *given, method=method), *inputs)
 
-  return Pair(params, jax.tree.map(jnp.asarray, inputs), ours, model, call)
+  return Pair(module, params, jax.tree.map(jnp.asarray, inputs), ours, model, call)
 
 
 def unrolled(section: dict[str, Any], blocks: int) -> dict[str, Any]:
