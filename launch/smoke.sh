@@ -53,7 +53,7 @@ done
 
 train qwen2_5_vl configs/query_kontext/shapes.py:mllm 2 --config.data.tokenizer="$root/words"
 taken=("mllm=$root/qwen2_5_vl") # of the stage before
-for stage in stage1 stage2 stage3; do
+for stage in stage1 stage2 whole stage3; do
   echo "== query_kontext $stage"
   for steps in 2 4; do
     train "query_kontext_$stage" "configs/query_kontext/shapes.py:$stage" "$steps" \

@@ -4,8 +4,9 @@
 
 Images of 16 x 16 pixels, a parameter-free pixel autoencoder, a tiny Qwen2.5-VL that first learns to
 describe scenes. The argument names the stage: ``shapes.py:mllm``, ``stage1``, ``stage2``,
-``stage3``; with ``:zh``, as ``stage1:zh``, half of the words are Chinese and the vocabulary is
-larger (``CHINESE=1 make quickstart SYSTEM=query_kontext``).
+``stage3``, or ``whole`` in the place of the last, which trains all of the denoiser where stage 3
+trains an adapter; with ``:zh``, as ``stage1:zh``, half of the words are Chinese and the vocabulary
+is larger (``CHINESE=1 make quickstart SYSTEM=query_kontext``).
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +21,7 @@ from jaxgen.models.registry import section
 
 VOCAB, WIDTH, LAYERS, QUERIES = 512, 128, 4, 8
 BILINGUAL = 768  # vocabulary with the Chinese words of the drawn world
-STEPS = dict(mllm=500, stage1=500, stage2=1500, stage3=4000)
+STEPS = dict(mllm=500, stage1=500, stage2=1500, stage3=4000, whole=4000)
 # Stages that train adapters do so with AdamW: the first stage's under Muon at 8e-3 left the language
 # model's states all alike, and no later stage learned its words.
 ADAPTER_RATES = dict(stage1=1e-3, stage3=2e-3)
@@ -29,6 +30,10 @@ PUBLISHED = dict(stage1=stage1, stage2=stage2, stage3=stage3)
 DRAWN = dict(english=('scene', 'pair'), reconstruction=('scene', 'reconstruction'),
              transformation=('transformation', 'transformation'), editing=('edit', 'edit'),
              customised=('reference', 'reference'), multi_subject=('reference', 'reference'))
+
+
+# Shares of ``whole``: words to images are known, given images are new.
+SHARES = dict(english=0.15, reconstruction=0.05, editing=0.45, customised=0.15, multi_subject=0.2)
 
 
 def denoiser(width: int, layers: int) -> ConfigDict:
@@ -96,7 +101,7 @@ def get_config(stage: str = 'stage3') -> ConfigDict:
   if name not in STEPS or (colon and language != 'zh'):
     raise user_error('--config', f'shapes.py:{stage}', f'write one of {", ".join(STEPS)}, and :zh '
                      'behind it for Chinese words')
-  config = _captions() if name == 'mllm' else _stage(name)
+  config = _captions() if name == 'mllm' else _whole() if name == 'whole' else _stage(name)
   if language:
     vocabulary(config, BILINGUAL)
     for spec in config.data.sources.values():
@@ -125,6 +130,19 @@ def _stage(stage: str) -> ConfigDict:
   if stage in ADAPTER_RATES:
     config.optimizer.update(name='adamw', learning_rate=ADAPTER_RATES[stage])
   config.train.steps = STEPS[stage]
+  return config
+
+
+def _whole() -> ConfigDict:
+  """Stage 3 for a denoiser that has never seen a clean image: all of it learns to."""
+  config = _stage('stage3')
+  config.model.lora = ConfigDict()
+  config.trainable = stage2.get_config().trainable
+  config.init_from.changes = ()
+  for name, share in SHARES.items():
+    config.data.sources[name].share = (share,)
+  config.optimizer.update(name='muon', learning_rate=8e-3)
+  config.train.steps = STEPS['whole']
   return config
 
 

@@ -9,8 +9,8 @@ tokenizer "towers/tokenizer${zh/:/_}" --path=all "${words[@]}"
 train "towers/qwen2_5_vl${zh/:/_}" "$config:mllm$zh"
 train stage1 "$config:stage1$zh" mllm="towers/qwen2_5_vl${zh/:/_}"
 train stage2 "$config:stage2$zh" mllm=stage1 bridge=stage1 connector=stage1
-train stage3 "$config:stage3$zh" mllm=stage2 bridge=stage2 connector=stage2 denoiser=stage2
-evaluate stage3 --prompts=50 --images-per-prompt=1 --untrained
-[[ -z $zh ]] || stage 'evaluate stage3 in Chinese' jaxgen evaluate --workdir="$(folder_of stage3)" \
+train whole "$config:whole$zh" mllm=stage2 bridge=stage2 connector=stage2 denoiser=stage2
+evaluate whole --prompts=50 --images-per-prompt=1 --untrained
+[[ -z $zh ]] || stage 'evaluate whole in Chinese' jaxgen evaluate --workdir="$(folder_of whole)" \
   --language=zh --prompts=50 --images-per-prompt=1
-export_stage stage3
+export_stage whole
