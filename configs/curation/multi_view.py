@@ -1,4 +1,4 @@
-"""iMontage's views of objects (section 3.2.2; L018): a base view, one to four further ones in order.
+"""iMontage's views of objects (section 3.2.2; L018): a base view, then one to four in order.
 
   jaxgen curate configs/curation/multi_view.py --in=data/MVImgNet --out=data/multi_view \
     --engine=ray --workers=16 --licence='MVImgNet Terms of Use'

@@ -121,8 +121,8 @@ def _orbit(one: Camera, other: Camera, world: World, what: str) -> list[str]:
   """On the sphere around the focus: along it, up it, and nearer."""
   (side, height, radius), (side_2, height_2, radius_2) = (
       _spherical(each.centre - world.focus, world.up) for each in (one, other))
-  told = [f'{words} around the {what}' for words in _told(
-      _angle(side_2 - side), 'moves to the right', 'moves to the left')]
+  told = _told(_angle(side_2 - side), f'moves around the {what} to the right',
+               f'moves around the {what} to the left')
   told += _told(height_2 - height, 'rises', 'sinks')
   if radius_2 < NEARER * radius:
     told.append('comes closer')
