@@ -30,7 +30,7 @@ PROPOSE = (
     'others.{done}\n'
     'Answer with a JSON list of {count} strings.')
 DONE = ' What was asked for before: {steps}'
-SAME = 2.0  # grey levels by which two files of one picture differ on average, at the most
+SAME = 4.0  # grey levels by which two files of one picture differ on average, at the most
 
 
 def turns_of(record: Record, *, pattern: str = r'(.+)-(\d+)') -> Record | Dropped:
