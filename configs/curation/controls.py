@@ -7,8 +7,8 @@
 The input is a set of references and targets by its name, or what references.py has made. Each
 sample gets one map of its target, drawn at random among those that show something. The paper keeps
 about 50k, of poses by OpenPose, depth by Depth-Anything-V2 and learned line art; lines are OpenCV's
-here, and edges are a fourth signal, which the released model knows. CPUs suffice: depth takes most,
-about as long as one image of Depth-Anything on a core.
+here unless the stage gets a model ``lines``, and edges are a fourth signal, which the released
+model knows. Nothing is asked but the two ONNX files, on CPUs.
 """
 
 from jaxgen.curation import compositions

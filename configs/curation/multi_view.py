@@ -4,9 +4,9 @@
     --engine=ray --workers=16 --licence='MVImgNet Terms of Use'
 
 The input has the folders class/instance with images and COLMAP's cameras in sparse/0, as MVImgNet
-is unpacked; 2.0 has more objects. One sample is drawn of each, so 219,188 videos give about as many;
-the paper has about 90k of MVImgNet v2, and has the motion of the camera told by GPT-4o. Here it is
-computed from the cameras: no model is asked, and a CPU core reads some hundred objects in a second.
+is unpacked; 2.0 has more objects. One sample is drawn of each of its 219,188 videos; the paper has
+about 90k of MVImgNet v2, and has the motion of the camera told by GPT-4o. Here it is computed from
+the cameras, without any model: what takes time is to read the images.
 """
 
 from jaxgen.curation import compositions

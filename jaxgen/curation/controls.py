@@ -22,11 +22,12 @@ from jaxgen.sampling.images import to_png
 
 SIGNALS = ('canny', 'lineart', 'depth', 'openpose')
 EMPTY = 0.002  # share of pixels that are not black, below which a map says nothing
-_TOP = 99.5  # percentile of a response that becomes white
+_TOP = 98  # percentile of a response that becomes white
 
 
-def mapped(record: Record, *, signals: Sequence[str], depth: Model | None = None,
-           pose: Model | None = None, seed: int = 0) -> Record | Dropped:
+def mapped(record: Record, *, signals: Sequence[str], lines: Model | None = None,
+           depth: Model | None = None, pose: Model | None = None, seed: int = 0
+           ) -> Record | Dropped:
   """Puts a control map of the target before the given images.
 
   The signals are tried in an order that the id draws: a picture without people has no pose.
@@ -35,8 +36,9 @@ def mapped(record: Record, *, signals: Sequence[str], depth: Model | None = None
     record: with ``given`` and ``targets``; it gets ``signal``, and the instruction is the wording's
       own.
     signals: of ``SIGNALS``.
-    depth: an ONNX file such as Depth-Anything's: its first output is float32[..., h, w], larger
-      where it is nearer.
+    lines: an ONNX file of learned line art, in place of OpenCV's: its first output is
+      float32[..., h, w], larger where a line is.
+    depth: one such as Depth-Anything's, larger where it is nearer.
     pose: as for ``poses.pose_map``.
     seed: of the draw.
 
@@ -45,9 +47,10 @@ def mapped(record: Record, *, signals: Sequence[str], depth: Model | None = None
   """
   image = record['targets'][0]
   makers: dict[str, Callable[[], np.ndarray]] = dict(
-      canny=lambda: edges(decode(image)), lineart=lambda: line_art(decode(image)))
+      canny=lambda: edges(decode(image)),
+      lineart=lambda: response_map(image, lines) if lines else line_art(decode(image)))
   if depth:
-    makers['depth'] = lambda: depth_map(image, depth)
+    makers['depth'] = lambda: response_map(image, depth)
   if pose:
     makers['openpose'] = lambda: pose_map(image, pose)
   if unknown := sorted(set(signals) - makers.keys()):
@@ -76,32 +79,33 @@ def edges(image: np.ndarray, low: float = 100, high: float = 200) -> np.ndarray:
   return np.repeat(found[..., None], 3, -1)
 
 
-def line_art(image: np.ndarray, width: float = 1.0) -> np.ndarray:
+def line_art(image: np.ndarray, width: float = 1 / 512) -> np.ndarray:
   """Dark lines and the dark sides of edges, by a difference of Gaussians.
 
   Args:
     image: uint8[H, W, 3].
-    width: standard deviation of the narrow Gaussian in pixels; the wide one has 1.6 times as much,
-      the ratio that is nearest to a Laplacian (Marr and Hildreth, 1980).
+    width: standard deviation of the narrow Gaussian as a part of the longer side, at least a pixel;
+      the wide one has 1.6 times as much, as in Marr and Hildreth's approximation of a Laplacian.
 
   Returns:
     uint8[H, W, 3], grey: white where a line is strongest.
   """
   cv2 = opencv()
   grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-  narrow, wide = (cv2.GaussianBlur(grey, (0, 0), sigma) for sigma in (width, 1.6 * width))
+  sigma = max(width * max(grey.shape), 1.0)
+  narrow, wide = (cv2.GaussianBlur(grey, (0, 0), each) for each in (sigma, 1.6 * sigma))
   return _grey(np.maximum(wide - narrow - 1.0, 0))  # one grey level is noise
 
 
-def depth_map(image: bytes, model: Model) -> np.ndarray:
-  """uint8[H, W, 3], white where it is nearest; all 0 where nothing is nearer than the rest."""
+def response_map(image: bytes, model: Model) -> np.ndarray:
+  """uint8[H, W, 3], white where a model responds most; all 0 where it does so nowhere more."""
   height, width = decode(image).shape[:2]
   reply, = model.ask([Request(images=(image,))])
   found = next(iter(reply.arrays.values()), None)
   if found is None or found.squeeze().ndim != 2:
-    raise user_error('RECIPE', 'depth', 'the model gives no map, float32[..., h, w]')
-  near = opencv().resize(found.squeeze().astype(np.float32), (width, height))
-  return _grey(near - near.min(), top=100)
+    raise user_error('RECIPE', 'mapped', 'the model gives no map, float32[..., h, w]')
+  response = opencv().resize(found.squeeze().astype(np.float32), (width, height))
+  return _grey(response - response.min(), top=100)
 
 
 def _grey(response: np.ndarray, top: float = _TOP) -> np.ndarray:

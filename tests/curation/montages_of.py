@@ -39,12 +39,12 @@ def painter(**told: np.ndarray):
   return write
 
 
-def pooled(function):
-  """An ONNX file of one output, that a function of its nodes' names and shapes makes."""
+def pooled(operator: str, axes: list[int], shape: list[int]):
+  """An ONNX file of one operator over some axes of an image."""
   def write(file: pathlib.Path) -> str:
-    nodes, shape = function
+    node = helper.make_node(operator, ['x'], ['y'], axes=axes, keepdims=len(shape) > 1)
     graph = helper.make_graph(
-        nodes, 'g', [helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, [1, 3, 32, 32])],
+        [node], 'g', [helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, [1, 3, 32, 32])],
         [helper.make_tensor_value_info('y', onnx.TensorProto.FLOAT, shape)])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid('', 13)], ir_version=8),
               file)
@@ -53,10 +53,8 @@ def pooled(function):
 
 
 # How bright an image is, and how bright each of its pixels.
-brightness = pooled(([helper.make_node('ReduceMean', ['x'], ['y'], axes=[1, 2, 3], keepdims=0)],
-                     [1]))
-depth = pooled(([helper.make_node('ReduceMean', ['x'], ['y'], axes=[1], keepdims=1)],
-                [1, 1, 32, 32]))
+brightness = pooled('ReduceMean', [1, 2, 3], [1])
+depth = pooled('ReduceMean', [1], [1, 1, 32, 32])
 
 
 def pool(**folders: list[np.ndarray]):
@@ -104,7 +102,8 @@ def echo(folder: pathlib.Path) -> str:
   """Echo-4o: two pictures of references, one without, and one of a single colour."""
   for name, values in (('a', signs(0)), ('b', signs(1)), ('c', signs(2)), ('flat', np.ones(48))):
     (folder / f'{name}.png').write_bytes(picture(values))
-  rows = [(['a.png'], 'b.png'), (['a.png', 'b.png'], 'c.png'), ([], 'a.png'), (['a.png'], 'flat.png')]
+  rows = [(['a.png'], 'b.png'), (['a.png', 'b.png'], 'c.png'), ([], 'a.png'),
+          (['a.png'], 'flat.png')]
   (folder / 'echo.jsonl').write_text('\n'.join(json.dumps(dict(
       task_type='t', instruction='draw them', input_images=given, output_image=target))
       for given, target in rows))

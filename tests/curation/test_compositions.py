@@ -1,4 +1,4 @@
-"""Pictures of several references, control maps, style pairs: what is drawn together, and checked."""
+"""References, control maps and style pairs: what is drawn together, and how it is checked."""
 
 import numpy as np
 import pytest
@@ -124,8 +124,8 @@ def test_styles_do_not_leak(target, reason):
 
 
 @pytest.mark.parametrize('answer, reason', [
-    ('{"a": 7, "b": 5}', ''), ('{"a": 6.5, "b": 9}', 'a too low'), ('{"a": 9, "b": 4}', 'b too low'),
-    ('{"a": 9}', 'no scores')])
+    ('{"a": 7, "b": 5}', ''), ('{"a": 6.5, "b": 9}', 'a too low'),
+    ('{"a": 9, "b": 4}', 'b too low'), ('{"a": 9}', 'no scores')])
 def test_a_judge_sees_what_it_is_to_judge(answer, reason):
   model = Scripted(lambda _: answer)
   made = checks.judged(record(given=[coloured(1), coloured(2)], targets=[coloured(9)], image=GREY,
@@ -152,11 +152,11 @@ def test_edges_and_lines_of_a_known_picture():
 
 def test_depth_is_white_where_it_is_near():
   near = np.linspace(-3, 5, 12, dtype=np.float32).reshape(1, 3, 4)
-  made = controls.depth_map(GREY, Scripted(lambda _: Reply(arrays=dict(depth=near))))
+  made = controls.response_map(GREY, Scripted(lambda _: Reply(arrays=dict(depth=near))))
   assert made.shape == (64, 48, 3) and (made[0, 0] == 0).all() and (made[-1, -1] == 255).all()
   assert (np.diff(made[..., 0].astype(int), axis=0) >= 0).all()
   with pytest.raises(UserError, match='gives no map'):
-    controls.depth_map(GREY, Scripted(lambda _: Reply(arrays=dict(depth=near[0, 0]))))
+    controls.response_map(GREY, Scripted(lambda _: Reply(arrays=dict(depth=near[0, 0]))))
 
 
 def person():
