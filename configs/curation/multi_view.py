@@ -1,7 +1,7 @@
 """iMontage's views of objects (section 3.2.2; L018): a base view, then one to four in order.
 
   jaxgen curate configs/curation/multi_view.py --in=data/MVImgNet --out=data/multi_view \
-    --engine=ray --workers=16 --licence='MVImgNet Terms of Use'
+    --engine=ray --workers=16
 
 The input has the folders class/instance with images and COLMAP's cameras in sparse/0, as MVImgNet
 is unpacked; 2.0 has more objects. One sample is drawn of each of its 219,188 videos; the paper has

@@ -5,6 +5,7 @@ one base view, one to four further ones. The paper has the motion told by GPT-4o
 computed.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -74,14 +75,16 @@ def chosen(record: Record, *, least: int = 1, most: int = 4, degrees: float = 10
           views=[view.name for view in views])
 
 
-def _captured(folder: epath.Path) -> Iterator[epath.Path]:
-  """Folders with cameras at or below a folder; nothing is looked for within them."""
+def _captured(folder: epath.Path, above: frozenset[str] = frozenset()) -> Iterator[epath.Path]:
+  """Folders with cameras at or below a folder; nothing is looked for within them, nor in a link
+  that leads back to a folder above."""
+  real = os.path.realpath(folder)
   if folder.joinpath(*_SPARSE).is_dir():
     yield folder
-    return
-  for below in folder.iterdir():
-    if below.is_dir() and not is_hidden(below.name):
-      yield from _captured(below)
+  elif real not in above:
+    for below in folder.iterdir():
+      if below.is_dir() and not is_hidden(below.name):
+        yield from _captured(below, above | {real})
 
 
 def _apart(cameras: Sequence[Camera], degrees: float) -> list[Camera]:

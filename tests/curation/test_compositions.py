@@ -1,5 +1,7 @@
 """References, control maps and style pairs: what is drawn together, and how it is checked."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,7 @@ from tests.curation.pools_of import signs
 from tests.curation.test_pages import Scripted
 from tests.features import folders
 
+PHOTOS = pathlib.Path(__file__).parents[3] / 'shared/data/photos'
 GREY = to_png(np.full((64, 48, 3), 90, np.uint8))
 
 
@@ -148,6 +151,18 @@ def test_edges_and_lines_of_a_known_picture():
   assert (lines[25:55, 31] > 150).all() and lines[:, :26].max() == lines[:, 37:].max() == 0
   assert controls.edges(np.full_like(image, 90)).max() == 0
   assert controls.line_art(np.full_like(image, 90)).max() == 0
+
+
+@pytest.mark.slow
+def test_photographs_have_edges_and_lines():
+  """And these are no pictures of noise: most of them stays black."""
+  files = sorted(PHOTOS.glob('*.jpg'))[::6]
+  assert files
+  for file in files:
+    image = decode(file.read_bytes())
+    for drawn in (controls.edges(image), controls.line_art(image)):
+      lit = (drawn > 127).any(-1).mean()
+      assert drawn.shape == image.shape and controls.EMPTY < lit < 0.4, (file.name, lit)
 
 
 def test_depth_is_white_where_it_is_near():

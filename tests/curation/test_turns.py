@@ -1,7 +1,9 @@
 """Chains of edits and storyboards: joined, continued, judged, cut; told as they were drawn."""
 
 import json
+import pathlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,6 +14,7 @@ from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Lineage
 from jaxgen.curation.record import Record
 from jaxgen.data.decode import decode
+from jaxgen.data.sample import encoded
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.wordings import steps_of
@@ -20,6 +23,7 @@ from tests.curation.pools_of import picture
 from tests.curation.pools_of import signs
 from tests.curation.test_pages import Scripted
 
+PHOTOS = pathlib.Path(__file__).parents[3] / 'shared/data/photos'
 SHOWN = [picture(0.3 * signs(0, *range(number)), 64) for number in range(8)]
 
 
@@ -85,6 +89,16 @@ def test_short_chains_are_continued_to_a_random_length():
   assert lengths == {2, 3, 4}
   long = turns.continued(chain(2), writer=None, editor=None)
   assert long['drawn'] == 0 and long['steps'] == chain(2)['steps']
+
+
+@pytest.mark.slow
+def test_photographs_saved_anew_are_the_same():
+  """At the quality of the web, and another crop is another picture."""
+  for file in sorted(PHOTOS.glob('*.jpg'))[::6]:
+    photo = Image.open(file).convert('RGB').resize((512, 512))
+    again = to_jpeg(photo, quality=85)
+    assert turns._same(encoded(np.asarray(photo)), again), file.name
+    assert not turns._same(to_jpeg(photo.crop((40, 40, 512, 512)).resize((512, 512))), again)
 
 
 @pytest.mark.parametrize('answer', ['["a"]', '["a", "A"]', '["step 0", "b"]', 'no list'])

@@ -112,6 +112,7 @@ def objects(tmp_path_factory):
 
 
 def test_objects_are_folders_with_cameras(objects):
+  """A link that leads back to the top is not followed."""
   assert [record.id for record in objects] == ['12/broken', '12/still', '7/a1', '7/short']
   assert [record['object'] for record in objects] == ['object'] * 2 + ['coffee mug'] * 2
 

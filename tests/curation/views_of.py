@@ -72,6 +72,7 @@ def mvimgnet(folder: pathlib.Path) -> str:
                           for number in range(count)])
     for number in range(count - (name == '7/a1')):
       (images / NAMES[number]).write_bytes(pools_of.picture(pools_of.signs(number), 64))
+  (folder / '12/above').symlink_to(folder)
   (folder / '12/broken/sparse/0').mkdir(parents=True)
   (folder / '12/broken/sparse/0/images.bin').write_bytes(b'no cameras')
   return str(folder)
