@@ -19,7 +19,6 @@ from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import image_file
-from jaxgen.data.sample import Part
 from jaxgen.data.wordings import numbered
 
 PROPOSE = (
@@ -30,6 +29,7 @@ PROPOSE = (
     'others.{done}\n'
     'Answer with a JSON list of {count} strings.')
 DONE = ' What was asked for before: {steps}'
+_CHAIN = re.compile('(source user|user source) target( user target)*')  # roles of parts
 SAME = 4.0  # grey levels by which two files of one picture differ on average, at the most
 
 
@@ -44,12 +44,10 @@ def turns_of(record: Record, *, pattern: str = r'(.+)-(\d+)') -> Record | Droppe
   sample = record['sample']
   parts = [part for part in sample.parts if part.is_image or part.role == 'user']
   images = [part for part in parts if part.is_image]
-  steps = [] if len(images) == 1 else [part for part in parts if not part.is_image]
-  first, *_ = images or [Part('target')]
-  if not images or len(images) != len(steps) + 1 or any(
-      part.role != 'target' for part in images[1:]) or (
-          steps and (first.role != 'source' or not _in_turns(parts))):
+  alone = len(images) == 1
+  if not alone and not _CHAIN.fullmatch(' '.join(part.role for part in parts)):
     return record.drop('no chain of edits', roles=[part.role for part in sample.parts])
+  steps = [] if alone else [part for part in parts if not part.is_image]
   found = re.fullmatch(pattern, record.id) if len(steps) == 1 else None
   return record.without('sample').having(
       images=[image_file(part.image) for part in images],
@@ -152,13 +150,6 @@ def windows(record: Record, *, least: int = 2, most: int = 4) -> Iterator[Record
                   instruction=[numbered([step[number] for step in part])
                                for number in range(wordings)])
     yield made.child(f'turn-{start + 1}', **fields) if start else made.having(**fields)
-
-
-def _in_turns(parts: Sequence[Part]) -> bool:
-  """Whether texts and images take turns, the source first or behind the first text."""
-  kinds = [part.is_image for part in parts]
-  turns = [True, *([False, True] * (len(kinds) // 2))]
-  return kinds in (turns, [False, True, *turns[2:]])
 
 
 def _same(one: bytes, other: bytes) -> bool:

@@ -78,6 +78,10 @@ def test_packs_are_drawn_by_the_id(tmp_path):
     assert made['role'] == 'a' and made['image'] == GREY
     packs.add(made['pack'])
   assert packs == {'0', '1', '2', '3'}
+  listed = Record('n', dict(path=str(tmp_path / '0.png'), name='0.png', role='b'), Lineage(''))
+  assert compositions.opened(listed, roles=['b'], side=48)['role'] == 'b'
+  assert compositions.opened(listed, roles=['a'], side=48).reason == 'no such role'
+  assert compositions.opened(listed, side=49).reason == 'small image'
 
 
 @pytest.mark.parametrize('answer, error', [
