@@ -96,6 +96,20 @@ def value_of(text: str, kind: type) -> Any:
     return value
 
 
+def scores(text: str, names: Sequence[str]) -> dict[str, float]:
+  """Numbers from 0 to 10 by their names, in a JSON object.
+
+  Raises:
+    ValueError: one is missing, or no such number.
+  """
+  found = value_of(text, dict)
+  made = {name: found.get(name) for name in names}
+  if not all(type(score) in (int, float) and 0 <= score <= 10 for score in made.values()):
+    raise ValueError('it must have ' + ' and '.join(f'"{name}"' for name in names)
+                     + ', numbers from 0 to 10')
+  return {name: float(score) for name, score in made.items()}
+
+
 def shown(image: bytes, side: int = 768) -> bytes:
   """The image as it is sent to a model: a file of no more than ``side`` pixels."""
   picture = Image.fromarray(decode(image))

@@ -3,6 +3,7 @@
 Query-Kontext (sections 2 and B.2; L071 to L073).
 """
 
+import functools
 import re
 from collections.abc import Iterator
 
@@ -50,7 +51,7 @@ def similar(record: Record, *, images: Model, texts: Model, least_image: float,
   Args:
     record: with ``source``, ``target`` and ``instruction``; the words are ``caption``, that of the
       target, where the record has one, else the first instruction.
-    images, texts: towers of one space; of each the first output is taken.
+    images, texts: towers of one space, which may be one CLIP; of each the first output is taken.
     least_image, most_image: cosine similarity of source and target.
     least_text: of target and words.
   """
@@ -80,7 +81,7 @@ def judged(record: Record, *, model: Model, fidelity: float = 7, quality: float 
   """
   images = tuple(answers.shown(record[name]) for name in ('source', 'target'))
   found = answers.answer(model, Request(JUDGE.format(text=record['instruction'][0]), images),
-                         _scores)
+                         functools.partial(answers.scores, names=('fidelity', 'quality')))
   if found.error:
     return record.drop('no scores', error=found.error)
   if found.value['fidelity'] < fidelity:
@@ -177,14 +178,6 @@ def edit_sample(record: Record) -> Record:
   return record.having(sample=Sample(record.id, (
       Part('source', image=record['source']), text_part('user', record['instruction']),
       Part('target', image=record['target'], loss=True)), task='edit'))
-
-
-def _scores(text: str) -> dict[str, float]:
-  found = answers.value_of(text, dict)
-  scores = {name: found.get(name) for name in ('fidelity', 'quality')}
-  if not all(type(score) in (int, float) and 0 <= score <= 10 for score in scores.values()):
-    raise ValueError('it must have "fidelity" and "quality", numbers from 0 to 10')
-  return {name: float(score) for name, score in scores.items()}
 
 
 def _instruction(text: str) -> str:

@@ -1,5 +1,7 @@
 """Filters by detectors and scorers, which come as ONNX files or kept answers."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from jaxgen.core.errors import user_error
@@ -11,7 +13,7 @@ from jaxgen.curation.record import Record
 
 
 def single_face(record: Record, *, model: Model, field: str, least: float = 0.5,
-                overlap: float = 0.45) -> Record | Dropped:
+                overlap: float = 0.45, where: Mapping[str, str] | None = None) -> Record | Dropped:
   """Keeps images of one person, by a YOLOv8 face detector (L014, L019).
 
   Args:
@@ -22,17 +24,42 @@ def single_face(record: Record, *, model: Model, field: str, least: float = 0.5,
     field: of the image.
     least: score of a face.
     overlap: intersection over union from which two boxes are one face.
+    where: values of fields that a record must have to be looked at; others pass.
   """
-  cv2 = opencv()
-  reply, = model.ask([Request(images=(record[field],))])
-  found = next(iter(reply.arrays.values()), None)
-  if found is None or found.ndim != 2 or len(found) < 5:
-    raise user_error('RECIPE', 'single_face', 'the model gives no boxes, float32[5 or more, N]')
-  centre_x, centre_y, width, height, scores = found[:5]
-  boxes = np.stack([centre_x - width / 2, centre_y - height / 2, width, height], 1)
-  faces = len(cv2.dnn.NMSBoxes(boxes.tolist(), scores.tolist(), least, overlap))
+  if not fits(record, where):
+    return record
+  faces = len(boxes(model, record[field], least, overlap))
   noted = record.noting(faces=faces)
   return noted if faces == 1 else noted.drop('several faces' if faces else 'no face', faces=faces)
+
+
+def boxes(model: Model, image: bytes, least: float, overlap: float) -> np.ndarray:
+  """What a YOLOv8 detector finds, each thing once.
+
+  Args:
+    model, least, overlap: as for ``single_face``.
+    image: file.
+
+  Returns:
+    f32[n, 5 + ...], the best first: centre, extent, score and what follows it, in pixels of the
+    model's input.
+
+  Raises:
+    UserError: the model is of another kind.
+  """
+  reply, = model.ask([Request(images=(image,))])
+  found = next(iter(reply.arrays.values()), None)
+  if found is None or found.ndim != 2 or len(found) < 5:
+    raise user_error('RECIPE', 'boxes', 'the model gives no boxes, float32[5 or more, N]')
+  centre_x, centre_y, width, height, scores = found[:5]
+  corners = np.stack([centre_x - width / 2, centre_y - height / 2, width, height], 1)
+  kept = opencv().dnn.NMSBoxes(corners.tolist(), scores.tolist(), least, overlap)
+  return found[:, np.asarray(kept, int).reshape(-1)].T
+
+
+def fits(record: Record, where: Mapping[str, str] | None) -> bool:
+  """Whether the fields of a record have these values."""
+  return all(record.fields.get(name) == value for name, value in (where or {}).items())
 
 
 def scored(record: Record, *, model: Model, field: str, name: str, least: float = -np.inf,

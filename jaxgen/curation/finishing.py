@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxgen.core.errors import user_error
 from jaxgen.curation.record import Record
-from jaxgen.curation.sets import image_file
+from jaxgen.data.decode import image_file
 from jaxgen.data.decode import image_size
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample

@@ -6,6 +6,7 @@ A model answers requests; what it is stands in the recipe or on the command line
   images:MODEL@URL   images for texts and images, by such an endpoint
   jaxgen:PATH        images for texts and images, by a workdir or a published pipeline
   onnx:FILE          arrays for images, by ONNX Runtime
+  tower:PATH         features of images or texts, by a CLIP, SigLIP or DINO of transformers
   replay:FILE        the answers in a JSON Lines file, for tests and for a repetition
   web:AGENT          the bytes at an address; ``--fetch=AGENT`` completes a bare ``web:``
 

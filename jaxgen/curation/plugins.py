@@ -1,4 +1,4 @@
-"""The kinds of models: endpoints, models of jaxgen, ONNX files and kept answers."""
+"""The kinds of models: endpoints, models of jaxgen, ONNX files, towers and kept answers."""
 
 import base64
 import concurrent.futures
@@ -152,6 +152,31 @@ class Detector:
     return ((pixels.astype(np.float32) / 255 - self._mean) / self._std).astype(np.float32)
 
 
+class Features:
+  """A feature tower: CLIP or SigLIP of images and texts, DINO of images alone.
+
+  A request with images gets their ``features``, f32[E] of one and f32[n, E] of several, one with a
+  text those of the text, in the same space. The tower lies on all devices of the process.
+  """
+
+  def __init__(self, name: str, what: str):
+    from jaxgen.features.towers import open_tower
+    del name
+    self._tower = open_tower(what)
+
+  def ask(self, requests: Sequence[Request]) -> list[Reply]:
+    """See ``Model``; all images are embedded together, and all texts."""
+    from jaxgen.features.embed import embed_images
+    from jaxgen.features.embed import embed_texts
+    images = embed_images(self._tower, [image for each in requests for image in each.images])
+    said = [each.text for each in requests if not each.images]
+    texts = iter(embed_texts(self._tower, said) if said else ())
+    ends = np.cumsum([len(each.images) for each in requests])
+    found = [images[end - len(each.images):end] if each.images else next(texts)[None]
+             for each, end in zip(requests, ends)]
+    return [Reply(arrays=dict(features=rows[0] if len(rows) == 1 else rows)) for rows in found]
+
+
 class Replay:
   """Lines of JSON: ``text`` and ``system`` that a request must have (any where they are absent),
   and what is answered: ``reply``, a text, ``arrays``, or ``images``, paths beside the file. The
@@ -190,4 +215,5 @@ def _sent(image: bytes, side: int) -> bytes:
 
 
 KINDS: dict[str, Callable[[str, str], Model]] = {
-    'chat': Chat, 'images': Images, 'jaxgen': Drawn, 'onnx': Detector, 'replay': Replay, 'web': Web}
+    'chat': Chat, 'images': Images, 'jaxgen': Drawn, 'onnx': Detector, 'tower': Features,
+    'replay': Replay, 'web': Web}

@@ -4,7 +4,6 @@ Query-Kontext (section 2, figure 6; L069, L070), after MetaQuery: images of one 
 clustered by their features; of each cluster the image that is least like the others is the target.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -19,8 +18,8 @@ from jaxgen.curation.models import Model
 from jaxgen.curation.models import Request
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
-from jaxgen.curation.sets import image_file
 from jaxgen.data.decode import DecodeError
+from jaxgen.data.decode import image_file
 from jaxgen.data.decode import image_size
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
@@ -195,9 +194,6 @@ def transformation_sample(record: Record) -> Record:
 
 def _pair(source: Record, target: Record, similarity: float) -> Record:
   """A record of two, which keeps the licences of both."""
-  licences = sorted({source.lineage.licence, target.lineage.licence})
-  made = target.without('features', 'image', 'key').child(
-      'pair', source=source['image'], target=target['image'])
-  lineage = dataclasses.replace(made.lineage, licence=' AND '.join(licences))
-  return dataclasses.replace(made, id=f'{target.id}+{source.id}', lineage=lineage).noting(
-      similarity=round(similarity, 4), other=source.lineage.source, other_url=source.lineage.url)
+  return target.without('features', 'image', 'key').having(
+      source=source['image'], target=target['image']).joined(source).noting(
+          similarity=round(similarity, 4))

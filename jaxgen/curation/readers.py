@@ -12,22 +12,30 @@ from typing import Any
 
 from etils import epath
 
+from jaxgen.core.errors import record_error
 from jaxgen.curation.record import Lineage
 from jaxgen.curation.record import Record
 from jaxgen.curation.record import UNKNOWN
 from jaxgen.curation.recipe import Reader
+from jaxgen.data.decode import DecodeError
+from jaxgen.data.decode import image_file
 from jaxgen.data.sources import open_source
 from jaxgen.data.sources import Source
 from jaxgen.data.sources.base import existing
 from jaxgen.data.sources.base import files_below
 from jaxgen.data.sources.base import is_hidden
+from jaxgen.data.sources.base import IMAGE_SUFFIXES
 from jaxgen.data.sources.base import Place
+from jaxgen.data.sources.fields import images_of
+from jaxgen.data.sources.fields import Root
+from jaxgen.data.sources.fields import Row
 from jaxgen.data.sources.layouts import open_rows
 from jaxgen.data.sources.table import Table
 from jaxgen.data.sources.tables import JsonLines
 
 FACTS = 'sources.jsonl'
 VIDEOS = ('.mp4', '.mkv', '.webm', '.mov', '.avi', '.m4v', '.mpg', '.mpeg', '.ts', '.flv')
+IMAGES = IMAGE_SUFFIXES
 PAGES = ('.html', '.htm', '.xhtml')
 
 
@@ -39,6 +47,12 @@ def files(*suffixes: str) -> Reader:
 def rows(path: str) -> Sequence[Record]:
   """Rows of a JSON Lines, JSON, CSV or parquet file; each column is a field."""
   return _Rows(path)
+
+
+def pictures(*columns: str) -> Reader:
+  """Rows as ``rows`` gives them, where these columns are images: files beside the table or bytes;
+  their fields are bytes of image files."""
+  return functools.partial(_Rows, pictures=columns)
 
 
 def samples(kind: str = 'auto', **options: Any) -> Reader:
@@ -86,18 +100,29 @@ class _Files(Sequence):
 class _Rows(Sequence):
   """See ``rows``."""
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, pictures: Sequence[str] = ()):
     self._table: Table = open_rows(Place(path, field='--in'))
+    self._root, self._pictures = Root(str(self._table.path.parent)), pictures
 
   def __len__(self) -> int:
     return len(self._table)
 
   def __getitem__(self, index):
-    row = dict(self._table[_checked(index, self)])
+    row, origin = dict(self._table[_checked(index, self)]), self._table.origin(index)
     name = str(row.pop('id', None) or self._table.name(index))
-    lineage = Lineage(self._table.origin(index), row.pop('licence', None) or UNKNOWN,
+    row |= {column: self._picture(row, column, origin) for column in self._pictures}
+    lineage = Lineage(origin, row.pop('licence', None) or UNKNOWN,
                       row.pop('url', None) or '')
     return Record(name, row, lineage)
+
+  def _picture(self, row: Row, column: str, origin: str) -> bytes:
+    found = images_of(row, column, self._root, origin)
+    try:
+      image, = found
+      return image_file(image)
+    except (ValueError, DecodeError) as error:
+      raise record_error(f'{origin}: {column}', None, f'must be one image that can be read '
+                         f'({error})') from None
 
 
 class _Samples(Sequence):

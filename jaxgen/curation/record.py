@@ -79,6 +79,16 @@ class Record:
     """One of several records that are made from this one; ``name`` tells them apart."""
     return dataclasses.replace(self.having(**fields), id=f'{self.id}/{name}')
 
+  def joined(self, *others: 'Record') -> 'Record':
+    """The record as one that is made of others too: its id names them all, its licence is all of
+    theirs, and its lineage notes where the others come from."""
+    together = (self, *others)
+    licences = sorted({each.lineage.licence for each in together})
+    lineage = dataclasses.replace(self.lineage, licence=' AND '.join(licences))
+    made = dataclasses.replace(self, id='+'.join(each.id for each in together), lineage=lineage)
+    return made.noting(others=[dict(source=each.lineage.source, url=each.lineage.url)
+                               for each in others])
+
   def noting(self, **notes: Any) -> 'Record':
     """The record with JSON values added to its lineage, which the sample keeps."""
     lineage = dataclasses.replace(self.lineage, notes={**self.lineage.notes, **notes})

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from jaxgen.curation import readers
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
-from jaxgen.data.decode import file_bytes
-from jaxgen.data.sample import encoded
-from jaxgen.data.sample import FileImage
+from jaxgen.data.decode import image_file
 from jaxgen.data.sources import KINDS
 from jaxgen.data.sources import PRESETS
 
@@ -18,15 +16,6 @@ def read_set(path: str) -> Sequence[Record]:
   if colon and (kind in PRESETS or kind in KINDS):
     return readers.samples(kind)(folder)
   return readers.samples()(path)
-
-
-def image_file(image: object) -> bytes:
-  """The image of a part as the bytes of an image file.
-
-  Raises:
-    DecodeError: there is no such file.
-  """
-  return file_bytes(image) if isinstance(image, FileImage) else encoded(image)
 
 
 def edit_fields(record: Record) -> Record | Dropped:
@@ -41,3 +30,23 @@ def edit_fields(record: Record) -> Record | Dropped:
   return record.without('sample').having(
       source=image_file(sources[0].image), target=image_file(targets[0].image),
       instruction=list(texts[0].variants or (texts[0].text,)))
+
+
+def reference_fields(record: Record, *, most: int = 4) -> Record | Dropped:
+  """Takes a picture of references apart: ``given``, ``targets`` of one, both encoded, and
+  ``instruction``, its wordings; a text that stands between the references becomes one.
+
+  Args:
+    record: with ``sample``.
+    most: references.
+  """
+  sample = record['sample']
+  given = [part for part in sample.images if part.role != 'target']
+  targets = [part for part in sample.images if part.role == 'target']
+  texts = [part for part in sample.texts if part.role == 'user' and part.text.strip()]
+  if not 1 <= len(given) <= most or len(targets) != 1 or not texts:
+    return record.drop('no picture of references', roles=[part.role for part in sample.parts])
+  return record.without('sample').having(
+      given=[image_file(part.image) for part in given], targets=[image_file(targets[0].image)],
+      instruction=(list(texts[0].variants) or [texts[0].text] if len(texts) == 1 else
+                   [' '.join(part.text.strip() for part in texts)]))

@@ -20,6 +20,7 @@ from PIL import PngImagePlugin
 from PIL import UnidentifiedImageError
 
 from jaxgen.data.buckets import Size
+from jaxgen.data.sample import encoded
 from jaxgen.data.sample import FileImage
 
 # Of a mode with 16 bits each value v stands for v / 65535.
@@ -149,6 +150,15 @@ def file_bytes(image: FileImage) -> bytes:
   """
   with _errors():
     return epath.Path(image.path).read_bytes()
+
+
+def image_file(image: bytes | np.ndarray | FileImage) -> bytes:
+  """The image of a part as the bytes of an image file.
+
+  Raises:
+    DecodeError: there is no such file.
+  """
+  return file_bytes(image) if isinstance(image, FileImage) else encoded(image)
 
 
 def image_size(image: bytes | np.ndarray | FileImage) -> Size:

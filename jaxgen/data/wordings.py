@@ -29,12 +29,21 @@ _STEP = re.compile(r'(?<![\d.])(\d+)[.):、．](?!\d)')
 
 
 def worded(task: str, text: str, *, outputs: int, where: str = 'task', **fields: str) -> str:
-  """The prompt of a sample of one of the tasks.
+  """The prompt of a sample of one of the tasks, behind the sentence that asks for N images.
+
+  Args:
+    task, text, where, **fields: as for ``instructed``.
+    outputs: images that are asked for.
+  """
+  return COUNT.replace('{outputs}', str(outputs)) + instructed(task, text, where=where, **fields)
+
+
+def instructed(task: str, text: str, *, where: str = 'task', **fields: str) -> str:
+  """The instruction of a sample of one of the tasks; ``edit_prompt`` of a config may ask for N.
 
   Args:
     task: a key of ``WORDINGS``.
     text: the sample's own instruction; its braces are text.
-    outputs: images that are asked for.
     where: sample or field, for errors.
     **fields: what else the wording has a place for: ``signal`` or ``style``.
 
@@ -43,12 +52,17 @@ def worded(task: str, text: str, *, outputs: int, where: str = 'task', **fields:
   """
   if task not in tuple(WORDINGS):  # of a file, where it may be of any type
     raise user_error(where, task, f'use one of {", ".join(WORDINGS)}')
-  template = COUNT + WORDINGS[task]
-  needed = sorted(set(_FIELD.findall(template)) - {'outputs', 'text'})
+  template = WORDINGS[task]
+  needed = sorted(set(_FIELD.findall(template)) - {'text'})
   if sorted(fields) != needed:
     raise user_error(where, sorted(fields), f'the wording of {task} needs the fields {needed}')
-  values = {'outputs': str(outputs), 'text': text, **fields}
+  values = {'text': text, **fields}
   return _FIELD.sub(lambda match: values[match[1]], template)
+
+
+def numbered(steps: Sequence[str]) -> str:
+  """``1. this 2. that``; ``steps_of`` takes it apart."""
+  return ' '.join(f'{number}. {step}' for number, step in enumerate(steps, start=1))
 
 
 def steps_of(text: str) -> list[str]:

@@ -9,6 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import UserError
 from jaxgen.curation import readers
 from jaxgen.curation.commands import curate
@@ -16,6 +17,7 @@ from jaxgen.curation.engine import Job
 from jaxgen.data.archive import write_archive
 from jaxgen.data.sample import pair
 from jaxgen.data.sources import open_source
+from jaxgen.sampling.images import to_png
 
 ROWS = [dict(id='a', text='one', url='http://x/a', licence='MIT'), dict(id='b', text='two')]
 
@@ -53,6 +55,21 @@ def test_rows_of_any_table(tmp_path, kind):
   assert (first.id, first['text'], first.lineage.licence, first.lineage.url) == (
       'a', 'one', 'MIT', 'http://x/a')
   assert (second.id, second['text'], second.lineage.licence) == ('b', 'two', 'unknown')
+
+
+def test_pictures_of_a_table_are_read(tmp_path):
+  """Files beside the table or bytes in it; one that is not there is a record that is broken."""
+  image = to_png(np.zeros((4, 6, 3), np.uint8))
+  (tmp_path / 'a.png').write_bytes(image)
+  rows = [dict(image='a.png', mask=dict(bytes=image, path=None), object='mug'),
+          dict(image='gone.png', mask=dict(bytes=image, path=None)),
+          dict(image='a.png', mask=None)]
+  parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / 'in.parquet')
+  found = readers.pictures('image', 'mask')(str(tmp_path / 'in.parquet'))
+  assert (found[0]['image'], found[0]['mask'], found[0]['object']) == (image, image, 'mug')
+  for index, column in ((1, 'image'), (2, 'mask')):
+    with pytest.raises(RecordError, match=f'{column}: must be one image'):
+      found[index]
 
 
 def test_other_files_are_no_tables(tmp_path):

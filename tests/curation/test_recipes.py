@@ -22,10 +22,12 @@ from jaxgen.curation.domains import DOMAINS
 from jaxgen.curation.engine import Job
 from jaxgen.data.decode import decode
 from jaxgen.data.sources import open_source
+from tests.curation import montages_of
 from tests.curation import pages_of
 from tests.curation import pools_of
 from tests.curation import training
 from tests.curation import videos_of
+from tests.curation import views_of
 from tests.curation.videos_of import Scene
 
 RECIPES = pathlib.Path(__file__).parents[2] / 'configs/curation'
@@ -42,6 +44,7 @@ class Case:
     system, task: what trains on it.
     samples: how many there must be.
     reasons: stage -> reasons of its drops, with their counts.
+    change: of the recipe's text, for inputs that are so few.
   """
 
   inputs: Callable[[pathlib.Path], str]
@@ -50,6 +53,7 @@ class Case:
   task: str
   samples: int
   reasons: dict[str, dict[str, int]]
+  change: tuple[str, str] = ('', '')
 
 
 def two_videos(folder: pathlib.Path) -> str:
@@ -157,6 +161,28 @@ CASES = {
         judged={'not as instructed': 1, 'poor image': 1})),
     'seed_prompts': Case(two_seeds, seed_answers(), 'duetgen', 'dialogue', 19, dict(
         unrepeated={'said before': 1})),
+    # Six compositions of seven images, two of which are drawn as a model must not.
+    'references': Case(
+        montages_of.people, montages_of.reference_answers(), 'imontage', 'many_to_many', 4, dict(
+            opened={'no such role': 1, 'small image': 3}, alike={'unlike its references': 1},
+            judged={'quality too low': 1}), ('packs=256', 'packs=1')),
+    # One picture has no references, of another no map shows anything.
+    'controls': Case(montages_of.echo, dict(depth=montages_of.depth, pose=montages_of.NOBODY),
+                     'imontage', 'many_to_many', 2, dict(
+                         reference_fields={'no picture of references': 1},
+                         mapped={'empty map': 1})),
+    'styles': Case(montages_of.styled, montages_of.style_answers(), 'imontage', 'many_to_many', 1,
+                   dict(opened={'no such role': 1, 'small image': 2},
+                        content_kept={'subject of the style image': 1}), ('packs=256', 'packs=1')),
+    'multi_turn': Case(montages_of.turned, montages_of.turn_answers(), 'imontage', 'many_to_many',
+                       3, dict(judged_turns={'not as instructed': 1})),
+    'multi_view': Case(views_of.mvimgnet, {}, 'imontage', 'many_to_many', 1, dict(
+        chosen={'broken': 1, 'still camera': 1, 'few views': 1})),
+    'storyboards': Case(montages_of.characters, montages_of.storyboard_answers(), 'imontage',
+                        'many_to_many', 2, dict(opened={'small image': 1},
+                                                scored={'nsfw too high': 1})),
+    'removals': Case(montages_of.objects, montages_of.removal_answers(), 'query_kontext', 'edit', 2,
+                     dict(wider_mask={'large mask': 1})),
 }
 
 
@@ -172,7 +198,12 @@ def job_of(name: str, folder: pathlib.Path, recipe: str = '') -> Job:
     else:
       file.write_text('\n'.join(map(json.dumps, lines)))
       models.append((model, f'replay:{file}'))
-  return Job(recipe or str(RECIPES / f'{name}.py'), str(case.inputs(folder / 'in')),
+  if not recipe:
+    text = (RECIPES / f'{name}.py').read_text()
+    assert case.change[0] in text
+    recipe = str(folder / f'{name}.py')
+    pathlib.Path(recipe).write_text(text.replace(*case.change) if case.change[0] else text)
+  return Job(recipe, str(case.inputs(folder / 'in')),
              str(folder / 'out'), tuple(models), licence='CC0-1.0')
 
 

@@ -48,7 +48,7 @@ def train_one_step(system: str, folders: Mapping[str, tuple[str, pathlib.Path]],
                    workdir: pathlib.Path) -> float:
   """The loss of one step on the samples of all folders; names lead to their task and place.
 
-  No record may be left out.
+  No record may be left out, and no folder.
   """
   config = SMALL[system](tokenizer)
   config.data.sources = ConfigDict({name: source('arrayrecord', task, path=str(folder))
@@ -56,7 +56,9 @@ def train_one_step(system: str, folders: Mapping[str, tuple[str, pathlib.Path]],
   config.data.max_bad_share = 0.0
   # Of what takes long to compile nothing matters here.
   config.optimizer.update(name='adamw', warmup_steps=0, ema_decay=0.0)
-  config.train.update(steps=1, rows=8, log_every=1, checkpoint_every=1)
+  # So many rows that samples of every folder are among them, whatever is drawn.
+  config.train.update(steps=1, rows=8 * -(-len(folders) // 4), log_every=1, checkpoint_every=1)
   assert train(config, str(workdir))
   line, = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
+  assert {name.rpartition('/')[2] for name in line if '/loss_source/' in name} >= set(folders)
   return line['loss']

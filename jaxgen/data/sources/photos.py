@@ -20,6 +20,7 @@ from jaxgen.data.sources.base import Place
 from jaxgen.data.sources.base import Source
 from jaxgen.data.sources.subjects import name_of
 from jaxgen.data.sources.subjects import of_split
+from jaxgen.data.wordings import numbered
 from jaxgen.data.wordings import worded
 
 VISITS = 256  # samples of each photograph
@@ -79,8 +80,8 @@ class PhotoSource:
       said = rng.sample(list(TURNS), count)
       for turn in said:
         images.append(TURNS[turn](images[-1]))
-    listed = ' '.join(f'{number}. {step}' for number, step in enumerate(said, start=1))
-    text = worded('multiview' if task == 'views' else 'image_editing', listed, outputs=count)
+    text = worded('multiview' if task == 'views' else 'image_editing', numbered(said),
+                  outputs=count)
     return Sample(name, (Part('source', image=images[0]), Part('user', text=text),
                          *(Part('target', image=image, loss=True) for image in images[1:])),
                   origin=name_of(self._photos[place]))
