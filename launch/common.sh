@@ -34,6 +34,17 @@ use_huge_pages() {
   export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 }
 
+# own_photos RUNS PHOTOS [WORKDIR]: how launchers for one's own images begin. Sets `photos`, the
+# absolute path of PHOTOS, which is relative to where the launcher was called; and `root`, RUNS if
+# there is no WORKDIR.
+own_photos() {
+  [[ -n ${2:-} ]] || die "name your images: launch/$(basename "$0") PHOTOS [WORKDIR]"
+  # shellcheck disable=SC2034
+  photos=$(cd "$OLDPWD" && realpath "$2")
+  root=${3:-$1}
+  use_huge_pages
+}
+
 # load_flags FILE: exports compiler flags from launch/flags/; a file is for one version of jax.
 load_flags() {
   [[ -f $1 ]] || die "$1: no such file of flags; see launch/flags"

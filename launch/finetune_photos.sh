@@ -8,11 +8,9 @@
 # PHOTOS.jsonl has lines of file, caption, subject, subject_class and subject_phrase. The last three
 # are numbers of steps. Run it again to resume.
 set -euo pipefail
-photos=$(realpath "${1:?usage: launch/finetune_photos.sh PHOTOS.jsonl [WORKDIR]}")
 cd "$(dirname "$0")/.."
 source launch/common.sh
-use_huge_pages
-root=${2:-runs/subject}
+own_photos runs/subject "$@"
 
 [[ -d $root/nothing/vae ]] ||
   python tools/photo_pipeline.py make --photos="$photos" --out="$root" --steps="${3:-3000}"

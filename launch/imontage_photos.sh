@@ -6,11 +6,9 @@
 # PHOTOS is anything that `jaxgen data inspect --path=PHOTOS` recognises. Run it again to resume.
 # `jaxgen evaluate --workdir=WORKDIR/run --held-out=64` measures it (docs/imontage.md).
 set -euo pipefail
-photos=$(realpath "${1:?usage: launch/imontage_photos.sh PHOTOS [WORKDIR]}")
 cd "$(dirname "$0")/.."
 source launch/common.sh
-use_huge_pages
-root=${2:-runs/imontage_photos}
+own_photos runs/imontage_photos "$@"
 
 [[ -d $root/tokenizer ]] || jaxgen data tokenizer --kind=photos --path="$photos" --size=64 \
   --limit=2000 --vocab=512 --out="$root/tokenizer"

@@ -7,16 +7,14 @@
 # IMAGES is anything that `jaxgen data inspect --path=IMAGES` recognises: a folder of captioned
 # images, folders of targets and controls, or a table; see README.md. Run it again to resume.
 set -euo pipefail
-images=$(realpath "${1:?usage: launch/photos.sh IMAGES [WORKDIR]}")
 cd "$(dirname "$0")/.."
 source launch/common.sh
-use_huge_pages
-root=${2:-runs/photos}
+own_photos runs/photos "$@"
 overrides=("${@:3}")
 
 # Inspects the data, and selects the edits config if any sample has source or reference images.
 mkdir -p "$root"
-jaxgen data inspect --headers --buckets=square:64 --path="$images" | tee "$root/data.txt"
+jaxgen data inspect --headers --buckets=square:64 --path="$photos" | tee "$root/data.txt"
 config=photos
 if grep -Eq '^tasks .*(edit|reference)' "$root/data.txt"; then config=edits; fi
 
@@ -26,8 +24,8 @@ train() {
     --config.data.tokenizer="$root/tokenizer" "${@:2}" "${overrides[@]}"
 }
 
-[[ -d $root/data ]] || jaxgen data pack --path="$images" --out="$root/data"
-jaxgen data tokenizer --path="$images" --vocab=2048 --out="$root/tokenizer"
+[[ -d $root/data ]] || jaxgen data pack --path="$photos" --out="$root/data"
+jaxgen data tokenizer --path="$photos" --vocab=2048 --out="$root/tokenizer"
 
 packed="$root/data/*.arrayrecord"
 train mllm --config.data.sources.captions.path="$packed"

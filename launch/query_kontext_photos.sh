@@ -6,11 +6,9 @@
 # PHOTOS is anything that `jaxgen data inspect --path=PHOTOS` recognises, with at least 16 subjects of
 # several photographs, named cat_1.jpg, cat_2.jpg and so on. Run it again to resume.
 set -euo pipefail
-photos=$(realpath "${1:?usage: launch/query_kontext_photos.sh PHOTOS [WORKDIR]}")
 cd "$(dirname "$0")/.."
 source launch/common.sh
-use_huge_pages
-root=${2:-runs/query_kontext_photos}
+own_photos runs/query_kontext_photos "$@"
 
 [[ -d $root/tokenizer ]] || jaxgen data tokenizer --kind=subjects --path="$photos" --vocab=512 \
   --out="$root/tokenizer"

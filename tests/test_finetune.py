@@ -1,5 +1,7 @@
 """``jaxgen finetune``: a pipeline and a folder of photographs in, files for other programs out."""
 
+import contextlib
+import io
 import json
 import pathlib
 import shutil
@@ -110,52 +112,61 @@ def test_files_add_to_the_base_what_was_trained(run, base, name):
              for path, kernel in trees.flatten(params).items())
 
 
-def test_goes_on_after_a_kill_and_holds_no_towers_while_it_trains(
-    run, base, photos, tmp_path, capsys, monkeypatch):
-  """At a save, before the other models are read to draw, only the denoiser is on the devices."""
-  again = shutil.copytree(run, tmp_path / 'again')
+@pytest.fixture(scope='module')
+def again(run, base, photos, tmp_path_factory):
+  """``(run, what it said, shapes that were on the devices at a save)``: killed behind step 2, it
+  has gone on with a file of requests, which lies where it was called."""
+  folder, live = tmp_path_factory.mktemp('killed'), set()
+  copied = shutil.copytree(run, folder / 'again')
   for left in ('checkpoints/3', 'export'):
-    shutil.rmtree(again / left)
-  live = set()
+    shutil.rmtree(copied / left)
+  (folder / 'prompts.txt').write_text('a backpack\n')
 
   def observed(*arguments):
     live.update(array.shape for array in jax.live_arrays())
     return open_frozen(*arguments)
 
-  monkeypatch.setattr(validation, 'open_frozen', observed)
-  assert cli.main(words(base, photos, again)) == 0
-  said = capsys.readouterr()
-  assert 'again: resumes at step 2' in said.err and 'data: folder; samples: 4 pair' in said.err
-  assert '0 entries written, 4 were there' in said.out
-  assert '0 prompts written, 5 were there' in said.out
+  with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said,
+        contextlib.redirect_stderr(said)):
+    patch.setattr(validation, 'open_frozen', observed)
+    patch.chdir(folder)
+    assert cli.main([*words(base, photos, copied), '--validate=prompts.txt']) == 0
+  return copied, said.getvalue(), live
+
+
+def test_goes_on_after_a_kill_and_holds_no_towers_while_it_trains(again, run):
+  """At a save, before the other models are read to draw, only the denoiser is on the devices."""
+  folder, said, live = again
+  for text in ('again: resumes at step 2', 'data: folder; samples: 4 pair',
+               '0 entries written, 4 were there', '0 prompts written, 5 were there'):
+    assert text in said
   file = adapters.NAMES['diffusers']
-  assert (again / 'export' / file).read_bytes() == (run / 'export' / file).read_bytes()
-  shapes = make_system(load_config(str(again / 'config.json'))).shapes()
+  assert (folder / 'export' / file).read_bytes() == (run / 'export' / file).read_bytes()
+  shapes = make_system(load_config(str(folder / 'config.json'))).shapes()
   denoiser = {leaf.shape for leaf in jax.tree.leaves(shapes['denoiser'])}
   others = {leaf.shape for group in ('text_encoder', 'text_encoder_2', 'autoencoder')
             for leaf in jax.tree.leaves(shapes[group]) if leaf.ndim > 1} - denoiser
   assert others and not others & live and denoiser <= live
 
 
-def test_the_config_of_a_run_names_its_file_of_requests(
-    run, base, photos, tmp_path, capsys, monkeypatch):
+def test_the_config_of_a_run_names_its_file_of_requests(again, run, capsys):
   """So that ``train`` goes on with it, and draws the same."""
-  again = shutil.copytree(run, tmp_path / 'again')
-  (tmp_path / 'prompts.txt').write_text('a backpack\n')
-  monkeypatch.chdir(tmp_path)
-  drawn = again / 'samples/validation/000003_params/0000.png'
-  images = []
-  for command in ([*words(base, photos, again), '--validate=prompts.txt'],
-                  ['train', f'--config={again}/config.json', f'--workdir={again}']):
-    shutil.rmtree(again / 'checkpoints/3')
-    assert cli.main(command) == 0
-    assert 'again: resumes at step 2' in capsys.readouterr().err
-    assert [entry['parts'][0]['text'] for entry in json.loads(
-        (drawn.parent / 'results.json').read_text())] == ['a backpack']
-    images.append(drawn.read_bytes())
-    drawn.unlink()
-  assert images[0] == images[1] != (run / drawn.relative_to(again)).read_bytes()
-  assert load_config(f'{again}/config.json').validation.requests == str(tmp_path / 'prompts.txt')
+  folder, _, _ = again
+  place = 'samples/validation/000003_params'
+
+  def drawn():
+    asked = json.loads((folder / place / 'results.json').read_text())
+    assert [entry['parts'][0]['text'] for entry in asked] == ['a backpack']
+    return (folder / place / '0000.png').read_bytes()
+
+  before = drawn()
+  for left in ('checkpoints/3', place):
+    shutil.rmtree(folder / left)
+  assert cli.main(['train', f'--config={folder}/config.json', f'--workdir={folder}']) == 0
+  assert 'again: resumes at step 2' in capsys.readouterr().err
+  assert drawn() == before != (run / place / '0000.png').read_bytes()
+  assert load_config(f'{folder}/config.json').validation.requests == str(
+      folder.parent / 'prompts.txt')
 
 
 @pytest.fixture(scope='module')

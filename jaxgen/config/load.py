@@ -4,8 +4,6 @@ import ast
 import importlib.util
 import json
 import pathlib
-import traceback
-import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.config import schema
 from jaxgen.core import formats
+from jaxgen.core import python_files
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 
@@ -35,17 +34,9 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   file, argument = _split(path)
   if file.endswith('.json'):
     return overridden(from_json(epath.Path(file).read_text()), overrides)
-  module = types.ModuleType('jaxgen_user_config')
-  module.__file__ = file
-  try:
-    exec(compile(epath.Path(file).read_bytes(), file, 'exec'), module.__dict__)
-    config = module.get_config(argument) if argument else module.get_config()
-  except UserError:
-    raise
-  except Exception as error:  # whatever the user's own code does
-    text = ' '.join(str(error).strip('"').split())
-    raise user_error('--config', path, f'{_line(error, file)}{type(error).__name__}: {text}'
-                     ) from error
+  config = python_files.call(
+      epath.Path(file).read_bytes(), file, 'get_config', *([argument] if argument else []),
+      module='jaxgen_user_config', where='--config', value=path)
   if not isinstance(config, ConfigDict):
     raise user_error('--config', path, 'get_config() must return a config, as base_config() '
                      f'makes, and not {type(config).__name__}')
@@ -77,15 +68,6 @@ def _shipped(path: str) -> str:
   """Where ``configs/...`` lies that was installed with jaxgen; '' for another path."""
   spec = importlib.util.find_spec('configs') if path.startswith('configs/') else None
   return str(pathlib.Path(spec.origin).parents[1] / path) if spec and spec.origin else ''
-
-
-def _line(error: Exception, file: str) -> str:
-  """Where in the config file something went wrong: 'line 5: ', or '' where it did elsewhere."""
-  if isinstance(error, SyntaxError):
-    return f'line {error.lineno}: ' if error.lineno else ''
-  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-           if frame.filename == file]
-  return f'line {lines[-1]}: ' if lines else ''
 
 
 def _override(config: ConfigDict, text: str) -> None:

@@ -5,17 +5,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from jaxgen.curation.extras import extra
+from jaxgen.features.vectors import unit
 
 EXACT = 2048  # vectors whose similarities are all computed
 _WIDTH = 64  # of the projections that the index holds
 # Of the index: links of each vector, and vectors that a search keeps in view.
 _LINKS, _VIEW = 16, 96
-
-
-def unit(features: np.ndarray) -> np.ndarray:
-  """f32[n, E] of length 1; vectors of zeros stay."""
-  features = np.asarray(features, np.float32)
-  return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 
 def clusters(features: np.ndarray, least: float, *, neighbours: int = 16) -> list[np.ndarray]:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 
 from jaxgen.curation import answers
-from jaxgen.curation.clusters import unit
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Request
 from jaxgen.curation.record import Dropped
@@ -16,6 +15,7 @@ from jaxgen.curation.record import Record
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.sample import text_part
+from jaxgen.features.vectors import unit
 
 JUDGE = (
     'The first image is the source, the second one the result of an edit. Instruction: {text}\n'

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from jaxgen.core.errors import user_error
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
-from jaxgen.data.decode import DecodeError
 from jaxgen.data.leaks import hashes_of
 from jaxgen.data.leaks import Held
 from jaxgen.data.leaks import held_of
@@ -39,13 +37,9 @@ class Known:
     Raises:
       UserError: an image that cannot be read.
     """
-    try:
-      self.held[benchmark] = held_of(
-          (name, [text for text in texts if len(text.split()) >= WORDS], images)
-          for name, texts, images in items)
-    except DecodeError as error:
-      raise user_error('--against', benchmark, 'an image of the benchmark cannot be read '
-                       f'({error})') from None
+    self.held[benchmark] = held_of(
+        ((name, [text for text in texts if len(text.split()) >= WORDS], images)
+         for name, texts, images in items), '--against', benchmark)
 
   def digest(self) -> str:
     """Changes with whatever is known; '' of nothing."""

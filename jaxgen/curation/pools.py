@@ -13,7 +13,6 @@ import numpy as np
 from jaxgen.curation import answers
 from jaxgen.curation import slots
 from jaxgen.curation.clusters import clusters
-from jaxgen.curation.clusters import unit
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Request
 from jaxgen.curation.record import Dropped
@@ -24,6 +23,7 @@ from jaxgen.data.decode import image_size
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.sample import text_part
+from jaxgen.features.vectors import unit
 
 MOST_WORDS = 64
 # Figure 6, word for word but for its examples of examples (L070).

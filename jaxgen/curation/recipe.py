@@ -5,7 +5,6 @@ A recipe is a Python file with ``get_recipe()``, as a config is one with ``get_c
 
 import dataclasses
 import hashlib
-import types
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -14,9 +13,8 @@ from typing import Any
 
 from etils import epath
 
-from jaxgen.core.errors import UserError
+from jaxgen.core import python_files
 from jaxgen.core.errors import user_error
-from jaxgen.core.files import one_line
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
 
@@ -151,17 +149,10 @@ def load_recipe(path: str) -> tuple[Recipe, str]:
   file = epath.Path(path)
   if not path or not file.exists() or file.is_dir():
     raise user_error('RECIPE', path, 'no such file; see configs/curation/ for those that ship')
-  text = file.read_bytes()
-  digest = hashlib.sha256(text).hexdigest()[:16]
-  module = types.ModuleType(f'jaxgen_recipe_{digest}')
-  module.__file__ = path
-  try:
-    exec(compile(text, path, 'exec'), module.__dict__)
-    recipe = module.get_recipe()
-  except UserError:
-    raise
-  except Exception as error:  # whatever the user's own code does
-    raise user_error('RECIPE', path, f'{type(error).__name__}: {one_line(error)}') from error
+  source = file.read_bytes()
+  digest = hashlib.sha256(source).hexdigest()[:16]
+  recipe = python_files.call(source, path, 'get_recipe', module=f'jaxgen_recipe_{digest}',
+                             where='RECIPE', value=path)
   if not isinstance(recipe, Recipe):
     raise user_error('RECIPE', path, 'get_recipe() must return a Recipe, and not '
                      f'{type(recipe).__name__}')

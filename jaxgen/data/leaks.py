@@ -8,6 +8,7 @@ from concurrent import futures
 import numpy as np
 
 from jaxgen.core.errors import RecordError
+from jaxgen.core.errors import user_error
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import read_picture
 from jaxgen.data.hashes import bits_apart
@@ -74,22 +75,27 @@ class Found:
   leaks: list[Leak] = dataclasses.field(default_factory=list)
 
 
-def held_of(items: Iterable[tuple[str, Iterable[str], Iterable[bytes | np.ndarray | FileImage]]]
-            ) -> Held:
+def held_of(items: Iterable[tuple[str, Iterable[str], Iterable[bytes | np.ndarray | FileImage]]],
+            where: str, benchmark: str | None = None) -> Held:
   """What must not be found of some items.
 
   Args:
     items: name, texts and images of each; texts that are empty count for nothing.
+    where, benchmark: the flag that names them and its value, for errors.
 
   Raises:
-    DecodeError: an image that cannot be read.
+    UserError: an image that cannot be read.
   """
   ids, texts, images = {}, {}, []
   for name, own_texts, own_images in items:
     if not name.isdigit():
       ids[name] = name
     texts |= {text_hash(text): name for text in own_texts if text.strip()}
-    hashes = (image_hash(read_picture(image, (SIDE, SIDE))) for image in own_images)
+    try:
+      hashes = [image_hash(read_picture(image, (SIDE, SIDE))) for image in own_images]
+    except DecodeError as error:
+      raise user_error(where, benchmark, f'an image of the benchmark cannot be read ({error})'
+                       ) from None
     images += [(found, name) for found in hashes if found is not None]
   return Held(ids, texts, np.array([found for found, _ in images], np.uint64),
               tuple(name for _, name in images))

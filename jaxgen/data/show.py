@@ -1,9 +1,7 @@
 """What ``jaxgen data show`` prints: the rows of a config exactly as the models will get them."""
 
-import base64
 import dataclasses
 import html
-import io
 import itertools
 import json
 from collections.abc import Iterator
@@ -11,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
+from jaxgen.core import pages
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import write_text
 from jaxgen.core.types import Layout
@@ -39,11 +37,7 @@ from jaxgen.data.vision import SQUARE_MEAN
 from jaxgen.data.vision import SQUARE_STD
 
 THUMBNAIL = 160  # longest side in pixels
-_STYLE = '''body { margin: 24px auto; max-width: 1080px; font: 15px/1.5 system-ui, sans-serif; }
-figure { display: inline-block; margin: 0 14px 8px 0; font-size: 12px; vertical-align: top; }
-figure img { display: block; image-rendering: pixelated; min-width: 64px; }
-pre { overflow: auto; font-size: 12px; line-height: 1.4; padding: 10px; background: #f3f4f6;
-  color: #1c2330; }'''
+_STYLE = 'figure img { width: auto; min-width: 64px; }'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +83,7 @@ def show(config: ConfigDict, layout: Layout, *, rows: int = 1, page: str = '') -
       sections.append(_thumbnails(shown, maker) + _pre(text))
   print('\n'.join(lines))
   if page:
-    _write(page, sections)
+    write_text(page, pages.document('jaxgen data show', ''.join(sections), _STYLE))
     print(page)
   return lines
 
@@ -274,7 +268,7 @@ def _thumbnails(shown: Shown, maker: ExampleMaker) -> str:
       image = shown.example.images[given.index(index)]
       if image.pixels is not None:
         figures.append(_figure(image.pixels, f'denoiser, {_use(image)}'))
-  return f'<div>{"".join(figures)}</div>'
+  return f'<div class="samples">{"".join(figures)}</div>'
 
 
 def _original(part: Part, title: str) -> list[str]:
@@ -282,23 +276,13 @@ def _original(part: Part, title: str) -> list[str]:
 
 
 def _figure(pixels: np.ndarray, title: str) -> str:
-  image = Image.fromarray(pixels)
-  image.thumbnail((THUMBNAIL, THUMBNAIL))
-  buffer = io.BytesIO()
-  image.save(buffer, 'PNG')
-  data = base64.b64encode(buffer.getvalue()).decode()
-  return (f'<figure><img alt="" src="data:image/png;base64,{data}">'
+  return (f'<figure>{pages.picture(pixels, THUMBNAIL)}'
           f'<figcaption>{html.escape(title)}<br>{_px(pixels.shape[:2])}</figcaption></figure>')
 
 
 def _pre(lines: Sequence[str]) -> str:
-  return f'<pre>{html.escape(chr(10).join(lines))}</pre>' if lines else ''
-
-
-def _write(page: str, sections: Sequence[str]) -> None:
-  text = ('<!doctype html><html lang="en"><head><meta charset="utf-8"><title>jaxgen data show'
-          f'</title><style>{_STYLE}</style></head><body>{"".join(sections)}</body></html>\n')
-  write_text(page, text)
+  text = html.escape('\n'.join(lines))
+  return f'<div class="card"><pre>{text}</pre></div>' if lines else ''
 
 
 def _use(image: LatentImage) -> str:

@@ -8,6 +8,18 @@ WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26
 POINTS = 300  # most points per curve; longer curves are averaged
 
+STYLE = '''
+svg { width: 100%; display: block; } svg text { font-size: 10px; fill: var(--dim); }
+.grid { stroke: var(--line); } path { fill: none; stroke: var(--accent); stroke-linejoin: round; }
+path.raw { opacity: .25; } path.mean { stroke-width: 1.8; } path.curve1 { stroke: var(--bad); }
+.key { color: var(--accent); margin-right: 14px; } .key.curve1 { color: var(--bad); }
+.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 7px 14px;
+  align-items: center; } .bars em { font-style: normal; font-variant-numeric: tabular-nums; }
+.track { position: relative; height: 12px; border-radius: 6px; background: var(--line); }
+.track b { position: absolute; inset: 0 auto 0 0; border-radius: 6px; background: var(--accent); }
+.track i { position: absolute; top: -3px; bottom: -3px; width: 2px; background: var(--bad); }
+'''
+
 
 def line_chart(steps: Sequence[float], values: Sequence[float], title: str) -> str:
   """One curve over steps, see ``line_charts``."""

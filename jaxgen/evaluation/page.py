@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from jaxgen.core import pages
 from jaxgen.core.endpoint import image_url
 from jaxgen.evaluation import charts
 from jaxgen.evaluation import progress
@@ -12,41 +13,9 @@ from jaxgen.evaluation import sections
 
 TILE = 124  # width of one image in pixels of the page
 
-STYLE = '''
-:root { --ink: #1c2330; --dim: #667085; --line: #e4e7ec; --card: #fff; --ground: #f6f7f9;
-  --accent: #3257d6; --good: #12805c; --bad: #c4320a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --dim: #98a2b3; --line: #2c3442;
-  --card: #171c26; --ground: #0f131a; --accent: #7f9cff; --good: #4cc38a; --bad: #ff8a65; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 40px 20px 80px; color: var(--ink);
-  background: var(--ground); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 26px; margin: 0; } h2 { font-size: 18px; margin: 44px 0 14px; }
-h3 { font-size: 14px; margin: 18px 0 8px; color: var(--dim); font-weight: 500; }
-.dim { color: var(--dim); } .good { color: var(--good); } .bad { color: var(--bad); }
-.cards { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: 14px 16px; }
+_STYLE = '''
 .facts { display: flex; gap: 36px; flex-wrap: wrap; margin-top: 22px; }
 .facts b { display: block; font-size: 30px; line-height: 1.2; font-weight: 600; }
-svg { width: 100%; display: block; } svg text { font-size: 10px; fill: var(--dim); }
-.grid { stroke: var(--line); } path { fill: none; stroke: var(--accent); stroke-linejoin: round; }
-path.raw { opacity: .25; } path.mean { stroke-width: 1.8; } path.curve1 { stroke: var(--bad); }
-.key { color: var(--accent); margin-right: 14px; } .key.curve1 { color: var(--bad); }
-.pairs td { vertical-align: top; text-align: left; }
-.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 7px 14px;
-  align-items: center; } .bars em { font-style: normal; font-variant-numeric: tabular-nums; }
-.track { position: relative; height: 12px; border-radius: 6px; background: var(--line); }
-.track b { position: absolute; inset: 0 auto 0 0; border-radius: 6px; background: var(--accent); }
-.track i { position: absolute; top: -3px; bottom: -3px; width: 2px; background: var(--bad); }
-.samples { display: flex; flex-wrap: wrap; gap: 18px 14px; }
-figure { margin: 0; max-width: 100%; font-size: 12px; line-height: 1.35; }
-figcaption { margin-top: 4px; overflow-wrap: anywhere; } ol { margin: 4px 0; padding-left: 20px; }
-figure img { width: 100%; display: block; border-radius: 6px; image-rendering: pixelated; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } th { color: var(--dim); font-weight: 500; }
-details { margin-top: 10px; } summary { cursor: pointer; }
-pre { overflow: auto; font-size: 12px; line-height: 1.4; }
 '''
 
 
@@ -62,14 +31,7 @@ def render_page(title: str, stages: Sequence[Any], summary: dict[str, Any]) -> s
            *(progress.section(stage.name, stage.metrics, stage.folder) for stage in stages),
            _speed(stages, summary), *map(_measured, stages), _export(summary),
            _parameters(stages), _configs(stages)]
-  return document(title, ''.join(parts))
-
-
-def document(title: str, body: str, style: str = '') -> str:
-  """A page of our looks as HTML text; ``style`` is added to theirs."""
-  return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
-          '</title><meta name="viewport" content="width=device-width, initial-scale=1">'
-          f'<style>{STYLE}{style}</style></head><body>{body}</body></html>')
+  return pages.document(title, ''.join(parts), _STYLE + charts.STYLE)
 
 
 def _header(title: str, summary: dict[str, Any]) -> str:
@@ -128,7 +90,7 @@ def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:
                  '–' if rate is None else f'{rate:,.1f}', '–' if wait is None else f'{wait:.0%}',
                  '–' if goodput is None else f'{goodput:.0%}',
                  '–' if seconds is None else _duration(seconds)))
-  return f'<h2>Throughput</h2><div class="card">{sections.table(rows)}</div>'
+  return f'<h2>Throughput</h2><div class="card">{pages.table(rows)}</div>'
 
 
 def _measured(stage: Any) -> str:
@@ -194,7 +156,7 @@ def _details(evaluation: dict[str, Any]) -> str:
     values = (evaluation['score'][task], copied.get(task), *(found.get(name) for name in names))
     rows.append((task.replace('_', ' '), *(
         '–' if value is None else format(value, '.2f') for value in values)))
-  return f'<div class="card">{sections.table(rows)}</div>'
+  return f'<div class="card">{pages.table(rows)}</div>'
 
 
 def _export(summary: dict[str, Any]) -> str:
@@ -203,7 +165,7 @@ def _export(summary: dict[str, Any]) -> str:
   rows = [('folder', 'class', 'weights'), *(
       (f'export/{name}', str(model['class']), f'{model["bytes"] / 1e6:,.1f} MB')
       for name, model in summary['export'].items())]
-  return f'<h2>PyTorch export</h2><div class="card">{sections.table(rows)}</div>'
+  return f'<h2>PyTorch export</h2><div class="card">{pages.table(rows)}</div>'
 
 
 def _parameters(stages: Sequence[Any]) -> str:

@@ -3,12 +3,12 @@
 Each is HTML text, empty where the run did not leave the files that it shows.
 """
 
-from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 from etils import epath
 
+from jaxgen.core import pages
 from jaxgen.core.endpoint import image_url
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_json
@@ -35,7 +35,7 @@ def fit(name: str, folder: epath.Path) -> str:
   rows = [('images', 'PSNR, mean', 'lowest', "with another sample's condition"),
           (str(found['images']), *(f'{found[key]:.1f} dB' for key in (
               'psnr', 'psnr_min', 'psnr_shuffled')))]
-  return (f'<h2>Fit of {escape(name)} to its own samples</h2><div class="card">{table(rows)}'
+  return (f'<h2>Fit of {escape(name)} to its own samples</h2><div class="card">{pages.table(rows)}'
           f'{_picture(folder / "samples/fit.png")}</div>')
 
 
@@ -48,7 +48,7 @@ def held_out(name: str, folder: epath.Path) -> str:
   for source, row in found['table'].items():
     rows.append((source, f'{row["psnr"]:.1f} dB', f'{row["copied"]:.1f} dB',
                  f'{row["better"]:.0%}', str(row['outputs'])))
-  return (f'<h2>Held-out samples of {escape(name)}</h2><div class="card">{table(rows)}'
+  return (f'<h2>Held-out samples of {escape(name)}</h2><div class="card">{pages.table(rows)}'
           f'{_picture(folder / "samples/held_out.png")}</div>')
 
 
@@ -64,14 +64,6 @@ def record(file: epath.Path, *names: str) -> dict[str, Any] | None:
   if missing := [name for name in names if name not in found]:
     raise user_error(str(file), None, f'damaged (without {" and ".join(missing)}); {FIX}')
   return found
-
-
-def table(rows: Iterable[Iterable[str]]) -> str:
-  """A table whose first row is the head; the cells are text."""
-  head, *body = [[escape(cell) for cell in row] for row in rows]
-  lines = [f'<tr><th>{"</th><th>".join(head)}</th></tr>']
-  lines += [f'<tr><td>{"</td><td>".join(row)}</td></tr>' for row in body]
-  return f'<table>{"".join(lines)}</table>'
 
 
 def _picture(file: epath.Path) -> str:

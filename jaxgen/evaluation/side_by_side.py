@@ -7,12 +7,11 @@ from typing import Any
 
 from etils import epath
 
+from jaxgen.core import pages
 from jaxgen.core import trees
 from jaxgen.core.files import check_place
 from jaxgen.core.files import write_text
 from jaxgen.evaluation import charts
-from jaxgen.evaluation import sections
-from jaxgen.evaluation.page import document
 from jaxgen.evaluation.page import figure
 from jaxgen.evaluation.report import read_stages
 from jaxgen.evaluation.report import SOURCE
@@ -45,7 +44,7 @@ def write_comparison(workdir: str, against: str) -> str:
                   _scores(names, summaries),
                   *(_stage(names, pair) for pair in pairs(*runs))])
   page = roots[0] / f'against_{roots[1].name}.html'
-  write_text(page, document(f'{names[0]} and {names[1]}', body))
+  write_text(page, pages.document(f'{names[0]} and {names[1]}', body, charts.STYLE))
   return str(page)
 
 
@@ -63,7 +62,7 @@ def _facts(names: tuple[str, str], summaries: Pair) -> str:
       ('optimizer steps', [sum(each['steps'].values()) for each in summaries]),
       ('seconds of all stages', [each['seconds'] for each in summaries])):
     rows.append((label, *_compared(*values)))
-  return f'<div class="card">{sections.table(rows)}</div>'
+  return f'<div class="card">{pages.table(rows)}</div>'
 
 
 def _scores(names: tuple[str, str], summaries: Pair) -> str:
@@ -71,7 +70,7 @@ def _scores(names: tuple[str, str], summaries: Pair) -> str:
   rows = [(task.replace('_', ' '), *_compared(ours.get(task), theirs.get(task)))
           for task in dict.fromkeys([*ours, *theirs])]
   return rows and (f'<h2>Score by task</h2><div class="card">'
-                   f'{sections.table([("task", *names, "difference"), *rows])}</div>') or ''
+                   f'{pages.table([("task", *names, "difference"), *rows])}</div>') or ''
 
 
 def _stage(names: tuple[str, str], pair: tuple[Stage, Stage]) -> str:
@@ -103,7 +102,7 @@ def _configs(names: tuple[str, str], pair: tuple[Stage, Stage]) -> str:
   if not rows:
     return '<p class="dim">The configs are equal.</p>'
   return ('<h3>Fields of the configs that differ</h3><div class="card">'
-          f'{sections.table([("field", *names), *rows])}</div>')
+          f'{pages.table([("field", *names), *rows])}</div>')
 
 
 def _samples(names: tuple[str, str], pair: tuple[Stage, Stage]) -> str:

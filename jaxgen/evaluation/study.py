@@ -18,8 +18,8 @@ from jaxgen.core.files import check_new
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
+from jaxgen.core.pages import document
 from jaxgen.evaluation.benchmarks import tallies
-from jaxgen.evaluation.page import document
 
 AXES = {'IF': 'Does it follow the instruction?', 'IP': 'Are the given subjects kept?',
         'TC': 'Do the images agree with one another?', 'OQ': 'How good is it overall?'}

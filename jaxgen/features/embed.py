@@ -62,11 +62,6 @@ def embed_texts(tower: Tower, texts: Sequence[str], *, batch: int = BATCH) -> np
   return _embedded(tower, 'text', map(tower.tokens, chunks(texts, batch)), batch)
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-  """f[..., E] -> f[..., E] of length 1, so that products are cosines."""
-  return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
 def chunks(values: Iterable, size: int) -> Iterator[list]:
   """Lists of ``size`` values, the last one perhaps shorter."""
   chunk = []

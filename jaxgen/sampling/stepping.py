@@ -28,14 +28,19 @@ Keys = tuple[Array, Array, Array, Array]
 def started(system: System, params: Params, branches: Branches, keys: Keys
             ) -> tuple[Conditioning, Array]:
   """What the denoiser is told of R rows, and their noise f32[R, M, C]."""
-  seeds, numbers, outputs, images = keys
   conditioning = system.condition(params, branches.batch)
   if system.distilled:
     conditioning = conditioning.replace(guidance=branches.scales)
+  return conditioning, noise_of(keys, branches.batch.visual.latents.shape[-1])
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def noise_of(keys: Keys, channels: int) -> Array:
+  """The noise f32[R, M, C] of R rows: every image's by its own seed, number and output."""
+  seeds, numbers, outputs, images = keys
   image_keys = jax.vmap(jax.random.key)(seeds.ravel()).reshape(seeds.shape)
   image_keys = noise.fold(noise.fold(image_keys, numbers), outputs)
-  eps = noise.image_noise(image_keys, images, branches.batch.visual.latents.shape[-1])
-  return conditioning, eps
+  return noise.image_noise(image_keys, images, channels)
 
 
 def velocity_of(system: System, params: Params, branches: Branches, conditioning: Conditioning,

@@ -150,7 +150,7 @@ def test_threads_do_not_change_a_byte(whole, tmp_path):
     (('dark, most', 'dark, more'), 'in stage dark'),
     (('return Recipe(', 'return 7 or Recipe('), 'get_recipe.. must return a Recipe'),
     (('get_recipe', 'get_config'), "has no attribute 'get_recipe'"),
-    (('side=16)]', 'side=16), Stage(dark, most=Use("x"))]'), "name 'Use' is not defined"),
+    (('side=16)]', 'side=16), Stage(dark, most=Use("x"))]'), r"line \d+: NameError: name 'Use'"),
     (('chunk=3', 'chunk=0'), 'chunk = 0: must be 1 or more'),
     (('sample=pair', 'example=pair'), 'must have a field "sample"')])
 def test_mistakes_are_named(whole, tmp_path, change, message):

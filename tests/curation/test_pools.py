@@ -10,12 +10,12 @@ import pytest
 from jaxgen.curation import pools
 from jaxgen.curation.clusters import clusters
 from jaxgen.curation.clusters import EXACT
-from jaxgen.curation.clusters import unit
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Lineage
 from jaxgen.curation.record import Record
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
+from jaxgen.features.vectors import unit
 from tests.curation import pools_of
 
 

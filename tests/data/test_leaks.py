@@ -76,7 +76,7 @@ def source(tmp_path):
 def test_every_kind_of_leak_is_found_and_named(source, tmp_path):
   picture(7).save(tmp_path / 'held.png')
   held = leaks.held_of([('how-to 5', ['a text of its own'], []), ('3', ['a dog on the moon'], []),
-                        ('7', [''], [FileImage(str(tmp_path / 'held.png'))])])
+                        ('7', [''], [FileImage(str(tmp_path / 'held.png'))])], '--data')
   assert not any(name.isdigit() for name in held.ids)  # any folder has a sample 3
   seen = []
   found = leaks.search(source, held, progress=lambda done, total: seen.append((done, total)))
@@ -86,12 +86,12 @@ def test_every_kind_of_leak_is_found_and_named(source, tmp_path):
       ('image', '7', 'samples.jsonl:18'), ('text', '3', 'samples.jsonl:281'),
       ('id', 'how-to 5', 'samples.jsonl:291')]
   assert found.leaks[0].bits <= NEAR
-  nothing = leaks.search(source, leaks.held_of([('9', ['unseen'], [])]))
+  nothing = leaks.search(source, leaks.held_of([('9', ['unseen'], [])], '--data'))
   assert (nothing.count, nothing.leaks) == (0, [])
 
 
 def test_leaks_beyond_those_that_are_named_are_counted(source, monkeypatch):
   monkeypatch.setattr(leaks, 'KEPT', 2)
-  held = leaks.held_of([('x', [f'caption {number}' for number in range(40, 45)], [])])
+  held = leaks.held_of([('x', [f'caption {number}' for number in range(40, 45)], [])], '--data')
   found = leaks.search(source, held)
   assert (found.count, len(found.leaks)) == (5, 2)

@@ -14,8 +14,8 @@ from jaxgen.core.errors import UserError
 from jaxgen.data.sample import FileImage
 from jaxgen.features.embed import embed_images
 from jaxgen.features.embed import embed_texts
-from jaxgen.features.embed import unit
 from jaxgen.features.towers import open_tower
+from jaxgen.features.vectors import unit
 from tests.features import folders
 
 
@@ -51,6 +51,13 @@ def test_images_of_any_size_are_embedded_as_by_the_class(clip, tmp_path):
   one = embed_images(tower, images[:1])
   np.testing.assert_allclose(one, found[:1], atol=1e-6)
   np.testing.assert_allclose(np.linalg.norm(unit(found), axis=1), 1, atol=1e-6)
+
+
+def test_vectors_of_zeros_have_no_direction():
+  found = unit(np.array([[0, 0], [3, 4], [1e-20, 0]]))
+  np.testing.assert_array_equal(found[0], 0)
+  np.testing.assert_allclose(found[1], [0.6, 0.8], rtol=1e-6)
+  assert found.dtype == np.float32 and np.isfinite(found).all()
 
 
 def test_texts_are_embedded_as_by_the_class(clip):

@@ -279,16 +279,23 @@ def test_photographs_are_trained_on_by_one_command(system, tokenizer, after, tmp
   """The tokenizer once, the training every time; the path of the photographs is the caller's."""
   with_jaxgen(tmp_path, '#!/bin/sh\necho "$@" >> calls\n[ "$1" != data ] || '
               'mkdir -p run/tokenizer\n')
-  mine = tmp_path / 'mine'
-  mine.mkdir()
+  mine = tmp_path / 'elsewhere/mine'
+  mine.mkdir(parents=True)
   for _ in range(2):
     subprocess.run([tmp_path / f'launch/{system}_photos.sh', 'mine', 'run', '--config.seed=5'],
-                   env=ENVIRON, check=True, cwd=tmp_path)
+                   env=ENVIRON, check=True, cwd=mine.parent)
   first, second, *rest = (tmp_path / 'calls').read_text().splitlines()
   assert first.startswith(f'data tokenizer {tokenizer.format(mine=mine)}')
   assert second.startswith(f'train --config=configs/{system}/photos.py:{mine} --workdir=run/run')
   assert second.endswith('--config.seed=5')
   assert rest == [*after, second, *after]
+
+
+@pytest.mark.parametrize('script', sorted(file.name for file in ROOT.glob('launch/*photos.sh')))
+def test_a_launcher_for_photographs_asks_for_them(script):
+  result = launch(script)
+  assert result.returncode == 2
+  assert result.stderr == f'{script}: name your images: launch/{script} PHOTOS [WORKDIR]\n'
 
 
 STAGES = sorted(path.stem for path in (ROOT / 'launch/stages').glob('*.sh'))

@@ -15,9 +15,11 @@ from jaxgen.sampling.batching import RequestBatch
 from jaxgen.sampling.batching import make_batch
 from jaxgen.sampling.generate import shift_of
 from jaxgen.sampling.generate import solve
+from jaxgen.sampling.generate import tokens_of
 from jaxgen.sampling.load import Run
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.schedules import linear_sigmas
+from jaxgen.sampling.stepping import noise_of
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from tests.models import float64
@@ -36,14 +38,11 @@ def drawn_together(run: Run, requests: Sequence[Request], steps: int
   batch = make_batch(requests, run.system, run.maker, rows=len(requests), ways=1)
   shift, = {shift_of(request, run.config, run.system.layout.latent.factor) for request in requests}
   sigmas = linear_sigmas(steps, shift, sampling.last_level)
-  found = []
-  for levels in (np.ones_like(sigmas), sigmas):  # steps of no length leave the noise alone
-    with partition.scope(mesh):
-      latents = solve(run.system, run.params, batch, levels, sampling.solver, mesh, (),
-                      sampling.renormalize)
-    found.append([latents[drawn.row, drawn.start:drawn.start + drawn.grid[0] * drawn.grid[1]]
-                  for drawn in batch.drawn])
-  return batch, list(zip(*found, strict=True))
+  with partition.scope(mesh):
+    latents = solve(run.system, run.params, batch, sigmas, sampling.solver, mesh, (),
+                    sampling.renormalize)
+  noise = np.asarray(noise_of(batch.keys, latents.shape[-1]))
+  return batch, [(tokens_of(noise, drawn), tokens_of(latents, drawn)) for drawn in batch.drawn]
 
 
 def assert_same(ours, theirs) -> None:

@@ -23,10 +23,11 @@ from jaxgen.sampling.load import Run
 from jaxgen.sampling.load import published
 from jaxgen.sampling.request import make_request
 from jaxgen.sampling.schedules import linear_sigmas
-from tests.models import float64
 from tests.systems import tiny_pipelines
+from tests.systems.drawing import assert_same
 from tests.systems.drawing import noise_and_latents
 from tests.systems.drawing import one_device
+from tests.systems.drawing import run_pipeline
 
 STEPS = 4
 PROMPT = 'a red circle above 🐱 a blue square'
@@ -59,13 +60,7 @@ def assert_draws_the_same(run: Run, pipeline: DiffusionPipeline, requests, asked
     words |= dict(prompt=PROMPT, height=part.size[0], width=part.size[1],
                   num_inference_steps=STEPS, latents=torch.tensor(noise)[None],
                   max_sequence_length=run.config.data.prompt_tokens)
-    with float64.our_time_frequencies():
-      theirs = pipeline(**words, output_type='latent').images.numpy()[0]
-      picture, = pipeline(**words, output_type='pil').images
-    np.testing.assert_allclose(latents, theirs, atol=1e-3)
-    assert np.abs(latents - noise).mean() > 0.3
-    apart = np.abs(image.astype(int) - np.asarray(picture).astype(int))
-    assert np.mean(apart <= 1) > 0.999 and image.std() > 10
+    assert_same((noise, latents, image), run_pipeline(pipeline, **words))
 
 
 @pytest.mark.parametrize('name', ['dev', pytest.param('schnell', marks=pytest.mark.slow)])

@@ -42,8 +42,10 @@ from jaxgen.models.autoencoders.patchify import unpatchify
 from jaxgen.models.registry import section
 from jaxgen.sampling.batching import make_batch
 from jaxgen.sampling.generate import solve
+from jaxgen.sampling.generate import tokens_of
 from jaxgen.sampling.request import request_of
 from jaxgen.sampling.schedules import linear_sigmas
+from jaxgen.sampling.stepping import noise_of
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
@@ -110,13 +112,10 @@ class Both:
     maker = ExampleMaker.of(config, system.layout)
     batch = make_batch([request], system, maker, rows=1, ways=1)
     sigmas = linear_sigmas(config.sampling.steps, config.sampling.timestep_shift)
-    results = []
-    for levels in (np.ones_like(sigmas), sigmas):  # steps of no length leave the noise alone
-      with partition.scope(mesh):
-        found = solve(system, self.params, batch, levels, config.sampling.solver, mesh, ())
-      results.append([found[drawn.row, drawn.start:drawn.start + drawn.grid[0] * drawn.grid[1]]
-                      for drawn in batch.drawn])
-    return tuple(results)
+    with partition.scope(mesh):
+      latents = solve(system, self.params, batch, sigmas, config.sampling.solver, mesh, ())
+    noise = np.asarray(noise_of(batch.keys, latents.shape[-1]))
+    return tuple([tokens_of(found, drawn) for drawn in batch.drawn] for found in (noise, latents))
 
   def pipeline(self, shift: float, kind=HunyuanVideoTransformer3DModel) -> HunyuanVideoPipeline:
     """Of the exported models."""

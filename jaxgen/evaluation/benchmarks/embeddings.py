@@ -16,9 +16,9 @@ from jaxgen.evaluation.benchmarks.base import Scored
 from jaxgen.evaluation.benchmarks.masks import foregrounds
 from jaxgen.features.embed import embed_images
 from jaxgen.features.embed import embed_texts
-from jaxgen.features.embed import unit
 from jaxgen.features.towers import open_tower
 from jaxgen.features.towers import Tower
+from jaxgen.features.vectors import unit
 
 Vectors = Mapping[str, np.ndarray]  # name of an image, or a text -> f32[E] of length 1
 

@@ -20,7 +20,6 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_text
-from jaxgen.data.decode import DecodeError
 from jaxgen.data.hashes import NEAR
 from jaxgen.data.leaks import held_of
 from jaxgen.data.leaks import search
@@ -82,11 +81,8 @@ def find_leaks(sources: Mapping[str, Source], items: Sequence[Item], bits: int =
   total: dict[str, Any] = dict(records=0, unreadable=0, count=0, leaks=[])
   if not sources:
     return total
-  try:
-    held = held_of((item.key, (item.text,), (*item.source, *item.reference)) for item in items)
-  except DecodeError as error:
-    raise user_error('--data', None, f'an image of the benchmark cannot be read ({error})'
-                     ) from None
+  held = held_of(((item.key, (item.text,), (*item.source, *item.reference)) for item in items),
+                 '--data')
   for name, source in sources.items():
     found = search(source, held, bits=bits, progress=progress(f'{name} searched'))
     for number in ('records', 'unreadable', 'count'):

@@ -14,8 +14,8 @@ from jaxgen.evaluation.benchmarks.commands import evaluate_benchmark
 from jaxgen.evaluation.benchmarks.commands import Judging
 from jaxgen.features.embed import embed_images
 from jaxgen.features.embed import embed_texts
-from jaxgen.features.embed import unit
 from jaxgen.features.towers import open_tower
+from jaxgen.features.vectors import unit
 from tests.features import folders
 
 # White on the left half of every image, nothing in those whose name says so.
