@@ -291,9 +291,8 @@ class ExampleMaker:
                ) -> Patches:
     """What the language model sees, or the image tokens of the cache in its place."""
     if not shown:
-      dim = self._vision.patch_dim if self._vision and not self._states else 0
-      return Patches(np.zeros((0, dim), np.float32), np.zeros((0, 2), np.int32),
-                     np.zeros(0, np.int32), np.zeros(0, bool))
+      return Patches(np.zeros((0, self.row_shape(sees=False).patch_dim), np.float32),
+                     np.zeros((0, 2), np.int32), np.zeros(0, np.int32), np.zeros(0, bool))
     see = functools.partial(self._known, sample) if self._image_tokens else self._cut
     seen = [see(part, view, pixels) for part, view in zip(shown, views)]
     return Patches(
