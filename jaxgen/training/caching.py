@@ -80,7 +80,7 @@ def write_cache(config: ConfigDict, out: str, start: dict[str, Any] | None = Non
   blueprint = make_blueprint(config, system, groups, mesh)
   stored = frozen_groups.read_group(config, system, blueprint, AUTOENCODER, read_external)
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
-  encoder = Encoder(system, frozen_groups.quantized_groups(config, system, stored), (), rows,
+  encoder = Encoder(system, blueprint.quantize(stored), (), rows,
                     latent_shape(config, system), size_limit(config, maker.sizes))
   content = Content(fingerprint(config, system, stored), sources, wanted, _BySize(encoder))
   fill(out, config.data, content, hosts, every, cache.COMMAND)
@@ -112,7 +112,7 @@ def for_steps(config: ConfigDict, system: System, blueprint: Blueprint, stored: 
     cache.check(config.data.image_tokens, image_tokens.fingerprint(config, system, stored),
                 token_caches.FIELD, token_caches.COMMAND)
   return (frozen_groups.read_by_steps(config, system, blueprint),
-          frozen_groups.left_over(config, system, blueprint.quantize(stored)))
+          blueprint.quantize(frozen_groups.left_over(config, system, stored)))
 
 
 def fingerprint(config: ConfigDict, system: System, stored: Params) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 them."""
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from jaxgen.core.types import Params
 from jaxgen.data.image_tokens import FIELD as TOKENS_FIELD
 from jaxgen.data.states import FIELD
 from jaxgen.models.layers import quantized
+from jaxgen.sharding import memory
 from jaxgen.systems.base import all_axes
 from jaxgen.systems.base import System
 from jaxgen.training.init_from import load_group
@@ -90,14 +90,15 @@ def check_tower(system: System, blueprint: Blueprint, folder: str, field: str = 
 
 def read_group(config: ConfigDict, system: System, blueprint: Blueprint, group: str,
                read_external: Callable[[str], Params] | None) -> Params:
-  """A frozen group alone, ``{group: tree}``, as a run has it at step 0; {} without parameters."""
+  """A frozen group alone, ``{group: tree}``, as ``blueprint.stored`` at step 0; {} without
+  parameters."""
   target = blueprint.stored.get(group, {})
   return _read(config, system, blueprint, group, target, read_external) if target else {}
 
 
 def read_tower(config: ConfigDict, system: System, blueprint: Blueprint,
                read_external: Callable[[str], Params] | None) -> Params:
-  """The frozen vision tower alone, ``{'mllm': tree}``, as a run has it at step 0."""
+  """The frozen vision tower alone, ``{'mllm': tree}``, as ``blueprint.stored`` at step 0."""
   target = trees.partition(blueprint.stored[MLLM], {
       path: in_tower(f'{MLLM}/{path}') for path in trees.flatten(blueprint.stored[MLLM])})[0]
   return _read(config, system, blueprint, MLLM, target, read_external)
@@ -112,12 +113,6 @@ def _read(config: ConfigDict, system: System, blueprint: Blueprint, group: str, 
   return init_params(config, system, {group: target}, loaded)
 
 
-def quantized_groups(config: ConfigDict, system: System, stored: Params) -> Params:
-  kernels = kernels_of(config, system)
-  return jax.jit(functools.partial(quantized.quantize, axes=all_axes(system), kernels=kernels)
-                 )(stored) if kernels else stored
-
-
 def kernels_of(config: ConfigDict, system: System) -> dict[str, str]:
   rules = config.model.quantized
   return quantized.chosen_kernels(all_axes(system), rules) if rules else {}
@@ -130,7 +125,7 @@ def of_group(config: ConfigDict, system: System, group: str, stored: Params) -> 
     config: of a run.
     system: of it.
     group: of parameters.
-    stored: its frozen parameters, on the devices and not quantised; all processes must come.
+    stored: its frozen parameters, as ``Blueprint.stored``; all processes must come.
   """
   return _depends(config, system, group, group, stored, lambda path: True)
 
@@ -160,6 +155,7 @@ def digest(params: Params) -> str:
   """32 hex digits of all values of a group, gathered from all processes."""
   digest = hashlib.blake2b(digest_size=16)
   for path, leaf in trees.flatten(params).items():
+    leaf = jax.device_put(leaf, memory.of_devices(leaf))
     values = np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
     digest.update(f'{path} {values.dtype} {values.shape}'.encode())
     digest.update(np.ascontiguousarray(values).view(np.uint8).data)

@@ -79,7 +79,7 @@ def write_image_tokens(config: ConfigDict, out: str, start: Mapping[str, Any] | 
 
   stored = frozen_groups.read_tower(config, system, blueprint, read_external)
   fields = fingerprint(config, system, stored)
-  tower = _Tower(system, frozen_groups.quantized_groups(config, system, stored), mesh, shape)
+  tower = _Tower(system, blueprint.quantize(stored), mesh, shape)
   content = Content(fields, visits.open_sources(config, language=True), wanted, tower, STEM,
                     fields[DTYPE])
   fill(out, config.data, content, hosts, every, COMMAND)

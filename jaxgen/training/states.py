@@ -76,7 +76,7 @@ def write_states(config: ConfigDict, out: str, start: Mapping[str, Any] | None =
   known = States(out, '--out')
   latents = cache.Cache(config.data.cache) if config.data.cache else None
   maker = ExampleMaker.of(config, system.layout, latents)
-  params = frozen_groups.quantized_groups(config, system, stored)
+  params = blueprint.quantize(stored)
   tell = _Teller(config, system, params, mesh, maker.pad)
   with contextlib.closing(cache.Writer(out, every, STEM)) as writer:
     filling = _Filling(config, maker, tell, known, writer)
