@@ -25,7 +25,6 @@ from jaxgen.training.state import AUTOENCODER
 from jaxgen.training.state import Blueprint
 from jaxgen.training.state import init_params
 
-
 MLLM = 'mllm'  # parameter group of a multimodal language model
 
 
@@ -48,16 +47,17 @@ def left_over(config: ConfigDict, system: System, frozen: Params) -> Params:
   if config.data.states:
     gone |= set(told_groups(system))
   left = {group: tree for group, tree in frozen.items() if group not in gone}
-  if config.data.image_tokens and MLLM in left:
-    left[MLLM] = trees.partition(left[MLLM], {
-        path: not in_tower(f'{MLLM}/{path}') for path in trees.flatten(left[MLLM])})[0]
-  return left
+  return _tower_and_rest(left)[1] if config.data.image_tokens else left
 
 
 def in_tower(path: str) -> bool:
   """Whether a path group/... is of the vision tower: whatever a ``MultimodalLM`` has beside its
   language model."""
   return path.startswith(f'{MLLM}/') and not path.startswith(f'{MLLM}/text/')
+
+
+def _tower_and_rest(params: Params) -> tuple[Params, Params]:
+  return trees.partition(params, {path: in_tower(path) for path in trees.flatten(params)})
 
 
 def told_groups(system: System) -> tuple[str, ...]:
@@ -99,9 +99,8 @@ def read_group(config: ConfigDict, system: System, blueprint: Blueprint, group: 
 def read_tower(config: ConfigDict, system: System, blueprint: Blueprint,
                read_external: Callable[[str], Params] | None) -> Params:
   """The frozen vision tower alone, ``{'mllm': tree}``, as ``blueprint.stored`` at step 0."""
-  target = trees.partition(blueprint.stored[MLLM], {
-      path: in_tower(f'{MLLM}/{path}') for path in trees.flatten(blueprint.stored[MLLM])})[0]
-  return _read(config, system, blueprint, MLLM, target, read_external)
+  target = _tower_and_rest(blueprint.stored)[0]
+  return _read(config, system, blueprint, MLLM, target[MLLM], read_external)
 
 
 def _read(config: ConfigDict, system: System, blueprint: Blueprint, group: str, target: Params,

@@ -13,6 +13,7 @@ from configs.duetgen import shapes as duetgen
 from configs.query_kontext import shapes as query_kontext
 from jaxgen.config import source
 from jaxgen.config import validate
+from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.data.image_tokens import ImageTokens
 from jaxgen.objectives.registry import make_objectives
@@ -24,7 +25,7 @@ from jaxgen.training import caching
 from jaxgen.training.frozen_groups import read_by_steps
 from jaxgen.training.image_tokens import write_image_tokens
 from jaxgen.training.loop import train
-from jaxgen.training.state import init_state
+from jaxgen.training.state import init_params
 from jaxgen.training.state import make_blueprint
 from tests.systems.small import shrink_duetgen
 from tests.systems.small import shrink_query_kontext
@@ -74,6 +75,17 @@ def kontext(tiny_tokenizer, photos):
 
 
 @pytest.fixture(scope='module')
+def dialogues(tiny_tokenizer, photos):
+  """The second stage of DuetGen."""
+  config = duetgen.get_config('align')
+  shrink_duetgen(config.model)
+  config.data.sources = {'all': source('jsonl', 'dialogue', path=str(photos / 'dialogues.jsonl'))}
+  config.data.update(tokenizer=tiny_tokenizer, segments_per_row=2, look_ahead=2)
+  config.train.rows = 8
+  return config
+
+
+@pytest.fixture(scope='module')
 def kontext_tokens(kontext, tmp_path_factory):
   folder = tmp_path_factory.mktemp('kontext') / 'tokens'
   write_image_tokens(kontext, str(folder), every=7)
@@ -91,6 +103,7 @@ def blueprint_of(config, system):
   return make_blueprint(config, system, groups, make_mesh(config.mesh))
 
 
+@pytest.mark.slow
 def test_a_run_with_the_cache_equals_the_run_without(kontext, kontext_tokens, tmp_path, capsys):
   """But for the order of sums, as images stand at other places of longer rows in the tower."""
   assert len(list(kontext_tokens.glob('tokens-*.arrayrecord'))) == 4  # 24 images, 7 to a file
@@ -105,25 +118,25 @@ def test_a_run_with_the_cache_equals_the_run_without(kontext, kontext_tokens, tm
   assert f'0 entries written, {3 * RECORDS} were there' in capsys.readouterr().out
 
 
-def test_duetgen_is_told_the_same_of_whole_dialogues(tiny_tokenizer, photos, tmp_path):
-  config = duetgen.get_config('align')
-  shrink_duetgen(config.model)
-  config.data.sources = {'all': source('jsonl', 'dialogue', path=str(photos / 'dialogues.jsonl'))}
-  config.data.update(tokenizer=tiny_tokenizer, segments_per_row=2, look_ahead=2)
-  config.train.rows = 8
+@pytest.mark.parametrize('name', ['kontext', 'dialogues'])
+def test_the_denoiser_is_told_the_same_without_the_tower(name, request, tmp_path):
+  """Queries behind two references beside an adapter that trains; whole dialogues."""
+  config = request.getfixturevalue(name)
   write_image_tokens(config, str(tmp_path))
-  faster = with_tokens(config, tmp_path)
-  system = make_system(config)
+  faster, system = with_tokens(config, tmp_path), make_system(config)
   blueprint = blueprint_of(config, system)
-  state, stored = init_state(config, system, blueprint, {})
+  whole = trees.merge(blueprint.state.params, blueprint.stored)
+  params = init_params(config, system, {
+      group: whole[group] for group in system.reads['condition']}, {})
+  trained, stored = trees.partition(params, blueprint.trains)
   read, frozen = caching.for_steps(faster, system, blueprint, stored)
   assert set(frozen['mllm']) == set(read.frozen['mllm']) == {'text'}
   assert set(stored['mllm']) == {'text', 'vision'}
   condition = jax.jit(system.condition)
   for plain, known in zip(first_batches(config, 2), first_batches(faster, 2), strict=True):
     assert plain.ids == known.ids and (plain.batch.prompt.patch_images.max(axis=1) > 1).any()
-    wanted = condition({**stored, 'connector': state.params['connector']}, plain.batch)
-    found = condition({**frozen, 'connector': state.params['connector']}, known.batch)
+    wanted = condition(params, plain.batch)
+    found = condition(trees.merge(trained, frozen), known.batch)
     np.testing.assert_array_equal(found.segments, wanted.segments)
     shown = wanted.segments > 0
     np.testing.assert_allclose(found.states[shown], wanted.states[shown], atol=2e-6)
@@ -136,7 +149,8 @@ def test_tokens_of_self_conditioning_images_are_masked_as_without(tiny_config, p
   write_image_tokens(tiny_config, str(tmp_path))
   assert ImageTokens(str(tmp_path)).width == 32
   system = make_system(tiny_config)
-  _, stored = init_state(tiny_config, system, blueprint_of(tiny_config, system), {})
+  stored = init_params(tiny_config, system, {
+      'mllm': blueprint_of(tiny_config, system).stored['mllm']}, {})
   embed = jax.jit(lambda batch: parts.embed(system.models['mllm'], stored['mllm'], batch, 0.5,
                                             jax.random.key(1)))
   plain, known = (first_batches(config, 1)[0].batch for config in (
@@ -180,6 +194,6 @@ def test_what_is_stale_or_missing_or_something_else(kontext, kontext_tokens, tmp
     first_batches(with_tokens(kontext, tmp_path))
   larger = with_tokens(kontext, kontext_tokens)
   larger.data.vision_pixels = (64, 576)
-  with pytest.raises(UserError, match=r'the image tokens of its \w+ image at \d+ x \d+ are missing; '
-                                      'run `jaxgen data cache --image-tokens'):
+  with pytest.raises(UserError, match=r'image tokens of its \w+ image at \d+ x \d+ are missing; run '
+                                      '`jaxgen data cache --image-tokens'):
     first_batches(larger)
