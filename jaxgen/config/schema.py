@@ -218,6 +218,8 @@ def _data() -> dict[str, object]:
       caption_prompt='Describe the image:',  # of the task caption
       cache='',  # folder of `jaxgen data cache`: latents are read, not encoded; '' = none
       states='',  # folder of `jaxgen data cache --states`: prompts are not read; '' = none
+      # Folder of `jaxgen data cache --image-tokens`: the vision tower does not run; '' = none.
+      image_tokens='',
       max_bad_share=0.01,  # stop when a larger share of the records cannot be decoded
       threads=4,  # decoding threads per process
       prefetch=2,  # batches prepared ahead

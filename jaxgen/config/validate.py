@@ -125,6 +125,9 @@ def _check_objective(config: ConfigDict) -> None:
   if config.data.states and config.objective.next_token:
     raise user_error('config.data.states', config.data.states, 'takes the place of the language '
                      'model, which objective.next_token trains; leave it empty')
+  if config.data.states and config.data.image_tokens:
+    raise user_error('config.data.image_tokens', config.data.image_tokens, 'is not read beside '
+                     'data.states, which stands for the whole language model; leave it empty')
   tasks = {source.task for source in config.data.sources.values()}
   if config.objective.flow_matching and tasks and tasks <= set(LANGUAGE_TASKS):
     raise user_error('config.objective.flow_matching', config.objective.flow_matching,

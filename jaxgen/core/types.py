@@ -71,6 +71,8 @@ class Prompt:
     patch_images: i32[B, P], image number within the row, starting at 1; 0 = padding.
     maskable: bool[B, P], True where the patch belongs to an image that is also the target
       (self-conditioning), so masked image modelling may mask it.
+    encoded: image tokens f32[B, T, D], which the vision tower made before, stand in place of the
+      patches, one for those under it; they have no positions. The same for the whole batch.
   """
 
   tokens: Array
@@ -85,6 +87,7 @@ class Prompt:
   patch_positions: Array
   patch_images: Array
   maskable: Array
+  encoded: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 @flax.struct.dataclass

@@ -2,7 +2,8 @@
 
 A cache is a folder. ``info.json`` holds in clear what all entries depend on: the autoencoder, its
 weights, dtypes. ``latents-<name>-<n>.arrayrecord`` holds n entries, a key of 16 bytes and float32
-values each, and behind them the n keys in one record. Files are written under another name and
+values each, and behind them the n keys in one record. Caches of image tokens and of what prompts
+tell are such folders too. Files are written under another name and
 renamed when they are complete, so that whatever has its name is whole.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -66,7 +68,7 @@ def entry_key(*inputs: Any) -> bytes:
   return digest.digest()
 
 
-def claim(folder: str, fields: Mapping[str, Any]) -> None:
+def claim(folder: str, fields: Mapping[str, Any], command: str = COMMAND) -> None:
   """Makes a cache for entries that depend on ``fields``, or checks that one there is such.
 
   Raises:
@@ -75,13 +77,15 @@ def claim(folder: str, fields: Mapping[str, Any]) -> None:
   file = epath.Path(folder) / INFO_FILE
   if not file.exists():
     write_text(file, json.dumps({'version': VERSION} | dict(fields), indent=2))
-  check(folder, fields, '--out')
+  check(folder, fields, '--out', command)
   for left in file.parent.glob(f'*{_PARTIAL}'):  # of a run that was killed
     left.unlink()
 
 
-def check(folder: str, fields: Mapping[str, Any], where: str = FIELD) -> None:
-  """Raises a ``UserError`` where the entries of a cache depend on other values than ``fields``."""
+def check(folder: str, fields: Mapping[str, Any], where: str = FIELD, command: str = COMMAND
+          ) -> None:
+  """Raises a ``UserError`` where the entries of a cache depend on other values than ``fields``;
+  ``command`` writes such a cache."""
   now = json.loads(json.dumps({'version': VERSION} | dict(fields)))
   then = _read_info(folder, where)
   formats.check(then, VERSION, f'{folder}/{INFO_FILE}', 'version')
@@ -89,19 +93,20 @@ def check(folder: str, fields: Mapping[str, Any], where: str = FIELD) -> None:
     if now.get(name) != then.get(name):
       raise user_error(where, folder, f'this cache was written with {name} = '
                        f'{then.get(name)!r}, and now it is {now.get(name)!r}; write another one '
-                       f'with {COMMAND}, or restore the old value')
+                       f'with {command}, or restore the old value')
 
 
 class Cache:
   """Random access to the entries of a cache, by key; for any number of threads."""
 
-  def __init__(self, folder: str, where: str = FIELD, stem: str = LATENTS):
+  def __init__(self, folder: str, where: str = FIELD, stem: str = LATENTS, dtype: str = 'float32'):
     """Reads the keys of all files.
 
     Args:
       folder: that ``jaxgen data cache`` wrote.
       where: the field or flag that names it, for errors.
       stem: of its files.
+      dtype: of the values.
 
     Raises:
       UserError: no cache there, or a damaged file.
@@ -109,7 +114,7 @@ class Cache:
     # Imported here: only runs with a cache need it.
     from array_record.python import array_record_data_source
     _read_info(folder, where)
-    self.folder = folder
+    self.folder, self._dtype = folder, jnp.dtype(dtype)
     files = sorted(epath.Path(folder).glob(f'{stem}-*{_SUFFIX}'))
     counts = [int(file.name.removesuffix(_SUFFIX).rpartition('-')[2]) for file in files]
     starts = np.cumsum([0, *(count + 1 for count in counts)])  # the keys are a record too
@@ -141,12 +146,12 @@ class Cache:
     data = self.read(key)
     if data is None:
       return None
-    values = np.frombuffer(data, '<f4')
+    values = np.frombuffer(data, self._dtype)
     if not values.size:
       raise DecodeError('could not be decoded when the cache was written')
     if values.size != shape[0] * shape[1]:
       raise _damaged(self._file(self._place(key)))
-    return values.reshape(shape)
+    return values.reshape(shape).astype(np.float32, copy=False)
 
   def read(self, key: bytes) -> bytes | None:
     """The bytes of an entry, None where there is none; raises a ``UserError`` as ``get``."""
@@ -178,18 +183,18 @@ class Cache:
 class Writer:
   """Adds entries to a cache; a file is complete after ``every`` of them, and at ``close``."""
 
-  def __init__(self, folder: str, every: int, stem: str = LATENTS):
-    self._folder, self._every, self._stem = folder, every, stem
+  def __init__(self, folder: str, every: int, stem: str = LATENTS, dtype: str = 'float32'):
+    self._folder, self._every, self._stem, self._dtype = folder, every, stem, jnp.dtype(dtype)
     self._keys: list[bytes] = []
     self._file, self._partial = None, ''
 
-  def add(self, key: bytes, latents: np.ndarray) -> None:
-    """Writes one entry, f32[h w, C]; without tokens it stands for an image that is broken.
+  def add(self, key: bytes, values: np.ndarray) -> None:
+    """Writes one entry, f[tokens, C]; without tokens it stands for an image that is broken.
 
     Raises:
       UserError: the disk is full.
     """
-    self.write(key, np.ascontiguousarray(latents, '<f4').tobytes())
+    self.write(key, np.ascontiguousarray(values, self._dtype).tobytes())
 
   def write(self, key: bytes, data: bytes) -> None:
     """Writes one entry.
@@ -221,6 +226,15 @@ class Writer:
       stem = self._partial.removesuffix(_PARTIAL)
       os.rename(self._partial, f'{stem}-{len(self._keys)}{_SUFFIX}')
     self._file, self._keys = None, []
+
+
+def read_field(folder: str, name: str, where: str, command: str) -> Any:
+  """A field of ``info.json``; raises a ``UserError`` where the cache holds something else."""
+  info = _read_info(folder, where)
+  if name not in info:
+    raise user_error(where, folder, f'a cache of something else (without {name}); write one with '
+                     f'{command}')
+  return info[name]
 
 
 def _read_info(folder: str, where: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What one sample becomes before it is packed: arrays and images at their final sizes."""
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Mapping
 
 import numpy as np
@@ -35,6 +36,8 @@ class TokenizedPrompt:
 class Patches:
   """Images that the language model sees; p patches, those of an image side by side.
 
+  Image tokens that the vision tower made before stand in their place where a cache gives them.
+
   Attributes:
     values: f32[p, Dp].
     positions: i32[p, 2].
@@ -46,6 +49,28 @@ class Patches:
   positions: np.ndarray
   images: np.ndarray
   maskable: np.ndarray
+
+  @classmethod
+  def of(cls, values: np.ndarray, positions: np.ndarray, maskable: bool) -> 'Patches':
+    """A single image."""
+    return cls(values, positions, np.ones(len(values), np.int32),
+               np.full(len(values), maskable))
+
+
+@dataclasses.dataclass(frozen=True)
+class Encodable:
+  """An image of which a cache holds what a frozen model makes.
+
+  Attributes:
+    key: of the entry.
+    size: (height, width) in pixels, as the model gets it.
+    read: decodes it: uint8[h, w, 3] for the autoencoder, ``Patches`` for the vision tower. Raises
+      a ``DecodeError``.
+  """
+
+  key: bytes
+  size: Size
+  read: Callable[[], 'np.ndarray | Patches']
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ pixels, and gets the same tokens, positions and order.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from jaxgen.config.schema import DIALOGUE_TASKS
 from jaxgen.config.schema import LANGUAGE_TASKS
 from jaxgen.core.errors import RecordError
+from jaxgen.core.errors import UserError
 from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Layout
@@ -22,18 +23,22 @@ from jaxgen.data import positions
 from jaxgen.data import templates
 from jaxgen.data.buckets import bucket_set
 from jaxgen.data.cache import COMMAND
+from jaxgen.data.cache import FIELD
 from jaxgen.data.cache import Cache
 from jaxgen.data.cache import image_key
-from jaxgen.data.decode import Picture
-from jaxgen.data.decode import decoded_size
 from jaxgen.data.decode import image_size
-from jaxgen.data.decode import read_picture
+from jaxgen.data.example import Encodable
 from jaxgen.data.example import Example
 from jaxgen.data.example import LatentImage
 from jaxgen.data.example import Patches
 from jaxgen.data.example import Size
 from jaxgen.data.example import TokenizedPrompt
 from jaxgen.data.example import TowerPrompt
+from jaxgen.data.fitted import Fitted
+from jaxgen.data.fitted import Pixels
+from jaxgen.data.image_tokens import COMMAND as TOKENS_COMMAND
+from jaxgen.data.image_tokens import FIELD as TOKENS_FIELD
+from jaxgen.data.image_tokens import ImageTokens
 from jaxgen.data.packing import RowShape
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
@@ -47,11 +52,9 @@ from jaxgen.data.towers import TowerTokenizer
 from jaxgen.data.towers import load_tower_tokenizer
 from jaxgen.data.vision import make_vision
 
-_NO_PROMPT = TokenizedPrompt(
+NO_PROMPT = TokenizedPrompt(
     np.zeros(0, np.int32), np.zeros((0, 3), np.int32), np.zeros(0, np.float32),
     np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros((0, 3), np.int32))
-# (identity of the image, size or plan, use) -> fitted copy, or latents.
-Fitted = dict[tuple[int, Any, str], np.ndarray]
 
 
 class ExampleMaker:
@@ -64,13 +67,14 @@ class ExampleMaker:
     towers: group -> tokenizer of each text tower.
     cache: gives the latents of all images; None = pixels are prepared to be encoded.
     states: gives what the denoiser is told of all prompts; None = the prompts are read.
+    image_tokens: gives what the vision tower makes of all images; None = it reads their patches.
   """
 
   def __init__(self, data: ConfigDict, layout: Layout, tokenizer: Tokenizer | None,
                towers: Mapping[str, TowerTokenizer], cache: Cache | None = None,
-               states: States | None = None):
+               states: States | None = None, image_tokens: ImageTokens | None = None):
     self._data, self._layout, self._cache, self._states = data, layout, cache, states
-    self._tokenizer, self._towers = tokenizer, towers
+    self._image_tokens, self._tokenizer, self._towers = image_tokens, tokenizer, towers
     self._dialect = templates.DIALECTS[layout.dialect] if layout.dialect else None
     buckets = bucket_set(data.buckets or f'square:{data.image_size}')
     self._rules = images.Rules(buckets, buckets if data.references == 'bucket' else (),
@@ -83,7 +87,8 @@ class ExampleMaker:
 
   @classmethod
   def of(cls, config: ConfigDict, layout: Layout, cache: Cache | None = None,
-         states: States | None = None) -> 'ExampleMaker':
+         states: States | None = None, image_tokens: ImageTokens | None = None
+         ) -> 'ExampleMaker':
     """Loads the tokenizers of a config.
 
     Raises:
@@ -102,7 +107,7 @@ class ExampleMaker:
                        f'tokens with bov_token = {data.bov_token!r}, but the language model knows '
                        f"{layout.vocab}; use the model's own, or raise its vocab and let "
                        'config.init_from.changes extend its embeddings')
-    return cls(data, layout, tokenizer, towers, cache, states)
+    return cls(data, layout, tokenizer, towers, cache, states, image_tokens)
 
   @property
   def layout(self) -> Layout:
@@ -131,7 +136,8 @@ class ExampleMaker:
 
   def row_shape(self, sees: bool | None = None) -> RowShape:
     """The static sizes of a row; see ``RowShape.of``."""
-    return RowShape.of(self._data, self._layout, sees, self._states and self._states.shape)
+    return RowShape.of(self._data, self._layout, sees, self._states and self._states.shape,
+                       self._image_tokens.width if self._image_tokens else 0)
 
   def uses(self, sample: Sample) -> tuple[list[int], list[int]]:
     """Which images of a prepared sample go where, as indices into its parts.
@@ -164,8 +170,8 @@ class ExampleMaker:
     shown, drawn = ([sample.parts[index] for index in indices] for indices in (seen, given))
     plans = self._plans(drawn)
     views = [self._vision.fit(image_size(part.image)) for part in shown]
-    pixels = _Pixels({} if kept is None else kept)
-    patches = self._patches(() if self._states else shown, views, pixels)
+    pixels = Pixels({} if kept is None else kept)
+    patches = self._patches(sample, () if self._states else shown, views, pixels)
     grids = [positions.Grid(grid_role(part), *self._grid(plan.size))
              for part, plan in zip(drawn, plans)]
     tokens = self._tokens(sample, views, generate, self._layout.queries if drawn else 0)
@@ -189,6 +195,20 @@ class ExampleMaker:
     drawn = [sample.parts[index] for index in self.uses(sample)[1]]
     return [(part, plan) for part, plan in zip(drawn, self._plans(drawn)) if part.image is not None]
 
+  def latent_entries(self, sample: Sample) -> Iterator[Encodable]:
+    """The images of a worded sample whose latents a cache holds."""
+    for part, plan in self.to_encode(sample):
+      yield Encodable(self._key(part, plan), plan.size, functools.partial(
+          Pixels({}).cover, part, plan, self._data.fit))
+
+  def token_entries(self, sample: Sample) -> Iterator[Encodable]:
+    """The images of a worded sample whose image tokens a cache holds."""
+    for index in self.uses(sample)[0]:
+      part = sample.parts[index]
+      view = self._vision.fit(image_size(part.image))
+      yield Encodable(self._view_key(part, view), view, functools.partial(
+          self._cut, part, view, Pixels({})))
+
   def prompt_key(self, sample: Sample, example: Example) -> bytes:
     """The key of what the denoiser is told of a prepared sample, of which ``example`` was made.
 
@@ -198,41 +218,38 @@ class ExampleMaker:
     shown = [sample.parts[index] for index in self.uses(sample)[0]]
     views = [self._vision.fit(image_size(part.image)) for part in shown]
     return prompt_key(example.prompt, example.towers, [
-        image_key(part.image, view, None, 'view') for part, view in zip(shown, views)])
+        self._view_key(part, view) for part, view in zip(shown, views)])
 
-  def key(self, part: Part, plan: images.Planned) -> bytes:
-    """The key of an image's latents in a cache; raises ``DecodeError`` as ``pixels``."""
+  def _key(self, part: Part, plan: images.Planned) -> bytes:
+    """The key of an image's latents in a cache."""
     return image_key(part.image, plan.size, plan.like, plan.mode or self._data.fit)
 
-  def pixels(self, part: Part, plan: images.Planned) -> np.ndarray:
-    """uint8[h, w, 3] as the autoencoder gets an image."""
-    return _Pixels({}).cover(part, plan, self._data.fit)
+  def _view_key(self, part: Part, view: Size) -> bytes:
+    """The key of what the language model sees of an image."""
+    return image_key(part.image, view, self._vision.stretched(image_size(part.image)), 'view')
 
   def _latent_image(self, sample: Sample, part: Part, plan: images.Planned, where: np.ndarray,
-                    pixels: '_Pixels') -> LatentImage:
+                    pixels: Pixels) -> LatentImage:
     image = LatentImage(plan.size, where, part.is_target)
     if part.image is None:
       return image
     if self._cache is None:
       return dataclasses.replace(image, pixels=pixels.cover(part, plan, self._data.fit))
     shape = (len(where), self._layout.latent.channels)
-    found = pixels.latents(part, plan, lambda: self._cache.get(self.key(part, plan), shape))
+    found = pixels.entry(part, plan, 'latents',
+                         lambda: self._cache.get(self._key(part, plan), shape))
     if found is None:
-      raise user_error(f'config.data.cache = {self._cache.folder!r}: sample '
-                       f'{sample.origin or sample.id}', None, f'the latents of its {part.role} '
-                       f'image at {plan.size[0]} x {plan.size[1]} are missing; run {COMMAND} with '
-                       'this config again, which adds what is missing')
+      raise _missing(FIELD, self._cache.folder, sample, f'the latents of its {part.role} image at '
+                     f'{plan.size[0]} x {plan.size[1]}', COMMAND)
     return dataclasses.replace(image, latents=found)
 
   def _told(self, sample: Sample, example: Example) -> Example:
     """The example with the entry of the cache in place of its prompts."""
     told = self._states.get(self.prompt_key(sample, example))
     if told is None:
-      raise user_error(f'{STATES_FIELD} = {self._states.folder!r}: sample '
-                       f'{sample.origin or sample.id}', None, 'the states of its prompt are '
-                       f'missing; run {STATES_COMMAND} with this config again, which adds what is '
-                       'missing')
-    return dataclasses.replace(example, prompt=_NO_PROMPT, towers={}, told=told)
+      raise _missing(STATES_FIELD, self._states.folder, sample, 'the states of its prompt',
+                     STATES_COMMAND)
+    return dataclasses.replace(example, prompt=NO_PROMPT, towers={}, told=told)
 
   def _read(self, sample: Sample) -> Sequence[Part]:
     """The parts as the language model gets them: one without a vision tower sees no image."""
@@ -270,19 +287,33 @@ class ExampleMaker:
     factor = self._layout.latent.factor
     return size[0] // factor, size[1] // factor
 
-  def _patches(self, shown: Sequence[Part], views: Sequence[Size], pixels: '_Pixels') -> Patches:
+  def _patches(self, sample: Sample, shown: Sequence[Part], views: Sequence[Size], pixels: Pixels
+               ) -> Patches:
+    """What the language model sees, or the image tokens of the cache in its place."""
     if not shown:
-      dim = self._vision.patch_dim if self._vision and not self._states else 0
-      return Patches(np.zeros((0, dim), np.float32), np.zeros((0, 2), np.int32),
-                     np.zeros(0, np.int32), np.zeros(0, bool))
-    values = [self._vision.patches(pixels.view(part, view, self._vision))
-              for part, view in zip(shown, views)]
-    counts = [len(value) for value in values]
+      return Patches(np.zeros((0, self.row_shape(sees=False).patch_dim), np.float32),
+                     np.zeros((0, 2), np.int32), np.zeros(0, np.int32), np.zeros(0, bool))
+    see = functools.partial(self._known, sample) if self._image_tokens else self._cut
+    seen = [see(part, view, pixels) for part, view in zip(shown, views)]
     return Patches(
-        np.concatenate(values),
-        np.concatenate([self._vision.patch_positions(view) for view in views]),
-        np.repeat(np.arange(1, len(shown) + 1, dtype=np.int32), counts),
-        np.repeat([part.maskable for part in shown], counts))
+        np.concatenate([image.values for image in seen]),
+        np.concatenate([image.positions for image in seen]),
+        np.concatenate([number * image.images for number, image in enumerate(seen, start=1)]),
+        np.concatenate([image.maskable for image in seen]))
+
+  def _cut(self, part: Part, view: Size, pixels: Pixels) -> Patches:
+    """One image as the vision tower gets it."""
+    return Patches.of(self._vision.patches(pixels.view(part, view, self._vision)),
+                      self._vision.patch_positions(view), part.maskable)
+
+  def _known(self, sample: Sample, part: Part, view: Size, pixels: Pixels) -> Patches:
+    """One image as the vision tower has encoded it before; its tokens have no positions."""
+    found = pixels.entry(part, view, 'tokens', lambda: self._image_tokens.get(
+        self._view_key(part, view), (self._vision.tokens(view), self._image_tokens.width)))
+    if found is None:
+      raise _missing(TOKENS_FIELD, self._image_tokens.folder, sample, f'the image tokens of its '
+                     f'{part.role} image at {view[0]} x {view[1]}', TOKENS_COMMAND)
+    return Patches.of(found, np.zeros((len(found), 2), np.int32), part.maskable)
 
   def _visible(self, tokens: templates.Tokens) -> np.ndarray:
     """bool[n]: what the denoiser is told of the prompt."""
@@ -312,45 +343,6 @@ class ExampleMaker:
                          f'{self._data.prompt_tokens}; shorten it or raise the limit')
 
 
-class _Pixels:
-  """The pixels of one sample's images. They depend on their own use only, never on other uses of
-  the same image, which droppings may take away; uses of one scale share what is decoded.
-
-  Args:
-    kept: fitted copies that are known already.
-  """
-
-  def __init__(self, kept: Fitted):
-    self._kept = kept
-    self._decoded: dict[tuple[int, Size], Picture] = {}
-
-  def view(self, part: Part, size: Size, vision) -> np.ndarray:
-    """uint8[h, w, 3] as the language model sees the image."""
-    return self._once(part, size, 'view', lambda: vision.resize(
-        self._decode(part, size), image_size(part.image)))
-
-  def cover(self, part: Part, plan: images.Planned, mode: str) -> np.ndarray:
-    """uint8[h, w, 3] as the denoiser gets it."""
-    return self._once(part, plan, 'cover', lambda: images.fit_image(
-        self._decode(part, plan.size), plan.size, plan.mode or mode, plan.like))
-
-  def latents(self, part: Part, plan: images.Planned, read) -> np.ndarray | None:
-    """What ``read()`` gives for the denoiser in place of pixels."""
-    return self._once(part, plan, 'latents', read)
-
-  def _once(self, part: Part, plan, use: str, make) -> np.ndarray | None:
-    key = (id(part.image), plan, use)
-    if key not in self._kept:
-      self._kept[key] = make()
-    return self._kept[key]
-
-  def _decode(self, part: Part, size: Size) -> Picture:
-    key = (id(part.image), decoded_size(part.image, size))
-    if key not in self._decoded:
-      self._decoded[key] = read_picture(part.image, size)
-    return self._decoded[key]
-
-
 def drawn_images(parts: Sequence[Part], scheme: str, clean_roles: Sequence[str]) -> list[int]:
   """The images that the denoiser gets, as indices into the parts in the order of its sequence.
 
@@ -368,6 +360,12 @@ def drawn_images(parts: Sequence[Part], scheme: str, clean_roles: Sequence[str])
 def grid_role(part: Part) -> str:
   """Role by which an image is placed: one that was a target once and is given now is context."""
   return 'context' if part.role == 'target' and not part.is_target else part.role
+
+
+def _missing(field: str, folder: str, sample: Sample, what: str, command: str) -> UserError:
+  return user_error(f'{field} = {folder!r}: sample {sample.origin or sample.id}', None,
+                    f'{what} are missing; run {command} with this config again, which adds what is '
+                    'missing')
 
 
 def _words(sample: Sample) -> str:

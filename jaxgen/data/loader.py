@@ -21,6 +21,7 @@ from jaxgen.data.cache import Cache
 from jaxgen.data.example import Example
 from jaxgen.data.example import Size
 from jaxgen.data.examples import ExampleMaker
+from jaxgen.data.image_tokens import ImageTokens
 from jaxgen.data.mixture import Mixture
 from jaxgen.data.packing import Loaded
 from jaxgen.data.packing import RowShape
@@ -49,7 +50,8 @@ def make_loader(config: ConfigDict, layout: Layout, *, rows: tuple[int, int] | N
   """
   cache = Cache(config.data.cache) if config.data.cache else None
   states = States(config.data.states) if config.data.states else None
-  maker = ExampleMaker.of(config, layout, cache, states)
+  tokens = ImageTokens(config.data.image_tokens) if config.data.image_tokens else None
+  maker = ExampleMaker.of(config, layout, cache, states, tokens)
   sequences = open_sequences(config, sorted(config.data.sources), maker, where)
   return Loader(_Rows(config, rows or (0, config.train.rows), start_step, sequences,
                       maker.row_shape(), maker.pad, where), config.data.prefetch)

@@ -43,6 +43,7 @@ class RowShape:
     patches: P; 0 where the language model sees no image.
     patch_dim: Dp, values of one patch.
     merge: patches along one side of an image token.
+    encoded: patches are image tokens, and P, Dp and merge are theirs; see ``Prompt``.
     latent_factor, latent_channels: pixels along one side of a latent token, and C.
     towers: group -> T, tokens of a tower's prompt, cropped ones included.
     told: of what is told in place of prompts; None = the prompts are read.
@@ -58,10 +59,11 @@ class RowShape:
   latent_channels: int
   towers: Mapping[str, int] = dataclasses.field(default_factory=dict)
   told: ToldShape | None = None
+  encoded: bool = False
 
   @classmethod
   def of(cls, data: ConfigDict, layout: Layout, sees: bool | None = None,
-         told: ToldShape | None = None) -> 'RowShape':
+         told: ToldShape | None = None, token_width: int = 0) -> 'RowShape':
     """Reads the sizes from ``config.data`` and the models' layout.
 
     Args:
@@ -69,6 +71,8 @@ class RowShape:
       layout: sizes of the models.
       sees: some sample shows the language model an image; None = as the tasks of the sources say.
       told: of the cache ``data.states``, if it is read.
+      token_width: channels of the image tokens of the cache ``data.image_tokens``; 0 = it is not
+        read.
 
     Raises:
       UserError: ``data.patches`` is missing or holds no whole number of images or image tokens.
@@ -80,13 +84,19 @@ class RowShape:
     if sees is None:
       sees = any(source.task != 'pair' for source in data.sources.values())
     frames = _NATIVE_FRAMES if vision and vision.kind == 'native' else 1
-    return cls(data.segments_per_row, data.visual_tokens,
-               data.prompt_tokens if layout.dialect else 0,
-               _patches(data, vision, sees) if vision else 0,
-               3 * frames * vision.patch**2 if vision else 0,
-               vision.merge if vision else 1, layout.latent.factor, layout.latent.channels,
-               {group: text.length + DIALECTS[text.dialect].crop
-                for group, text in layout.towers.items()})
+    shape = cls(data.segments_per_row, data.visual_tokens,
+                data.prompt_tokens if layout.dialect else 0,
+                _patches(data, vision, sees) if vision else 0,
+                3 * frames * vision.patch**2 if vision else 0,
+                vision.merge if vision else 1, layout.latent.factor, layout.latent.channels,
+                {group: text.length + DIALECTS[text.dialect].crop
+                 for group, text in layout.towers.items()})
+    return shape.with_tokens(token_width) if token_width else shape
+
+  def with_tokens(self, width: int) -> 'RowShape':
+    """The same row with image tokens of ``width`` channels in place of patches."""
+    return dataclasses.replace(self, patches=self.patches // self.merge**2, patch_dim=width,
+                               merge=1, encoded=True)
 
   def needs(self, example: Example) -> dict[str, int]:
     """How much of a row the example takes up."""
@@ -105,7 +115,8 @@ class RowShape:
     limits = self.limits()
     for name, amount in self.needs(example).items():
       if amount > limits[name]:
-        return (f'has {amount} {name}, but a row holds {limits[name]}; '
+        what = 'image tokens' if self.encoded and name == 'patches' else name
+        return (f'has {amount} {what}, but a row holds {limits[name]}; '
                 f'raise config.data.{_FIELDS[name]}')
     return ''
 
@@ -232,7 +243,7 @@ def _empty_batch(rows: int, shape: RowShape, pad: int, first_row: int) -> Batch:
                   patches=np.zeros((rows, patches, shape.patch_dim), np.float32),
                   patch_positions=np.zeros((rows, patches, 2), np.int32),
                   patch_images=np.zeros((rows, patches), np.int32),
-                  maskable=np.zeros((rows, patches), bool))
+                  maskable=np.zeros((rows, patches), bool), encoded=shape.encoded)
   meta = Meta(sample_ids=np.full((rows, shape.segments), -1, np.int32),
               source_ids=np.full((rows, shape.segments), -1, np.int32),
               rows=first_row + np.arange(rows, dtype=np.int32))

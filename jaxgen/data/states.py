@@ -9,14 +9,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from flax import serialization
 
-from jaxgen.core.files import read_json
 from jaxgen.core.types import Conditioning
 from jaxgen.data.cache import Cache
-from jaxgen.data.cache import INFO_FILE
 from jaxgen.data.cache import entry_key
+from jaxgen.data.cache import read_field
 from jaxgen.data.example import TokenizedPrompt
 from jaxgen.data.example import Told
 from jaxgen.data.example import TowerPrompt
@@ -77,7 +75,7 @@ class States:
   def __init__(self, folder: str, where: str = FIELD):
     """Reads the keys; see ``Cache``."""
     self._cache = Cache(folder, where, STEM)
-    self.folder, self.shape = folder, stored_shape(folder)
+    self.folder, self.shape = folder, stored_shape(folder, where)
 
   def __len__(self) -> int:
     return len(self._cache)
@@ -91,10 +89,13 @@ class States:
     return None if data is None else Told(**serialization.msgpack_restore(data))
 
 
-def stored_shape(folder: str) -> ToldShape:
-  """The shape of the entries of a cache, as its info says."""
-  info = read_json(epath.Path(folder) / INFO_FILE, f'write the cache again with {COMMAND}')
-  return ToldShape(**info[SHAPE])
+def stored_shape(folder: str, where: str = FIELD) -> ToldShape:
+  """The shape of the entries of a cache, as its info says.
+
+  Raises:
+    UserError: no cache of states there.
+  """
+  return ToldShape(**read_field(folder, SHAPE, where, COMMAND))
 
 
 def to_bytes(told: Told) -> bytes:

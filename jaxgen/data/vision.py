@@ -81,6 +81,10 @@ class SquareVision:
     del size
     return (self.side, self.side)
 
+  def stretched(self, size: Size) -> None:
+    """Images have no other size on the way to the fitted one."""
+    del size
+
   def resize(self, image: np.ndarray | Picture, own: Size) -> np.ndarray:
     """uint8[H, W, 3] at the fitted size of an image of size ``own``, which may have been decoded at
     reduced scale: short edge resized, the middle cut out."""
@@ -158,15 +162,19 @@ class NativeVision:
     Raises:
       UserError: an image 200 times longer than wide, or the reverse.
     """
-    size = area_size(size, self.area) if self.area else size
-    return fitted_size(*size, factor=self.patch * self.merge, min_pixels=self.min_pixels,
-                       max_pixels=self.max_pixels, max_side=self.max_side)
+    return fitted_size(*(self.stretched(size) or size), factor=self.patch * self.merge,
+                       min_pixels=self.min_pixels, max_pixels=self.max_pixels,
+                       max_side=self.max_side)
+
+  def stretched(self, size: Size) -> Size | None:
+    """The size that an image of ``size`` has on the way to the fitted one; None = it has none."""
+    return area_size(size, self.area) if self.area else None
 
   def resize(self, image: np.ndarray | Picture, own: Size) -> np.ndarray:
     """uint8[H, W, 3] at the fitted size of an image of size ``own``, which may have been decoded at
     reduced scale: the whole image."""
     if self.area:
-      image = fit_image(image, area_size(own, self.area), 'stretch')
+      image = fit_image(image, self.stretched(own), 'stretch')
     return Picture.of(image).resize(self.fit(own))
 
   def tokens(self, size: Size) -> int:

@@ -54,8 +54,11 @@ def _add_cache(ways) -> None:
                           'it adds what is missing')
   shared.add_config(parser)
   parser.add_argument('--out', required=True, metavar='DIR', help='folder of the cache')
-  parser.add_argument('--states', action='store_true', help='instead: what the denoiser is told of '
-                      'all prompts, for data.states')
+  kinds = parser.add_mutually_exclusive_group()
+  kinds.add_argument('--states', action='store_true', help='instead: what the denoiser is told of '
+                     'all prompts, for data.states')
+  kinds.add_argument('--image-tokens', action='store_true', help='instead: what a frozen vision '
+                     'tower makes of all images, for data.image_tokens')
   parser.add_argument('--every', type=int, default=1024, metavar='N',
                       help='entries of a file: a killed process loses no more than those')
   shared.add_processes(parser)
@@ -90,8 +93,10 @@ def _cache(args) -> None:
   config = load_config(args.config, args.overrides)
   from jaxgen.conversion.pretrained import read_external
   from jaxgen.training.caching import write_cache
+  from jaxgen.training.image_tokens import write_image_tokens
   from jaxgen.training.states import write_states
-  write = write_states if args.states else write_cache
+  write = (write_states if args.states else write_image_tokens if args.image_tokens else
+           write_cache)
   write(config, args.out, shared.processes(args), read_external, every=args.every)
 
 

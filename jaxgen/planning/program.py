@@ -16,6 +16,7 @@ from jaxgen.config import validate
 from jaxgen.core import trees
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Layout
+from jaxgen.data.image_tokens import stored_width
 from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack
 from jaxgen.data.states import stored_shape
@@ -121,7 +122,8 @@ def make_program(config: ConfigDict, devices: Sequence[Any]) -> Program:
 def abstract_batch(config: ConfigDict, layout: Layout, rows: NamedSharding) -> Batch:
   """Shapes, dtypes and shardings of a global batch, as the loader packs it."""
   told = stored_shape(config.data.states) if config.data.states else None
-  row = pack([[]], RowShape.of(config.data, layout, told=told), pad=0).batch
+  width = stored_width(config.data.image_tokens) if config.data.image_tokens else 0
+  row = pack([[]], RowShape.of(config.data, layout, told=told, token_width=width), pad=0).batch
   return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
           (config.train.rows, *leaf.shape[1:]), leaf.dtype, sharding=rows), row)

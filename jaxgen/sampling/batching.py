@@ -14,7 +14,7 @@ from jaxgen.data.example import Example
 from jaxgen.data.example import LatentImage
 from jaxgen.data.example import Size
 from jaxgen.data.examples import ExampleMaker
-from jaxgen.data.examples import Fitted
+from jaxgen.data.fitted import Fitted
 from jaxgen.data.packing import Row
 from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack

@@ -69,7 +69,7 @@ def drawing(config: ConfigDict, system: System, groups: Sequence[str], workdir: 
   batching.plan(requests, system, maker, config.sampling.rows, shifts)
 
   def draw(step: int, weights: str, params: Params) -> dict[str, np.ndarray]:
-    whole = params | _absent_groups(config, system, params, workdir)
+    whole = trees.merge(params, _absent(config, system, params, workdir))
     try:
       drawn = generate(system, whole, requests, maker=maker, config=config)
     except UserError as error:  # latents that are not finite; the run may get over it
@@ -85,13 +85,14 @@ def drawing(config: ConfigDict, system: System, groups: Sequence[str], workdir: 
   return draw
 
 
-def _absent_groups(config: ConfigDict, system: System, params: Params, workdir: epath.Path
-                   ) -> Params:
-  """Groups that steps do not read, since caches stand for them, from where the run keeps them."""
-  groups = [group for group, shapes in system.shapes().items() if shapes and group not in params]
-  if not groups:
+def _absent(config: ConfigDict, system: System, params: Params, workdir: epath.Path) -> Params:
+  """What steps do not read, since caches stand for it, from where the run keeps it."""
+  absent = trees.flatten(system.shapes()).keys() - trees.flatten(params).keys()
+  if not absent:
     return {}
-  stored, mesh = open_frozen(str(workdir), groups), make_mesh(ALL_DEVICES)
+  kept = open_frozen(str(workdir), sorted({path.split('/')[0] for path in absent}))
+  stored = trees.partition(kept, {path: path in absent for path in trees.flatten(kept)})[0]
+  mesh = make_mesh(ALL_DEVICES)
   shardings = partition.parameter_shardings(
       all_axes(system), stored, mesh, with_changes(config.mesh.rules))
   return trees.map_named(lambda _, leaf, where: leaf.onto(where, leaf.dtype), stored, shardings)

@@ -12,6 +12,7 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
+from jaxgen.core.types import Prompt
 from jaxgen.models.bridges.queries import place_queries
 from jaxgen.systems import parts
 from jaxgen.systems.base import System
@@ -45,6 +46,10 @@ class MultimodalSystem(System):
   """
 
   guidance: float
+
+  def image_tokens(self, params: Params, prompt: Prompt) -> jax.Array:
+    """f[B, T, D]: what the vision tower of ``mllm`` makes of the images of every row."""
+    return self._run('mllm', params, prompt, method='image_tokens')
 
   def prompt_states(self, params: Params, batch: Batch, mask_ratio: float = 0.0,
                     rng: jax.Array | None = None, all_layers: bool = False) -> jax.Array:

@@ -1,38 +1,36 @@
 """Encodes every image of a config once into a cache, and checks that a cache is a run's."""
 
-import collections
-import contextlib
-import functools
-from collections.abc import Callable, Iterable, Iterator
-from concurrent import futures
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxgen.config import validate
-from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.data import cache
-from jaxgen.data.commands import Progress
-from jaxgen.data.decode import DecodeError
+from jaxgen.data import image_tokens as token_caches
+from jaxgen.data import states as state_caches
+from jaxgen.data.example import Encodable
 from jaxgen.data.example import Size
 from jaxgen.data.examples import ExampleMaker
-from jaxgen.data.sources import Source
-from jaxgen.data.states import FIELD
+from jaxgen.data.sample import Sample
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sharding import partition
-from jaxgen.sharding.hosts import Hosts
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.sharding.processes import start_processes
 from jaxgen.systems.base import System
 from jaxgen.systems.registry import make_system
 from jaxgen.training import frozen_groups
+from jaxgen.training import image_tokens
 from jaxgen.training import states
 from jaxgen.training import visits
+from jaxgen.training.filling import Content
+from jaxgen.training.filling import Encoded
+from jaxgen.training.filling import fill
 from jaxgen.training.latents import Encoder
 from jaxgen.training.latents import latent_shape
 from jaxgen.training.latents import size_limit
@@ -41,9 +39,7 @@ from jaxgen.training.state import Blueprint
 from jaxgen.training.state import make_blueprint
 
 EVERY = 1024  # entries of a file
-AHEAD = 64  # records that are decoded while others are encoded
 WAITING = 2.0  # batches of images that wait, where many sizes come by turns
-PATIENCE = 7 * 24 * 3600.0  # seconds that hosts wait for the slowest one at the end
 
 
 def write_cache(config: ConfigDict, out: str, start: dict[str, Any] | None = None,
@@ -76,28 +72,18 @@ def write_cache(config: ConfigDict, out: str, start: dict[str, Any] | None = Non
     raise user_error('config.objective.flow_matching', config.objective.flow_matching,
                      'without it no image is encoded; there is nothing to cache')
   maker, sources = ExampleMaker.of(config, system.layout), visits.open_sources(config)
+
+  def wanted(sample: Sample, task: str) -> Iterator[Encodable]:
+    for worded in visits.wordings(sample, task, config.data):
+      yield from maker.latent_entries(worded)
+
   blueprint = make_blueprint(config, system, groups, mesh)
   stored = frozen_groups.read_group(config, system, blueprint, AUTOENCODER, read_external)
-  fields = fingerprint(config, system, stored)
-  if hosts.index == 0:
-    cache.claim(out, fields)
-  hosts.barrier('cache')
-  cache.check(out, fields, '--out')
-
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
-  encoder = Encoder(system, frozen_groups.quantized_groups(config, system, stored), (), rows,
+  encoder = Encoder(system, blueprint.quantize(stored), (), rows,
                     latent_shape(config, system), size_limit(config, maker.sizes))
-  known = cache.Cache(out, '--out')
-  with contextlib.closing(cache.Writer(out, every)) as writer:
-    filling = _Filling(config.data, maker, encoder, known, writer)
-    filling.run(sources, hosts)
-  hosts.barrier('cached', PATIENCE)
-  whose = '' if hosts.count == 1 else f', {hosts.label(hosts.index)}'
-  print(f'{out}{whose}: {filling.written} entries written, {len(known)} were there; '
-        f'{len(filling.broken)} records cannot be used, {filling.large} images are larger than '
-        f'a row')
-  for name, reason in filling.broken.items():
-    print(f'  skipped {name}: {reason}')
+  content = Content(fingerprint(config, system, stored), sources, wanted, _BySize(encoder))
+  fill(out, config.data, content, hosts, every, cache.COMMAND)
 
 
 def for_steps(config: ConfigDict, system: System, blueprint: Blueprint, stored: Params
@@ -120,9 +106,13 @@ def for_steps(config: ConfigDict, system: System, blueprint: Blueprint, stored: 
   if config.data.cache:
     cache.check(config.data.cache, fingerprint(config, system, stored))
   if config.data.states:
-    cache.check(config.data.states, states.fingerprint(config, system, stored), FIELD)
-  frozen, read = blueprint.quantize(stored), frozen_groups.read_by_steps(config, system, blueprint)
-  return read, {group: frozen[group] for group in read.frozen}
+    cache.check(config.data.states, states.fingerprint(config, system, stored),
+                state_caches.FIELD, state_caches.COMMAND)
+  if config.data.image_tokens:
+    cache.check(config.data.image_tokens, image_tokens.fingerprint(config, system, stored),
+                token_caches.FIELD, token_caches.COMMAND)
+  return (frozen_groups.read_by_steps(config, system, blueprint),
+          blueprint.quantize(frozen_groups.left_over(config, system, stored)))
 
 
 def fingerprint(config: ConfigDict, system: System, stored: Params) -> dict[str, Any]:
@@ -133,97 +123,28 @@ def fingerprint(config: ConfigDict, system: System, stored: Params) -> dict[str,
       'channels of a latent token': latent.channels}
 
 
-class _Filling:
-  """Encodes what a cache lacks, as many images of a size at a time as the rows hold.
+class _BySize:
+  """Encodes images of one size together, as many as the rows hold; see ``filling.Encoding``."""
 
-  Attributes:
-    written: entries.
-    broken: name -> reason of each record that cannot be decoded.
-    large: images that no row holds.
-  """
-
-  def __init__(self, data: ConfigDict, maker: ExampleMaker, encoder: Encoder,
-               known: cache.Cache, writer: cache.Writer):
-    self._data, self._maker, self._encoder = data, maker, encoder
-    self._known, self._writer = known, writer
-    self._done: set[bytes] = set()
+  def __init__(self, encoder: Encoder):
+    self._encoder = encoder
     self._waiting: dict[Size, list[tuple[bytes, np.ndarray]]] = {}
-    self.written, self.broken, self.large = 0, {}, 0
 
-  def run(self, sources: Iterable[tuple[Source, str]], hosts: Hosts) -> None:
-    """Goes over this process's share of the records of every source; see ``open_sources``."""
-    jobs = [(source, task, range(hosts.index * len(source) // hosts.count,
-                                 (hosts.index + 1) * len(source) // hosts.count))
-            for source, task in sources]
-    progress, total = Progress('cached'), sum(len(records) for *_, records in jobs)
-    calls = (functools.partial(self._look, source, task, record)
-             for source, task, records in jobs for record in records)
-    with futures.ThreadPoolExecutor(self._data.threads, 'decode') as pool:
-      for number, found in enumerate(_ahead(pool, calls), start=1):
-        for key, pixels in found:
-          self._add(key, pixels)
-        if hosts.index == 0:
-          progress(number, total)
-    for size in list(self._waiting):
-      self._encode(size)
+  def holds(self, size: Size) -> bool:
+    return self._encoder.room(size) > 0
 
-  def _look(self, source: Source, task: str, record: int
-            ) -> list[tuple[bytes, np.ndarray | None]]:
-    """Keys and pixels of a record's images that the cache lacks; None for one that is broken."""
-    name, found = '', []
-    try:
-      sample = source[record]
-      name = sample.origin or sample.id
-      for worded in visits.wordings(sample, task, self._data):
-        for part, plan in self._maker.to_encode(worded):
-          key = self._maker.key(part, plan)
-          if key in self._known or key in self._done:
-            continue
-          if not self._encoder.room(plan.size):
-            self.large += 1
-            continue
-          try:
-            found.append((key, self._maker.pixels(part, plan)))
-          except DecodeError as error:
-            self.broken[name] = str(error)
-            found.append((key, None))
-    except RecordError as error:
-      self.broken[error.where] = error.reason
-    except DecodeError as error:  # not even its size or its bytes can be read
-      self.broken[name] = str(error)
-    return found
-
-  def _add(self, key: bytes, pixels: np.ndarray | None) -> None:
-    if key in self._done:
-      return
-    self._done.add(key)
-    if pixels is None:
-      self._write(key, np.zeros((0, 0), np.float32))
-      return
-    self._waiting.setdefault(pixels.shape[:2], []).append((key, pixels))
+  def add(self, key: bytes, image: np.ndarray) -> Encoded:
+    self._waiting.setdefault(image.shape[:2], []).append((key, image))
     filled = {size: len(waiting) / self._encoder.room(size)
               for size, waiting in self._waiting.items()}
     fullest = max(filled, key=filled.get)
     if filled[fullest] == 1 or sum(filled.values()) > WAITING:
-      self._encode(fullest)
+      return self._encode(fullest)
+    return []
 
-  def _encode(self, size: Size) -> None:
-    waiting = self._waiting.pop(size)
-    for (key, _), latents in zip(waiting, self._encoder.encode(
-        np.stack([pixels for _, pixels in waiting])), strict=True):
-      self._write(key, latents)
+  def rest(self) -> Encoded:
+    return [entry for size in list(self._waiting) for entry in self._encode(size)]
 
-  def _write(self, key: bytes, latents: np.ndarray) -> None:
-    self._writer.add(key, latents)
-    self.written += 1
-
-
-def _ahead(pool: futures.ThreadPoolExecutor, calls: Iterable[Callable[[], Any]]) -> Iterator[Any]:
-  """The results of the calls in their order, some of which are under way meanwhile."""
-  running: collections.deque[futures.Future] = collections.deque()
-  for call in calls:
-    running.append(pool.submit(call))
-    if len(running) > AHEAD:
-      yield running.popleft().result()
-  for future in running:
-    yield future.result()
+  def _encode(self, size: Size) -> Encoded:
+    keys, images = zip(*self._waiting.pop(size))
+    return zip(keys, self._encoder.encode(np.stack(images)), strict=True)

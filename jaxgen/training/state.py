@@ -77,8 +77,9 @@ class Blueprint:
     optimizer: updates the trainable parameters.
     state: ``TrainState`` of ``ShapeDtypeStruct`` with shardings.
     stored: frozen parameters as saved, in ``config.model.frozen_dtype``; ``ShapeDtypeStruct`` too.
+      Where steps read quantised ones they lie in host memory, if the devices can copy from it.
     frozen: frozen parameters as steps read them, quantised where the config asks for it.
-    quantize: function from ``stored`` to ``frozen``.
+    quantize: function from (a part of) ``stored`` to that of ``frozen``.
     table: table from logical axes to mesh axes.
   """
 
@@ -125,9 +126,23 @@ def make_blueprint(config: ConfigDict, system: System, groups: Sequence[str], me
   quantize = functools.partial(quantized.quantize, axes=axes, kernels=kernels)
   frozen = placed(jax.eval_shape(quantize, stored), quantized.quantized_axes(axes, kernels))
   if kernels:
-    quantize = jax.jit(quantize, out_shardings=shardings(frozen))
+    quantize = functools.partial(_one_by_one, quantize, frozen)
+    stored = memory.on_host(stored) if memory.has_host(mesh) else stored
   return Blueprint(groups, trains, optimizer, _abstract_state(config, optimizer, params, mesh),
                    stored, frozen, quantize, table)
+
+
+def _one_by_one(quantize: Callable[[Params], Params], frozen: Params, stored: Params) -> Params:
+  """Brings parameters to the devices and quantises them one after the other, so that device memory
+  never holds all of them unquantised; see ``Blueprint``."""
+  read, goals = {}, trees.flatten(frozen)
+  for path, leaf in trees.flatten(stored).items():
+    whole = trees.unflatten({path: jax.device_put(leaf, goals[path].sharding)})
+    if f'{path}_scale' in goals:
+      places = {name: goals[name].sharding for name in (path, f'{path}_scale')}
+      whole = jax.jit(quantize, out_shardings=trees.unflatten(places))(whole)
+    read |= trees.flatten(jax.block_until_ready(whole))
+  return trees.unflatten(read)
 
 
 def check_memory(config: ConfigDict, mesh: Mesh) -> None:
@@ -199,7 +214,8 @@ def init_params(config: ConfigDict, system: System, target: Params,
   placed, random = trees.partition(target, fits)
   params = _place(found, placed)
   if random:
-    params = trees.merge(params, _extend(_init_random(system, rng, random), found))
+    made = _extend(_init_random(system, rng, memory.off_host(random)), found)
+    params = trees.merge(params, jax.device_put(made, shardings(random)))
   return params
 
 
@@ -227,13 +243,16 @@ def _init_random(system: System, rng: jax.Array, target: Params) -> Params:
 
 
 def _place(found: Mapping[str, np.ndarray | Stored], target: trees.Tree) -> Params:
-  """Loads the weights onto the devices; each process reads only its own shards."""
+  """Loads the weights one by one over the devices to where they lie; each process reads only its
+  own shards."""
   def place(path, goal):
-    leaf = found[path]
+    leaf, where = found[path], memory.of_devices(goal)
     if isinstance(leaf, Stored):
-      return leaf.onto(goal.sharding, goal.dtype)
-    return jax.make_array_from_callback(
-        goal.shape, goal.sharding, lambda index: np.asarray(leaf[index], goal.dtype))
+      array = leaf.onto(where, goal.dtype)
+    else:
+      array = jax.make_array_from_callback(
+          goal.shape, where, lambda index: np.asarray(leaf[index], goal.dtype))
+    return jax.block_until_ready(jax.device_put(array, goal.sharding))
 
   return trees.map_named(place, target)
 

@@ -21,10 +21,11 @@ from jaxgen.data.decode import DecodeError
 from jaxgen.data.example import Example
 from jaxgen.data.example import Told
 from jaxgen.data.examples import ExampleMaker
-from jaxgen.data.examples import Fitted
+from jaxgen.data.fitted import Fitted
 from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack
 from jaxgen.data.sample import Sample
+from jaxgen.data.states import COMMAND
 from jaxgen.data.states import SHAPE
 from jaxgen.data.states import STEM
 from jaxgen.data.states import States
@@ -71,11 +72,11 @@ def write_states(config: ConfigDict, out: str, start: Mapping[str, Any] | None =
   stored: Params = {}
   for group in frozen_groups.told_groups(system):
     stored |= frozen_groups.read_group(config, system, blueprint, group, read_external)
-  cache.claim(out, fingerprint(config, system, stored))
+  cache.claim(out, fingerprint(config, system, stored), COMMAND)
   known = States(out, '--out')
   latents = cache.Cache(config.data.cache) if config.data.cache else None
   maker = ExampleMaker.of(config, system.layout, latents)
-  params = frozen_groups.quantized_groups(config, system, stored)
+  params = blueprint.quantize(stored)
   tell = _Teller(config, system, params, mesh, maker.pad)
   with contextlib.closing(cache.Writer(out, every, STEM)) as writer:
     filling = _Filling(config, maker, tell, known, writer)

@@ -19,19 +19,24 @@ from jaxgen.training.validation import HELD_OUT
 from jaxgen.training.validation import held_out
 
 
-def open_sources(config: ConfigDict) -> list[tuple[Source, str]]:
-  """The sources with images to be encoded, and their tasks; those of the validation too."""
-  opened = _opened(config, SOURCES)
+def open_sources(config: ConfigDict, language: bool = False) -> list[tuple[Source, str]]:
+  """The sources with images to be drawn, and their tasks; those of the validation too.
+
+  Args:
+    config: of a run.
+    language: also the sources of language tasks, which draw none.
+  """
+  opened = _opened(config, SOURCES, language)
   if config.validation.every:
-    opened += _opened(held_out(config), HELD_OUT)
+    opened += _opened(held_out(config), HELD_OUT, language)
   return opened
 
 
-def _opened(config: ConfigDict, where: str) -> list[tuple[Source, str]]:
+def _opened(config: ConfigDict, where: str, language: bool) -> list[tuple[Source, str]]:
   opened = []
   for name, spec in sorted(config.data.sources.items()):
     field = f'{where}.{name}'
-    if spec.task in LANGUAGE_TASKS:
+    if spec.task in LANGUAGE_TASKS and not language:
       continue
     source = open_spec(spec, config, f'{field}.path')
     if len(source) >= SHUFFLE_LIMIT:
@@ -41,13 +46,15 @@ def _opened(config: ConfigDict, where: str) -> list[tuple[Source, str]]:
   return opened
 
 
-def wordings(sample: Sample, task: str, data: ConfigDict) -> Iterator[Sample]:
+def wordings(sample: Sample, task: str, data: ConfigDict, language: bool = False
+             ) -> Iterator[Sample]:
   """A record in all the ways in which a task may choose its images.
 
-  Dropping takes images away and leaves the others as they are, and texts change none.
+  Dropping takes images away and leaves the others as they are, and texts change none. Without
+  ``language`` there is no way in which a language task does.
   """
   task = tasks.kind_of(sample) if task == 'auto' else task
-  if task not in LANGUAGE_TASKS:
+  if language or task not in LANGUAGE_TASKS:
     count = sum(part.role == 'target' for part in sample.images) if task == 'dialogue' else 1
     for number in range(max(count, 1)):
       yield tasks.worded(sample, task, data, (number + 0.5) / max(count, 1))

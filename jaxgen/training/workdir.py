@@ -26,8 +26,8 @@ RECORDS = 'records.json'
 MAY_DIFFER = ('train/steps', 'train/log_every', 'train/checkpoint_every', 'train/keep',
               'train/halt_after', 'train/wandb', 'train/accumulate', 'train/zero',
               'train/host_timeout', 'optimizer/memory', 'optimizer/learning_rate', 'mesh/',
-              'data/threads', 'data/prefetch', 'data/cache', 'data/states', 'data/max_bad_share',
-              'data/max_references', 'data/oversize',
+              'data/threads', 'data/prefetch', 'data/cache', 'data/states', 'data/image_tokens',
+              'data/max_bad_share', 'data/max_references', 'data/oversize',
               'data/prompt_tokens', 'data/visual_tokens', 'data/patches', 'data/tokenizer',
               'data/tower_tokenizers', 'sampling/', 'validation/')
 # What becomes of these is said by ``operations.elastic``.

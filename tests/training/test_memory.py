@@ -13,11 +13,13 @@ from jax.sharding import PartitionSpec
 
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
+from jaxgen.models.layers import quantized
 from jaxgen.sharding.memory import HOST
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
 from jaxgen.training.loop import train
 from jaxgen.training.state import check_memory
+from jaxgen.training.state import init_params
 from jaxgen.training.state import make_blueprint
 from tests.training.launched import metrics_of
 from tests.training.test_resume import restored
@@ -123,8 +125,40 @@ def test_an_encoder_of_eight_bits_lies_on_its_mesh_and_takes_a_quarter(tiny_conf
                              make_mesh(tiny_config.mesh))
   stored, frozen = (trees.flatten(tree) for tree in (blueprint.stored, blueprint.frozen))
   q = 'mllm/text/decoder/layers/attention/q/kernel'
-  assert stored[q].sharding == frozen[q].sharding and str(frozen[q].dtype) == 'int8'
+  assert stored[q].sharding.spec == frozen[q].sharding.spec and str(frozen[q].dtype) == 'int8'
   assert frozen[f'{q}_scale'].sharding.spec == PartitionSpec(None, 'tensor', None)
   kernels = [path for path in frozen if f'{path}_scale' in frozen]
   assert sum(frozen[path].size * frozen[path].dtype.itemsize for path in kernels) * 4 == sum(
       stored[path].size * stored[path].dtype.itemsize for path in kernels)
+
+
+def test_a_base_of_eight_bits_never_lies_on_the_devices_as_a_whole(tiny_config, monkeypatch):
+  """Not when it is read, and one kernel at a time when it is quantised."""
+  tiny_config.model.mllm.text.mlp = 256
+  tiny_config.model.quantized = (('mllm/.*', 'int8'),)
+  system, quantize, held = make_system(tiny_config), quantized.quantize, []
+
+  def on_devices():
+    return sum(leaf.nbytes for leaf in jax.live_arrays() if leaf.sharding.memory_kind == 'device')
+
+  def observed(params, **options):
+    held.append(on_devices() - before)
+    return quantize(params, **options)
+
+  before = on_devices()
+  monkeypatch.setattr(quantized, 'quantize', observed)
+  blueprint = make_blueprint(tiny_config, system, ('mllm', 'bridge'), make_mesh(tiny_config.mesh))
+  rng = np.random.default_rng(0)
+  weights = trees.map_named(lambda _, leaf: rng.normal(size=leaf.shape).astype(np.float32),
+                            system.shapes(('mllm',)))
+  stored = init_params(tiny_config, system, blueprint.stored, weights)
+  assert kinds_of(stored) == {HOST} and on_devices() == before
+  jax.tree.map(np.testing.assert_array_equal, stored, weights)
+  held.clear()
+  frozen = blueprint.quantize(stored)
+  sizes = [leaf.nbytes for leaf in jax.tree.leaves(stored)]
+  small = sum(leaf.nbytes for leaf in jax.tree.leaves(frozen))
+  assert len(held) > 10 and max(held) <= small + max(sizes) < 0.7 * sum(sizes)
+  assert kinds_of(frozen) == {'device'}
+  assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), frozen) == jax.tree.map(
+      lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), blueprint.frozen)

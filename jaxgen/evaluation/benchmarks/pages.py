@@ -19,6 +19,7 @@ from jaxgen.evaluation.benchmarks.scoring import RESULT
 from jaxgen.sampling.images import to_jpeg
 
 SHOWN, SIDE = 6, 256  # best and worst items; pixels of a picture
+Named = tuple[str, Mapping[str, Any]]  # name of a run, contents of its ``scores.json``
 
 
 def write_page(record: Mapping[str, Any], folder: str) -> str:
@@ -41,8 +42,11 @@ def write_page(record: Mapping[str, Any], folder: str) -> str:
 def write_comparison(folders: Sequence[str], out: str) -> str:
   """Writes ``comparison.html``, ``.md`` and ``.json`` of several results of one benchmark.
 
+  Only runs that the same judge, rubrics, detector, towers and masks have scored share a table; one
+  line says in what the others differ.
+
   Raises:
-    UserError: they are of several benchmarks, or of several judges or rubrics.
+    UserError: they are of several benchmarks, or of other numbers of items.
   """
   names = [epath.Path(folder).name for folder in folders]
   names = names if len(set(names)) == len(names) else folders
@@ -52,11 +56,8 @@ def write_comparison(folders: Sequence[str], out: str) -> str:
     if len({record[name] for _, record in records}) > 1:
       raise user_error('--compare', ','.join(folders), f'they differ in {name}; such scores are '
                        'not to be compared')
-  if len({str((record['by'].get('judge'), record['by'].get('rubrics'))) for _, record in records}
-         ) > 1:
-    raise user_error('--compare', ','.join(folders), 'they differ in the judge or its rubrics; '
-                     'such scores are not to be compared')
-  title, table = f'{records[0][1]["benchmark"]}: {len(records)} runs', _table(records)
+  title, alike = f'{records[0][1]["benchmark"]}: {len(records)} runs', _scored_alike(records)
+  tables, difference = [_table(own) for own in alike], _difference(records)
   notes = [f'{name}: {_by(record)}' for name, record in records]
   examples = ''.join(_examples(record, epath.Path(folder), f' of {name}')
                      for folder, (name, record) in zip(folders, records, strict=True))
@@ -64,17 +65,57 @@ def write_comparison(folders: Sequence[str], out: str) -> str:
   write_text(root / 'comparison.html', document(
       title, f'<h1>{escape(title)}</h1>'
       + ''.join(f'<p class="dim">{escape(note)}</p>' for note in notes)
-      + f'<div class="card">{html_table(table)}</div>{examples}'))
-  write_text(root / 'comparison.md',
-             '\n\n'.join([f'# {title}', *notes, _markdown(table)]) + '\n')
+      + (difference and f'<p><b>{escape(difference)}</b></p>')
+      + ''.join(f'<div class="card">{html_table(table)}</div>' for table in tables) + examples))
+  write_text(root / 'comparison.md', '\n\n'.join(
+      [f'# {title}', *notes, *([f'**{difference}**'] if difference else []),
+       *map(_markdown, tables)]) + '\n')
   write_text(root / 'comparison.json', json.dumps(
-      dict(benchmark=records[0][1]['benchmark'], papers=records[0][1]['papers'], runs={
+      dict(benchmark=records[0][1]['benchmark'], papers=records[0][1]['papers'],
+           difference=difference, alike=[[name for name, _ in own] for own in alike], runs={
           name: {key: record[key] for key in ('table', 'by', 'drawn', 'missing')}
           for name, record in records}), indent=1, ensure_ascii=False))
   return str(root / 'comparison.html')
 
 
-def _table(records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
+def _scorers(record: Mapping[str, Any]) -> dict[str, str]:
+  """What scored: part -> its name. Two runs with other names for one part are not comparable."""
+  by = record['by']
+  found = {name: by[name] for name in ('judge', 'detector', 'masks') if by.get(name)}
+  if by.get('served'):
+    found['version of the judge'] = ', '.join(by['served'])
+  found |= {f'{name} tower': place for name, place in by.get('towers', {}).items()}
+  return found | {f'rubric {name}': digest[:8] for name, digest in by.get('rubrics', {}).items()}
+
+
+def _scored_alike(records: Sequence[Named]) -> list[list[Named]]:
+  """The runs in groups of which all members agree in what scored them."""
+  groups: list[list[Named]] = []
+  for name, record in records:
+    ours = _scorers(record)
+    for group in groups:
+      known = [item for _, other in group for item in _scorers(other).items()]
+      if all(ours.get(part, theirs) == theirs for part, theirs in known):
+        group.append((name, record))
+        break
+    else:
+      groups.append([(name, record)])
+  return groups
+
+
+def _difference(records: Sequence[Named]) -> str:
+  """One line on what scored the runs differently; '' where nothing did."""
+  names: dict[str, dict[str, list[str]]] = {}  # part -> its name -> runs
+  for run, record in records:
+    for part, name in _scorers(record).items():
+      names.setdefault(part, {}).setdefault(name, []).append(run)
+  parts = [f'{part} ' + ', '.join(f'{name} of {" and ".join(runs)}' for name, runs in own.items())
+           for part, own in names.items() if len(own) > 1]
+  return parts and ('Compare numbers within a table only, as the runs were scored by different '
+                    f'means: {"; ".join(parts)}') or ''
+
+
+def _table(records: Sequence[Named]) -> list[list[str]]:
   """A row for each metric: those of the runs, then those that papers print."""
   papers = records[0][1]['papers']
   rows = [['metric', *(name for name, _ in records), *papers]]

@@ -15,9 +15,10 @@ from jaxgen.models.encoders.causal_lm import place_images
 class MultimodalLM(nn.Module):
   """A vision tower and a causal language model; ``__call__`` runs everything.
 
-  A family gives ``setup``, which makes at least ``self.text``, a ``CausalLM``, ``image_tokens`` and
-  ``sees``. Its config has ``text``, a ``CausalLMConfig``, and ``vision``, whose
-  ``patch_dim`` is Dp, and ``patches_per_image``, of the smallest image.
+  A family gives ``encode_images``, ``sees`` and ``setup``, which makes ``self.text``, a
+  ``CausalLM``, and beside it only what ``encode_images`` reads. Its config has ``text``, a
+  ``CausalLMConfig``, and ``vision``, whose ``patch_dim`` is Dp, and ``patches_per_image``, of the
+  smallest image.
 
   Attributes:
     config: sizes.
@@ -33,6 +34,10 @@ class MultimodalLM(nn.Module):
     return self.logits(self.decode(embeddings, prompt.positions, prompt.segments))
 
   def image_tokens(self, prompt: Prompt) -> jax.Array:
+    """f[B, T, D]: the images of every row, encoded here or before; see ``encode_images``."""
+    return prompt.patches.astype(self.dtype) if prompt.encoded else self.encode_images(prompt)
+
+  def encode_images(self, prompt: Prompt) -> jax.Array:
     """Encodes the images of every row, each on its own.
 
     Args:

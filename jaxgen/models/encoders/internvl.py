@@ -86,7 +86,7 @@ class InternVL(MultimodalLM):
     tower = self.config.vision
     return Vision('square', tower.patch_size, self.config.shuffle, tower.image_size)
 
-  def image_tokens(self, prompt: Prompt) -> jax.Array:
+  def encode_images(self, prompt: Prompt) -> jax.Array:
     """f[B, P / shuffle^2, D] of the images of every row, ``tokens_per_image`` for each."""
     c = self.config
     rows, count, dim = prompt.patches.shape

@@ -69,6 +69,6 @@ class Qwen2_5VL(MultimodalLM):
     """Images of any size."""
     return Vision('native', self.config.vision.patch_size, self.config.vision.merge)
 
-  def image_tokens(self, prompt: Prompt) -> jax.Array:
+  def encode_images(self, prompt: Prompt) -> jax.Array:
     """f[B, P / merge^2, D] of the images of every row; see ``QwenVision``."""
     return self.vision(prompt.patches, prompt.patch_positions, prompt.patch_images)

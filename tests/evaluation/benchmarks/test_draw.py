@@ -202,22 +202,25 @@ def test_gedit_from_the_command_line(workdir, edits, endpoint, key, tmp_path, ca
       capsys.readouterr().err)
 
 
-def test_results_are_compared_on_one_page_unless_their_rubrics_differ(tmp_path):
-  """Our numbers, the paper's, who judged, what is missing, the best and worst image of each."""
-  def result(name, rubric, value):
+def test_results_are_compared_on_one_page(tmp_path):
+  """Our numbers, the paper's, who judged, what is missing, the best and worst image of each; in
+  tables of their own where other judges, rubrics, towers or masks have scored."""
+  def result(name, rubric, value, **by):
     (tmp_path / name).mkdir()
     for item in 'xy':
       Image.new('RGB', (8, 8), 'red').save(tmp_path / name / f'{item}.png')
     (tmp_path / name / 'scores.json').write_text(json.dumps(dict(
         benchmark='gedit-en', items=2, drawn={}, papers={'Query-Kontext': dict(G_O=7.66)},
         by=dict(judge='a judge', official_judge='gpt-4.1', rubrics=dict(a=rubric),
-                dates=['2026-01-02T', '2026-01-03T']), missing={'z: quality': 'cut short'},
+                dates=['2026-01-02T', '2026-01-03T'], **by), missing={'z: quality': 'cut short'},
         table=dict(G_O=dict(value=value, low=value, high=value, count=2, missing=1)),
         scores=[dict(item=item, text=f'{name} {item}', files=[f'{item}.png'],
                      scores=dict(quality=score)) for item, score in (('x', 1), ('y', 9))])))
     return str(tmp_path / name)
 
   first, second, other = result('a', 'x', 6), result('b', 'x', 7), result('c', 'y', 8)
+  masked = result('d', 'x', 9, towers=dict(dino='one'), masks='none')
+  others = result('e', 'x', 5, towers=dict(dino='one', clip='two'), masks='mask2former')
   page = pathlib.Path(write_comparison([first, second], str(tmp_path / 'out')))
   text = page.read_text()
   assert '<td>6 [6, 6] (1 missing)</td><td>7 [7, 7] (1 missing)</td><td>7.66</td>' in text
@@ -232,8 +235,16 @@ def test_results_are_compared_on_one_page_unless_their_rubrics_differ(tmp_path):
   assert 'a: scored by a judge' in said
   assert json.loads(page.with_suffix('.json').read_text())['runs']['b']['table']['G_O'][
       'value'] == 7
-  with pytest.raises(UserError, match='they differ in the judge or its rubrics'):
-    write_comparison([first, other], str(tmp_path / 'out'))
+  assert 'Compare numbers within' not in text + said and text.count('<table>') == 1
+  write_comparison([first, other, masked, others], str(tmp_path / 'out'))
+  text, said = page.read_text(), page.with_suffix('.md').read_text()
+  line = ('Compare numbers within a table only, as the runs were scored by different means: '
+          'rubric a x of a and d and e, y of c; masks none of d, mask2former of e')
+  assert f'<p><b>{line}</b></p>' in text and f'**{line}**' in said
+  assert text.count('<table>') == 3 and text.count('<td>7.66</td>') == 3
+  assert '<th>a</th><th>d</th><th>Query-Kontext</th>' in text
+  assert '| metric | c |' in said and '| metric | e |' in said
+  assert json.loads(page.with_suffix('.json').read_text())['alike'] == [['a', 'd'], ['c'], ['e']]
 
 
 def test_dreambench_is_drawn_from_references(workdir, tmp_path):
