@@ -15,8 +15,8 @@ from jaxgen.objectives.base import Metrics
 from jaxgen.objectives.base import Objective
 from jaxgen.sharding.partition import part
 
-# Bytes of fp32 logits that a device holds at once: 768 tokens of a vocabulary of 152k. A sharded head
-# is gathered, and its gradient scattered, for every chunk, so that small chunks wait for the links.
+# Bytes of fp32 logits that a device holds at once: 768 tokens of a vocabulary of 152k. A sharded
+# head is gathered, and its gradient scattered, for every chunk, so small ones wait for the links.
 LOGITS = 2**29
 TILE = 128  # a chunk has a multiple of so many tokens
 

@@ -145,7 +145,7 @@ def constrained(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
 
 
 def part(name: str, size: int) -> int:
-  """How much of a dimension of ``size`` along a logical axis a device has; all outside ``scope``."""
+  """How much of a dimension of a logical axis a device has; all of it outside ``scope``."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or not nn.get_logical_axis_rules():
     return size
