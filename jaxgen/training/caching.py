@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxgen.config import validate
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.data import cache
@@ -19,17 +18,15 @@ from jaxgen.data.sample import Sample
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sharding import partition
-from jaxgen.sharding.mesh import make_mesh
-from jaxgen.sharding.mesh import use_compilation_cache
-from jaxgen.sharding.processes import start_processes
 from jaxgen.systems.base import System
-from jaxgen.systems.registry import make_system
 from jaxgen.training import frozen_groups
 from jaxgen.training import image_tokens
 from jaxgen.training import states
 from jaxgen.training import visits
+from jaxgen.training.filling import begin
 from jaxgen.training.filling import Content
 from jaxgen.training.filling import Encoded
+from jaxgen.training.filling import EVERY
 from jaxgen.training.filling import fill
 from jaxgen.training.latents import Encoder
 from jaxgen.training.latents import latent_shape
@@ -38,7 +35,6 @@ from jaxgen.training.state import AUTOENCODER
 from jaxgen.training.state import Blueprint
 from jaxgen.training.state import make_blueprint
 
-EVERY = 1024  # entries of a file
 WAITING = 2.0  # batches of images that wait, where many sizes come by turns
 
 
@@ -61,12 +57,7 @@ def write_cache(config: ConfigDict, out: str, start: dict[str, Any] | None = Non
     UserError: a config that does not hold together, a source without an end, missing data or
       weights, a folder with entries of another autoencoder, or a full disk.
   """
-  validate(config)
-  if every < 1:
-    raise user_error('--every', every, 'use 1 or more')
-  hosts = start_processes(**(start or {}))
-  use_compilation_cache()
-  system, mesh = make_system(config), make_mesh(config.mesh)
+  hosts, system, mesh = begin(config, start, every)
   groups = needed_groups(system, make_objectives(config))
   if AUTOENCODER not in groups:
     raise user_error('config.objective.flow_matching', config.objective.flow_matching,

@@ -3,14 +3,17 @@
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, Protocol
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from jaxgen.config import validate
 from jaxgen.core.errors import RecordError
+from jaxgen.core.errors import user_error
 from jaxgen.data import cache
 from jaxgen.data.commands import Progress
 from jaxgen.data.decode import DecodeError
@@ -19,7 +22,13 @@ from jaxgen.data.example import Size
 from jaxgen.data.sample import Sample
 from jaxgen.data.sources import Source
 from jaxgen.sharding.hosts import Hosts
+from jaxgen.sharding.mesh import make_mesh
+from jaxgen.sharding.mesh import use_compilation_cache
+from jaxgen.sharding.processes import start_processes
+from jaxgen.systems.base import System
+from jaxgen.systems.registry import make_system
 
+EVERY = 1024  # entries of a file
 AHEAD = 64  # records that are decoded while others are encoded
 PATIENCE = 7 * 24 * 3600.0  # seconds that hosts wait for the slowest one at the end
 Encoded = Iterable[tuple[bytes, np.ndarray]]  # key and values of each entry
@@ -57,6 +66,26 @@ class Content:
   encoding: Encoding
   stem: str = cache.LATENTS
   dtype: str = 'float32'
+
+
+def begin(config: ConfigDict, start: Mapping[str, Any] | None, every: int
+          ) -> tuple[Hosts, System, Mesh]:
+  """Checks the config and starts the process; ``(hosts, system, mesh)`` of a command that fills.
+
+  Args:
+    config: of the run.
+    start: see ``jaxgen.training.loop.train``.
+    every: entries of a file.
+
+  Raises:
+    UserError: a config that does not hold together, or no entries in a file.
+  """
+  validate(config)
+  if every < 1:
+    raise user_error('--every', every, 'use 1 or more')
+  hosts = start_processes(**(start or {}))
+  use_compilation_cache()
+  return hosts, make_system(config), make_mesh(config.mesh)
 
 
 def fill(folder: str, data: ConfigDict, content: Content, hosts: Hosts, every: int, command: str

@@ -13,7 +13,6 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxgen.config import validate
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.data.example import Encodable
@@ -32,21 +31,19 @@ from jaxgen.data.packing import RowShape
 from jaxgen.data.sample import Sample
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
-from jaxgen.sharding.mesh import make_mesh
-from jaxgen.sharding.mesh import use_compilation_cache
-from jaxgen.sharding.processes import start_processes
 from jaxgen.systems.base import System
-from jaxgen.systems.registry import make_system
 from jaxgen.training import frozen_groups
 from jaxgen.training import visits
+from jaxgen.training.filling import begin
 from jaxgen.training.filling import Content
 from jaxgen.training.filling import Encoded
+from jaxgen.training.filling import EVERY
 from jaxgen.training.filling import fill
 from jaxgen.training.state import make_blueprint
 
 
 def write_image_tokens(config: ConfigDict, out: str, start: Mapping[str, Any] | None = None,
-                       read_external: Callable[[str], Params] | None = None, *, every: int = 1024
+                       read_external: Callable[[str], Params] | None = None, *, every: int = EVERY
                        ) -> None:
   """``jaxgen data cache --image-tokens``: writes what the vision tower makes of all images.
 
@@ -59,12 +56,7 @@ def write_image_tokens(config: ConfigDict, out: str, start: Mapping[str, Any] | 
   Raises:
     UserError: as ``caching.write_cache``; a tower that trains, or no image that it sees.
   """
-  validate(config)
-  if every < 1:
-    raise user_error('--every', every, 'use 1 or more')
-  hosts = start_processes(**(start or {}))
-  use_compilation_cache()
-  system, mesh = make_system(config), make_mesh(config.mesh)
+  hosts, system, mesh = begin(config, start, every)
   blueprint = make_blueprint(config, system, needed_groups(system, make_objectives(config)), mesh)
   frozen_groups.check_tower(system, blueprint, out, '--out')
   shape = RowShape.of(config.data, system.layout)
