@@ -71,11 +71,13 @@ done
 
 train duetgen_ntp configs/duetgen/shapes.py:ntp 2 --config.data.tokenizer="$root/words" \
   --config.init_from.mllm="$root/qwen2_5_vl"
-for stage in align joint; do
+taken=("mllm=$root/duetgen_ntp")
+for stage in joint cosmos align; do
   echo "== duetgen $stage"
+  [[ $stage != align ]] || taken+=({connector,denoiser}="$root/duetgen_cosmos")
   for steps in 2 4; do
     train "duetgen_$stage" "configs/duetgen/shapes.py:$stage" "$steps" \
-      --config.data.tokenizer="$root/words" --config.init_from.mllm="$root/duetgen_ntp"
+      --config.data.tokenizer="$root/words" "${taken[@]/#/--config.init_from.}"
   done
   check "duetgen_$stage" --prompt='make the circle red' \
     --source="$root/finetune_mix/drawn/0000.png"

@@ -4,10 +4,9 @@
 
 Images of 16 x 16 pixels, a parameter-free pixel autoencoder, the tiny Qwen2.5-VL of Query-Kontext's
 drawn world, which can describe scenes. The argument names the stage: ``shapes.py:ntp`` (stage 1),
-``align`` (stage 2); ``joint`` trains both at once in their place.
+``cosmos`` (text to image alone, which the published denoiser has learned before), ``align``
+(stage 2); ``joint`` trains the first and the last at once in their place.
 """
-
-import collections
 
 from ml_collections import ConfigDict
 
@@ -21,14 +20,17 @@ from jaxgen.config import source
 from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
-STEPS = dict(ntp=1500, align=4000, joint=4000)
+STEPS = dict(ntp=1500, cosmos=1000, align=4000, joint=4000)
 PUBLISHED = dict(ntp=stage1, align=stage2, joint=joint)
 # Source of the paper's stages -> drawn task. Dialogues begin with text alone, or with an image.
 DRAWN = dict(video='transition', text_to_image='scene', edits='edit', references='reference',
              web='guide', synthetic='session')
+# Of the alignment data. Text to image and references need the most samples, transitions few: they
+# are edits in other words.
+SHARES = dict(video=0.1, text_to_image=0.3, edits=0.3, references=0.3)
 # Tokens of a row, images that the language model sees in it, images of the denoiser; the longest
 # dialogue has 140 tokens and five images.
-ROWS = dict(ntp=(384, 16, 0), align=(160, 6, 6), joint=(256, 10, 6))
+ROWS = dict(ntp=(384, 16, 0), cosmos=(160, 1, 4), align=(160, 6, 6), joint=(256, 10, 6))
 
 
 def tiny(config: ConfigDict) -> ConfigDict:
@@ -56,31 +58,26 @@ def tiny(config: ConfigDict) -> ConfigDict:
 
 
 def drawn(config: ConfigDict) -> None:
-  """Drawn tasks in place of the published sources, those of stage 2 half of dialogues."""
+  """Drawn tasks in place of the published sources, those of images half of dialogues.
+
+  Dialogues of both beginnings come equally often, alignment data as ``SHARES`` has it.
+  """
   published = config.data.sources
-  totals = collections.Counter()
-  for spec in published.values():
-    totals[_kind(spec)] += spec.share[0]
-  drawing = totals['dialogue'] + totals['alignment']
-  wanted = dict(conversation=totals['conversation'], dialogue=drawing / 2, alignment=drawing / 2)
+  writing = sum(spec.share[0] for spec in published.values() if spec.task == 'conversation')
   config.data.sources = ConfigDict()
   for name, spec in published.items():
-    kind = _kind(spec)
-    path = DRAWN[name.removesuffix(f'_{kind}')]
-    # Dialogues of both beginnings come equally often, alignment data as the published stage has it.
-    share = spec.share[0] / totals[kind] if kind == 'alignment' else 1 / 2
-    config.data.sources[name] = source('shapes', spec.task, path=path,
-                                       share=(share * wanted[kind],))
-
-
-def _kind(spec: ConfigDict) -> str:
-  return spec.task if spec.task in ('conversation', 'dialogue') else 'alignment'
+    if name in SHARES:
+      drawn_task, share = DRAWN[name], SHARES[name] * (1 - writing) / 2
+    else:
+      drawn_task = DRAWN[name.removesuffix(f'_{spec.task}')]
+      share = writing / 2 if spec.task == 'conversation' else (1 - writing) / 4
+    config.data.sources[name] = source('shapes', spec.task, path=drawn_task, share=(share,))
 
 
 def get_config(stage: str = 'align') -> ConfigDict:
   if stage not in STEPS:
     raise user_error('--config', f'shapes.py:{stage}', f'write one of {", ".join(STEPS)}')
-  config = tiny(PUBLISHED[stage].get_config())
+  config = tiny(PUBLISHED[stage if stage in PUBLISHED else 'align'].get_config())
   drawn(config)
   tokens, seen, images = ROWS[stage]
   config.data.update(prompt_tokens=tokens, patches=16 * seen, visual_tokens=16 * images,
@@ -88,4 +85,9 @@ def get_config(stage: str = 'align') -> ConfigDict:
   config.train.steps = STEPS[stage]
   if stage == 'ntp':
     config.train.rows = 8  # of three dialogues each
+  if stage == 'cosmos':
+    scenes = config.data.sources.text_to_image
+    scenes.share = (1.0,)
+    config.data.sources = ConfigDict(dict(text_to_image=scenes))
+    config.optimizer.schedule = 'constant'
   return config

@@ -6,6 +6,7 @@ config=${CONFIG:-configs/duetgen/shapes.py}
 tokenizer towers/tokenizer --path=all
 train towers/qwen2_5_vl configs/query_kontext/shapes.py:mllm
 train ntp "$config:ntp" mllm=towers/qwen2_5_vl
-train align "$config:align" mllm=ntp
+train cosmos "$config:cosmos" mllm=ntp
+train align "$config:align" mllm=ntp connector=cosmos denoiser=cosmos
 evaluate align --prompts=50 --images-per-prompt=1 --untrained
 export_stage align

@@ -122,5 +122,5 @@ def test_the_small_stages_are_whole(name):
     published = shapes.PUBLISHED[name].get_config()
     assert config.trainable == published.trainable
     assert config.data.sources.keys() == published.data.sources.keys()
-    assert config.data.shown == 'preceding' and config.data.scheme == 'per_image'
+  assert config.data.shown == 'preceding' and config.data.scheme == 'per_image'
   assert any(trained.values())
