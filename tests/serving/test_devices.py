@@ -1,4 +1,4 @@
-"""``jaxgen serve`` on four devices, of a run that was trained on more: the answers of one device."""
+"""``jaxgen serve`` on four devices, of a run that was trained on more: answers as on one device."""
 
 import dataclasses
 import os
@@ -41,9 +41,9 @@ def client_of(url: str) -> openai.OpenAI:
 
 def test_four_devices_answer_as_one(workdir, bench):
   """Requests by themselves, with fewer rows than devices, and from clients that come together."""
-  run = load_run(workdir)
+  run, mesh = load_run(workdir), make_mesh(ALL_DEVICES, jax.devices()[:1])
   run.config.sampling.guidance = 2.0
-  engine = Engine(Drawer(run, LIMITS, tiny.SIZES, make_mesh(ALL_DEVICES, jax.devices()[:1])), LIMITS)
+  engine = Engine(Drawer(run, LIMITS, tiny.SIZES, mesh), LIMITS)
   engine.start()
   with tiny.serving(engine) as url:
     asked = bench.mixed(client_of(f'{url}/v1'), 10, steps=(1, 2, 3))
