@@ -151,7 +151,8 @@ class Reader:
     with partition.scope(self._mesh, self._table):
       tokens, _, lengths = language.continue_from(
           self._model, self._params, self._state, stop_ids=(tokenizer.bov, tokenizer.end),
-          rng=_keys(seeds, numbers), active=jnp.asarray(active), **self._sampling)
+          rng=_keys(seeds, numbers), active=jnp.asarray(active), limit=self._most,
+          **self._sampling)
     tokens, lengths = np.asarray(tokens), np.asarray(lengths)
     rooms = {row: self._longest - self._begins - len(self._known[row]) for row in keys}
     return {row: self._draft(tokens[row, :lengths[row]], min(room, self._most))

@@ -51,7 +51,7 @@ def make_app(engine: Engine, model: str, keys: Sequence[str] = (),
             Route('/healthz', state.health), Route('/metrics', state.metrics)]
   inner = Inner()
   # The page is a client like others; whoever has signed in calls by its key.
-  gate = Middleware(Gate, keys=Keys([*keys, inner.key] if keys else ()), body=engine.limits.body,
+  gate = Middleware(Gate, keys=Keys([*keys, inner.key] if keys else ()), limits=engine.limits,
                     metrics=metrics)
   inner.app = Starlette(routes=routes, middleware=[gate],
                         exception_handlers={HTTPException: on_error})

@@ -16,6 +16,7 @@ from jaxgen.serving.drawing import Job
 from jaxgen.serving.engine import Engine
 from jaxgen.serving.engine import Outputs
 from jaxgen.serving.engine import Progress
+from jaxgen.serving.engine import Refused
 from jaxgen.serving.errors import ApiError
 from jaxgen.serving.errors import api_error
 from jaxgen.serving.limits import Limits
@@ -34,7 +35,7 @@ class Calls:
 
   def __init__(self, engine: Engine, limits: Limits):
     self.engine, self.limits = engine, limits
-    self._preparing = asyncio.Semaphore(PREPARED_AT_ONCE)
+    self._preparing, self._unprepared = asyncio.Semaphore(PREPARED_AT_ONCE), 0
 
   async def json_body(self, request: Request) -> dict[str, Any]:
     """The object that a call holds; raises an ``ApiError`` where it holds none."""
@@ -57,9 +58,20 @@ class Calls:
                                 max_part_size=4 * self.limits.prompt)
 
   async def prepared(self, make: Callable[[], list[Job]]) -> list[Job]:
-    """Runs what decodes images and makes examples on another thread, few at one time."""
-    async with self._preparing:
-      return await asyncio.to_thread(make)
+    """Runs what decodes images and makes examples on another thread, few at one time.
+
+    Raises:
+      Refused: as many calls wait for it as may wait to be drawn; each holds its images.
+    """
+    if self._unprepared >= self.limits.queue:
+      raise Refused(f'{self._unprepared} calls are being read, and no more may; come again later',
+                    10)
+    self._unprepared += 1
+    try:
+      async with self._preparing:
+        return await asyncio.to_thread(make)
+    finally:
+      self._unprepared -= 1
 
   async def drawn(self, request: Request, jobs: Sequence[Job], seconds: float) -> list[Outputs]:
     """The outputs of all jobs; if the client leaves before, they are taken away."""

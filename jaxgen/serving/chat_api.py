@@ -76,7 +76,9 @@ class ChatApi:
     fields['progress'] &= fields['stream']
     if fields['seed'] is None:
       fields['seed'] = random.randrange(MAX_SEED + 1)
-    parts = parts_of(messages, self._limits, self._engine.drawer.images)
+    # Base64 of many megabytes would hold up other calls.
+    parts = await asyncio.to_thread(
+        parts_of, messages, self._limits, self._engine.drawer.images)
     answer = self._written if self._engine.drawer.reads else self._drawn
     pieces = answer(request, parts, fields)
     # What is refused at once has a status of its own, in a stream too.

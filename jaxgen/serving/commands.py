@@ -13,6 +13,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 
+import jax
 from etils import epath
 
 from jaxgen.core.errors import user_error
@@ -61,8 +62,9 @@ def serve(open_origin: Callable[[], Origin], place: Place, limits: Limits, *,
       takes the config's.
 
   Raises:
-    UserError: the extra ``serve`` is missing, a port that is taken, a file without keys, or a size
-      that the models cannot draw; or what ``open_origin`` raises.
+    UserError: the extra ``serve`` is missing, a port that is taken, a file without keys, several
+      processes, a size that the models cannot draw, or a sharding rule that the devices cannot
+      follow; or what ``open_origin`` raises.
   """
   try:
     from jaxgen.serving.app import Listener
@@ -74,6 +76,9 @@ def serve(open_origin: Callable[[], Origin], place: Place, limits: Limits, *,
   keys = read_keys(place.keys) if place.keys else []
   chosen = [named_size(size, '--output-size') for size in sizes]
   with bound(place.host, place.port) as listening:
+    if (count := jax.process_count()) > 1:
+      raise user_error('jaxgen serve', f'{count} processes', 'a server is one process with the '
+                       'devices of one host; start a server of its own on each host')
     log_to(sys.stderr)
     began = time.monotonic()
     run = _with_sampling(open_origin().load(), sampling)
@@ -82,7 +87,8 @@ def serve(open_origin: Callable[[], Origin], place: Place, limits: Limits, *,
     engine.start()
     page = Server(place.flags, guarded=bool(keys)) if place.page else None
     server = Listener(make_app(engine, place.name, keys, page), limits.drain)
-    _greet(place, listening.getsockname()[1], time.monotonic() - began, bool(keys))
+    _greet(place, listening.getsockname()[1], time.monotonic() - began, engine.drawer.mesh.size,
+           bool(keys))
     # The server hears the signal first, and would then end this process by it.
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
@@ -150,10 +156,11 @@ class _Lines(logging.Formatter):
     return json.dumps(line, ensure_ascii=False)
 
 
-def _greet(place: Place, port: int, seconds: float, guarded: bool) -> None:
+def _greet(place: Place, port: int, seconds: float, devices: int, guarded: bool) -> None:
   """Says where the server is, and who may ask it."""
   host = f'[{place.host}]' if ':' in place.host else place.host
-  print(f'{place.name}: ready after {seconds:.0f} s at http://{host}:{port}/v1', flush=True)
+  print(f'{place.name}: ready after {seconds:.0f} s on {devices} device{"s" * (devices > 1)} at '
+        f'http://{host}:{port}/v1', flush=True)
   if not guarded and not _is_loopback(place.host):
     print(f'jaxgen: --host = {place.host!r}: anybody who reaches this address may draw; give an '
           '--api-key-file', file=sys.stderr)

@@ -80,8 +80,11 @@ class Conversation:
       ticket.future.cancel()
 
   def _run(self, function: Callable[[], object]) -> object:
-    self._left()
-    return self._engine.run(function)
+    def wanted() -> object:
+      self._left()  # it may have waited for a batch and for other dialogues
+      return function()
+
+    return self._engine.run(wanted)
 
   def _draw(self, requests: Sequence[Request]) -> list[Images]:
     request, = requests  # of the one dialogue

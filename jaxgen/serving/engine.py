@@ -171,7 +171,7 @@ class Engine:
     self._errands: collections.deque[Errand] = collections.deque()
     self._dialogues = 0
     self._change = threading.Condition()
-    self._closed, self._failure = '', None
+    self._closed, self._ended, self._failure = '', False, None
     self._ready = threading.Event()
     self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
 
@@ -214,6 +214,8 @@ class Engine:
     deadline = time.monotonic() + min(seconds or self.limits.seconds, self.limits.seconds)
     tickets = [Ticket(job, number, deadline, listen) for number, job in enumerate(jobs)]
     with self._change:
+      if self._ended:
+        raise Refused(self._closed)
       if not taken:
         self._check_room(len(tickets))
       self._waiting.extend(tickets)
@@ -249,8 +251,8 @@ class Engine:
     """
     errand = Errand(function)
     with self._change:
-      if not self._thread.is_alive():
-        raise Refused('the server is being stopped')
+      if self._ended or not self._thread.is_alive():
+        raise Refused(self._closed or 'the server is being stopped')
       self._errands.append(errand)
       self._change.notify()
     return errand.future.result()
@@ -258,17 +260,23 @@ class Engine:
   def drain(self, seconds: float) -> bool:
     """Takes no further jobs and finishes those that it has; False where time was too short."""
     with self._change:
-      self._closed = 'the server is being stopped'
+      self._closed = self._closed or 'the server is being stopped'
       self._change.notify()
     self._thread.join(seconds)
+    left = self._refuse_all()
+    self._thread.join(seconds and 5.0)
+    return not left
+
+  def _refuse_all(self) -> int:
+    """Answers all that waits or is under way, and takes nothing more; how many there were."""
     with self._change:
+      self._ended = True
       left = [*self._waiting, *self._under_way, *self._errands]
       self._waiting.clear()
       self._errands.clear()
     for each in left:
       each.settle(Refused(self._closed))
-    self._thread.join(seconds and 5.0)
-    return not left
+    return len(left)
 
   def _check_room(self, count: int) -> None:
     """Raises ``Refused`` where the queue has no room for so many."""
@@ -306,13 +314,19 @@ class Engine:
       self._failure = error
       self._ready.set()
       return
-    with Programs() as programs, self.drawer.scope():
-      self._ready.set()
-      while (errands := self._next()) is not None:
-        for errand in errands:
-          errand.go()
-        self._batch()
-        self.counts.programs = programs.count
+    try:
+      with Programs() as programs, self.drawer.scope():
+        self._ready.set()
+        while (errands := self._next()) is not None:
+          for errand in errands:
+            errand.go()
+          self._batch()
+          self.counts.programs = programs.count
+    except BaseException:  # a defect between batches: nobody may wait for a thread that has ended
+      _log.exception('the engine has ended')
+      with self._change:
+        self._closed = 'the server has failed, its log has the traceback; restart it'
+      self._refuse_all()
 
   def _next(self) -> list[Errand] | None:
     """Waits for something to do; the errands that are due, None where nothing will come any more.

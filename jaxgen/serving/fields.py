@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,4 +107,7 @@ def _converted(value: Any, kind: type) -> Any:
     return None
   if kind is int:
     return int(value) if abs(value) < 2**53 and value == int(value) else None
-  return float(value)
+  try:
+    return float(value)
+  except OverflowError:  # JSON has whole numbers that are larger than any float
+    return math.inf

@@ -3,6 +3,8 @@
 The log says who asked for what kind of thing and how it ended, and never what for.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -20,6 +22,7 @@ from starlette.types import Send
 
 from jaxgen.serving.errors import ApiError
 from jaxgen.serving.errors import api_error
+from jaxgen.serving.limits import Limits
 from jaxgen.serving.metrics import Metrics
 
 LEFT = 499  # the client left before it was answered
@@ -59,12 +62,13 @@ class Gate:
   Args:
     app: that answers.
     keys: of the server; routes below /v1 and /metrics need one.
-    body: bytes of a call at the most.
+    limits: of the server.
     metrics: that count calls.
   """
 
-  def __init__(self, app: ASGIApp, keys: Keys, body: int, metrics: Metrics):
-    self._app, self._keys, self._body, self._metrics = app, keys, body, metrics
+  def __init__(self, app: ASGIApp, keys: Keys, limits: Limits, metrics: Metrics):
+    self._app, self._keys, self._metrics = app, keys, metrics
+    self._body, self._upload = limits.body, limits.upload
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
     if scope['type'] != 'http':
@@ -85,14 +89,14 @@ class Gate:
       refusal = self._refusal(scope)
       if refusal:
         if refusal.status == 413:
-          await limited.discard()
+          await limited.discard(self._upload)
         await refusal.response(scope, limited, answer)
         return
       await self._app(scope, limited, answer)
     except Exception as error:
       told = api_error(error)
       if told.status == 413:
-        await limited.discard()
+        await limited.discard(self._upload)
       if not status:
         await told.response(scope, limited, answer)
     finally:
@@ -139,10 +143,12 @@ class _Limited:
       raise too_large(self._most)
     return message
 
-  async def discard(self) -> None:
+  async def discard(self, seconds: float) -> None:
     """Reads the rest, since a client waits for its answer until all is sent; not without end."""
-    while self._more and self.size < 3 * self._most:
-      await self._next()
+    with contextlib.suppress(TimeoutError):
+      async with asyncio.timeout(seconds):
+        while self._more and self.size < 3 * self._most:
+          await self._next()
 
   async def _next(self) -> Message:
     message = await self._receive()

@@ -114,19 +114,22 @@ class ImagesApi:
     """``POST /v1/images/edits``: a form with one or several files ``image`` or ``image[]``."""
     form = await self._calls.form(request, self._drawer.images + 1)
     images, given = [], {}
-    for name, value in form.multi_items():
-      name = name.removesuffix('[]')
-      if name == 'image' and isinstance(value, UploadFile):
-        where = f'image[{len(images)}]'
-        images.append(checked_image(await value.read(), self._limits, where))
-      elif isinstance(value, UploadFile):
-        raise ApiError(400, f'{name}: files are sent as image; say in the prompt what to change',
-                       param=name, code='unknown_parameter')
-      elif name in ('sizes', 'roles'):
-        given.setdefault(name, []).append(value)
-      else:
-        given[name] = value
-    await form.close()
+    try:
+      for name, value in form.multi_items():
+        name = name.removesuffix('[]')
+        if name == 'image' and isinstance(value, UploadFile):
+          where = f'image[{len(images)}]'
+          images.append(await asyncio.to_thread(
+              checked_image, await value.read(), self._limits, where))
+        elif isinstance(value, UploadFile):
+          raise ApiError(400, f'{name}: files are sent as image; say in the prompt what to change',
+                         param=name, code='unknown_parameter')
+        elif name in ('sizes', 'roles'):
+          given.setdefault(name, []).append(value)
+        else:
+          given[name] = value
+    finally:
+      await form.close()
     if not images:
       raise ApiError(400, 'image: missing; send one or several files', param='image',
                      code='missing')

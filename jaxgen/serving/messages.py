@@ -15,7 +15,7 @@ from jaxgen.serving.uploads import from_data_url
 
 # Role of a message -> role of its texts.
 SPEAKERS = dict(system='system', developer='system', user='user', assistant='assistant')
-MESSAGES = 256  # of one call
+MESSAGES, PARTS = 256, 1024  # of one call
 
 
 def parts_of(messages: object, limits: Limits, images: int) -> list[Part]:
@@ -33,6 +33,7 @@ def parts_of(messages: object, limits: Limits, images: int) -> list[Part]:
     raise ApiError(400, f'messages: send a list of 1 to {MESSAGES}', param='messages',
                    code='invalid_type')
   parts: list[Part] = []
+  shown = 0
   for number, message in enumerate(messages):
     where = f'messages[{number}]'
     role = message.get('role') if isinstance(message, dict) else None
@@ -40,8 +41,12 @@ def parts_of(messages: object, limits: Limits, images: int) -> list[Part]:
       raise ApiError(400, f'{where}.role: use {", ".join(SPEAKERS)}', param='messages',
                      code='invalid_value')
     for piece in _pieces(message, where):
+      if len(parts) == PARTS:
+        raise ApiError(400, f'messages: more than {PARTS} texts and images; send fewer, longer '
+                       'texts', param='messages', code='invalid_value')
       parts.append(_part(piece, role, where, limits))
-      if sum(part.is_image for part in parts) > images:
+      shown += parts[-1].is_image
+      if shown > images:
         raise ApiError(400, f'{where}: more than {images} images, which is what one request of '
                        'this model may have', param='messages', code='too_many_images')
   if sum(len(part.text or '') for part in parts) > limits.prompt:

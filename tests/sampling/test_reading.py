@@ -3,12 +3,14 @@
 import copy
 
 import jax
+import numpy as np
 import pytest
 
 from jaxgen.data import tasks
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
+from jaxgen.operations.programs import Programs
 from jaxgen.sampling import reading
 from jaxgen.sampling.generate import placed
 from jaxgen.sampling.reading import Reader
@@ -70,6 +72,25 @@ def test_reading_on_equals_reading_anew(opened, monkeypatch):
   anew = make()
   anew.read({0: example(*parts), 1: short})
   assert reader.write(KEYS) == anew.write(KEYS)
+
+
+def test_a_limit_ends_what_is_written_without_a_program_of_its_own(opened):
+  make, example = opened
+  reader = make()
+  reader.read({0: example(Part('user', text='one')), 1: example(Part('user', text='two'))})
+  state, options = reader._state, dict(max_new=12, stop_ids=())
+
+  def write(**more):
+    tokens, end, lengths = reading.language.continue_from(
+        reader._model, reader._params, state, **options, **more)
+    assert int(end.used) - int(state.used) == more.get('limit', 12) == max(lengths.tolist())
+    return np.asarray(tokens)
+
+  whole, short = write(), write(limit=3)
+  with Programs() as programs:
+    longer = write(limit=5)
+  assert programs.count == 0
+  assert (short[:, :3] == whole[:, :3]).all() and (longer[:, :5] == whole[:, :5]).all()
 
 
 def test_rows_that_are_not_to_write_do_not(opened):

@@ -1,65 +1,18 @@
 """``jaxgen serve`` as a process: SIGTERM and kill during work, its keys, its place and its log."""
 
-import json
-import os
-import pathlib
 import signal
 import socket
-import subprocess
-import sys
-import threading
 
 import httpx
-import numpy as np
 import openai
 import pytest
 
-from jaxgen.checkpoints.weights import save_weights
-from jaxgen.config import to_json
-from jaxgen.core import trees
 from jaxgen.core.errors import UserError
 from jaxgen.flags.serve import LIMITS
 from jaxgen.serving.commands import bound
 from jaxgen.serving.commands import read_keys
 from jaxgen.serving.limits import Limits
-from jaxgen.systems.registry import make_system
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture
-def workdir(tiny_config, tmp_path) -> str:
-  """Of a tiny IOMM with random weights."""
-  tiny_config.sampling.update(steps=2, guidance=1.0, rows=1)
-  rng = np.random.default_rng(0)
-  save_weights(str(tmp_path / 'run'), trees.map_named(
-      lambda _, leaf: np.float32(rng.normal(0.0, 0.1, leaf.shape)),
-      make_system(tiny_config).shapes()), to_json(tiny_config))
-  return str(tmp_path / 'run')
-
-
-class Server:
-  """A process of the command on one device."""
-
-  def __init__(self, *flags: str):
-    self.process = subprocess.Popen(
-        [sys.executable, '-m', 'jaxgen.cli', 'serve', '--port=0', *flags], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | dict(XLA_FLAGS='--xla_backend_optimization_level=0'))
-    self.lines: list[str] = []
-    self._reading = threading.Thread(target=lambda: self.lines.extend(self.process.stderr))
-    self._reading.start()
-    self.url = self.process.stdout.readline().split()[-1]
-
-  def end(self, number: int) -> int:
-    """Sends a signal and waits; the exit code."""
-    self.process.send_signal(number)
-    return self.process.wait(60)
-
-  def calls(self) -> list[dict]:
-    """Calls of the log, once the process has ended."""
-    self._reading.join()
-    return [line for line in map(json.loads, self.lines) if 'route' in line]
+from tests.serving.process import Server
 
 
 def test_sigterm_finishes_what_is_under_way_and_kill_does_not(workdir, tmp_path):

@@ -3,16 +3,15 @@
 All with one engine, whose programs are compiled once: nothing here may compile a further one.
 """
 
+import asyncio
 import base64
 import concurrent.futures
 import dataclasses
-import importlib
 import io
 import json
-import pathlib
 import socket
 import struct
-import sys
+import threading
 import time
 import zlib
 
@@ -32,6 +31,8 @@ from jaxgen.sampling.interleaved import Dialogue
 from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.interleaved import converse
 from jaxgen.sampling.request import make_request
+from jaxgen.serving.calls import Calls
+from jaxgen.serving.conversation import Conversation
 from jaxgen.serving.engine import Engine
 from jaxgen.serving.engine import Late
 from jaxgen.serving.engine import Refused
@@ -43,7 +44,6 @@ KEY = 'a key of sixteen letters or more'
 BEARER = dict(authorization=f'Bearer {KEY}')
 EDITS, DRAW, CHAT = '/v1/images/edits', '/v1/images/generations', '/v1/chat/completions'
 SQUARE, WIDE = tiny.SIZES
-TOOLS = pathlib.Path(__file__).parents[2] / 'tools'
 
 
 @pytest.fixture(scope='module')
@@ -83,15 +83,6 @@ def url(engine):
 @pytest.fixture(scope='module')
 def client(url):
   return openai.OpenAI(base_url=f'{url}/v1', api_key=KEY, max_retries=0, timeout=120)
-
-
-@pytest.fixture(scope='module')
-def bench():
-  sys.path.insert(0, str(TOOLS))
-  try:
-    yield importlib.import_module('bench_serve')
-  finally:
-    sys.path.remove(str(TOOLS))
 
 
 def until(true, seconds: float = 30.0) -> bool:
@@ -180,6 +171,33 @@ def test_a_server_that_is_stopped_finishes_what_it_has(run, engine):
     with pytest.raises(Refused, match='being stopped'):
       second.submit(jobs)
   assert drained.result() and all(ticket.future.result() for ticket in tickets)
+
+
+def test_nobody_waits_for_an_engine_that_has_ended(run, engine):
+  second = Engine(engine.drawer, engine.limits)
+  second.start()
+  job = engine.drawer.prepare(make_request(run.config, 'a cross', size=SQUARE), 1)
+  with tiny.held(second):
+    tickets = second.submit([dataclasses.replace(job, kind=99), job])  # there is no such program
+  for ticket in tickets:
+    with pytest.raises(Refused, match='the server has failed'):
+      ticket.future.result(60)
+  assert not second.healthy
+  for ask in (lambda: second.submit([job], taken=True), lambda: second.run(list)):
+    with pytest.raises(Refused, match='the server has failed'):
+      ask()
+
+
+def test_what_a_dialogue_waits_for_is_not_done_once_its_client_has_left(engine):
+  asked = Sample('dialogue', (Part('user', text=tiny.USER),), origin='messages')
+  conversation, done = Conversation(engine, asked, Options()), []
+  with concurrent.futures.ThreadPoolExecutor() as pool, tiny.held(engine):
+    waiting = pool.submit(conversation._run, lambda: done.append(True))
+    assert until(lambda: engine._errands)
+    conversation.stop()
+  with pytest.raises(concurrent.futures.CancelledError):
+    waiting.result(60)
+  assert not done
 
 
 # --- OpenAI's API ---------------------------------------------------------------------------------
@@ -293,6 +311,7 @@ def test_models_health_and_metrics(url, client):
     (dict(outputs=3), 400, 'use 1 to 2'),
     (dict(outputs=2, sizes=['16x16']), 400, 'give one for each'),
     (dict(guidance=float('nan')), 400, 'use 0 to 100'),
+    (dict(guidance=10**400), 400, 'use 0 to 100'),
     (dict(image='/etc/passwd'), 400, 'no such field')])
 def test_what_cannot_be_drawn_is_refused_in_one_line(url, asked, status, said):
   content = json.dumps(dict(prompt='a cross') | asked)
@@ -308,6 +327,7 @@ def test_bodies_that_are_no_objects(url, content):
 @pytest.mark.parametrize('messages, said', [
     ([], 'send a list'), ('hello', 'send a list'), ([dict(role='tool')], 'use system'),
     ([dict(role='user', content=[dict(type='audio')])], 'each part is'),
+    ([dict(role='user', content=[dict(type='text', text='')] * 2000)], 'more than 1024 texts'),
     ([dict(role='user', content='hi'), dict(role='assistant', content='ho')], 'nothing to answer'),
     *(([dict(role='user', content=[dict(type='image_url', image_url=dict(url=url))])], said)
       for url, said in (
@@ -422,10 +442,26 @@ def test_a_full_queue_says_when_to_come_again(engine, url, client):
   assert client.images.generate(prompt='x', extra_body=dict(steps=1)).data
 
 
+def test_calls_whose_images_are_not_read_yet_are_counted(engine):
+  calls, free = Calls(engine, dataclasses.replace(engine.limits, queue=5)), threading.Event()
+
+  async def ask():
+    reading = [asyncio.create_task(calls.prepared(lambda: free.wait(60))) for _ in range(5)]
+    await asyncio.sleep(0)
+    with pytest.raises(Refused, match='5 calls are being read') as found:
+      await calls.prepared(list)
+    free.set()
+    assert found.value.retry_after and all(await asyncio.gather(*reading))
+    assert await calls.prepared(list) == []
+
+  asyncio.run(ask())
+
+
 def test_a_client_that_sends_slowly_is_not_waited_for(url):
-  call = raw(url, b'{"prompt": ', length=100)
-  call.settimeout(20)
-  assert b' 504 ' in call.recv(1000)
+  for length, status in ((100, b' 504 '), (2**20 + 1, b' 413 ')):
+    call = raw(url, b'{"prompt": ', length=length)
+    call.settimeout(20)
+    assert status in call.recv(1000)
 
 
 # --- The load -------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def generate(model: MultimodalLM, params: Params, prompt: Prompt, *, max_new: in
   """
   slots = prompt.tokens.shape[1] + max_new + room
   return _write(model, params, read(model, params, prompt, slots=slots), max_new, stop_ids,
-                temperature, top_p, rng, None)
+                temperature, top_p, rng)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'slots'))
@@ -110,14 +110,15 @@ def append(model: MultimodalLM, params: Params, state: DecodeState, prompt: Prom
 
 def continue_from(model: MultimodalLM, params: Params, state: DecodeState, *, max_new: int,
                   stop_ids: tuple[int, ...], temperature: float = 0.0, top_p: float = 1.0,
-                  rng: jax.Array | None = None, active: jax.Array | None = None
-                  ) -> tuple[jax.Array, DecodeState, jax.Array]:
+                  rng: jax.Array | None = None, active: jax.Array | None = None,
+                  limit: int | None = None) -> tuple[jax.Array, DecodeState, jax.Array]:
   """``generate`` behind what was read and written before; the state has room for ``max_new``.
 
-  Rows that are not ``active``, bool[B], write nothing: their length is 0. None = all are.
+  Rows that are not ``active``, bool[B], write nothing: their length is 0. None = all are. A
+  ``limit`` below ``max_new`` ends the rows that come so far; all limits have one program.
   """
   _check_room(state, max_new)
-  return _write(model, params, state, max_new, stop_ids, temperature, top_p, rng, active)
+  return _write(model, params, state, max_new, stop_ids, temperature, top_p, rng, active, limit)
 
 
 def nucleus(logits: jax.Array, top_p: float) -> jax.Array:
@@ -171,7 +172,8 @@ def _append(model, params, state, prompt):
   return _extend(model, params, state, embeddings, prompt.positions, prompt.segments)
 
 
-def _write(model, params, state, max_new, stop_ids, temperature, top_p, rng, active):
+def _write(model, params, state, max_new, stop_ids, temperature, top_p, rng, active=None,
+           limit=None):
   """See ``generate`` and ``continue_from``."""
   if temperature < 0:
     raise user_error('temperature', temperature, 'must be 0 (greedy) or positive')
@@ -181,11 +183,11 @@ def _write(model, params, state, max_new, stop_ids, temperature, top_p, rng, act
   # Numbers above 0 and below 1 are data: one program for all of them.
   chosen = dict(temperature=float(temperature)) if temperature else {}
   chosen |= dict(top_p=float(top_p)) if temperature and top_p < 1 else {}
-  return _written(model, params, state, max_new, stop_ids, chosen, rng, active)
+  return _written(model, params, state, max_new, stop_ids, chosen, rng, active, limit)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'max_new', 'stop_ids'))
-def _written(model, params, state, max_new, stop_ids, chosen, rng, active):
+def _written(model, params, state, max_new, stop_ids, chosen, rng, active, limit):
   """``_write`` with ``chosen``: temperature and top_p, where they are not 0 and 1."""
   rows = state.position.shape[0]
   positions = jnp.zeros((rows, 1, 3), jnp.int32)
@@ -203,7 +205,7 @@ def _written(model, params, state, max_new, stop_ids, chosen, rng, active):
 
   def unfinished(carry):
     step, _, _, running, _ = carry
-    return (step < max_new) & jnp.any(running)
+    return (step < (max_new if limit is None else limit)) & jnp.any(running)
 
   def write(carry):
     step, text, lengths, running, state = carry
