@@ -212,7 +212,8 @@ class _Account:
 
   def _add(self, **spent: int) -> None:
     self._own = {what: count + spent.get(what, 0) for what, count in self._own.items()}
-    write_text(self._file, json.dumps(self._own))
+    if self._limits.calls or self._limits.tokens:  # buckets take one file once a second
+      write_text(self._file, json.dumps(self._own))
 
   def _spent(self) -> dict[str, int]:
     total = dict(self._own)

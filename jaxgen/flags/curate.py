@@ -16,7 +16,7 @@ def add(commands) -> None:
   parser.add_argument('--in', default='', dest='source', metavar='PATH',
                       help='what the recipe reads: a folder or a table')
   parser.add_argument('--out', required=True, metavar='DIR', help='folder of the samples, for '
-                      'sources of kind arrayrecord')
+                      'sources of kind arrayrecord; here or in a bucket')
   parser.add_argument('--engine', default='local', metavar='NAME',
                       help='local (the default), ray, or ray:ADDRESS of a cluster')
   parser.add_argument('--workers', type=int, default=1, metavar='N', help='processes of ray')
