@@ -82,6 +82,9 @@ def test_tensorflow_and_torch_stay_out(code):
      "jaxgen: --api-key-file = 'none': no such file\n"),
     (['serve', '--workdir=none', '--output-size=512'],
      "jaxgen: --output-size = '512': write WIDTHxHEIGHT, as 768x512\n"),
+    (['curate', 'none.py', '--out=o', '--gpus-per-worker=1'],
+     'jaxgen: --gpus-per-worker = 1: local has all GPUs of this machine; add --engine=ray to share '
+     'them out\n'),
     (['report', '--workdir=none'],
      "jaxgen: --workdir = 'none': holds no metrics.jsonl, nor do its subfolders; "
      'give the folder of a run, or of several\n'),

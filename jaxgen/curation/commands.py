@@ -15,12 +15,13 @@ from jaxgen.curation.tally import Tally
 from jaxgen.operations import lock
 
 
-def curate(job: Job, engine: str = 'local') -> Tally:
+def curate(job: Job, engine: str = 'local', gpus: int = 0) -> Tally:
   """Runs a job, or goes on with it, and writes ``info.json`` and ``report.html``.
 
   Args:
     job: what to do.
     engine: ``local`` or ``ray[:ADDRESS]``, see ``executor``.
+    gpus: of each worker of Ray that runs a model.
 
   Returns:
     Counts and examples of the whole run.
@@ -30,7 +31,7 @@ def curate(job: Job, engine: str = 'local') -> Tally:
       the recipe is wrong, or a limit of a model is spent.
   """
   there(job.out)  # a bucket that cannot be reached is named first
-  execute, worker = executor(engine), Worker(job)
+  execute, worker = executor(engine, gpus), Worker(job)
   check_place(job.out)
   _claim(worker)
   with lock.held(worker.out, lock.CURATION, flag='--out'):

@@ -137,6 +137,12 @@ class Worker:
       done = pool.map(lambda chunk: self.tally_file(phase, chunk).exists(), chunks)
       return [chunk for chunk, is_done in zip(chunks, done) if not is_done]
 
+  def computes(self, phase: int) -> bool:
+    """Whether a stage of a phase runs a model on the devices of its worker."""
+    used = {value.name for stage in self._phases[phase] for value in stage.parameters.values()
+            if isinstance(value, Use)}
+    return any(models.runs_here(self._specs[name]) for name in used & self._specs.keys())
+
   @property
   def names(self) -> list[str]:
     """Of all stages."""

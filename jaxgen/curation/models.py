@@ -103,6 +103,11 @@ def identity(spec: str) -> str:
   return spec
 
 
+def runs_here(spec: str) -> bool:
+  """Whether a model runs on the accelerators of the process that asks it."""
+  return spec.partition(':')[0] in ('jaxgen', 'tower')
+
+
 def open_model(name: str, spec: str, calls: epath.Path, limits: Limits | None = None,
                workers: int = 1) -> 'Kept':
   """The model of a recipe, which is not loaded before it is first asked.

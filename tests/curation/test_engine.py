@@ -169,6 +169,52 @@ def test_a_bucket_that_cannot_be_reached_is_one_line(capsys):
     assert re.match(f'jaxgen: {place}: {message}', err)
 
 
+GPUS = """
+import os
+import ray
+from jaxgen.curation import readers
+from jaxgen.curation.recipe import Group, Recipe, Stage, Use
+from jaxgen.data.sample import Part, Sample
+
+def held(record, name, model=None):
+  found = ray.get_runtime_context().get_accelerator_ids()['GPU']
+  return record.having(key='one').noting(
+      **{name: [found, os.environ.get('CUDA_VISIBLE_DEVICES')]})
+
+def sample(records):
+  for record in records:
+    yield record.having(sample=Sample(record.id, (Part('assistant', text='a', loss=True),)))
+
+def get_recipe():
+  return Recipe(readers.listed('a', 'b', 'c'),
+                [Stage(held, name='words', model=Use('words')),
+                 Group(sample, 'key'), Stage(held, name='eyes', model=Use('eyes'))],
+                models={'words': 'chat:m@http://127.0.0.1:9/v1', 'eyes': 'tower:none'},
+                chunk=1, buckets=2)
+"""
+
+
+@pytest.mark.slow
+def test_ray_gives_gpus_to_workers_that_run_a_model(tmp_path, monkeypatch):
+  """Slow: Ray starts a handful of processes. It takes the one GPU on our word."""
+  ray = pytest.importorskip('ray')
+  monkeypatch.setenv('PYTHONPATH', str(ROOT))
+  (tmp_path / 'recipe.py').write_text(GPUS)
+  job = Job(str(tmp_path / 'recipe.py'), '', str(tmp_path / 'out'), workers=2)
+  ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+  try:
+    curate(job, 'ray', gpus=1)
+    source = open_source('arrayrecord', job.out)
+    notes = [source[index].lineage['notes'] for index in range(len(source))]
+    # The endpoint runs elsewhere; the tower is never asked, so that it need not exist.
+    assert len(notes) == 3 and all(note['words'][0] == [] for note in notes)
+    assert all(note['eyes'] == [['0'], '0'] for note in notes)
+    with pytest.raises(UserError, match='--gpus-per-worker = 2: no machine of Ray has more than 1'):
+      curate(dataclasses.replace(job, out=str(tmp_path / 'other')), 'ray', gpus=2)
+  finally:
+    ray.shutdown()
+
+
 def test_threads_do_not_change_a_byte(whole, tmp_path):
   text = pathlib.Path(TOY).read_text().replace('chunk=3', 'chunk=3, threads=4')
   (tmp_path / 'recipe.py').write_text(text)
