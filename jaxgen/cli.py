@@ -50,6 +50,7 @@ RANGES = {
     'lora': (1, None), 'text_lora': (0, None), 'shards': (1, None), 'vocab': (1, None),
     'every': (1, None), 'port': (0, 65535), 'queue': (1, None), 'draws': (1, None),
     'timeout': (0.001, None), 'drain': (0, None), 'concurrency': (1, None), 'workers': (1, None),
+    'gpus_per_worker': (0, None),
     'items': (1, None), 'participants': (1, None)}
 NAMED = ('config', 'workdir', 'out', 'data')
 COMMANDS = (train, finetune, sample, serve, evaluate, plan, convert, push, data, curate, report,

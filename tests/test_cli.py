@@ -1,5 +1,6 @@
 """The command line as a user meets it: start-up, messages and exit codes."""
 
+import argparse
 import os
 import pathlib
 import subprocess
@@ -81,6 +82,9 @@ def test_tensorflow_and_torch_stay_out(code):
      "jaxgen: --api-key-file = 'none': no such file\n"),
     (['serve', '--workdir=none', '--output-size=512'],
      "jaxgen: --output-size = '512': write WIDTHxHEIGHT, as 768x512\n"),
+    (['curate', 'none.py', '--out=o', '--gpus-per-worker=1'],
+     'jaxgen: --gpus-per-worker = 1: local has all GPUs of this machine; add --engine=ray to share '
+     'them out\n'),
     (['report', '--workdir=none'],
      "jaxgen: --workdir = 'none': holds no metrics.jsonl, nor do its subfolders; "
      'give the folder of a run, or of several\n'),
@@ -103,17 +107,34 @@ def test_mistakes_end_in_one_line(capsys, words, message):
     ('data pack', '--shards=0', 'at least 1'), ('data pack', '--seed=-1', 'use 0 to'),
     ('data tokenizer', '--vocab=-1', 'at least 1'), ('data show', '--rows=0', 'at least 1'),
     ('serve', '--port=70000', 'use 0 to 65535'), ('serve', '--timeout=nan', 'at least 0.001'),
-    ('data cache', '--every=0', 'at least 1'), ('report', '--workdir=', 'name a file or folder')])
+    ('data cache', '--every=0', 'at least 1'), ('data cache --states', '--every=0', 'at least 1'),
+    ('data cache --image-tokens', '--every=-1', 'at least 1'), ('report', '--workdir=', 'name a file or folder')])
 def test_numbers_out_of_range_and_empty_paths(capsys, command, flag, message):
   needed = {'sample': ('workdir', 'out'), 'train': ('config', 'workdir'), 'evaluate': ('workdir',),
             'plan': ('config', 'topology'), 'data pack': ('out',), 'data tokenizer': ('out',),
-            'data show': ('config',), 'data cache': ('config', 'out')}.get(command, ())
+            'data show': ('config',), 'data cache': ('config', 'out')}.get(
+                command.partition(' --')[0], ())
   assert cli.main([*command.split(), *(f'--{name}=none' for name in needed), flag]) == 1
   out, err = capsys.readouterr()
   name, _, value = flag.partition('=')
   assert out == '' and err.count('\n') == 1
   assert err.startswith(f'jaxgen: {name} = ') and message in err
   assert value or not os.path.exists('config.json')
+
+
+def numbers_of(parser):
+  """Names of all flags that take a number, of all commands."""
+  for action in parser._actions:
+    if isinstance(action, argparse._SubParsersAction):
+      for command in action.choices.values():
+        yield from numbers_of(command)
+    elif action.type in (int, float):
+      yield action.dest
+
+
+def test_every_number_has_bounds():
+  """Two have them where a job file or a config may give them too."""
+  assert set(numbers_of(cli.make_parser())) - set(cli.RANGES) == {'top_p', 'of_run'}
 
 
 def test_a_prompt_goes_on_to_the_end_of_its_line(capsys, tmp_path):

@@ -20,9 +20,9 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from jaxgen.core.image_files import to_png
 from jaxgen.evaluation.judge import Call
 from jaxgen.evaluation.judge import Judge
-from jaxgen.sampling.images import to_png
 
 ENDPOINT = ROOT / 'tests/evaluation/benchmarks/endpoint.py'
 

@@ -12,7 +12,9 @@ from jaxgen.conversion.weight_files import read_json
 from jaxgen.conversion.weight_files import split_choice
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import in_bucket
 from jaxgen.core.files import is_hub_id
+from jaxgen.core.files import there
 
 _HUB = re.compile(r'(?P<repo>[\w.-]+/[\w.-]+)(/(?P<place>[\w./-]+))?(@(?P<revision>[\w./-]+))?')
 # Many repositories hold the same weights as .bin too, which is fetched where there is nothing else.
@@ -20,8 +22,6 @@ _SOONER = tuple(ending for ending in ENDINGS if ending != '.bin')
 INDEX = 'model_index.json'  # of a pipeline: its class and those of its components
 # What else a component may consist of: configs, chat templates and vocabularies.
 _SMALL = ('.json', '.jinja', '.txt', '.model')
-# TensorFlow, which etils prefers where it is installed, no longer knows S3, and never knew the hub.
-_ADVICE = {'s3': 'pip install s3fs, set EPATH_USE_TF=0', 'hf': 'set EPATH_USE_TF=0'}
 
 
 def locate(path: str) -> str:
@@ -42,9 +42,9 @@ def locate(path: str) -> str:
 
 
 def _locate(path: str) -> str:
-  if _exists(path):
+  if there(path):
     return path
-  if '://' in path:
+  if in_bucket(path):
     raise user_error(path, None, 'no such folder or file in that bucket')
   match = _HUB.fullmatch(path)
   if not match or not is_hub_id(match['repo']):
@@ -75,7 +75,7 @@ def locate_pipeline(path: str) -> str:
   Raises:
     UserError: as ``locate``.
   """
-  if _exists(path) or '://' in path:
+  if there(path) or in_bucket(path):
     return _locate(path)
   match = _HUB.fullmatch(path)
   if not match or match['place'] or not is_hub_id(match['repo']):
@@ -97,16 +97,6 @@ def _fetch_components(fetch: Callable[..., str], place: str) -> str:
     if any(_holds_weights(pathlib.Path(root) / name) for name in parts):
       break
   return root
-
-
-def _exists(path: str) -> bool:
-  try:
-    return epath.Path(path).exists()
-  except Exception as error:  # each cloud has errors of its own, all of them the user's to mend
-    text = ' '.join(str(error).split())[:160]
-    advice = _ADVICE.get(path.partition('://')[0], 'pip install gcsfs')
-    raise user_error(path, None, f'could not be reached ({text}); {advice} and check your access'
-                     ) from error
 
 
 def _holds_weights(place: pathlib.Path) -> bool:

@@ -17,9 +17,13 @@ from etils import epath
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
 
+AT_ONCE = 16  # files to ask for at one time, where each may be in a bucket and take a while
 OTHER_PLACE = 'free space, or choose another place'
 # Folders that runs and data stand in; nobody's name on the hub is taken to be meant by them.
 _FOLDERS = ('runs', 'out', 'outputs', 'data', 'models', 'checkpoints', 'tokenizers', 'weights')
+# TensorFlow, which etils prefers where it is installed, no longer knows S3, and never knew the hub.
+_ADVICE = {'gs': 'pip install gcsfs', 's3': 'pip install s3fs, set EPATH_USE_TF=0',
+           'hf': 'set EPATH_USE_TF=0', 'az': 'pip install adlfs, set EPATH_USE_TF=0'}
 # What a library may say of a write that failed without keeping the number of the error.
 _TEXTS = tuple(os.strerror(code) for code in (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO))
@@ -56,10 +60,16 @@ def write_text(file: epath.PathLike, text: str) -> None:
 def write_bytes(file: epath.PathLike, data: bytes) -> None:
   """Writes a file atomically, into a temporary file that then replaces it; makes its folder.
 
+  In a bucket, files appear when they are whole, and there are no folders to make.
+
   Raises:
     UserError: it could not be written; a file that was there before is as it was.
   """
   file = epath.Path(file)
+  if in_bucket(file):
+    with writing(str(file)):
+      file.write_bytes(data)
+    return
   fresh = file.parent / f'.{file.name}.new'
   with writing(str(file)):
     try:
@@ -106,23 +116,79 @@ def new_folder(folder: str, last: str = '') -> Iterator[epath.Path]:
   """
   check_new(folder)
   target = epath.Path(folder)
-  in_bucket = last and '://' in str(folder)
+  copied = last and in_bucket(folder)
   with contextlib.ExitStack() as stack:
     stack.enter_context(writing(str(folder), fix='free space, or choose another --out'))
-    if in_bucket:
+    if copied:
       partial = epath.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='jaxgen-')))
     else:
       partial = target.parent / f'{target.name}.partial-{uuid.uuid4().hex[:8]}'
       stack.callback(lambda: partial.exists() and partial.rmtree())
       partial.mkdir(parents=True)
     yield partial
-    if in_bucket:
+    if copied:
       for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
         file.copy(target / file.name)
       return
     if target.exists():
       target.rmdir()
     partial.rename(target)
+
+
+@contextlib.contextmanager
+def placed(target: epath.Path) -> Iterator[epath.Path]:
+  """A local path where a file, or a folder of files, is made that then becomes ``target``.
+
+  What had that name is replaced, and if nothing is made, nothing is. In a bucket, which renames
+  nothing, each file appears when it is whole: that all of a folder are there must be told by
+  another one.
+
+  Raises:
+    UserError: it could not be written.
+  """
+  with contextlib.ExitStack() as stack:
+    with writing(str(target)):
+      if in_bucket(target):
+        root = stack.enter_context(tempfile.TemporaryDirectory(prefix='jaxgen-'))
+        partial = epath.Path(root) / target.name
+      else:
+        partial = target.parent / f'.{target.name}.new'
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if partial.exists():  # of a process that was killed
+          partial.rmtree()
+    yield partial
+    if not partial.exists():
+      return
+    with writing(str(target)):
+      if in_bucket(target):
+        for file in partial.iterdir() if partial.is_dir() else [partial]:
+          file.copy(target / file.name if partial.is_dir() else target, overwrite=True)
+      elif partial.is_dir():
+        if target.exists():
+          target.rmtree()
+        partial.rename(target)
+      else:
+        partial.replace(target)
+
+
+def in_bucket(path: epath.PathLike) -> bool:
+  """Whether a path is that of a bucket, ``gs://``, ``s3://`` or the like."""
+  return '://' in str(path)
+
+
+def there(path: str) -> bool:
+  """Whether there is a file or folder, here or in a bucket.
+
+  Raises:
+    UserError: it is in a bucket that cannot be reached.
+  """
+  try:
+    return epath.Path(path).exists()
+  except Exception as error:  # each cloud has errors of its own, all of them the user's to mend
+    scheme = path.partition('://')[0]
+    advice = (f'{_ADVICE[scheme]} and check your access' if scheme in _ADVICE else
+              f'buckets are {", ".join(f"{known}://" for known in _ADVICE)}')
+    raise user_error(path, None, f'could not be reached ({one_line(error)}); {advice}') from error
 
 
 def check_new(path: str) -> None:
@@ -139,7 +205,7 @@ def check_place(folder: epath.PathLike) -> None:
 
   The folder need not exist yet. Buckets are not checked.
   """
-  if '://' in str(folder):
+  if in_bucket(folder):
     return
   place = epath.Path(os.path.abspath(folder))
   while not os.path.lexists(place):

@@ -1,6 +1,5 @@
 """Pages of results, HTML that needs no other file: their looks, tables, and images inline."""
 
-import io
 from collections.abc import Iterable
 from html import escape
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from jaxgen.core.endpoint import image_url
+from jaxgen.core.image_files import to_png
 
 STYLE = '''
 :root { --ink: #1c2330; --dim: #667085; --line: #e4e7ec; --card: #fff; --ground: #f6f7f9;
@@ -60,7 +60,6 @@ def table(rows: Iterable[Iterable[str]]) -> str:
 
 def picture(image: np.ndarray, side: int, alt: str = '') -> str:
   """uint8[H, W, 3] as ``<img>`` with a PNG file in its address, at most ``side`` pixels long."""
-  shown, buffer = Image.fromarray(image), io.BytesIO()
+  shown = Image.fromarray(image)
   shown.thumbnail((side, side))
-  shown.save(buffer, 'PNG')
-  return f'<img alt="{escape(alt)}" src="{image_url(buffer.getvalue())}">'
+  return f'<img alt="{escape(alt)}" src="{image_url(to_png(np.asarray(shown)))}">'

@@ -14,11 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from jaxgen.core.image_files import to_jpeg
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Reply
 from jaxgen.curation.models import Request
 from jaxgen.data.decode import decode
-from jaxgen.sampling.images import to_jpeg
 
 AGAIN = ('{text}\n\nYour last answer was:\n{answer}\n\nIt cannot be used: {error}. Answer again, '
          'in full and in the form that was asked for.')

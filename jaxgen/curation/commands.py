@@ -5,6 +5,7 @@ import json
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import check_place
 from jaxgen.core.files import read_json
+from jaxgen.core.files import there
 from jaxgen.core.files import write_text
 from jaxgen.curation.engine import Job
 from jaxgen.curation.engine import Worker
@@ -14,30 +15,28 @@ from jaxgen.curation.tally import Tally
 from jaxgen.operations import lock
 
 
-def curate(job: Job, engine: str = 'local') -> Tally:
+def curate(job: Job, engine: str = 'local', gpus: int = 0) -> Tally:
   """Runs a job, or goes on with it, and writes ``info.json`` and ``report.html``.
 
   Args:
     job: what to do.
     engine: ``local`` or ``ray[:ADDRESS]``, see ``executor``.
+    gpus: of each worker of Ray that runs a model.
 
   Returns:
     Counts and examples of the whole run.
 
   Raises:
-    UserError: the folder holds something else, another process works there, the recipe is wrong,
-      or a limit of a model is spent.
+    UserError: the folder cannot be reached or holds something else, another process works there,
+      the recipe is wrong, or a limit of a model is spent.
   """
-  if '://' in job.out:
-    raise user_error('--out', job.out, 'shards are made in a folder of this machine or one that is '
-                     'mounted; copy them to a bucket from there')
-  execute, worker = executor(engine), Worker(job)
+  there(job.out)  # a bucket that cannot be reached is named first
+  execute, worker = executor(engine, gpus), Worker(job)
   check_place(job.out)
   _claim(worker)
   with lock.held(worker.out, lock.CURATION, flag='--out'):
     for phase, count in enumerate(worker.phases):
-      execute(worker, phase, [chunk for chunk in range(count)
-                              if not worker.tally_file(phase, chunk).exists()], count)
+      execute(worker, phase, worker.left(phase), count)
     tally = write_report(worker)
     worker.clean()
   for name, stage in zip(worker.names, tally.stages):

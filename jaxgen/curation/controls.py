@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.image_files import to_png
 from jaxgen.curation.extras import opencv
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Request
@@ -18,7 +19,6 @@ from jaxgen.curation.poses import pose_map
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
 from jaxgen.data.decode import decode
-from jaxgen.sampling.images import to_png
 
 SIGNALS = ('canny', 'lineart', 'depth', 'openpose')
 EMPTY = 0.002  # share of pixels that are not black, below which a map says nothing

@@ -4,7 +4,8 @@ A chunk of inputs is the unit of work. It passes all stages up to the next ``Gro
 under its final name when it is whole, with its tally behind it; a killed run goes on with what has
 no tally. A ``Group`` ends a *phase*: the records before it are divided by the hash of their key
 into buckets, which are the chunks of the next phase. What a chunk becomes depends on it alone, so
-that engines, workers and kills do not change a byte.
+that engines, workers and kills do not change a byte. Nothing but ``core.files`` writes, so that the
+folder may be in the bucket of a cloud.
 """
 
 import concurrent.futures
@@ -13,8 +14,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import struct
-import zlib
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -26,10 +25,11 @@ from etils import epath
 
 from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import AT_ONCE
+from jaxgen.core.files import placed
 from jaxgen.core.files import write_text
 from jaxgen.core.files import writing
 from jaxgen.curation import models
-from jaxgen.curation import record as records
 from jaxgen.curation.finishing import finished
 from jaxgen.curation.leakage import Known
 from jaxgen.curation.leakage import unleaked
@@ -46,13 +46,14 @@ from jaxgen.curation.tally import EXAMPLES
 from jaxgen.curation.tally import SHOWING
 from jaxgen.curation.tally import StageTally
 from jaxgen.curation.tally import Tally
+from jaxgen.curation.waiting import gathered
+from jaxgen.curation.waiting import spill
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.sample import to_bytes
 
 BROKEN = 'broken'  # reason of what a stage could not read
 # Of what is sampled of the inputs to tell whether a run goes on with the same ones.
 _PROBES = 64
-_LENGTHS = struct.Struct('<IQ')  # of the key and of the record in a file of a bucket
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Job:
   Attributes:
     recipe: the file.
     source: ``--in``.
-    out: folder of the shards.
+    out: folder of the shards, here or in a bucket.
     models: name -> what it is, over those of the recipe.
     licence: of inputs that say nothing, over that of the recipe.
     known: what benchmarks test on, which is kept out.
@@ -129,6 +130,19 @@ class Worker:
     """Where the tally of a chunk is; the chunk is done when it is there."""
     return self.out / 'chunks' / f'{phase}-{chunk:05d}.json'
 
+  def left(self, phase: int) -> list[int]:
+    """The chunks of a phase that are still to be made."""
+    chunks = range(self.phases[phase])
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+      done = pool.map(lambda chunk: self.tally_file(phase, chunk).exists(), chunks)
+      return [chunk for chunk, is_done in zip(chunks, done) if not is_done]
+
+  def computes(self, phase: int) -> bool:
+    """Whether a stage of a phase runs a model on the devices of its worker."""
+    used = {value.name for stage in self._phases[phase] for value in stage.parameters.values()
+            if isinstance(value, Use)}
+    return any(models.runs_here(self._specs[name]) for name in used & self._specs.keys())
+
   @property
   def names(self) -> list[str]:
     """Of all stages."""
@@ -149,7 +163,9 @@ class Worker:
     tally = Tally.of(len(self.stages), EXAMPLES if showing else 0)
     made = self._made(phase, chunk, tally)
     if phase + 1 < len(self.phases):
-      self._spill(phase, chunk, made)
+      group = self._phases[phase + 1][0]
+      assert isinstance(group, Group)
+      spill(self._folder(phase, chunk), group, self.recipe.buckets, made)
     else:
       self._shard(chunk, made, tally)
     write_text(self.tally_file(phase, chunk), json.dumps(dataclasses.asdict(tally)))
@@ -186,7 +202,8 @@ class Worker:
 
   def _given(self, phase: int, chunk: int) -> Iterator[Any]:
     if phase:
-      yield from self._groups(phase, chunk)
+      yield from gathered([self._folder(phase - 1, before) / f'{chunk:05d}'
+                           for before in range(self.phases[phase - 1])])
       return
     start = chunk * self.recipe.chunk
     for index in range(start, min(start + self.recipe.chunk, len(self._inputs))):
@@ -203,46 +220,13 @@ class Worker:
       licence = self.job.licence or self.recipe.licence or UNKNOWN
     return dataclasses.replace(given, lineage=dataclasses.replace(given.lineage, licence=licence))
 
-  def _groups(self, phase: int, bucket: int) -> Iterator[list[Record]]:
-    """The records of one bucket by their keys; of all others only their places are held."""
-    places: dict[str, list[tuple[epath.Path, int]]] = {}
-    for chunk in range(self.phases[phase - 1]):
-      file = self._folder(phase - 1, chunk) / f'{bucket:05d}'
-      for key, place in _keys(file):
-        places.setdefault(key, []).append((file, place))
-    for key in sorted(places):
-      yield [_read_record(file, place) for file, place in places[key]]
-
   def _folder(self, phase: int, chunk: int) -> epath.Path:
     return self.out / 'work' / f'{phase}-{chunk:05d}'
-
-  def _spill(self, phase: int, chunk: int, made: Iterator[Record]) -> None:
-    """Divides records by key; the folder gets its name when it is whole."""
-    group = self._phases[phase + 1][0]
-    assert isinstance(group, Group)
-    folder = self._folder(phase, chunk)
-    partial = folder.parent / f'.{folder.name}.new'
-    with contextlib.ExitStack() as stack:
-      with writing(self.job.out):
-        for old in (folder, partial):
-          if old.exists():
-            old.rmtree()
-        partial.mkdir(parents=True)
-        files = [stack.enter_context((partial / f'{bucket:05d}').open('wb'))
-                 for bucket in range(self.recipe.buckets)]
-      for each in made:
-        key, data = group.key_of(each).encode(), records.to_bytes(each)
-        with writing(self.job.out):
-          files[zlib.crc32(key) % len(files)].write(_LENGTHS.pack(len(key), len(data)) + key + data)
-      with writing(self.job.out):
-        stack.close()
-    partial.rename(folder)
 
   def _shard(self, chunk: int, made: Iterator[Record], tally: Tally) -> None:
     """Writes samples with their lineage; a chunk that leaves none has no file."""
     name = f'data-{chunk:05d}-of-{self.phases[-1]:05d}.arrayrecord'
-    partial = self.out / f'.{name}.new'
-    with contextlib.ExitStack() as stack:
+    with placed(self.out / name) as partial, contextlib.ExitStack() as stack:
       with writing(self.job.out):
         # Groups of one record, because training reads single records in random order.
         writer = array_record_module.ArrayRecordWriter(str(partial), 'group_size:1')
@@ -256,10 +240,8 @@ class Worker:
         tally.licences[licence] = tally.licences.get(licence, 0) + 1
       with writing(self.job.out):
         stack.close()
-    if tally.licences:
-      partial.replace(self.out / name)
-    else:
-      partial.unlink()
+      if not tally.licences:
+        partial.unlink()
 
 
 def _record(made: Record | Dropped) -> Record:
@@ -316,20 +298,3 @@ def _results(stage: Stage, step: Any, argument: Any, given: Callable[[], Record 
     raise
   if nothing:
     yield given().drop('nothing came of it')
-
-
-def _keys(file: epath.Path) -> Iterator[tuple[str, int]]:
-  """Key and place of each record in a file of ``Worker._spill``."""
-  with file.open('rb') as stream:
-    while lengths := stream.read(_LENGTHS.size):
-      key, data = _LENGTHS.unpack(lengths)
-      yield stream.read(key).decode(), stream.tell() - key - _LENGTHS.size
-      stream.seek(data, 1)
-
-
-def _read_record(file: epath.Path, place: int) -> Record:
-  with file.open('rb') as stream:
-    stream.seek(place)
-    key, data = _LENGTHS.unpack(stream.read(_LENGTHS.size))
-    stream.seek(key, 1)
-    return records.from_bytes(stream.read(data))

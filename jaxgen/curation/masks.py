@@ -7,13 +7,13 @@ import numpy as np
 from PIL import Image
 
 from jaxgen.core.errors import record_error
+from jaxgen.core.image_files import to_png
 from jaxgen.curation.extras import opencv
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Request
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
 from jaxgen.data.decode import decode
-from jaxgen.sampling.images import to_png
 
 INPAINT = 'Fill the white part of the mask with the background; leave no {object} there.'
 REMOVE = ('Remove the {object} from the image.', 'Take away the {object}.',

@@ -103,6 +103,11 @@ def identity(spec: str) -> str:
   return spec
 
 
+def runs_here(spec: str) -> bool:
+  """Whether a model runs on the accelerators of the process that asks it."""
+  return spec.partition(':')[0] in ('jaxgen', 'tower')
+
+
 def open_model(name: str, spec: str, calls: epath.Path, limits: Limits | None = None,
                workers: int = 1) -> 'Kept':
   """The model of a recipe, which is not loaded before it is first asked.
@@ -212,7 +217,8 @@ class _Account:
 
   def _add(self, **spent: int) -> None:
     self._own = {what: count + spent.get(what, 0) for what, count in self._own.items()}
-    write_text(self._file, json.dumps(self._own))
+    if self._limits.calls or self._limits.tokens:  # buckets take one file once a second
+      write_text(self._file, json.dumps(self._own))
 
   def _spent(self) -> dict[str, int]:
     total = dict(self._own)

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxgen.core.image_files import to_png
 from jaxgen.curation.clips import TRANSITION
 from jaxgen.curation.extras import opencv
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Request
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
-from jaxgen.sampling.images import to_png
 
 
 def motion(record: Record, *, model: Model | None = None) -> Record:

@@ -15,6 +15,8 @@ from jaxgen.core.endpoint import Endpoint
 from jaxgen.core.endpoint import image_url
 from jaxgen.core.endpoint import Unanswered
 from jaxgen.core.errors import user_error
+from jaxgen.core.image_files import to_jpeg
+from jaxgen.core.image_files import to_png
 from jaxgen.curation.extras import extra
 from jaxgen.curation.models import Model
 from jaxgen.curation.models import Reply
@@ -22,8 +24,6 @@ from jaxgen.curation.models import Request
 from jaxgen.curation.web import Web
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import read_picture
-from jaxgen.sampling.images import to_jpeg
-from jaxgen.sampling.images import to_png
 
 AT_ONCE = 16  # calls of one endpoint from one process
 SIDE = 640  # of an image, where a detector takes any

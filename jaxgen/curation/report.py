@@ -1,10 +1,12 @@
 """Counts of a whole run, and its page: what every stage kept and dropped, with examples."""
 
 import json
+from concurrent import futures
 from html import escape
 from typing import Any
 
 from jaxgen.core import pages
+from jaxgen.core.files import AT_ONCE
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_text
 from jaxgen.curation.engine import Worker
@@ -25,10 +27,12 @@ def write_report(worker: Worker) -> Tally:
     Counts and examples of the whole run.
   """
   total = Tally.of(len(worker.stages), SHOWN)
-  for phase, count in enumerate(worker.phases):
-    for chunk in range(count):
-      total.merge(Tally.from_json(read_json(
-          worker.tally_file(phase, chunk), 'remove it, and its chunk is made again')))
+  files = [worker.tally_file(phase, chunk) for phase, count in enumerate(worker.phases)
+           for chunk in range(count)]
+  with futures.ThreadPoolExecutor(AT_ONCE) as pool:
+    for value in pool.map(lambda file: read_json(
+        file, 'remove it, and its chunk is made again'), files):
+      total.merge(Tally.from_json(value))
   samples = sum(total.licences.values())
   stages = [dict(stage=name, entered=stage.entered, left=stage.left, dropped=stage.dropped)
             for name, stage in zip(worker.names, total.stages, strict=True)]

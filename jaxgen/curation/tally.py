@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxgen.core.image_files import to_jpeg
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Record
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.sample import Sample
-from jaxgen.sampling.images import to_jpeg
 
 EXAMPLES = 2  # of what each stage keeps, and of each of its reasons, in one chunk
 SHOWING = 256  # chunks of a run that keep examples, about: a run may have a million

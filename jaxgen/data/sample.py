@@ -5,7 +5,6 @@ an image stays as it was encoded; only the pipeline decodes it.
 """
 
 import dataclasses
-import io
 import json
 import zlib
 from collections.abc import Mapping
@@ -14,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import record_error
+from jaxgen.core.image_files import to_png
 from jaxgen.core.texts import checked
 
 TEXT_ROLES = ('system', 'user', 'assistant')
@@ -299,9 +298,7 @@ def encoded(image: bytes | np.ndarray | FileImage) -> bytes:
   if isinstance(image, FileImage):
     return epath.Path(image.path).read_bytes()
   if isinstance(image, np.ndarray):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, 'PNG')
-    return buffer.getvalue()
+    return to_png(image)
   return image
 
 

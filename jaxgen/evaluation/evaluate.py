@@ -22,6 +22,7 @@ from etils import epath
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
+from jaxgen.core.image_files import to_png
 from jaxgen.evaluation.shapes.cases import Answer
 from jaxgen.evaluation.shapes.cases import Case
 from jaxgen.evaluation.shapes.cases import images_of
@@ -29,7 +30,6 @@ from jaxgen.evaluation.shapes.cases import make_cases
 from jaxgen.evaluation.shapes.cases import texts_of
 from jaxgen.sampling.images import columns_of
 from jaxgen.sampling.images import image_grid
-from jaxgen.sampling.images import to_png
 from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.jobs import save_results
 from jaxgen.sampling.load import load_run

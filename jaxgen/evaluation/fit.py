@@ -16,6 +16,7 @@ from etils import epath
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
+from jaxgen.core.image_files import to_png
 from jaxgen.data import tasks
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.images import resize_and_crop
@@ -25,7 +26,6 @@ from jaxgen.data.sequences import open_spec
 from jaxgen.evaluation.pixels import psnr
 from jaxgen.evaluation.pixels import ssim
 from jaxgen.sampling.images import image_grid
-from jaxgen.sampling.images import to_png
 from jaxgen.sampling.load import Run
 from jaxgen.sampling.load import load_run
 from jaxgen.sampling.request import as_request

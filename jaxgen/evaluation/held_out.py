@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
+from jaxgen.core.image_files import to_png
 from jaxgen.data import tasks
 from jaxgen.data.images import resize_and_crop
 from jaxgen.data.sequences import open_spec
@@ -23,7 +24,6 @@ from jaxgen.data.wordings import steps_of
 from jaxgen.evaluation.pixels import psnr
 from jaxgen.sampling.images import columns_of
 from jaxgen.sampling.images import image_grid
-from jaxgen.sampling.images import to_png
 from jaxgen.sampling.jobs import progress
 from jaxgen.sampling.load import Run
 from jaxgen.sampling.load import load_run

@@ -28,8 +28,8 @@ from jaxgen.core.endpoint import image_url
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import append_line
 from jaxgen.core.files import read_lines
+from jaxgen.core.image_files import to_png
 from jaxgen.evaluation.rubrics import Turn
-from jaxgen.sampling.images import to_png
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the sides
 _NEEDED = {'item': str, 'question': str, 'model': str, 'rubric': str, 'asked': str}

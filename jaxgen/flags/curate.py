@@ -16,10 +16,12 @@ def add(commands) -> None:
   parser.add_argument('--in', default='', dest='source', metavar='PATH',
                       help='what the recipe reads: a folder or a table')
   parser.add_argument('--out', required=True, metavar='DIR', help='folder of the samples, for '
-                      'sources of kind arrayrecord')
+                      'sources of kind arrayrecord; here or in a bucket')
   parser.add_argument('--engine', default='local', metavar='NAME',
                       help='local (the default), ray, or ray:ADDRESS of a cluster')
   parser.add_argument('--workers', type=int, default=1, metavar='N', help='processes of ray')
+  parser.add_argument('--gpus-per-worker', type=int, default=0, metavar='N',
+                      help='of ray, where a stage runs a model of kind jaxgen or tower')
   parser.add_argument('--model', action='append', default=[], metavar='NAME=KIND:WHAT',
                       help='what a model of the recipe is, as captions=chat:MODEL@URL; may be '
                       'given several times')
@@ -39,8 +41,12 @@ def _curate(args) -> None:
     raise user_error('--model', args.model, 'write NAME=KIND:WHAT, once for each name')
   if args.workers > 1 and args.engine == 'local':
     raise user_error('--workers', args.workers, 'local is one process; add --engine=ray')
+  if args.gpus_per_worker and args.engine == 'local':
+    raise user_error('--gpus-per-worker', args.gpus_per_worker, 'local has all GPUs of this '
+                     'machine; add --engine=ray to share them out')
   curate(Job(args.recipe, args.source, args.out, tuple(models.items()), args.licence,
-             _known(args.against), args.fetch, args.workers), args.engine)
+             _known(args.against), args.fetch, args.workers), args.engine,
+         args.gpus_per_worker)
 
 
 def _known(against: Sequence[str]):

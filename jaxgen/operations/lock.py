@@ -24,6 +24,7 @@ from typing import TextIO
 from etils import epath
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import in_bucket
 from jaxgen.core.files import writing
 
 TRAINING, EVALUATION, CURATION = 'training', 'evaluation', 'curation'
@@ -47,7 +48,7 @@ def held(workdir: epath.Path, kind: str = TRAINING, *, leads: bool = True,
     UserError: another process holds it, or the workdir cannot be written.
   """
   path = os.path.abspath(workdir / f'{kind}.lock')
-  if not leads or '://' in str(workdir) or path in _mine:
+  if not leads or in_bucket(workdir) or path in _mine:
     yield
     return
   fresh = not workdir.exists()

@@ -14,8 +14,8 @@ from jaxgen.checkpoints import packed
 from jaxgen.checkpoints.weights import is_weights
 from jaxgen.core.files import check_place
 from jaxgen.core.files import write_bytes
+from jaxgen.core.image_files import to_png
 from jaxgen.sampling.images import image_grid
-from jaxgen.sampling.images import to_png
 from jaxgen.sampling.load import load_run
 
 SHIPPED = epath.Path(__file__).parent / 'hello.zip'  # tools/pack_hello.py writes it

@@ -1,26 +1,10 @@
-"""Images as the bytes of PNG and JPEG files, and side by side."""
+"""Images side by side."""
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 GAP = 2  # pixels between images
-
-
-def to_png(image: np.ndarray) -> bytes:
-  """uint8[H, W, 3] as the bytes of a PNG file."""
-  buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, 'PNG')
-  return buffer.getvalue()
-
-
-def to_jpeg(image: Image.Image, quality: int = 95) -> bytes:
-  """A picture of any mode as the bytes of a JPEG file."""
-  buffer = io.BytesIO()
-  image.convert('RGB').save(buffer, 'JPEG', quality=quality)
-  return buffer.getvalue()
 
 
 def image_grid(images: Sequence[np.ndarray] | np.ndarray, columns: int) -> np.ndarray:

@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
+from jaxgen.core.image_files import to_png
 from jaxgen.core.limits import MAX_SIDE
 from jaxgen.core.texts import parsed
 from jaxgen.data.sample import FileImage
 from jaxgen.sampling import imontage_jobs
 from jaxgen.sampling.generate import Images
-from jaxgen.sampling.images import to_png
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import make_request
 

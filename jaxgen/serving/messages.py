@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxgen.core.endpoint import image_url
+from jaxgen.core.image_files import to_png
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
-from jaxgen.sampling.images import to_png
 from jaxgen.sampling.jobs import GIVEN
 from jaxgen.serving.drawer import Drawer
 from jaxgen.serving.errors import ApiError

@@ -13,6 +13,7 @@ from jaxgen.core.files import check_new
 from jaxgen.core.files import check_place
 from jaxgen.core.files import is_hub_id
 from jaxgen.core.files import new_folder
+from jaxgen.core.files import placed
 from jaxgen.core.files import read_json
 from jaxgen.core.files import read_lines
 from jaxgen.core.files import write_bytes
@@ -54,6 +55,33 @@ def test_a_folder_appears_when_it_is_whole(tmp_path, full_disk):
     with new_folder(str(tmp_path / 'c')):
       raise KeyError('a')
   assert sorted(os.listdir(tmp_path)) == ['a', 'b']
+
+
+@pytest.mark.parametrize('kind', ['file', 'folder'])
+def test_what_is_placed_replaces_what_was_there(tmp_path, kind):
+  """Also what a killed process has left; where nothing is made, nothing changes."""
+  target = epath.Path(tmp_path / 'new' / 'x')
+
+  def write(path, text):
+    if kind == 'folder':
+      path.mkdir()
+    (path / 'inner' if kind == 'folder' else path).write_text(text)
+
+  for text in ('one', 'two'):
+    with placed(target) as partial:
+      write(partial, text)
+    assert (target / 'inner' if kind == 'folder' else target).read_text() == text
+  with placed(target):
+    pass
+  with pytest.raises(KeyError):
+    with placed(target) as partial:
+      write(partial, 'half')
+      raise KeyError('a')
+  assert (target / 'inner' if kind == 'folder' else target).read_text() == 'two'
+  with placed(target) as partial:
+    write(partial, 'three')
+  assert (target / 'inner' if kind == 'folder' else target).read_text() == 'three'
+  assert os.listdir(tmp_path / 'new') == ['x']
 
 
 @pytest.mark.parametrize('check, path, message', [

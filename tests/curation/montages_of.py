@@ -10,13 +10,13 @@ from onnx import helper
 import pyarrow as pa
 from pyarrow import parquet
 
+from jaxgen.core.image_files import to_png
 from jaxgen.curation import edits as edit_stages
 from jaxgen.curation import masks
 from jaxgen.curation import references as reference_stages
 from jaxgen.curation import storyboards as storyboard_stages
 from jaxgen.curation import styles as style_stages
 from jaxgen.curation import turns
-from jaxgen.sampling.images import to_png
 from tests.curation import pools_of
 from tests.curation.pools_of import picture
 from tests.curation.pools_of import signs

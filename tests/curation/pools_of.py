@@ -9,7 +9,7 @@ from onnx import helper
 import pyarrow as pa
 from pyarrow import parquet
 
-from jaxgen.sampling.images import to_png
+from jaxgen.core.image_files import to_png
 
 CELLS = (4, 4, 3)  # colours of an image, dark or light each
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.image_files import to_png
 from jaxgen.curation import checks
 from jaxgen.curation import compositions
 from jaxgen.curation import controls
@@ -25,7 +26,6 @@ from jaxgen.data.sample import Sample
 from jaxgen.features.embed import embed_images
 from jaxgen.features.embed import embed_texts
 from jaxgen.features.towers import open_tower
-from jaxgen.sampling.images import to_png
 from tests.curation.pools_of import picture
 from tests.curation.pools_of import signs
 from tests.curation.test_pages import Scripted

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
+from jaxgen.core.image_files import to_png
 from jaxgen.curation.commands import curate
 from jaxgen.curation.engine import Job
-from jaxgen.sampling.images import to_png
 
 PAGE = pathlib.Path(__file__).parents[2] / 'docs/curation.md'
 

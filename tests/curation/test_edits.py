@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxgen.core.image_files import to_png
 from jaxgen.curation import edits
 from jaxgen.curation import masks
 from jaxgen.curation import sets
@@ -13,7 +14,6 @@ from jaxgen.curation.record import Record
 from jaxgen.data.decode import decode
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
-from jaxgen.sampling.images import to_png
 from tests.curation import pages_of
 from tests.curation import pools_of
 from tests.curation.test_pages import Scripted

@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from jaxgen import cli
 from jaxgen.core.errors import UserError
 from jaxgen.curation import record as records
 from jaxgen.curation.commands import curate
@@ -128,6 +130,89 @@ def test_ray_gives_the_same_bytes(whole, tmp_path):
                  env={**os.environ, 'PYTHONPATH': str(ROOT)})
   assert shards(out) == shards(whole[0])
   assert (out / 'report.html').read_text() == (whole[0] / 'report.html').read_text()
+
+
+def objects(folder):
+  """Contents by name of what ``s3://b/out`` holds, in a bucket of ``bucket.Bucket``."""
+  files = {urllib.parse.unquote(file.name): file.read_bytes()
+           for file in folder.iterdir() if file.suffix != '.part'}
+  return {name.removeprefix('b/out/'): data for name, data in files.items()}
+
+
+def test_a_killed_run_in_a_bucket_goes_on_to_the_same_bytes(whole, tmp_path):
+  """Killed in both phases."""
+  words = [sys.executable, '-m', 'tests.curation.bucket', str(tmp_path), 'curate', TOY,
+           '--out=s3://b/out']
+  for done in (2, 9):
+    slow = subprocess.Popen(words, cwd=ROOT, env={**os.environ, 'TOY_SECONDS': '0.03'},
+                            stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob('*%2Fchunks%2F*'))) < done:
+      assert slow.poll() is None
+      time.sleep(0.01)
+    slow.send_signal(signal.SIGKILL)
+    slow.wait()
+    assert 'info.json' not in objects(tmp_path)
+  kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob('*%2Fchunks%2F*')}
+  subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+  assert all(file.stat().st_mtime_ns == when for file, when in kept.items())
+  expected = {str(file.relative_to(whole[0])): file.read_bytes()
+              for file in whole[0].rglob('*') if file.is_file()}
+  assert objects(tmp_path) == expected
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_line(capsys):
+  for place, message in (('ftp://b/out', "could not be reached .*; buckets are gs://, s3://"),
+                         ('az://b/out', 'could not be reached .*; pip install adlfs, set EPATH_')):
+    assert cli.main(['curate', TOY, f'--out={place}']) == 1
+    out, err = capsys.readouterr()
+    assert out == '' and err.count('\n') == 1
+    assert re.match(f'jaxgen: {place}: {message}', err)
+
+
+GPUS = """
+import os
+import ray
+from jaxgen.curation import readers
+from jaxgen.curation.recipe import Group, Recipe, Stage, Use
+from jaxgen.data.sample import Part, Sample
+
+def held(record, name, model=None):
+  found = ray.get_runtime_context().get_accelerator_ids()['GPU']
+  return record.having(key='one').noting(
+      **{name: [found, os.environ.get('CUDA_VISIBLE_DEVICES')]})
+
+def sample(records):
+  for record in records:
+    yield record.having(sample=Sample(record.id, (Part('assistant', text='a', loss=True),)))
+
+def get_recipe():
+  return Recipe(readers.listed('a', 'b', 'c'),
+                [Stage(held, name='words', model=Use('words')),
+                 Group(sample, 'key'), Stage(held, name='eyes', model=Use('eyes'))],
+                models={'words': 'chat:m@http://127.0.0.1:9/v1', 'eyes': 'tower:none'},
+                chunk=1, buckets=2)
+"""
+
+
+@pytest.mark.slow
+def test_ray_gives_gpus_to_workers_that_run_a_model(tmp_path, monkeypatch):
+  """Slow: Ray starts a handful of processes. It takes the one GPU on our word."""
+  ray = pytest.importorskip('ray')
+  monkeypatch.setenv('PYTHONPATH', str(ROOT))
+  (tmp_path / 'recipe.py').write_text(GPUS)
+  job = Job(str(tmp_path / 'recipe.py'), '', str(tmp_path / 'out'), workers=2)
+  ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+  try:
+    curate(job, 'ray', gpus=1)
+    source = open_source('arrayrecord', job.out)
+    notes = [source[index].lineage['notes'] for index in range(len(source))]
+    # The endpoint runs elsewhere; the tower is never asked, so that it need not exist.
+    assert len(notes) == 3 and all(note['words'][0] == [] for note in notes)
+    assert all(note['eyes'] == [['0'], '0'] for note in notes)
+    with pytest.raises(UserError, match='--gpus-per-worker = 2: no machine of Ray has more than 1'):
+      curate(dataclasses.replace(job, out=str(tmp_path / 'other')), 'ray', gpus=2)
+  finally:
+    ray.shutdown()
 
 
 def test_threads_do_not_change_a_byte(whole, tmp_path):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.image_files import to_png
 from jaxgen.curation import filters
 from jaxgen.curation.models import open_model
 from jaxgen.curation.record import Dropped
 from jaxgen.curation.record import Lineage
 from jaxgen.curation.record import Record
-from jaxgen.sampling.images import to_png
 
 IMAGE = Record('a', dict(image=to_png(np.zeros((8, 8, 3), np.uint8))), Lineage(''))
 FACE, SAME, OTHER, WEAK = ([100, 100, 40, 40, .9], [104, 102, 40, 40, .8], [300, 100, 40, 40, .7],

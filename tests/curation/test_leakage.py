@@ -9,13 +9,13 @@ from PIL import ImageFilter
 import pytest
 
 from jaxgen import cli
+from jaxgen.core.image_files import to_png
 from jaxgen.curation.leakage import Known
 from jaxgen.curation.leakage import unleaked
 from jaxgen.curation.record import Lineage
 from jaxgen.curation.record import Record
 from jaxgen.data.sample import pair
 from jaxgen.data.sources import open_source
-from jaxgen.sampling.images import to_png
 
 LONG = 'Remove the small red car from the left side of the street'
 TOY = str(pathlib.Path(__file__).parent / 'recipe_toy.py')

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.image_files import to_png
 from jaxgen.curation import plugins
 from jaxgen.curation.models import identity
 from jaxgen.curation.models import open_model
@@ -22,7 +23,6 @@ from jaxgen.curation.models import Request
 from jaxgen.curation.recipe import Limits
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import image_size
-from jaxgen.sampling.images import to_png
 from jaxgen.training.loop import train
 
 

@@ -11,13 +11,13 @@ from pyarrow import parquet
 
 from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import UserError
+from jaxgen.core.image_files import to_png
 from jaxgen.curation import readers
 from jaxgen.curation.commands import curate
 from jaxgen.curation.engine import Job
 from jaxgen.data.archive import write_archive
 from jaxgen.data.sample import pair
 from jaxgen.data.sources import open_source
-from jaxgen.sampling.images import to_png
 
 ROWS = [dict(id='a', text='one', url='http://x/a', licence='MIT'), dict(id='b', text='two')]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxgen.core.image_files import to_jpeg
 from jaxgen.curation import storyboards
 from jaxgen.curation import turns
 from jaxgen.curation.models import Reply
@@ -18,7 +19,6 @@ from jaxgen.data.sample import encoded
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.wordings import steps_of
-from jaxgen.sampling.images import to_jpeg
 from tests.curation.pools_of import picture
 from tests.curation.pools_of import signs
 from tests.curation.test_pages import Scripted

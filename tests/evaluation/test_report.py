@@ -16,6 +16,7 @@ from PIL import Image
 from jaxgen.config import base_config
 from jaxgen.config import to_json
 from jaxgen.core.errors import UserError
+from jaxgen.core.image_files import to_png
 from jaxgen.data.sample import Sample
 from jaxgen.data.shapes import geneval
 from jaxgen.evaluation import charts
@@ -23,7 +24,6 @@ from jaxgen.evaluation import evaluate
 from jaxgen.evaluation import page
 from jaxgen.evaluation.report import write_report
 from jaxgen.evaluation.shapes.cases import make_cases
-from jaxgen.sampling.images import to_png
 from jaxgen.sampling.jobs import save_results
 from jaxgen.sampling.request import Request
 

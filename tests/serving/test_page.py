@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from jaxgen.sampling.images import to_png
+from jaxgen.core.image_files import to_png
 from jaxgen.serving import asked
 from tests.sampling.scripted import picture
 from tests.serving import tiny

@@ -23,10 +23,10 @@ import pytest
 from PIL import Image
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.image_files import to_png
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.sampling.generate import generate
-from jaxgen.sampling.images import to_png
 from jaxgen.sampling.interleaved import Dialogue
 from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.interleaved import converse

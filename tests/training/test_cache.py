@@ -30,12 +30,14 @@ from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
 from jaxgen.training.caching import fingerprint
 from jaxgen.training.caching import write_cache
+from jaxgen.training.image_tokens import write_image_tokens
 from jaxgen.training.latents import Feed
 from jaxgen.training.latents import make_encoder
 from jaxgen.training.loop import train
 from jaxgen.training.state import init_state
 from jaxgen.training.state import make_blueprint
 from jaxgen.training.state import shardings
+from jaxgen.training.states import write_states
 from jaxgen.training.step import compile_step
 from jaxgen.training.step import make_train_step
 from tests.training.launched import CONFIG_FILE
@@ -135,6 +137,14 @@ def test_losses_with_the_cache_equal_those_without(config, steps, tmp_path, caps
   assert '36 entries written, 0 were there' in capsys.readouterr().out
   assert len(list((tmp_path / 'cache').glob('*.arrayrecord'))) == 6
   assert steps.losses(faster, {}) == steps.losses(config, {})
+
+
+@pytest.mark.parametrize('every', [0, -1])
+@pytest.mark.parametrize('write', [write_cache, write_states, write_image_tokens])
+def test_a_file_has_an_entry_at_least_in_caches_of_all_kinds(config, write, every, tmp_path):
+  with pytest.raises(UserError, match=f'--every = {every}: use 1 or more'):
+    write(config, str(tmp_path / 'cache'), every=every)
+  assert not (tmp_path / 'cache').exists()
 
 
 def test_a_run_with_the_cache_equals_the_run_without(config, steps, tmp_path, capsys):

@@ -20,6 +20,8 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
+from jaxgen.core.image_files import to_jpeg
+from jaxgen.core.image_files import to_png
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.sample import encoded
 from jaxgen.data.sample import FileImage
@@ -30,8 +32,6 @@ from jaxgen.evaluation.benchmarks.base import Item
 from jaxgen.evaluation.benchmarks.interleaved import document_files
 from jaxgen.evaluation.benchmarks.interleaved import image_name
 from jaxgen.evaluation.benchmarks.interleaved import PARTS
-from jaxgen.sampling.images import to_jpeg
-from jaxgen.sampling.images import to_png
 from jaxgen.sampling.batching import plan
 from jaxgen.sampling.interleaved import check
 from jaxgen.sampling.interleaved import Dialogue

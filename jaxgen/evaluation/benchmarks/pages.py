@@ -13,10 +13,10 @@ from jaxgen.core.endpoint import image_url
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_text
+from jaxgen.core.image_files import to_jpeg
 from jaxgen.core.pages import document
 from jaxgen.core.pages import table as html_table
 from jaxgen.evaluation.benchmarks.scoring import RESULT
-from jaxgen.sampling.images import to_jpeg
 
 SHOWN, SIDE = 6, 256  # best and worst items; pixels of a picture
 Named = tuple[str, Mapping[str, Any]]  # name of a run, contents of its ``scores.json``

@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxgen import cli
 from jaxgen.core.errors import UserError
+from jaxgen.core.image_files import to_png
 from jaxgen.evaluation.benchmarks import draw
 from jaxgen.evaluation.benchmarks import interleaved
 from jaxgen.evaluation.benchmarks import replies
@@ -20,7 +21,6 @@ from jaxgen.evaluation.benchmarks.files import Data
 from jaxgen.evaluation.benchmarks.registry import benchmark
 from jaxgen.evaluation.benchmarks.registry import BENCHMARKS
 from jaxgen.evaluation.rubrics import read_rubric
-from jaxgen.sampling.images import to_png
 
 PNG = to_png(np.zeros((4, 6, 3), np.uint8))
 

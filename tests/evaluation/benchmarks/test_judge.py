@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.image_files import to_png
 from jaxgen.evaluation.benchmarks.base import Question
 from jaxgen.evaluation.benchmarks.base import Unreadable
 from jaxgen.evaluation.benchmarks.scoring import read
@@ -15,7 +16,6 @@ from jaxgen.evaluation.judge import Judge
 from jaxgen.evaluation.judge import Reply
 from jaxgen.evaluation.rubrics import read_rubric
 from jaxgen.evaluation.rubrics import Rubric
-from jaxgen.sampling.images import to_png
 
 
 def call(text, item='x', **more):

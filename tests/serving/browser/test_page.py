@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from jaxgen.core.image_files import to_png
 from jaxgen.data.decode import decode
-from jaxgen.sampling.images import to_png
 from jaxgen.serving import asked
 from jaxgen.serving.drawing import Drawing
 from tests.sampling.scripted import picture
