@@ -47,7 +47,8 @@ TABLES: dict[str, Family] = {
         adapter, clip_text, cosmos, dc_ae, flux, hunyuan_video, hunyuan_video_vae, internvl, kl,
         llama, qwen2_5_vl, qwen3, qwen_image, sana, sd3, t5, wan_vae, z_image)
 } | {family.name: family for family in (
-    *connectors.FAMILIES, clip.CLIP, clip.SIGLIP, dino.DINO, dino.DINOV2)}
+    *connectors.FAMILIES, clip.CLIP, clip.SIGLIP, clip.SIGLIP2, dino.DINO,
+    dino.DINOV2, dino.DINOV2_REGISTERS)}
 # Classes that import knows besides; their models are exported as the class of the table.
 TWINS: tuple[Family, ...] = (clip_text.WHOLE, hunyuan_video_vae.RELEASED, wan_vae.QWEN_IMAGE)
 

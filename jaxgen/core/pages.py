@@ -37,6 +37,10 @@ pre { overflow: auto; font-size: 12px; line-height: 1.4; }
 '''
 
 
+class Html(str):
+  """Text that is HTML, which ``table`` leaves as it is."""
+
+
 def document(title: str, body: str, style: str = '') -> str:
   """A whole page as HTML text.
 
@@ -50,12 +54,19 @@ def document(title: str, body: str, style: str = '') -> str:
           f'<style>{STYLE}{style}</style></head><body>{body}</body></html>\n')
 
 
-def table(rows: Iterable[Iterable[str]]) -> str:
-  """A table whose first row is the head; the cells are text."""
-  head, *body = [[escape(cell) for cell in row] for row in rows]
+def table(rows: Iterable[Iterable[str]], kind: str = '') -> str:
+  """A table whose first row is the head.
+
+  Args:
+    rows: of cells, which are text, or images and the like as ``Html``.
+    kind: class of the table in the style of the page; '' = none.
+  """
+  head, *body = [[cell if isinstance(cell, Html) else escape(cell) for cell in row]
+                 for row in rows]
   lines = [f'<tr><th>{"</th><th>".join(head)}</th></tr>']
   lines += [f'<tr><td>{"</td><td>".join(row)}</td></tr>' for row in body]
-  return f'<table>{"".join(lines)}</table>'
+  marked = f' class="{kind}"' if kind else ''
+  return f'<table{marked}>{"".join(lines)}</table>'
 
 
 def picture(image: np.ndarray, side: int, alt: str = '') -> str:

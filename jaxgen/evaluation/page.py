@@ -69,12 +69,10 @@ def _curves(stages: Sequence[Any]) -> str:
 
 def _losses(summary: dict[str, Any]) -> str:
   """Of the runs with several sources, the loss of each: how hard the tasks are."""
-  rows = ''.join(
-      f'<tr><td>{escape(name)}</td><td>' + ', '.join(
-          f'{escape(source)} {loss:.4f}' for source, loss in losses.items()) + '</td></tr>'
-      for name, losses in summary['losses'].items() if len(losses) > 1)
+  rows = [(name, ', '.join(f'{source} {loss:.4f}' for source, loss in losses.items()))
+          for name, losses in summary['losses'].items() if len(losses) > 1]
   return rows and ('<h3>Loss by source, last quarter of the steps, the easiest first</h3>'
-                   f'<div class="card"><table>{rows}</table></div>')
+                   f'<div class="card">{pages.table([("stage", "losses"), *rows])}</div>') or ''
 
 
 def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:
@@ -117,7 +115,7 @@ def _samples(stage: Any, what: str, evaluation: dict[str, Any]) -> str:
           f'{_details(evaluation)}{note}{blocks}')
 
 
-def figure(stage: Any, sample: dict[str, Any]) -> str:
+def figure(stage: Any, sample: dict[str, Any]) -> pages.Html:
   """A sample of an evaluation: its picture, which has a column for each image given or drawn, the
   prompt, the texts of a dialogue, and the verdict."""
   address = image_url((stage.folder / sample['file']).read_bytes())
@@ -129,8 +127,9 @@ def figure(stage: Any, sample: dict[str, Any]) -> str:
     verdict += f' <span class="dim">({", ".join(missed)})</span>'
   said = _texts(sample['texts']) if 'texts' in sample else ''
   width = TILE * sample.get('columns', 1)
-  return (f'<figure style="width: {width}px"><img alt="" src="{address}">'
-          f'<figcaption>{escape(sample["caption"])}{said}<br>{verdict}</figcaption></figure>')
+  return pages.Html(
+      f'<figure style="width: {width}px"><img alt="" src="{address}">'
+      f'<figcaption>{escape(sample["caption"])}{said}<br>{verdict}</figcaption></figure>')
 
 
 def _texts(pairs: Sequence[tuple[str | None, str | None]]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from jaxgen.core import pages
 from jaxgen.core.endpoint import image_url
 from jaxgen.evaluation import charts
 from jaxgen.sampling.jobs import read_results
@@ -63,13 +64,11 @@ def section(name: str, metrics: Sequence[Mapping[str, Any]], workdir: epath.Path
 def _table(weights: str, by_step: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
   """A row for each request, a column for each of some steps."""
   steps = _spread(sorted(by_step))
-  head = ''.join(f'<th>{step:,}</th>' for step in steps)
-  rows = []
-  for number, entry in enumerate(by_step[steps[-1]]):
-    cells = ''.join(f'<td>{_images(by_step[step][number:number + 1])}</td>' for step in steps)
-    rows.append(f'<tr><td>{escape(entry["name"])}</td>{cells}</tr>')
-  return (f'<h3>Drawn by {escape(weights)} behind these steps</h3><div class="card"><table>'
-          f'<tr><th>request</th>{head}</tr>{"".join(rows)}</table></div>')
+  rows = [('request', *(f'{step:,}' for step in steps))]
+  rows += [(entry['name'], *(_images(by_step[step][number:number + 1]) for step in steps))
+           for number, entry in enumerate(by_step[steps[-1]])]
+  return (f'<h3>Drawn by {escape(weights)} behind these steps</h3>'
+          f'<div class="card">{pages.table(rows)}</div>')
 
 
 def _spread(steps: Sequence[int]) -> list[int]:
@@ -78,7 +77,8 @@ def _spread(steps: Sequence[int]) -> list[int]:
   return [steps[(place + 1) * len(steps) // count - 1] for place in range(count)]
 
 
-def _images(entries: Sequence[Mapping[str, Any]]) -> str:
+def _images(entries: Sequence[Mapping[str, Any]]) -> pages.Html:
   files = [epath.Path(file) for entry in entries for file in entry['files']]
-  return ''.join(f'<img alt="" width="{SIDE}" src="{image_url(file.read_bytes())}">'
-                 for file in files if file.exists())
+  return pages.Html(''.join(
+      f'<img alt="" width="{SIDE}" src="{image_url(file.read_bytes())}">'
+      for file in files if file.exists()))

@@ -110,14 +110,10 @@ def _samples(names: tuple[str, str], pair: tuple[Stage, Stage]) -> str:
   ours, theirs = (_drawn(stage) for stage in pair)
   shared = sorted((key for key in ours if key in theirs),
                   key=lambda key: ours[key]['correct'] == theirs[key]['correct'])
-  rows = ''.join(
-      f'<tr><td>{escape(task.replace("_", " "))}</td>'
-      f'<td>{figure(pair[0], ours[task, caption, number])}</td>'
-      f'<td>{figure(pair[1], theirs[task, caption, number])}</td></tr>'
-      for task, caption, number in shared[:SHOWN])
-  head = ''.join(f'<th>{escape(name)}</th>' for name in ('', *names))
-  return rows and (f'<h3>The same problems, those that one of them has right first</h3>'
-                   f'<table class="pairs"><tr>{head}</tr>{rows}</table>')
+  rows = [(key[0].replace('_', ' '), figure(pair[0], ours[key]), figure(pair[1], theirs[key]))
+          for key in shared[:SHOWN]]
+  return rows and ('<h3>The same problems, those that one of them has right first</h3>'
+                   f'{pages.table([("", *names), *rows], "pairs")}') or ''
 
 
 def _drawn(stage: Stage) -> Mapping[tuple[str, str, int], dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""Features of images and texts from frozen towers: CLIP, SigLIP, DINO and DINOv2."""
+"""Features of images and texts from frozen towers: CLIP, SigLIP, SigLIP 2, DINO and DINOv2."""

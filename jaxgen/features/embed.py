@@ -16,6 +16,7 @@ from jaxgen.data.decode import decode
 from jaxgen.data.sample import FileImage
 from jaxgen.features.towers import DEVICES
 from jaxgen.features.towers import Tower
+from jaxgen.models.encoders.image_tower import Patches
 
 BATCH = 64  # images of all devices together
 
@@ -74,13 +75,14 @@ def chunks(values: Iterable, size: int) -> Iterator[list]:
     yield chunk
 
 
-def _embedded(tower: Tower, method: str, batches: Iterable[np.ndarray], batch: int) -> np.ndarray:
+def _embedded(tower: Tower, method: str, batches: Iterable[np.ndarray | Patches], batch: int
+              ) -> np.ndarray:
   found, waiting = [], None
   for rows in batches:
     vectors = _apply(tower.module, tower.mesh, method, tower.params, _placed(tower, rows, batch))
     # The batch before is fetched now, so that the next one is made while the devices work.
     found += _fetched(waiting)
-    waiting = len(rows), vectors
+    waiting = _count(rows), vectors
   found += _fetched(waiting)
   return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
@@ -90,18 +92,23 @@ def _fetched(waiting: tuple[int, jax.Array] | None) -> list[np.ndarray]:
   return [np.asarray(waiting[1], np.float32)[:waiting[0]]] if waiting else []
 
 
-def _placed(tower: Tower, rows: np.ndarray, batch: int) -> jax.Array:
-  """Rows on the devices, filled up to a power of two: few sizes, few programs."""
-  devices = tower.mesh.size
-  size = min(1 << (len(rows) - 1).bit_length(), batch)
-  size = -(-max(size, len(rows)) // devices) * devices
-  filled = np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
+def _count(rows: np.ndarray | Patches) -> int:
+  return len(jax.tree.leaves(rows)[0])
+
+
+def _placed(tower: Tower, rows: np.ndarray | Patches, batch: int) -> jax.Array | Patches:
+  """Rows on the devices, the last one repeated up to a power of two: few sizes, few programs."""
+  devices, count = tower.mesh.size, _count(rows)
+  size = min(1 << (count - 1).bit_length(), batch)
+  size = -(-max(size, count) // devices) * devices
+  filled = jax.tree.map(lambda leaf: np.concatenate(
+      [leaf, np.repeat(leaf[-1:], size - count, axis=0)]), rows)
   return jax.device_put(filled, NamedSharding(tower.mesh, PartitionSpec(DEVICES)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _apply(module: nn.Module, mesh: jax.sharding.Mesh, method: str, params: Params,
-           rows: jax.Array) -> jax.Array:
+           rows: jax.Array | Patches) -> jax.Array:
   """f[n, E]; every device embeds its own rows."""
   whole, split = PartitionSpec(), PartitionSpec(DEVICES)
   # In fp32 throughout where parameters are: TPUs and GPUs would multiply with fewer bits.
@@ -111,9 +118,9 @@ def _apply(module: nn.Module, mesh: jax.sharding.Mesh, method: str, params: Para
         mesh=mesh, in_specs=(whole, split), out_specs=split)(params, rows)
 
 
-def _stacked(tower: Tower, images: list[np.ndarray]) -> np.ndarray:
-  shapes = {image.shape for image in images}
+def _stacked(tower: Tower, images: list[np.ndarray | Patches]) -> np.ndarray | Patches:
+  shapes = {jax.tree.leaves(image)[0].shape for image in images}
   if len(shapes) > 1:
     raise user_error(f'{tower.path}: preprocessor_config.json', None, 'gives images of several '
                      f'sizes, as {sorted(shapes)[:2]}; set do_center_crop and a crop_size')
-  return np.stack(images)
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *images)

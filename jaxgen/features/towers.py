@@ -19,6 +19,7 @@ from jaxgen.conversion.locate import locate
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import one_line
 from jaxgen.core.types import Params
+from jaxgen.models.encoders.image_tower import Patches
 from jaxgen.models.registry import TOWER
 from jaxgen.sharding.mesh import use_compilation_cache
 
@@ -45,10 +46,13 @@ class Tower:
   processor: Any
   folder: str
 
-  def pixels(self, image: np.ndarray) -> np.ndarray:
-    """uint8[H, W, 3] -> f32[h, w, 3], as the tower was trained; safe to call from threads."""
+  def pixels(self, image: np.ndarray) -> np.ndarray | Patches:
+    """uint8[H, W, 3] -> f32[h, w, 3], as the tower was trained, or ``Patches`` without the first
+    dimension if it is a NaFlex; safe to call from threads."""
     # Said to be channels last: of an image of three rows the class would guess otherwise.
     found = self.processor(images=image, input_data_format='channels_last', return_tensors='np')
+    if 'spatial_shapes' in found:
+      return Patches(found['pixel_values'][0], found['spatial_shapes'][0].astype(np.int32))
     return found['pixel_values'][0].transpose(1, 2, 0)
 
   def tokens(self, texts: Sequence[str]) -> np.ndarray:
@@ -83,16 +87,22 @@ def open_tower(path: str, *, dtype: Any = jnp.float32) -> Tower:
 
   Args:
     path: folder of transformers, or hub id: a ``CLIPModel``, a ``SiglipModel`` (SigLIP 2 of a fixed
-      resolution is one), a ``ViTModel`` (DINO) or a ``Dinov2Model``, with its image processor.
+      resolution is one), a ``Siglip2Model`` (NaFlex), a ``ViTModel`` (DINO), a ``Dinov2Model`` or
+      a ``Dinov2WithRegistersModel``, with its image processor.
     dtype: of the parameters and the computation.
 
   Raises:
-    UserError: none of these, damaged files, or no image processor.
+    UserError: none of these, damaged files, no image processor, or that of another kind of tower.
   """
   use_compilation_cache()
   folder = locate(path)
   processor = _processor(folder, path)
   module, params = load_pretrained(folder, dtype=dtype, group=TOWER)
+  naflex = isinstance(module.example()[0], Patches)
+  if naflex != ('spatial_shapes' in processor.model_input_names):
+    raise user_error(f'{path}: preprocessor_config.json', type(processor).__name__,
+                     'does not fit the weights beside it: one of the two is a NaFlex; copy the file '
+                     'of the same model')
   mesh = Mesh(np.asarray(jax.local_devices()), (DEVICES,))
   params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
   return Tower(path, module, params, mesh, processor, folder)

@@ -39,8 +39,10 @@ CLASSES = [
     ('clip_text', transformers.CLIPModel),
     ('clip', transformers.CLIPModel),
     ('siglip', transformers.SiglipModel),
+    ('siglip2', transformers.Siglip2Model),
     ('dino', transformers.ViTModel),
     ('dinov2', transformers.Dinov2Model),
+    ('dinov2_registers', transformers.Dinov2WithRegistersModel),
 ]
 # Classes whose folders come in under the name of another, which reads what goes out.
 READERS = {('wan_vae', diffusers.AutoencoderKLQwenImage): diffusers.AutoencoderKLWan,

@@ -14,8 +14,10 @@ from jaxgen.models.encoders.clip_text import CLIP_L
 from jaxgen.models.encoders.image_text import CLIP_B32
 from jaxgen.models.encoders.image_text import CLIP_L14
 from jaxgen.models.encoders.image_text import SIGLIP2_B16
+from jaxgen.models.encoders.image_text import SIGLIP2_B16_NAFLEX
 from jaxgen.models.encoders.image_tower import DINO_S16
 from jaxgen.models.encoders.image_tower import DINOV2_B14
+from jaxgen.models.encoders.image_tower import DINOV2_REGISTERS_B14
 from jaxgen.models.encoders.internvl import INTERNVL3_2B
 from jaxgen.models.encoders.qwen2_5_vl import QWEN2_5_VL_7B
 from jaxgen.models.encoders.t5 import T5_XXL
@@ -64,8 +66,11 @@ PUBLISHED = {
     'CLIP ViT-B/32': (CLIP_B32, transformers.CLIPModel, '', 151_277_313),
     'CLIP ViT-L/14': (CLIP_L14, transformers.CLIPModel, '', 427_616_513),
     'SigLIP 2 B/16': (SIGLIP2_B16, transformers.SiglipModel, '', 375_187_970),
+    'SigLIP 2 B/16 NaFlex': (SIGLIP2_B16_NAFLEX, transformers.Siglip2Model, '', 375_234_050),
     'DINO ViT-S/16': (DINO_S16, transformers.ViTModel, 'modules', 21_665_664),
     'DINOv2 B/14': (DINOV2_B14, transformers.Dinov2Model, 'modules', 86_579_712),
+    'DINOv2 B/14 with registers': (DINOV2_REGISTERS_B14, transformers.Dinov2WithRegistersModel,
+                                   'modules', 86_582_784),
 }
 RELEASES = [(family.name, layout.name, dict(release.fields))
             for family in families.TABLES.values()

@@ -12,6 +12,9 @@ from jaxgen.models import registry
 TEXT = dict(vocab=11, width=16, layers=2, heads=4, kv_heads=2, mlp=20)
 TOWER = TEXT | dict(qkv_bias=False)
 VISION = dict(image_size=8, patch_size=2, width=8, layers=2, heads=2, mlp=16)
+SIGLIP = dict(projection=8, has_bias=True, image=dict(
+    pool='attention', vision=VISION | dict(class_token=False)), text=dict(
+        vocab=11, width=16, layers=2, heads=2, mlp=20, causal=False))
 BLOCKS = dict(width=24, heads=2, cond_dim=16, axes_dims=(4, 4, 4))
 TINY = {
     'residual_queries': dict(width=16, queries=3, heads=2),
@@ -22,11 +25,12 @@ TINY = {
     'clip_text': dict(vocab=11, width=16, layers=2, heads=2, mlp=20, positions=7),
     'clip': dict(projection=6, text=dict(vocab=11, width=16, layers=2, heads=2, mlp=20),
                  image=dict(projection=6, vision=VISION | dict(pre_norm=True, patch_bias=False))),
-    'siglip': dict(projection=8, has_bias=True, image=dict(
-        pool='attention', vision=VISION | dict(class_token=False)), text=dict(
-            vocab=11, width=16, layers=2, heads=2, mlp=20, causal=False)),
+    'siglip': SIGLIP,
+    'siglip2': SIGLIP | dict(image=SIGLIP['image'] | dict(naflex=True)),
     'dino': dict(vision=VISION),
     'dinov2': dict(vision=VISION | dict(layer_scale=1.0)),
+    'dinov2_registers': dict(vision=VISION | dict(layer_scale=1.0, registers=3,
+                                                  resize='antialiased_cubic')),
     't5': dict(vocab=11, width=16, layers=2, heads=2, head_channels=6, mlp=20),
     'llama': TOWER,
     'qwen3': TOWER | dict(qk_norm=True, head_channels=6),

@@ -46,6 +46,7 @@ def test_the_page_shows_both_runs_and_what_differs(runs):
   assert ('<td>optimizer.learning_rate</td><td>0.0001</td><td>5e-05</td>') in text
   assert text.count('The configs are equal.') == 1  # those of pretrain
   assert text.count('<svg') == 2 and text.count('class="mean curve1"') == 2
+  assert '<table class="pairs"><tr><th></th><th>first</th><th>second</th></tr>' in text
   assert len(checker.images) == 2 and text.index('✗ wrong') < text.index('✓ right')
 
 

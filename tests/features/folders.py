@@ -36,6 +36,18 @@ def save_dino(folder: str) -> transformers.ViTModel:
   return model
 
 
+def save_naflex(folder: str) -> transformers.Siglip2Model:
+  """A SigLIP 2 NaFlex, whose processor makes at most 20 patches of an image."""
+  sizes = dict(SIZES, layer_norm_eps=1e-6)
+  model = _random(transformers.Siglip2Model(transformers.Siglip2Config(
+      text_config=dict(sizes, vocab_size=9, max_position_embeddings=TEXT_LENGTH, bos_token_id=0,
+                       eos_token_id=1),
+      vision_config=dict(sizes, patch_size=8, num_patches=16))))
+  model.save_pretrained(folder)
+  transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=20).save_pretrained(folder)
+  return model
+
+
 def _random(model):
   torch.manual_seed(0)
   with torch.no_grad():

@@ -109,6 +109,24 @@ def test_pixels_equal_those_of_the_class(kind, settings, clip, tmp_path):
     np.testing.assert_array_equal(found, wanted.transpose(1, 2, 0))
 
 
+def test_a_naflex_keeps_the_aspects_of_images(tmp_path):
+  """Pixels equal the class's own, and so do vectors, of small, wide and high ones in one batch."""
+  theirs, tower = folders.save_naflex(str(tmp_path)), open_tower(str(tmp_path))
+  processor = transformers.Siglip2ImageProcessorPil.from_pretrained(tmp_path)
+  given = [*pictures(9, seed=2), np.full((3, 50, 3), 7, np.uint8)]
+  wanted = processor(images=[Image.fromarray(image) for image in given], return_tensors='pt')
+  assert len({tuple(grid) for grid in wanted['spatial_shapes'].tolist()}) > 3
+  assert (wanted['pixel_attention_mask'] == 0).any()
+  for image, values, grid in zip(given, wanted['pixel_values'], wanted['spatial_shapes']):
+    found = tower.pixels(image)
+    np.testing.assert_array_equal(found.values, values)
+    np.testing.assert_array_equal(found.grids, grid)
+  with torch.no_grad():
+    expected = theirs.get_image_features(**wanted).pooler_output.numpy()
+  np.testing.assert_allclose(embed_images(tower, given, batch=8), expected, atol=1e-5)
+  assert np.abs(expected).mean() > 0.1
+
+
 def test_what_is_no_tower_is_named(tmp_path):
   folder = tmp_path / 'dino'
   folders.save_dino(str(folder))
@@ -119,6 +137,10 @@ def test_what_is_no_tower_is_named(tmp_path):
   with pytest.raises(UserError, match='gives images of several sizes'):
     embed_images(open_tower(str(folder)), [np.zeros((16, 16, 3), np.uint8),
                                            np.zeros((24, 16, 3), np.uint8)])
+  (folder / 'preprocessor_config.json').write_text(
+      '{"image_processor_type": "Siglip2ImageProcessor"}')
+  with pytest.raises(UserError, match='Siglip2.*one of the two is a NaFlex; copy'):
+    open_tower(str(folder))
   (folder / 'preprocessor_config.json').write_text('{')
   with pytest.raises(UserError, match='is no image processor of transformers'):
     open_tower(str(folder))
@@ -130,5 +152,6 @@ def test_what_is_no_tower_is_named(tmp_path):
   (tmp_path / 'text/preprocessor_config.json').write_text('{"image_processor_type": '
                                                           '"CLIPImageProcessor"}')
   with pytest.raises(UserError, match=r"'clip_text_model': not a tower that jaxgen can read; "
-                     r"known: \['clip', 'dinov2', 'siglip', 'vit'\]"):
+                     r"known: \['clip', 'dinov2', 'dinov2_with_registers', 'siglip', 'siglip2', "
+                     r"'vit'\]"):
     open_tower(str(tmp_path / 'text'))

@@ -1,8 +1,10 @@
-"""transformers' ``ViTModel``, which DINO is, and ``Dinov2Model``; checked in
-tests/models/test_towers.py.
+"""transformers' ``ViTModel``, which DINO is, ``Dinov2Model`` and ``Dinov2WithRegistersModel``;
+checked in tests/models/test_towers.py.
 
 A pooler on the class token and the mask token of pretraining are left out: neither is read here.
 """
+
+import dataclasses
 
 from jaxgen.conversion.engine import Rule
 from jaxgen.conversion.engine import Rules
@@ -14,6 +16,7 @@ from jaxgen.conversion.family import Layout
 from jaxgen.conversion.tables.pieces import heads
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.tables.pieces import norm
+from jaxgen.conversion.tables.pieces import square_side
 from jaxgen.conversion.tables.pieces import vision_fields
 from jaxgen.conversion.transforms import HEADS_IN
 from jaxgen.conversion.transforms import PatchKernel
@@ -34,6 +37,7 @@ def _rules(block: str, attention: tuple[str, ...], norms: tuple[str, str],
   return (
       Rule('vision/cls', 'embeddings.cls_token', (Squeeze((0, 1)),)),
       Rule('vision/positions', 'embeddings.position_embeddings', (Squeeze((0,)),)),
+      Rule('vision/registers', 'embeddings.register_tokens', (Squeeze((0,)),)),
       *linear('vision/patch_embed', 'embeddings.patch_embeddings.projection', (PatchKernel(),)),
       *(rule for part, name in zip('qkv', attention)
         for rule in heads(f'{_BLOCKS}/attention/{part}', f'{block}.{name}')),
@@ -60,6 +64,7 @@ def _mlp_ratio(mlp, ours):
 
 
 _FIELDS = (
+    Field('vision.image_size', 'image_size', read=square_side),
     *vision_fields('vision.', ''),
     Field('vision.qkv_bias', 'qkv_bias'),
     Implied('vision.qk_norm', False),
@@ -68,7 +73,15 @@ _FIELDS = (
     Implied('vision.pre_norm', False),
     Implied('pool', 'class'),
     Implied('projection', 0),
+    Implied('naflex', False),
     Fixed('num_channels', 3),
+)
+_NO_REGISTERS = (Implied('vision.registers', 0), Implied('vision.resize', 'cubic'))
+_FIELDS_2 = (
+    *_FIELDS,
+    Field('vision.mlp', 'mlp_ratio', read=_mlp, write=_mlp_ratio),
+    Field('vision.layer_scale', 'layerscale_value'),
+    Fixed('use_swiglu_ffn', False),
 )
 _NORMS, _MLP = ('layernorm_before', 'layernorm_after'), ('intermediate.dense', 'output.dense')
 _NORMS_2, _MLP_2 = ('norm1', 'norm2'), ('mlp.fc1', 'mlp.fc2')
@@ -77,7 +90,7 @@ _NORMS_2, _MLP_2 = ('norm1', 'norm2'), ('mlp.fc1', 'mlp.fc2')
 DINO = Family(
     name='dino', marker=('model_type', 'vit'), stem='model', extras=_EXTRAS,
     rules=_rules('encoder.layer.{i}', _FILE_ATTENTION, _NORMS, _MLP),
-    fields=(*_FIELDS, Field('vision.mlp', 'intermediate_size'),
+    fields=(*_FIELDS, *_NO_REGISTERS, Field('vision.mlp', 'intermediate_size'),
             Implied('vision.layer_scale', 0.0)),
     others=(Layout('modules', _rules('layers.{i}', _MODULE_ATTENTION, _NORMS, _MLP_2),
                    extras=_EXTRAS),))
@@ -85,8 +98,12 @@ DINO = Family(
 DINOV2 = Family(
     name='dinov2', marker=('model_type', 'dinov2'), stem='model', extras=_EXTRAS,
     rules=_rules('encoder.layer.{i}', _FILE_ATTENTION, _NORMS_2, _MLP_2),
-    fields=(*_FIELDS, Field('vision.mlp', 'mlp_ratio', read=_mlp, write=_mlp_ratio),
-            Field('vision.layer_scale', 'layerscale_value'),
-            Fixed('use_mask_token', False, also=(True,)), Fixed('use_swiglu_ffn', False)),
+    fields=(*_FIELDS_2, *_NO_REGISTERS, Fixed('use_mask_token', False, also=(True,))),
     others=(Layout('modules', _rules('encoder.layer.{i}', _MODULE_ATTENTION, _NORMS_2, _MLP_2),
                    extras=_EXTRAS),))
+
+# With registers the class antialiases positions that it interpolates, without them it does not.
+DINOV2_REGISTERS = dataclasses.replace(
+    DINOV2, name='dinov2_registers', marker=('model_type', 'dinov2_with_registers'),
+    fields=(*_FIELDS_2, Field('vision.registers', 'num_register_tokens'),
+            Implied('vision.resize', 'antialiased_cubic')))

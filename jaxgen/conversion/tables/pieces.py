@@ -59,14 +59,13 @@ def prefixed(rules: Rules, *prefixes: tuple[str, str]) -> Rules:
 
 
 def vision_fields(ours: str, theirs: str) -> tuple[Field, ...]:
-  """Config fields that the vision transformers of CLIP, SigLIP and DINO name alike.
+  """Config fields that the vision transformers of CLIP, SigLIP, SigLIP 2 and DINO name alike.
 
   Args:
     ours: prefix of our section, with its dot.
     theirs: prefix of their section, likewise.
   """
   return (
-      Field(f'{ours}image_size', f'{theirs}image_size', read=square_side),
       Field(f'{ours}patch_size', f'{theirs}patch_size', read=square_side),
       Field(f'{ours}width', f'{theirs}hidden_size'),
       Field(f'{ours}layers', f'{theirs}num_hidden_layers'),

@@ -14,12 +14,14 @@ from jaxgen.models.encoders.clip_text import ClipText
 from jaxgen.models.encoders.clip_text import TextConfig
 from jaxgen.models.encoders.image_tower import ImageTower
 from jaxgen.models.encoders.image_tower import ImageTowerConfig
+from jaxgen.models.encoders.image_tower import Patches
 from jaxgen.models.layers.linear import Linear
 from jaxgen.models.layers.linear import zeros
 
 _CLIP_VISION: dict[str, Any] = dict(
     image_size=224, norm_eps=1e-5, patch_bias=False, pre_norm=True, activation='quick_gelu')
-# openai/clip-vit-base-patch32, openai/clip-vit-large-patch14, google/siglip2-base-patch16-224.
+# openai/clip-vit-base-patch32, openai/clip-vit-large-patch14, google/siglip2-base-patch16-224 and
+# google/siglip2-base-patch16-naflex.
 CLIP_B32: dict[str, Any] = dict(
     family='clip', projection=512,
     image=dict(projection=512, vision=dict(
@@ -37,6 +39,9 @@ SIGLIP2_B16: dict[str, Any] = dict(
         class_token=False, activation='gelu_pytorch_tanh')),
     text=dict(vocab=256000, width=768, layers=12, heads=12, mlp=3072, positions=64,
               activation='gelu_pytorch_tanh', norm_eps=1e-6, causal=False))
+SIGLIP2_B16_NAFLEX: dict[str, Any] = dict(
+    SIGLIP2_B16, family='siglip2', image=dict(SIGLIP2_B16['image'], naflex=True, vision=dict(
+        SIGLIP2_B16['image']['vision'], image_size=256)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +78,15 @@ class ImageTextTower(nn.Module):
       self.logit_bias = self.param('logit_bias', zeros, (), jnp.float32)
 
   @nn.nowrap
-  def example(self) -> tuple[jax.Array, jax.Array]:
+  def example(self) -> tuple[jax.Array | Patches, jax.Array]:
     """The smallest arguments of ``__call__``: an image of one patch and a text of one token."""
-    side = self.config.image.vision.patch_size
-    return jnp.zeros((1, side, side, 3)), jnp.zeros((1, 1), jnp.int32)
+    return *ImageTower(self.config.image).example(), jnp.zeros((1, 1), jnp.int32)
 
-  def __call__(self, pixels: jax.Array, tokens: jax.Array) -> jax.Array:
+  def __call__(self, pixels: jax.Array | Patches, tokens: jax.Array) -> jax.Array:
     """How well images and texts fit.
 
     Args:
-      pixels: f[B, H, W, 3], see ``ImageTower``.
+      pixels: f[B, H, W, 3], or ``Patches``; see ``ImageTower``.
       tokens: i32[T, S], see ``ClipText``.
 
     Returns:
@@ -93,8 +97,8 @@ class ImageTextTower(nn.Module):
     logits = jnp.einsum('BE,TE->BT', images, texts) * jnp.exp(self.logit_scale)
     return logits + self.logit_bias if self.config.has_bias else logits
 
-  def image(self, pixels: jax.Array) -> jax.Array:
-    """f[B, H, W, 3] -> f[B, E]."""
+  def image(self, pixels: jax.Array | Patches) -> jax.Array:
+    """f[B, H, W, 3], or ``Patches`` -> f[B, E]."""
     return self.image_tower(pixels)
 
   def text(self, tokens: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ Checked against transformers' classes in tests/models/test_internvl.py and test_
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -22,7 +23,8 @@ from jaxgen.models.layers.remat import check_scan
 from jaxgen.models.layers.remat import scanned
 
 
-CUBIC = -0.75  # of the kernel that torch interpolates with
+# The free parameter of the cubic kernel that torch interpolates with, and antialiases with.
+CUBIC, ANTIALIASED_CUBIC = -0.75, -0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,8 @@ class VisionConfig:
   patch_bias: ClassVar[bool] = True
   pre_norm: ClassVar[bool] = False
   activation: ClassVar[str] = 'gelu'
+  registers: ClassVar[int] = 0
+  resize: ClassVar[str] = 'cubic'
 
   def __post_init__(self):
     if self.image_size % self.patch_size:
@@ -97,6 +101,8 @@ class ViTConfig(VisionConfig):
     patch_bias: adds a bias to embedded patches.
     pre_norm: layer norm before the first block.
     activation: of the MLPs, a key of ``ACTIVATIONS``.
+    registers: learned tokens without positions between the class token and the patches.
+    resize: how positions are interpolated for another grid, a key of ``RESIZES``.
   """
 
   layer_scale: float = 0.0
@@ -104,9 +110,16 @@ class ViTConfig(VisionConfig):
   patch_bias: bool = True
   pre_norm: bool = False
   activation: str = 'gelu'
+  registers: int = 0
+  resize: str = 'cubic'
 
   def __post_init__(self):
     super().__post_init__()
+    if self.registers < 0:
+      raise user_error('registers of the vision tower', self.registers, 'must be 0 or more')
+    if self.resize not in RESIZES:
+      raise user_error('resize of the vision tower', self.resize,
+                       f'must be one of {sorted(RESIZES)}')
     if self.activation not in ACTIVATIONS:
       raise user_error('activation of the vision tower', self.activation,
                        f'must be one of {sorted(ACTIVATIONS)}')
@@ -119,21 +132,29 @@ class VisionTower(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, patches: jax.Array, grid: tuple[int, int] | None = None) -> jax.Array:
+  def __call__(self, patches: jax.Array, grid: tuple[int, int] | jax.Array | None = None
+               ) -> jax.Array:
     """Encodes images.
 
     Args:
       patches: f[M, n, Dp], raster order, each patch flattened as (colour, row, column).
       grid: rows and columns of patches, n = rows columns; those of ``image_size`` unless given.
-        Positions are interpolated for others.
+        Positions are interpolated for others. As i32[M, 2] every image has its own, and what stands
+        behind its patches is padding; for towers without other tokens.
 
     Returns:
-      f[M, 1 + n, D]: the class token, if there is one, then the patches; no final norm.
+      f[M, 1 + R + n, D]: the class token, if there is one, R registers, then the patches; no final
+      norm.
     """
     c = self.config
     images, count, _ = patches.shape
-    grid = grid or (c.grid, c.grid)
-    assert count == grid[0] * grid[1], (patches.shape, grid)
+    grid = (c.grid, c.grid) if grid is None else grid
+    if isinstance(grid, tuple):
+      assert count == grid[0] * grid[1], (patches.shape, grid)
+      segments = None
+    else:
+      assert not c.class_token and not c.registers, c
+      segments = filled(grid, count)
     x = Linear((c.width,), ('patch', 'embed'), use_bias=c.patch_bias, kernel_init=normal(0.02),
                dtype=self.dtype, name='patch_embed')(patches)  # [M, n, D]
     if c.class_token:
@@ -144,23 +165,50 @@ class VisionTower(nn.Module):
     positions = self.param(
         'positions', nn.with_logical_partitioning(normal(0.02), ('patch', 'embed')),
         (c.class_token + c.patches_per_image, c.width), jnp.float32)
-    if grid != (c.grid, c.grid):
+    if segments is not None:
+      positions = self._interpolated_by_image(positions, grid, count)
+    elif grid != (c.grid, c.grid):
       positions = self._interpolated(positions, grid)
     x = x + positions.astype(self.dtype)
+    if c.registers:
+      registers = self.param(
+          'registers', nn.with_logical_partitioning(normal(0.02), ('queries', 'embed')),
+          (c.registers, c.width), jnp.float32)
+      registers = jnp.broadcast_to(registers.astype(self.dtype), (images, *registers.shape))
+      head, x = jnp.split(x, [int(c.class_token)], axis=1)
+      x = jnp.concatenate([head, registers, x], axis=1)  # [M, 1 + R + n, D]
     if c.pre_norm:
       x = LayerNorm(epsilon=c.norm_eps, dtype=self.dtype, name='pre_norm')(x)
-    return scanned(EncoderBlock, c, c.layers)(
+    blocks = scanned(EncoderBlock, c, c.layers)(
         c.heads, c.mlp, ACTIVATIONS[c.activation], qkv_bias=c.qkv_bias, qk_norm=c.qk_norm,
-        norm_eps=c.norm_eps, layer_scale=c.layer_scale, dtype=self.dtype, name='layers')(x, None)[0]
+        norm_eps=c.norm_eps, layer_scale=c.layer_scale, dtype=self.dtype, name='layers')
+    return blocks(x, segments)[0]
 
   def _interpolated(self, positions: jax.Array, grid: tuple[int, int]) -> jax.Array:
     """f[.. + grid^2, D] -> f[.. + rows columns, D]; the class token's position stays."""
     c = self.config
     head, square = jnp.split(positions, [int(c.class_token)])
     square = square.reshape(c.grid, c.grid, c.width)
-    rows, columns = (cubic_weights(c.grid, side) for side in grid)
+    rows, columns = (RESIZES[c.resize](c.grid, side) for side in grid)
     resized = jnp.einsum('yh,xw,hwD->yxD', rows, columns, square, precision='highest')
     return jnp.concatenate([head, resized.reshape(-1, c.width)])
+
+  def _interpolated_by_image(self, positions: jax.Array, grids: jax.Array, count: int
+                             ) -> jax.Array:
+    """f[grid^2, D] -> f[M, n, D], bilinear and antialiased; what padding gets has no meaning."""
+    side, columns = self.config.grid, grids[:, 1:]
+    places = jnp.arange(count)
+    by_row = antialiased_linear_weights(side, grids[:, :1], places // columns)  # [M, n, h]
+    by_column = antialiased_linear_weights(side, columns, places % columns)  # [M, n, w]
+    # Multiplied before positions, so that nothing larger than [M, n, h w] is made.
+    weights = jnp.einsum('Mnh,Mnw->Mnhw', by_row, by_column).reshape(*by_row.shape[:2], -1)
+    return jnp.einsum('MnP,PD->MnD', weights, positions, precision='highest')
+
+
+def filled(grids: jax.Array, count: int) -> jax.Array:
+  """i32[M, 2], rows and columns of patches -> i32[M, count]: 1 of patches, 0 of the padding behind
+  them."""
+  return (jnp.arange(count) < jnp.prod(grids, axis=1, keepdims=True)).astype(jnp.int32)
 
 
 def cubic_weights(old: int, new: int) -> np.ndarray:
@@ -169,9 +217,47 @@ def cubic_weights(old: int, new: int) -> np.ndarray:
   places = (np.arange(new) + 0.5) * old / new - 0.5
   first, weights = np.floor(places).astype(int), np.zeros((new, old))
   for offset in (-1, 0, 1, 2):
-    x = np.abs(places - (first + offset))
-    near = (CUBIC + 2) * x**3 - (CUBIC + 3) * x**2 + 1
-    far = CUBIC * (x**3 - 5 * x**2 + 8 * x - 4)
+    distances = np.abs(places - (first + offset))
     np.add.at(weights, (np.arange(new), np.clip(first + offset, 0, old - 1)),
-              np.where(x <= 1, near, far))
+              _cubic(distances, CUBIC))
   return weights.astype(np.float32)
+
+
+def antialiased_cubic_weights(old: int, new: int) -> np.ndarray:
+  """f32[new, old]: as torch does it with ``antialias``: the kernel widens as it shrinks, and what
+  is beyond the border does not count."""
+  places = (np.arange(new) + 0.5) * old / new
+  distances = np.abs(places[:, None] - (np.arange(old) + 0.5)) / max(old / new, 1)
+  weights = _cubic(distances, ANTIALIASED_CUBIC)
+  return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def antialiased_linear_weights(old: int, new: jax.Array, places: jax.Array) -> jax.Array:
+  """Likewise bilinear, for some of the new places alone.
+
+  Args:
+    old: size of the axis.
+    new: i32[...], sizes that it is resized to.
+    places: i32[...] within ``new``, which broadcasts against it.
+
+  Returns:
+    f32[..., old].
+  """
+  step = old / new  # [...]
+  centres = ((places + 0.5) * step)[..., None]
+  distances = jnp.abs(centres - (jnp.arange(old) + 0.5)) / jnp.maximum(step, 1)[..., None]
+  weights = jnp.maximum(1 - distances, 0)
+  total = weights.sum(axis=-1, keepdims=True)  # 0 of places beyond ``new``
+  return weights / jnp.where(total > 0, total, 1)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+  """Keys' kernel at distances of 0 or more; ``a`` is its slope at 1."""
+  near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+  far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+  return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+
+# f32[new, old] by the sizes of an axis.
+RESIZES: dict[str, Callable[[int, int], np.ndarray]] = {
+    'cubic': cubic_weights, 'antialiased_cubic': antialiased_cubic_weights}
