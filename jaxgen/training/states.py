@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxgen.config import validate
 from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Conditioning
@@ -34,13 +33,10 @@ from jaxgen.data.states import to_bytes
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
 from jaxgen.sharding import partition
-from jaxgen.sharding.mesh import make_mesh
-from jaxgen.sharding.mesh import use_compilation_cache
-from jaxgen.sharding.processes import start_processes
 from jaxgen.systems.base import System
-from jaxgen.systems.registry import make_system
 from jaxgen.training import frozen_groups
 from jaxgen.training import visits
+from jaxgen.training.filling import begin
 from jaxgen.training.state import make_blueprint
 
 EVERY = 256  # entries of a file
@@ -62,11 +58,9 @@ def write_states(config: ConfigDict, out: str, start: Mapping[str, Any] | None =
     UserError: as ``caching.write_cache``; such models that train, images that are masked at random,
       or several processes.
   """
-  validate(config)
-  if start_processes(**(start or {})).count > 1:
+  hosts, system, mesh = begin(config, start, every)
+  if hosts.count > 1:
     raise user_error('--states', out, 'is written by one process; start one alone')
-  use_compilation_cache()
-  system, mesh = make_system(config), make_mesh(config.mesh)
   blueprint = make_blueprint(config, system, needed_groups(system, make_objectives(config)), mesh)
   frozen_groups.check_frozen(system, blueprint, out)
   stored: Params = {}
