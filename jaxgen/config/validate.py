@@ -93,10 +93,12 @@ def validate(config: ConfigDict) -> None:
     _check_lora(f'config.model.lora.{name}', entry)
   _check_data(config.data)
   for section in ('data', 'validation'):
-    for name, source in config[section].sources.items():
-      _check_source(f'config.{section}.sources.{name}', source)
-  Shares({name: source.share for name, source in config.data.sources.items()},
-         config.data.interpolation)
+    where, sources = f'config.{section}.sources', config[section].sources
+    for name, source in sources.items():
+      _check_source(f'{where}.{name}', source)
+    if sources or section == 'data':
+      Shares({name: source.share for name, source in sources.items()}, config.data.interpolation,
+             where)
 
 
 def _each(config: ConfigDict, fields, holds: Callable[[object, str], bool],

@@ -109,6 +109,7 @@ BROKEN = {
     'validation.seed=4294967296': 'use 0 to 4294967295',
     'validation.weights=all': 'ema, params, both',
     'validation.sources.held.split=dev': 'train, test, validation',
+    'validation.sources.held.share=(-1.0,)': '0 or more',
 }
 
 
@@ -285,6 +286,15 @@ def test_json_of_something_else():
   with pytest.raises(UserError) as error:
     from_json('{"seed": 1}')
   check(error, 'config.json', 'jaxgen workdir')
+
+
+def test_a_json_of_another_encoding_is_named(tmp_path):
+  file = tmp_path / 'saved.json'
+  for content, reason in ((b'{"seed": "\xff"}', 'UTF-8'), (b'{"seed": ', 'is damaged')):
+    file.write_bytes(content)
+    with pytest.raises(UserError) as error:
+      load_config(str(file))
+    check(error, str(file), reason)
 
 
 def test_the_names_that_configs_may_use_are_those_that_the_data_floor_has():
