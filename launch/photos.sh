@@ -6,6 +6,7 @@
 #
 # IMAGES is anything that `jaxgen data inspect --path=IMAGES` recognises: a folder of captioned
 # images, folders of targets and controls, or a table; see README.md. Run it again to resume.
+# PAIRS=N trains the last stage on the first N captions alone; all of them unless given.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
@@ -33,7 +34,8 @@ train pretrain --config.data.sources.images.path="$packed" \
   --config.init_from.mllm="$root/mllm"
 train finetune --config.data.sources.images.path="$packed" \
   --config.data.sources.pairs.path="$packed" --config.init_from.mllm="$root/mllm" \
-  --config.init_from.bridge="$root/pretrain" --config.init_from.denoiser="$root/pretrain"
+  --config.init_from.bridge="$root/pretrain" --config.init_from.denoiser="$root/pretrain" \
+  ${PAIRS:+"--config.data.sources.pairs.limit=$PAIRS"}
 
 [[ $config == edits ]] || jaxgen evaluate --workdir="$root/finetune" --fit=16
 jaxgen report --workdir="$root"

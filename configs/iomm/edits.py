@@ -17,7 +17,7 @@ IMAGES = 3  # in one prompt; one that is to be reconstructed takes one place
 def get_config(stage: str = 'finetune') -> ConfigDict:
   config = photos.get_config(stage)
   if stage == 'finetune':
-    config.data.sources.pairs.update(task='auto', limit=0)
+    config.data.sources.pairs.task = 'auto'
     side = config.data.vision_size // config.model.mllm.vision.patch_size
     config.data.patches = IMAGES * side**2
     config.data.prompt_tokens = 128  # 18 for each image, 8 queries, 66 for the instruction

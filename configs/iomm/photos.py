@@ -3,8 +3,8 @@
   launch/photos.sh PHOTOS.jsonl runs/photos
 
 packs the photographs and their captions, trains photos.py:mllm (captions), :pretrain (image-only)
-and :finetune (16 pairs among image-only samples) one after the other, and measures the fit.
-Measured: docs/tutorials/photos.md.
+and :finetune (captioned pairs among image-only samples) one after the other, and measures the fit.
+Measured with the first 16 pairs (PAIRS=16): docs/tutorials/photos.md.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,6 @@ from jaxgen.models.registry import section
 
 STEPS = dict(mllm=150, pretrain=150, finetune=1000)
 PACKED = 'runs/photos/data/*.arrayrecord'
-FITTED = 16  # pairs of the fine-tuning stage
 
 
 def get_config(stage: str = 'finetune') -> ConfigDict:
@@ -26,8 +25,7 @@ def get_config(stage: str = 'finetune') -> ConfigDict:
     share = 1.0 if stage == 'pretrain' else 0.125
     config.data.sources.images = source('arrayrecord', 'image', path=PACKED, share=(share,))
   if stage == 'finetune':
-    config.data.sources.pairs = source('arrayrecord', 'pair', path=PACKED, limit=FITTED,
-                                       share=(0.875,))
+    config.data.sources.pairs = source('arrayrecord', 'pair', path=PACKED, share=(0.875,))
   config.train.steps = STEPS[stage]
   return config
 

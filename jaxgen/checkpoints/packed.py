@@ -19,6 +19,7 @@ from jaxgen.checkpoints.weights import load_weights
 from jaxgen.checkpoints.weights import save_weights
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import new_folder
 from jaxgen.core.files import write_bytes
 
 ABOUT = 'about.json'
@@ -72,10 +73,13 @@ def unpack(file: epath.PathLike, folder: str) -> None:
               for name in archive.namelist() if name.startswith(_WEIGHTS)}
     params = {path: _unpacked(array, arrays.get(f'{path}{_SCALE}'))
               for path, array in arrays.items() if not path.endswith(_SCALE)}
-    save_weights(folder, trees.unflatten(params), archive.read('config.json').decode())
-    for name in archive.namelist():
-      if name.startswith('tokenizer'):
-        write_bytes(epath.Path(folder) / name, archive.read(name))
+    # In a folder of its own until the tokenizers are there too: weights without them would be taken
+    # for a whole run by every later command.
+    with new_folder(folder) as partial:
+      save_weights(str(partial), trees.unflatten(params), archive.read('config.json').decode())
+      for name in archive.namelist():
+        if name.startswith('tokenizer'):
+          write_bytes(partial / name, archive.read(name))
 
 
 def read_about(file: epath.PathLike) -> dict[str, Any]:

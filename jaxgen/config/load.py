@@ -33,7 +33,11 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   """
   file, argument = _split(path)
   if file.endswith('.json'):
-    return overridden(from_json(epath.Path(file).read_text()), overrides)
+    try:
+      text = epath.Path(file).read_text()
+    except UnicodeDecodeError as error:
+      raise user_error('--config', file, f'is not UTF-8 ({error}); save it as UTF-8') from None
+    return overridden(from_json(text, file), overrides)
   config = python_files.call(
       epath.Path(file).read_bytes(), file, 'get_config', *([argument] if argument else []),
       module='jaxgen_user_config', where='--config', value=path)
@@ -110,11 +114,15 @@ def to_json(config: ConfigDict) -> str:
   return json.dumps({formats.KEY: formats.RUN} | config.to_dict(), indent=2, sort_keys=True)
 
 
-def from_json(text: str) -> ConfigDict:
+def from_json(text: str, where: str = 'config.json') -> ConfigDict:
   """Reads the JSON of a workdir; lists become tuples again, and the result is locked.
 
   A field that was added after the JSON was written gets its default, which keeps the behaviour
   that the run had.
+
+  Args:
+    text: the JSON.
+    where: the file, for errors.
 
   Raises:
     UserError: it is no JSON, not that of a jaxgen config, or of a newer format.
@@ -128,19 +136,18 @@ def from_json(text: str) -> ConfigDict:
     values, defaults = restore(json.loads(text)), schema.base_config().to_dict()
     if not isinstance(values, dict):
       raise TypeError('no object')
-    formats.check(values, formats.RUN, 'config.json')
+    formats.check(values, formats.RUN, where)
     values.pop(formats.KEY, None)
     missing = sorted(defaults.keys() - values.keys() - ADDED)
     if missing:
-      raise user_error('config.json', missing, 'sections are missing; is this a jaxgen workdir?')
+      raise user_error(where, missing, 'sections are missing; is this a jaxgen workdir?')
     for name in ('data', 'validation'):
       _add_sources(defaults[name], values.get(name))
-    config = ConfigDict(_filled(values, defaults, 'config.json: '))
+    config = ConfigDict(_filled(values, defaults, f'{where}: '))
   except UserError:
     raise
   except (ValueError, TypeError, RecursionError) as error:  # of the JSON, or of names with dots
-    raise user_error('config.json', None, f'is damaged ({error}); restore it from a copy'
-                     ) from error
+    raise user_error(where, None, f'is damaged ({error}); restore it from a copy') from error
   config.lock()
   return config
 
@@ -157,7 +164,7 @@ def _filled(values: Any, defaults: Any, where: str) -> Any:
   is_whole_float = isinstance(defaults, float) and type(values) is int
   if defaults is not None and type(values) is not type(defaults) and not is_whole_float:
     raise user_error(where.rstrip('.'), values, f'must be {type(defaults).__name__}; restore '
-                     'config.json from a copy')
+                     'the file from a copy')
   if not isinstance(values, dict) or defaults is None:
     return values
   return defaults | {name: _filled(value, defaults.get(name), f'{where}{name}.')

@@ -23,6 +23,7 @@ PUBLIC_SETS = (
 SOURCE_TASKS = ('auto', 'image', 'pair', 'caption', 'reconstruction', 'edit', 'transformation',
                 'reference', 'many_to_many', 'dialogue', 'conversation')
 LANGUAGE_TASKS = ('caption', 'conversation')  # whose samples have no target image
+GIVEN_ROLES = ('context', 'source', 'reference')  # of images that are no targets
 DIALOGUE_TASKS = ('dialogue', 'conversation')  # in which the model decides when to begin an image
 # What to do with weights that do not fit the model (checkpoints/adopt.py).
 WEIGHT_CHANGES = ('reinit', 'extend', 'drop', 'merge')
@@ -193,7 +194,7 @@ def _data() -> dict[str, object]:
       oversize='refuse',  # a sample that no row can hold: 'refuse', or 'skip' and count it
       interpolation='linear',  # of shares between their knots, or 'step'
       # Prompts and conditioning.
-      dialect='plain',  # prompt template of the language model (data/templates.py)
+      dialect='plain',  # prompt template of the language model (data/dialects.py)
       scheme='flux',  # position scheme of latent tokens and hidden states (data/positions.py)
       # Hidden states the denoiser sees: 'all', 'text' or 'queries' (L056, L081, A17), or those
       # 'preceding' the token that begins the target (L110).

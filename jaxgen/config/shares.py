@@ -23,21 +23,23 @@ class Shares:
     interpolation: ``linear`` between knots, or ``step``, where a share holds until the next knot.
       Knots without progress are spread from 0 to 1 for ``linear``. For ``step`` they are placed
       at 0, 1/n, 2/n, ..., which gives n equal phases.
+    where: section of the sources, for errors.
 
   Raises:
     UserError: knots that do not form a schedule, or a knot at which all shares are 0.
   """
 
-  def __init__(self, knots: Mapping[str, Knots], interpolation: str = 'linear'):
+  def __init__(self, knots: Mapping[str, Knots], interpolation: str = 'linear',
+               where: str = 'config.data.sources'):
     if interpolation not in INTERPOLATIONS:
       raise user_error('config.data.interpolation', interpolation,
                        f'use one of {", ".join(INTERPOLATIONS)}')
     self.names = tuple(sorted(knots))
     self._step = interpolation == 'step'
-    self._curves = [_curve(name, knots[name], self._step) for name in self.names]
+    self._curves = [_curve(f'{where}.{name}.share', knots[name], self._step) for name in self.names]
     for progress in np.unique(np.concatenate([[0.0], *(places for places, _ in self._curves)])):
       if not self._raw(progress).sum() > 0:
-        raise user_error('config.data.sources', dict(knots),
+        raise user_error(where, dict(knots),
                          f'all shares are 0 at {progress:.0%} of training; raise one')
 
   def at(self, progress: float) -> np.ndarray:
@@ -50,9 +52,8 @@ class Shares:
                        for places, values in self._curves])
 
 
-def _curve(name: str, knots: Knots, step: bool) -> tuple[np.ndarray, np.ndarray]:
+def _curve(where: str, knots: Knots, step: bool) -> tuple[np.ndarray, np.ndarray]:
   """Knot positions in [0, 1] and their shares, f64[n] each."""
-  where = f'config.data.sources.{name}.share'
   pairs = [isinstance(knot, (tuple, list)) for knot in knots]
   if not knots or any(pairs) != all(pairs) or (any(pairs) and {len(k) for k in knots} != {2}):
     raise user_error(where, knots, 'give one or more shares, or pairs (progress, share)')

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
+from jaxgen.config.schema import GIVEN_ROLES
 from jaxgen.config.schema import LANGUAGE_TASKS
 from jaxgen.config.schema import PUBLIC_SETS
 from jaxgen.config.schema import SOURCE_KINDS
@@ -83,8 +84,8 @@ def validate(config: ConfigDict) -> None:
   _check_train(config)
   _check_mesh(config)
   _check_trainable(config)
-  _check_changes(config.init_from.changes)
-  _check_quantized(config.model.quantized)
+  _check_path_rules('config.init_from.changes', config.init_from.changes, WEIGHT_CHANGES)
+  _check_path_rules('config.model.quantized', config.model.quantized, FORMATS)
   if config.model.fp8 and config.model.compute_dtype != 'bfloat16':
     raise user_error('config.model.compute_dtype', config.model.compute_dtype, 'model.fp8 replaces '
                      'products of bfloat16; use that, or set model.fp8 to False')
@@ -92,10 +93,12 @@ def validate(config: ConfigDict) -> None:
     _check_lora(f'config.model.lora.{name}', entry)
   _check_data(config.data)
   for section in ('data', 'validation'):
-    for name, source in config[section].sources.items():
-      _check_source(f'config.{section}.sources.{name}', source)
-  Shares({name: source.share for name, source in config.data.sources.items()},
-         config.data.interpolation)
+    where, sources = f'config.{section}.sources', config[section].sources
+    for name, source in sources.items():
+      _check_source(f'{where}.{name}', source)
+    if sources or section == 'data':
+      Shares({name: source.share for name, source in sources.items()}, config.data.interpolation,
+             where)
 
 
 def _each(config: ConfigDict, fields, holds: Callable[[object, str], bool],
@@ -179,13 +182,6 @@ def _is_mesh_rule(rule: object, axes: Mapping[str, int]) -> bool:
           and isinstance(rule[2], bool))
 
 
-def _check_changes(changes: tuple) -> None:
-  for entry in changes:
-    if not (len(entry) == 2 and isinstance(entry[0], str) and entry[1] in WEIGHT_CHANGES):
-      raise user_error('config.init_from.changes', entry,
-                       f'each entry is (regex over group/path, one of {", ".join(WEIGHT_CHANGES)})')
-
-
 def _check_trainable(config: ConfigDict) -> None:
   if not config.trainable:
     raise user_error('config.trainable', (),
@@ -199,13 +195,14 @@ def _check_trainable(config: ConfigDict) -> None:
     raise user_error('config.trainable', config.trainable, 'nothing trains; set a rule to True')
 
 
-def _check_quantized(rules: tuple) -> None:
-  for entry in rules:
-    if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)
-            and entry[1] in FORMATS):
-      raise user_error('config.model.quantized', entry,
-                       f'each rule is (regex over group/path, one of {", ".join(FORMATS)})')
-    _check_regex('config.model.quantized', entry[0])
+def _check_path_rules(where: str, rules: tuple, choices: tuple[str, ...]) -> None:
+  """Rules are pairs of a regex over group/path and one of the choices."""
+  for rule in rules:
+    if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
+            and rule[1] in choices):
+      raise user_error(where, rule, f'each rule is (regex over group/path, one of '
+                       f'{", ".join(choices)})')
+    _check_regex(where, rule[0])
 
 
 def _check_lora(where: str, entry: ConfigDict) -> None:
@@ -231,6 +228,18 @@ def _check_data(data: ConfigDict) -> None:
   for field in ('pair_prompt', 'edit_prompt'):
     if '{caption}' not in data[field]:
       raise user_error(f'config.data.{field}', data[field], 'must contain {caption}')
+  # A role that no image has would silently train without conditions.
+  if not set(data.clean_roles) <= set(GIVEN_ROLES):
+    raise user_error('config.data.clean_roles', data.clean_roles,
+                     f'name some of {", ".join(GIVEN_ROLES)}, or none: ()')
+  areas = data.reference_pixels
+  if not areas or not all(type(area) is int and area > 0 for area in areas):
+    raise user_error('config.data.reference_pixels', areas, 'give areas above 0, the last of which '
+                     'holds for all larger numbers of references')
+  bounds = data.vision_pixels
+  if len(bounds) != 2 or not all(type(area) is int for area in bounds) or not (
+      0 < bounds[0] <= bounds[1]):
+    raise user_error('config.data.vision_pixels', bounds, 'give the smallest and the largest area')
 
 
 def _check_source(where: str, source: ConfigDict) -> None:

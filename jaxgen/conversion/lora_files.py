@@ -114,7 +114,7 @@ def named(adapters: Mapping[str, Adapter], style: Style) -> dict[str, np.ndarray
   return tensors
 
 
-def save(path: str, adapters: Mapping[str, Adapter], style: str, *, base: str = '') -> str:
+def save(path: str, adapters: Mapping[str, Adapter], style: str, *, base: str = '') -> None:
   """Writes adapters in a program's format: a PEFT folder, or a file for the others.
 
   Args:

@@ -226,7 +226,7 @@ class Layout:
     vision: geometry of the language model's vision input; None if it takes no images.
     queries: Q, learned queries appended to every prompt that asks for an image.
     scheme: position scheme of the denoiser, a key of ``positions.SCHEMES``.
-    dialect: prompt template of the language model, a key of ``templates.DIALECTS``; '' without one.
+    dialect: prompt template of the language model, a key of ``dialects.DIALECTS``; '' without one.
     vocab: tokens that the language model knows; 0 = any.
     towers: parameter group of a text tower -> its prompt format.
   """

@@ -11,7 +11,6 @@ Size = tuple[int, int]  # (height, width) in pixels
 
 GRID = 16  # every side is a multiple: autoencoder factor 8 times patch 2
 AREA_STEP = 32  # calculate_dimensions of diffusers' pipelines of Qwen-Image-Edit
-BASES = (512, 768, 1024)
 MAX_ASPECT = 4
 
 # Query-Kontext's aspect ratios (L066); each stands for both orientations.
@@ -24,19 +23,11 @@ def constant_sum_buckets(base: int, reach: int, step: int = 32) -> tuple[Size, .
 
 
 # L020 counts 37 canonical resolutions but does not list them, and no plain rule gives 37 (A04).
-# This list is ours: pairs of constant sum that reach 5, 6 and 6 steps of 32 pixels around the
-# three bases (11 + 13 + 13 = 37). It is not claimed to be the authors' list.
-CANONICAL_BUCKETS: tuple[Size, ...] = (
-    # base 512
-    (352, 672), (384, 640), (416, 608), (448, 576), (480, 544), (512, 512),
-    (544, 480), (576, 448), (608, 416), (640, 384), (672, 352),
-    # base 768
-    (576, 960), (608, 928), (640, 896), (672, 864), (704, 832), (736, 800), (768, 768),
-    (800, 736), (832, 704), (864, 672), (896, 640), (928, 608), (960, 576),
-    # base 1024
-    (832, 1216), (864, 1184), (896, 1152), (928, 1120), (960, 1088), (992, 1056), (1024, 1024),
-    (1056, 992), (1088, 960), (1120, 928), (1152, 896), (1184, 864), (1216, 832),
-)
+# These are ours: pairs of constant sum that reach 5, 6 and 6 steps of 32 pixels around the three
+# bases (11 + 13 + 13 = 37). They are not claimed to be the authors'.
+CANONICAL_BUCKETS: tuple[Size, ...] = tuple(
+    size for base, reach in ((512, 5), (768, 6), (1024, 6))
+    for size in constant_sum_buckets(base, reach))
 
 # The sizes that FLUX.1 Kontext was trained on: Black Forest Labs' and diffusers' list.
 KONTEXT_BUCKETS: tuple[Size, ...] = (

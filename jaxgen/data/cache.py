@@ -2,9 +2,9 @@
 
 A cache is a folder. ``info.json`` holds in clear what all entries depend on: the autoencoder, its
 weights, dtypes. ``latents-<name>-<n>.arrayrecord`` holds n entries, a key of 16 bytes and float32
-values each, and behind them the n keys in one record. Caches of image tokens and of what prompts
-tell are such folders too. Files are written under another name and
-renamed when they are complete, so that whatever has its name is whole.
+values each, followed by one record with the n keys. Caches of image tokens and of prompt states are
+such folders too. Files are written under another name and renamed when they are complete, so that
+whatever has its name is whole.
 """
 
 import contextlib
@@ -87,7 +87,7 @@ def check(folder: str, fields: Mapping[str, Any], where: str = FIELD, command: s
   """Raises a ``UserError`` where the entries of a cache depend on other values than ``fields``;
   ``command`` writes such a cache."""
   now = json.loads(json.dumps({'version': VERSION} | dict(fields)))
-  then = _read_info(folder, where)
+  then = _read_info(folder, where, command)
   formats.check(then, VERSION, f'{folder}/{INFO_FILE}', 'version')
   for name in sorted(now.keys() | then.keys(), key=lambda name: (name != 'version', name)):
     if now.get(name) != then.get(name):
@@ -99,7 +99,8 @@ def check(folder: str, fields: Mapping[str, Any], where: str = FIELD, command: s
 class Cache:
   """Random access to the entries of a cache, by key; for any number of threads."""
 
-  def __init__(self, folder: str, where: str = FIELD, stem: str = LATENTS, dtype: str = 'float32'):
+  def __init__(self, folder: str, where: str = FIELD, stem: str = LATENTS, dtype: str = 'float32',
+               command: str = COMMAND):
     """Reads the keys of all files.
 
     Args:
@@ -107,20 +108,21 @@ class Cache:
       where: the field or flag that names it, for errors.
       stem: of its files.
       dtype: of the values.
+      command: that writes such a cache, for errors.
 
     Raises:
       UserError: no cache there, or a damaged file.
     """
     # Imported here: only runs with a cache need it.
     from array_record.python import array_record_data_source
-    _read_info(folder, where)
-    self.folder, self._dtype = folder, jnp.dtype(dtype)
+    _read_info(folder, where, command)
+    self.folder, self._dtype, self._command = folder, jnp.dtype(dtype), command
     files = sorted(epath.Path(folder).glob(f'{stem}-*{_SUFFIX}'))
     counts = [int(file.name.removesuffix(_SUFFIX).rpartition('-')[2]) for file in files]
     starts = np.cumsum([0, *(count + 1 for count in counts)])  # the keys are a record too
     self._records, self._files, self._starts = (), files, starts
     if files:
-      with _reading(files[0].parent):
+      with self._reading(files[0].parent):
         self._records = array_record_data_source.ArrayRecordDataSource(list(map(str, files)))
     keys = b''.join(self._read(int(start) + count) for start, count in zip(starts, counts))
     places = [start + np.arange(count) for start, count in zip(starts, counts)]
@@ -150,7 +152,7 @@ class Cache:
     if not values.size:
       raise DecodeError('could not be decoded when the cache was written')
     if values.size != shape[0] * shape[1]:
-      raise _damaged(self._file(self._place(key)))
+      raise self._damaged(self._file(self._place(key)))
     return values.reshape(shape).astype(np.float32, copy=False)
 
   def read(self, key: bytes) -> bytes | None:
@@ -160,7 +162,7 @@ class Cache:
       return None
     data = self._read(place)
     if data[:KEY_BYTES] != key:
-      raise _damaged(self._file(place))
+      raise self._damaged(self._file(place))
     return data[KEY_BYTES:]
 
   def _place(self, key: bytes) -> int | None:
@@ -173,11 +175,23 @@ class Cache:
     return None
 
   def _read(self, place: int) -> bytes:
-    with _reading(self._file(place)):
+    with self._reading(self._file(place)):
       return self._records[place]
 
   def _file(self, place: int) -> epath.Path:
     return self._files[int(np.searchsorted(self._starts, place, 'right')) - 1]
+
+  def _damaged(self, file: epath.Path, reason: str = 'other entries than its keys say') -> Exception:
+    return user_error(str(file), None, f'damaged ({reason}); remove this file and run '
+                      f'{self._command} again, which writes what is missing')
+
+  @contextlib.contextmanager
+  def _reading(self, file: epath.Path) -> Iterator[None]:
+    """Names the file that turns out to be damaged."""
+    try:
+      yield
+    except (RuntimeError, ValueError, OSError, IndexError) as error:
+      raise self._damaged(file, ' '.join(str(error).split())[:100]) from error
 
 
 class Writer:
@@ -230,32 +244,18 @@ class Writer:
 
 def read_field(folder: str, name: str, where: str, command: str) -> Any:
   """A field of ``info.json``; raises a ``UserError`` where the cache holds something else."""
-  info = _read_info(folder, where)
+  info = _read_info(folder, where, command)
   if name not in info:
     raise user_error(where, folder, f'a cache of something else (without {name}); write one with '
                      f'{command}')
   return info[name]
 
 
-def _read_info(folder: str, where: str) -> dict[str, Any]:
+def _read_info(folder: str, where: str, command: str) -> dict[str, Any]:
   file = epath.Path(folder) / INFO_FILE
   if not file.exists():
-    raise user_error(where, folder, f'no cache there; write one with {COMMAND}')
-  return read_json(file, f'remove the folder and write the cache again with {COMMAND}')
-
-
-def _damaged(file: epath.Path, reason: str = 'other entries than its keys say') -> Exception:
-  return user_error(str(file), None, f'damaged ({reason}); remove this file and run {COMMAND} '
-                    'again, which writes what is missing')
-
-
-@contextlib.contextmanager
-def _reading(file: epath.Path) -> Iterator[None]:
-  """Names the file that turns out to be damaged."""
-  try:
-    yield
-  except (RuntimeError, ValueError, OSError, IndexError) as error:
-    raise _damaged(file, ' '.join(str(error).split())[:100]) from error
+    raise user_error(where, folder, f'no cache there; write one with {command}')
+  return read_json(file, f'remove the folder and write the cache again with {command}')
 
 
 def _writing(folder: str) -> contextlib.AbstractContextManager[None]:

@@ -176,12 +176,8 @@ def image_size(image: bytes | np.ndarray | FileImage) -> Size:
   """
   if isinstance(image, np.ndarray):
     return _checked(image).shape[:2]
-  with _errors():
-    with contextlib.ExitStack() as stack:
-      file = (stack.enter_context(epath.Path(image.path).open('rb'))
-              if isinstance(image, FileImage) else io.BytesIO(image))
-      opened = stack.enter_context(_opened(file))
-      return opened.size if _is_sideways(opened) else opened.size[::-1]
+  with _header(image) as opened:
+    return opened.size if _is_sideways(opened) else opened.size[::-1]
 
 
 def decoded_size(image: bytes | np.ndarray | FileImage, at_least: Size | None = None) -> Size:
@@ -196,10 +192,7 @@ def decoded_size(image: bytes | np.ndarray | FileImage, at_least: Size | None = 
   """
   if isinstance(image, np.ndarray):
     return _checked(image).shape[:2]
-  with _errors(), contextlib.ExitStack() as stack:
-    file = (stack.enter_context(epath.Path(image.path).open('rb'))
-            if isinstance(image, FileImage) else io.BytesIO(image))
-    opened = stack.enter_context(_opened(file))
+  with _header(image) as opened:
     if at_least:
       _reduce(opened, at_least)
     return opened.size[::-1]
@@ -226,6 +219,15 @@ def _errors() -> Iterator[None]:
           Image.DecompressionBombError) as error:
     reason = _ADDRESS.sub('', ' '.join(str(error).split()))
     raise DecodeError(f'{type(error).__name__}: {reason}') from error
+
+
+@contextlib.contextmanager
+def _header(image: bytes | FileImage) -> Iterator[Image.Image]:
+  """The image of a file of which nothing but the header is read."""
+  with _errors(), contextlib.ExitStack() as stack:
+    file = (stack.enter_context(epath.Path(image.path).open('rb'))
+            if isinstance(image, FileImage) else io.BytesIO(image))
+    yield stack.enter_context(_opened(file))
 
 
 @contextlib.contextmanager

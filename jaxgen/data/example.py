@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-Size = tuple[int, int]  # (height, width) in pixels
+from jaxgen.data.buckets import Size
 
 
 @dataclasses.dataclass(frozen=True)

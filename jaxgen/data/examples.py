@@ -27,6 +27,7 @@ from jaxgen.data.cache import FIELD
 from jaxgen.data.cache import Cache
 from jaxgen.data.cache import image_key
 from jaxgen.data.decode import image_size
+from jaxgen.data.dialects import DIALECTS
 from jaxgen.data.example import Encodable
 from jaxgen.data.example import Example
 from jaxgen.data.example import LatentImage
@@ -75,7 +76,7 @@ class ExampleMaker:
                states: States | None = None, image_tokens: ImageTokens | None = None):
     self._data, self._layout, self._cache, self._states = data, layout, cache, states
     self._image_tokens, self._tokenizer, self._towers = image_tokens, tokenizer, towers
-    self._dialect = templates.DIALECTS[layout.dialect] if layout.dialect else None
+    self._dialect = DIALECTS[layout.dialect] if layout.dialect else None
     buckets = bucket_set(data.buckets or f'square:{data.image_size}')
     self._rules = images.Rules(buckets, buckets if data.references == 'bucket' else (),
                                data.reference_pixels, data.reference_side,

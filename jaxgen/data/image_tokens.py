@@ -22,7 +22,7 @@ class ImageTokens(Cache):
   def __init__(self, folder: str, where: str = FIELD):
     """Reads the keys; see ``Cache``."""
     self.width = stored_width(folder, where)
-    super().__init__(folder, where, STEM, read_field(folder, DTYPE, where, COMMAND))
+    super().__init__(folder, where, STEM, read_field(folder, DTYPE, where, COMMAND), COMMAND)
 
 
 def stored_width(folder: str, where: str = FIELD) -> int:

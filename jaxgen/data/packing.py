@@ -16,6 +16,7 @@ from jaxgen.core.types import Prompt
 from jaxgen.core.types import Tower
 from jaxgen.core.types import Vision
 from jaxgen.core.types import Visual
+from jaxgen.data.dialects import DIALECTS
 from jaxgen.data.example import Example
 from jaxgen.data.example import LatentImage
 from jaxgen.data.example import Patches
@@ -25,13 +26,11 @@ from jaxgen.data.example import Told
 from jaxgen.data.example import TowerPrompt
 from jaxgen.data.sample import hash_id
 from jaxgen.data.states import ToldShape
-from jaxgen.data.templates import DIALECTS
+from jaxgen.data.vision import FRAMES
 
 # Config field that sets each budget of a row.
 _FIELDS = {'segments': 'segments_per_row', 'visual tokens': 'visual_tokens',
            'prompt tokens': 'prompt_tokens', 'patches': 'patches'}
-# Qwen2.5-VL's patches hold two frames; of a still image both are the same.
-_NATIVE_FRAMES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +82,7 @@ class RowShape:
     vision = layout.vision
     if sees is None:
       sees = any(source.task != 'pair' for source in data.sources.values())
-    frames = _NATIVE_FRAMES if vision and vision.kind == 'native' else 1
+    frames = FRAMES if vision and vision.kind == 'native' else 1
     shape = cls(data.segments_per_row, data.visual_tokens,
                 data.prompt_tokens if layout.dialect else 0,
                 _patches(data, vision, sees) if vision else 0,

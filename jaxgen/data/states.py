@@ -74,7 +74,7 @@ class States:
 
   def __init__(self, folder: str, where: str = FIELD):
     """Reads the keys; see ``Cache``."""
-    self._cache = Cache(folder, where, STEM)
+    self._cache = Cache(folder, where, STEM, command=COMMAND)
     self.folder, self.shape = folder, stored_shape(folder, where)
 
   def __len__(self) -> int:

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from jaxgen.core.types import Text
+from jaxgen.data.dialects import DIALECTS
 from jaxgen.data.sample import Part
-from jaxgen.data.templates import DIALECTS
 from jaxgen.data.templates import tokenize
 from jaxgen.data.tokenizer import Tokenizer
 from jaxgen.data.tokenizer import load_tokenizer

@@ -13,6 +13,7 @@ import json
 import numpy as np
 from etils import epath
 
+from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
@@ -101,17 +102,17 @@ def evaluate_fit(workdir: str, count: int, *, seed: int = 0, weights: str = 'ema
 
 
 def _samples(run: Run, count: int) -> list[Fitted]:
-  """The first samples of the source that is drawn, without those that cannot be decoded."""
+  """The first samples of the source that is drawn, without broken records."""
   name, spec = _source(run)
   field = f'config.data.sources.{name}'
   source = open_spec(spec, run.config, f'{field}.path')
   found = []
   for index in range(min(count, len(source))):
-    record = source[index]
     try:
+      record = source[index]
       sample = tasks.worded(record, spec.task, run.config.data)
       images = run.maker(sample).images
-    except DecodeError:
+    except (DecodeError, RecordError):
       continue
     target, = (image.pixels for image in images if image.is_target)
     given = [resize_and_crop(image.pixels, target.shape[:2]) for image in images

@@ -13,11 +13,13 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
 from jaxgen.core.image_files import to_png
 from jaxgen.data import tasks
+from jaxgen.data.decode import DecodeError
 from jaxgen.data.images import resize_and_crop
 from jaxgen.data.sequences import open_spec
 from jaxgen.data.wordings import steps_of
@@ -124,15 +126,19 @@ def _sources(config: ConfigDict) -> list[str]:
 
 
 def _held(run: Run, name: str, count: int, seed: int) -> list[Held]:
+  """The first held-out samples of a source, without broken records."""
   spec = run.config.data.sources[name].copy_and_resolve_references()
   spec.split = 'test'
   source = open_spec(spec, run.config, f'config.data.sources.{name}.path')
   found = []
   for index in range(min(count, len(source))):
-    sample = source[index]
-    task = tasks.kind_of(sample) if spec.task == 'auto' else spec.task
-    sample = tasks.worded(sample, task, run.config.data)
-    images = run.maker(sample).images
+    try:
+      sample = source[index]
+      task = tasks.kind_of(sample) if spec.task == 'auto' else spec.task
+      sample = tasks.worded(sample, task, run.config.data)
+      images = run.maker(sample).images
+    except (DecodeError, RecordError):
+      continue
     expected = [image.pixels for image in images if image.is_target]
     given = [image.pixels for image in images if not image.is_target]
     if not given:
@@ -142,4 +148,6 @@ def _held(run: Run, name: str, count: int, seed: int) -> list[Held]:
     text = ' '.join(part.text for part in sample.texts)
     found.append(Held(name, text, request, resize_and_crop(given[0], expected[0].shape[:2]),
                       expected))
+  if not found:
+    raise user_error('--held-out', count, f'none of these records of the source {name} can be read')
   return found

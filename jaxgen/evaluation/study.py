@@ -100,15 +100,19 @@ def read_ratings(files: Sequence[str], key: Mapping[str, Any]) -> list[dict[str,
   found, seen = [], set()
   for file in files:
     record = read_json(file, 'ask the participant for the file again')
-    participant = record.get('participant')
+    participant, ratings = record.get('participant'), record.get('ratings', {})
+    if type(participant) is not int or not isinstance(ratings, dict) or not all(
+        isinstance(marks, dict) for marks in ratings.values()):
+      raise user_error(file, participant, 'is no file that the page of a study has saved; ask the '
+                       'participant for it again')
     if participant in seen:
       raise user_error(file, participant, 'this participant is in two files; leave one out')
     seen.add(participant)
-    for code, marks in record.get('ratings', {}).items():
+    for code, marks in ratings.items():
       if code not in key['codes']:
         raise user_error(file, code, 'is no image of this study')
       for axis, value in marks.items():
-        if axis not in AXES or not isinstance(value, int) or not SCALE[0] <= value <= SCALE[1]:
+        if axis not in AXES or type(value) is not int or not SCALE[0] <= value <= SCALE[1]:
           raise user_error(file, {axis: value}, f'ratings are {SCALE[0]} to {SCALE[1]} of '
                            f'{", ".join(AXES)}')
         found.append(dict(key['codes'][code], participant=participant, axis=axis, value=value))

@@ -59,8 +59,9 @@ class FlowMatching(Objective):
       predicted = system.denoise(params, x_t, t, visual, conditioning)
     error = jnp.mean((predicted - velocity(clean, eps)) ** 2, axis=-1)  # [B, L]
     weight = _target_weight(batch)
-    sums = jnp.einsum('BL,BLG->BG', error * weight, owner)
-    weights = jnp.einsum('BL,BLG->BG', weight, owner)
+    # The losses are fp32: by default TPUs and GPUs would round them to bf16 or TF32 first.
+    sums = jnp.einsum('BL,BLG->BG', error * weight, owner, precision='highest')
+    weights = jnp.einsum('BL,BLG->BG', weight, owner, precision='highest')
     return sums.sum(), self._metrics(sums, weights, t, batch.meta.source_ids)
 
   def weight(self, batch: Batch) -> jax.Array:

@@ -19,11 +19,11 @@ from ml_collections import ConfigDict
 from jaxgen.core.errors import user_error
 from jaxgen.core.types import Params
 from jaxgen.core.types import Prompt
+from jaxgen.data.dialects import DIALECTS
 from jaxgen.data.example import Example
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack
-from jaxgen.data.templates import DIALECTS
 from jaxgen.models.encoders import generate as language
 from jaxgen.sampling.batching import least_row
 from jaxgen.sampling.batching import power_of_two

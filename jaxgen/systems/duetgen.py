@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import jax
 from ml_collections import ConfigDict
 
+from jaxgen.core.errors import user_error
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Params
@@ -32,6 +33,9 @@ class DuetGen(MultimodalSystem):
 
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'DuetGen':
+    if config.sampling.negative_prompt:
+      raise user_error('config.sampling.negative_prompt', config.sampling.negative_prompt, 'DuetGen '
+                       'is guided away from the dialogue without its last text; leave it empty')
     models = parts.build(config, ('mllm', 'connector', 'denoiser', 'autoencoder'))
     layout = layout_of(config, models)
     parts.check_connector(models)

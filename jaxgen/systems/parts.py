@@ -27,8 +27,14 @@ LATENT_PATCH = 2  # denoisers group 2 x 2 latent pixels into a token
 
 
 def build(config: ConfigDict, groups: Sequence[str]) -> FrozenDict[str, nn.Module]:
-  """The module of each group of ``config.model``."""
+  """The module of each group of ``config.model``.
+
+  Raises:
+    UserError: a group that the config does not describe, or describes as a model of another group.
+  """
   dtype = jnp.dtype(config.model.compute_dtype)
+  for group in groups:
+    _check_family(config, group)
   return FrozenDict({group: registry.build(config.model[group], dtype) for group in groups})
 
 
@@ -155,6 +161,14 @@ def text_and_image_branches(sample: Sample, text: float, image: float, empty: st
   return [(weight, branch) for weight, branch in branches if weight]
 
 
+def _check_family(config: ConfigDict, group: str) -> None:
+  families = [name for name, family in registry.FAMILIES.items() if family.group == group]
+  found = config.model.get(group, {}).get('family')
+  if found not in families:
+    raise user_error(f'config.model.{group}.family', found, f'the system {config.system} needs a '
+                     f'model there; use section(family, ...) with one of {", ".join(families)}')
+
+
 def check_equal(field: str, value: int, other: str, wanted: int) -> None:
   """Raises a ``UserError`` where a size of one model is not that of another."""
   if value != wanted:
@@ -180,10 +194,11 @@ def check_latents(config: ConfigDict, denoiser: nn.Module, latent: Latent) -> No
   if config.data.image_size % latent.factor:
     raise user_error('config.data.image_size', config.data.image_size,
                      f'must be a multiple of {latent.factor}')
-  for name, source in config.data.sources.items():
-    if any(side < latent.factor or side % latent.factor for side in source.size):
-      raise user_error(f'config.data.sources.{name}.size', tuple(source.size), 'both sides must be '
-                       f'multiples of {latent.factor}, the pixels along a latent token')
+  for section in ('data', 'validation'):
+    for name, source in config[section].sources.items():
+      if any(side < latent.factor or side % latent.factor for side in source.size):
+        raise user_error(f'config.{section}.sources.{name}.size', tuple(source.size), 'both sides '
+                         f'must be multiples of {latent.factor}, the pixels along a latent token')
 
 
 def check_vision(config: ConfigDict, vision: Vision) -> None:

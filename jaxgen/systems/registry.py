@@ -5,6 +5,9 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.types import Layout
+from jaxgen.data.dialects import DIALECTS
+from jaxgen.data.positions import SCHEMES
 from jaxgen.models.layers import lora
 from jaxgen.systems.base import System
 from jaxgen.systems.duetgen import DuetGen
@@ -43,10 +46,11 @@ def make_system(config: ConfigDict) -> System:
   """Builds the system that ``config.system`` names, with the adapters of ``config.model.lora``.
 
   Raises:
-    UserError: an unknown system, model sizes that do not fit each other, or adapters of modules
-      that it lacks.
+    UserError: an unknown system, dialect or position scheme, model sizes that do not fit each
+      other, or adapters of modules that it lacks.
   """
   system = system_class(config).from_config(config)
+  _check_layout(system.layout)
   adapters = tuple(lora.LoRA(**entry) for entry in config.model.lora.values())
   if adapters:
     lora.check_used(system.axes(), adapters)
@@ -72,3 +76,11 @@ def with_preset(config: ConfigDict, name: str) -> ConfigDict:
   changed = config.copy_and_resolve_references()
   changed.update_from_flattened_dict(presets[name])
   return changed
+
+
+def _check_layout(layout: Layout) -> None:
+  """Refuses names that the data pipeline does not know; systems of text towers have no dialect."""
+  for field, name, known in (('dialect', layout.dialect, ('', *DIALECTS)),
+                             ('scheme', layout.scheme, tuple(SCHEMES))):
+    if name not in known:
+      raise user_error(f'config.data.{field}', name, f'use one of {", ".join(filter(None, known))}')

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, Protocol
@@ -107,7 +108,7 @@ def fill(folder: str, data: ConfigDict, content: Content, hosts: Hosts, every: i
     cache.claim(folder, content.fields, command)
   hosts.barrier('cache')
   cache.check(folder, content.fields, '--out', command)
-  known = cache.Cache(folder, '--out', content.stem)
+  known = cache.Cache(folder, '--out', content.stem, command=command)
   with contextlib.closing(cache.Writer(folder, every, content.stem, content.dtype)) as writer:
     filling = _Filling(data, content, known, writer)
     filling.run(hosts)
@@ -133,6 +134,7 @@ class _Filling:
     self._threads, self._content = data.threads, content
     self._known, self._writer = known, writer
     self._done: set[bytes] = set()
+    self._lock = threading.Lock()  # of what the threads that decode count
     self.written, self.broken, self.large = 0, {}, 0
 
   def run(self, hosts: Hosts) -> None:
@@ -160,7 +162,8 @@ class _Filling:
         if image.key in self._known or image.key in self._done:
           continue
         if not self._content.encoding.holds(image.size):
-          self.large += 1
+          with self._lock:
+            self.large += 1
           continue
         try:
           found.append((image.key, image.read()))

@@ -178,8 +178,8 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
     done = step == config.train.steps
     if done:
       journal.done(step)
-    _say(f'{path.name}: done; {loader.report()}' if done else f'{path.name}: SIGTERM; saves step '
-         f'{step} and stops; the same command goes on from there')
+    _say(f'{path.name}: done; {_of_data(loader.report())}' if done else f'{path.name}: SIGTERM; '
+         f'saves step {step} and stops; the same command goes on from there')
   return done
 
 
@@ -222,6 +222,13 @@ def _behind(step: int, state: TrainState, frozen: Params, trace: Trace,
     return {}, {}
   watch.at(f'the validation of step {step}')
   return validation(step, state, frozen)
+
+
+def _of_data(report: Mapping[str, Any]) -> str:
+  """The loader's report in a line; broken records were logged by name when they were met."""
+  epochs = ', '.join(f'{name} {count:.2f}' for name, count in sorted(report['epochs'].items()))
+  return (f'epochs: {epochs}; padding {report["padding_share"]:.1%}; skipped: '
+          f'{len(report["skipped"])} broken records, {len(report["oversize"])} too large samples')
 
 
 def _say(text: str) -> None:

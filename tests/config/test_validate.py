@@ -14,6 +14,7 @@ from jaxgen.config import to_json
 from jaxgen.config import validate
 from jaxgen.config.validate import CHOICES
 from jaxgen.core.errors import UserError
+from jaxgen.data.sample import IMAGE_ROLES
 from jaxgen.data.sources import KINDS
 from jaxgen.data.sources.named import PRESETS
 from jaxgen.data.tasks import TASKS
@@ -55,6 +56,11 @@ BROKEN = {
     'data.vision_area=-1': '0 or more',
     'data.oversize=drop': 'refuse, skip',
     'data.interpolation=cubic': 'linear, step',
+    "data.clean_roles=('source', 'refrence')": 'some of context, source, reference',
+    'data.reference_pixels=()': 'above 0',
+    'data.reference_pixels=(1048576, 0)': 'above 0',
+    'data.vision_pixels=(3136,)': 'the smallest and the largest',
+    'data.vision_pixels=(1003520, 3136)': 'the smallest and the largest',
     'data.look_ahead=-1': '0 or more',
     'data.max_references=-1': '0 or more',
     'data.image_sizes=0': 'above 0',
@@ -103,6 +109,7 @@ BROKEN = {
     'validation.seed=4294967296': 'use 0 to 4294967295',
     'validation.weights=all': 'ema, params, both',
     'validation.sources.held.split=dev': 'train, test, validation',
+    'validation.sources.held.share=(-1.0,)': '0 or more',
 }
 
 
@@ -281,8 +288,18 @@ def test_json_of_something_else():
   check(error, 'config.json', 'jaxgen workdir')
 
 
+def test_a_json_of_another_encoding_is_named(tmp_path):
+  file = tmp_path / 'saved.json'
+  for content, reason in ((b'{"seed": "\xff"}', 'UTF-8'), (b'{"seed": ', 'is damaged')):
+    file.write_bytes(content)
+    with pytest.raises(UserError) as error:
+      load_config(str(file))
+    check(error, str(file), reason)
+
+
 def test_the_names_that_configs_may_use_are_those_that_the_data_floor_has():
   assert set(schema.SOURCE_KINDS) == set(KINDS)
   assert set(schema.PUBLIC_SETS) == set(PRESETS)
   assert set(schema.SOURCE_TASKS) == {'auto', *TASKS}
+  assert set(schema.GIVEN_ROLES) == {*IMAGE_ROLES} - {'target'}
   assert set(CHOICES['sampling.solver']) == set(SOLVERS)

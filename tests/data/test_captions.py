@@ -113,6 +113,8 @@ def test_what_belongs_to_no_image_is_counted_and_named(tmp_path, caplog):
   put(tmp_path, 'a.png', 'b.png')
   (tmp_path / 'notes.txt').write_text('a text')
   (tmp_path / 'c.heic').write_bytes(b'')
+  for name in ('one.csv', 'two.csv'):  # neither is taken for the table of the folder
+    (tmp_path / name).write_text('image,caption\na.png,one\n')
   (tmp_path / 'captions.jsonl').write_text('\n'.join(map(json.dumps, (
       {'file': 'a.png', 'caption': 'one'}, {'file': 'gone.png', 'caption': 'two'},
       {'file': 'b.png', 'text': 'three'}))))
@@ -121,7 +123,8 @@ def test_what_belongs_to_no_image_is_counted_and_named(tmp_path, caplog):
   for line in ('left out 1 entries of .*captions.jsonl without such an image: gone.png',
                'left out 1 entries of .*captions.jsonl without a "caption": b.png',
                'left out 1 text files beside no image of their name: notes.txt',
-               'left out 1 images of formats that are not read; convert them: c.heic'):
+               'left out 1 images of formats that are not read; convert them: c.heic',
+               'left out 2 tables, of which kind auto takes one alone; .*: one.csv, two.csv'):
     assert re.search(line, told), line
   (tmp_path / 'captions.jsonl').write_text('{"file": "photos/a.png", "caption": "one"}')
   with pytest.raises(UserError, match='captions.jsonl = 1: entries, none of which names an image'):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import UserError
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import decode
@@ -264,6 +265,29 @@ def test_subjects_are_two_views_of_one_picture(tmp_path):
 def test_sets_of_urls_ask_for_a_download(name, files, column, tmp_path):
   with pytest.raises(UserError, match=rf'{column}\b.*download the images'):
     open_source(name, write(tmp_path, files))
+
+
+@pytest.mark.parametrize('name, file, broken, said', [
+    ('mmc4', 'docs_shard_1.jsonl', {'text_list': None, 'image_info': []}, 'text_list.*a list'),
+    ('mmc4', 'docs_shard_1.jsonl', {'text_list': ['One.'], 'image_info': [{'image_name': 'a.png'}]},
+     'matches no sentence'),
+    ('comm', 'train.pt', {'data_id': 'w2', 'title': 'tea', 'step_info': None}, 'step_info.*a list'),
+    ('comm', 'train.pt', {'data_id': 'w2', 'title': 'tea', 'step_info': [['Boil.']]}, 'with "type"'),
+    ('obelics', 'data/train-0.parquet', {'texts': None, 'images': ['a.png']}, 'texts.*a list')])
+def test_a_row_of_another_form_is_a_broken_record(name, file, broken, said, tmp_path):
+  files = SETS[name][0]
+  found = open_source(name, write(tmp_path, {**files, file: [*files[file], broken]}))
+  assert described(found[0]) == SETS[name][1]
+  with pytest.raises(RecordError, match=said):
+    found[len(found) - 1]
+
+
+def test_a_prompt_file_that_is_missing_is_a_broken_record(tmp_path):
+  path = write(tmp_path, SETS['instructpix2pix-original'][0])
+  found = open_source('instructpix2pix-original', path)
+  next(tmp_path.rglob('prompt.json')).unlink()
+  with pytest.raises(RecordError, match='prompt.json: cannot be read'):
+    found[0]
 
 
 def test_columns_that_differ_are_listed_and_can_be_named(tmp_path):

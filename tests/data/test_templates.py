@@ -15,8 +15,8 @@ from tokenizers import pre_tokenizers
 from tokenizers import trainers
 
 from jaxgen.core.errors import UserError
+from jaxgen.data.dialects import DIALECTS
 from jaxgen.data.sample import Part
-from jaxgen.data.templates import DIALECTS
 from jaxgen.data.templates import shown_images
 from jaxgen.data.templates import tokenize
 from jaxgen.data.tokenizer import Tokenizer

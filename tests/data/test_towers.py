@@ -14,7 +14,7 @@ from tokenizers import processors
 from jaxgen.conversion import load_pretrained
 from jaxgen.core.errors import UserError
 from jaxgen.core.types import Text
-from jaxgen.data.templates import DIALECTS
+from jaxgen.data.dialects import DIALECTS
 from jaxgen.data.tokenizer import END
 from jaxgen.data.tokenizer import IMAGE_START
 from jaxgen.data.tokenizer import PAD

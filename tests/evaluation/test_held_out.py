@@ -1,6 +1,7 @@
 """Held-out samples: PSNR beside that of a copy, by source and by first step."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from jaxgen.config import source
 from jaxgen.config import to_json
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
+from jaxgen.data.decode import DecodeError
+from jaxgen.evaluation import held_out
 from jaxgen.evaluation.pixels import psnr
 from jaxgen.evaluation.held_out import Held
 from jaxgen.evaluation.held_out import compare
@@ -78,3 +81,18 @@ def test_runs_that_hold_nothing_out(workdir, tiny_config):
     (workdir / 'config.json').write_text(to_json(tiny_config))
     with pytest.raises(UserError, match=said):
       evaluate_held_out(str(workdir), 2)
+
+
+def test_records_that_cannot_be_read_are_left_out(tiny_config, monkeypatch):
+  class Broken:
+    def __len__(self):
+      return 2
+
+    def __getitem__(self, index):
+      raise DecodeError('no such file')
+
+  tiny_config.data.sources = {'turns': source('photos', 'many_to_many', path='photos')}
+  monkeypatch.setattr(held_out, 'open_spec', lambda *_: Broken())
+  run = types.SimpleNamespace(config=tiny_config)
+  with pytest.raises(UserError, match='none of these records of the source turns can be read'):
+    held_out._held(run, 'turns', 2, 0)

@@ -77,6 +77,16 @@ def test_agreement_by_hand():
   assert abs(study.alpha(noise)) < 0.05
 
 
+@pytest.mark.parametrize('content', (
+    {'ratings': {}}, {'participant': 'me', 'ratings': {}}, {'participant': 1, 'ratings': [5]},
+    {'participant': 1, 'ratings': {'a': 5}}))
+def test_files_of_another_form_are_refused(tmp_path, content):
+  file = tmp_path / 'ratings.json'
+  file.write_text(json.dumps(content))
+  with pytest.raises(UserError, match='is no file that the page of a study has saved'):
+    study.read_ratings([str(file)], {'codes': {'a': {}}})
+
+
 def test_means_with_intervals_over_participants():
   """Each person gives one value to all items: the interval is that of five people, not of 50."""
   ratings = [rating(person, 'a', 1 + person, item=str(item))

@@ -291,6 +291,17 @@ def test_photographs_are_trained_on_by_one_command(system, tokenizer, after, tmp
   assert rest == [*after, second, *after]
 
 
+@pytest.mark.parametrize('pairs', ['', '16'])
+def test_all_captions_are_trained_on_unless_fewer_are_asked_for(pairs, tmp_path):
+  with_jaxgen(tmp_path, '#!/bin/sh\necho "$@" >> calls\n')
+  subprocess.run([tmp_path / 'launch/photos.sh', tmp_path, 'run'], env=ENVIRON | {'PAIRS': pairs},
+                 check=True, cwd=tmp_path)
+  trained = [line for line in (tmp_path / 'calls').read_text().splitlines()
+             if line.startswith('train')]
+  assert ['pairs.limit' in line for line in trained] == [False, False, bool(pairs)]
+  assert trained[-1].endswith('--config.data.sources.pairs.limit=16' if pairs else 'run/pretrain')
+
+
 @pytest.mark.parametrize('script', sorted(file.name for file in ROOT.glob('launch/*photos.sh')))
 def test_a_launcher_for_photographs_asks_for_them(script):
   result = launch(script)

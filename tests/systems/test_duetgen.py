@@ -392,6 +392,13 @@ def test_sizes_that_do_not_fit_each_other_are_refused(config, group, field, valu
     make_system(changed)
 
 
+def test_a_negative_prompt_that_nothing_would_read_is_refused(config):
+  changed = copy.deepcopy(config)
+  changed.sampling.negative_prompt = 'blurry'
+  with pytest.raises(UserError, match="negative_prompt = 'blurry': DuetGen is guided away from"):
+    make_system(changed)
+
+
 def test_a_request_is_drawn_after_its_images(config, system):
   request = make_request(config, 'both', reference=[picture(1), picture(2)], size=(16, 32))
   example = ExampleMaker.of(config, system.layout)(request.sample)

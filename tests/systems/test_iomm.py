@@ -246,6 +246,19 @@ def test_image_sizes_that_do_not_fit_are_named(tiny_base):
     make_system(config)
 
 
+@pytest.mark.parametrize('field, value, said', [
+    ('system', 'duetgen', 'config.model.connector.family: the system duetgen needs a model there'),
+    ('model.denoiser.family', 'kl', "config.model.denoiser.family = 'kl': the system iomm needs"),
+    ('data.dialect', 'pirate', "config.data.dialect = 'pirate': use one of plain, llama"),
+    ('data.scheme', 'spiral', "config.data.scheme = 'spiral': use one of flux, z_image")])
+def test_names_that_do_not_fit_the_system_are_refused(tiny_base, field, value, said):
+  config = copy.deepcopy(tiny_base)
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError) as caught:
+    make_system(config)
+  assert str(caught.value).startswith(said)
+
+
 def test_time_reaches_the_denoiser_in_full_precision_under_bfloat16(made, tiny_base):
   """t = 0.7501 and 0.7502 are one number in bfloat16, but must not be one embedding (F22)."""
   _, params, batch = made

@@ -186,7 +186,7 @@ def test_what_is_stale_or_missing_or_something_else(kontext, kontext_tokens, tmp
                                       ' and now it is 8; write another one with `jaxgen data cache '
                                       '--image-tokens'):
     write_image_tokens(changed, str(kontext_tokens))
-  with pytest.raises(UserError, match="image_tokens = '.*': no cache there; write one"):
+  with pytest.raises(UserError, match="image_tokens = '.*': no cache there; write one with .* --image"):
     first_batches(with_tokens(kontext, tmp_path))
   (tmp_path / 'info.json').write_text('{"version": 2}')
   with pytest.raises(UserError, match="a cache of something else .*write one with `jaxgen data "

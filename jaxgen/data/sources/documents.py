@@ -6,6 +6,8 @@ assistant's and its images are targets.
 
 import re
 from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 from jaxgen.core.errors import record_error
 from jaxgen.data.sample import Part
@@ -24,8 +26,8 @@ _NAMED_SLOT = re.compile(r'<image_start>\s*\[([^\]]+)\]\s*<image_end>')
 
 def aligned(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   """Two lists side by side, texts and images, one of which is null at each place."""
-  texts, images = (value_of(row, fields[name]) for name in ('caption', 'images'))
-  if texts is None or images is None or len(texts) != len(images):
+  texts, images = (_list(row, fields[name], at) for name in ('caption', 'images'))
+  if len(texts) != len(images):
     raise record_error(at.origin, None, 'texts and images must be lists of one length')
   parts = []
   for number, (text, image) in enumerate(zip(texts, images)):
@@ -39,10 +41,11 @@ def aligned(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
 
 def matched(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   """Sentences, and images of which each stands before the sentence that it matches."""
-  texts = value_of(row, fields['caption'])
-  images = sorted(value_of(row, fields['images']), key=lambda image: image['matched_text_index'])
-  if images and not 0 <= images[-1]['matched_text_index'] < len(texts):
-    raise record_error(at.origin, images[-1]['matched_text_index'], 'an image matches no sentence')
+  texts, images = _list(row, fields['caption'], at), _list(row, fields['images'], at)
+  for image in images:
+    place = image.get('matched_text_index') if isinstance(image, Mapping) else None
+    if type(place) is not int or not 0 <= place < len(texts):
+      raise record_error(at.origin, place, 'an image matches no sentence')
   parts = []
   for number, text in enumerate(texts):
     for image in images:
@@ -55,10 +58,12 @@ def matched(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
 def steps(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   """A title, then steps, each a list of ``{type: text, content}`` and ``{type: image, ...}``."""
   parts = [Part('user', text=text) for text in texts_of(row, fields['instruction'], at.origin)]
-  for step in value_of(row, fields['images']):
-    for item in step:
+  for step in _list(row, fields['images'], at):
+    for item in step if isinstance(step, list | tuple) else [step]:
+      if not isinstance(item, Mapping) or 'type' not in item:
+        raise record_error(f'{at.origin}: {fields["images"]}', item, 'must be an object with "type"')
       if item['type'] == 'text':
-        parts += _said(item['content'])
+        parts += _said(item.get('content'))
       else:
         parts += target_parts(images_of(item, 'image_path', at.root, at.origin))
   return named_sample(row, fields, at, parts)
@@ -89,6 +94,14 @@ def _traced(row: Row, text: str, asked: bool, at: At) -> list[Part]:
     else:
       parts += _said(piece)
   return parts
+
+
+def _list(row: Row, name: str, at: At) -> Sequence[Any]:
+  """A column that holds a list; anything else makes the record a broken one."""
+  value = value_of(row, name)
+  if not isinstance(value, list | tuple):
+    raise record_error(f'{at.origin}: {name}', value, 'must be a list')
+  return value
 
 
 def _said(text: str | None) -> list[Part]:

@@ -39,6 +39,8 @@ CONTROLS = ('control', 'controls', 'conditioning', 'source', 'sources', 'input',
 # Images all the same, which Pillow does not read.
 UNREAD_SUFFIXES = ('.heic', '.heif', '.jxl', '.svg', '.psd', '.xcf', '.raw', '.dng', '.cr2', '.cr3',
                    '.nef', '.arw', '.orf', '.raf', '.rw2')
+# Of tables that may describe the images of a folder.
+TABLE_SUFFIXES = ('.jsonl', '.json', '.csv', '.tsv')
 _ROLES = ('context', 'source', 'reference', 'inputs')
 
 
@@ -224,6 +226,10 @@ class _Captioned:
     unread = [name for name in below if name.lower().endswith(UNREAD_SUFFIXES)]
     if unread:
       left_out['images of formats that are not read; convert them'] = unread
+    tables = [name for name in below if '/' not in name and name.lower().endswith(TABLE_SUFFIXES)
+              and name not in (CAPTIONS_JSON, CAPTIONS_LINES)]
+    if tables:
+      left_out['tables, of which kind auto takes one alone; name it as the path'] = tables
     warn_left_out(str(folder), left_out)
 
   def sample(self, name: str, inputs: Iterable[Part]) -> Sample:

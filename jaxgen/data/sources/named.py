@@ -15,6 +15,7 @@ from typing import Any
 
 from etils import epath
 
+from jaxgen.core.errors import record_error
 from jaxgen.core.errors import user_error
 from jaxgen.core.texts import decoded
 from jaxgen.core.texts import parsed
@@ -161,7 +162,12 @@ class _Prompts(Listed):
   def __getitem__(self, index: int) -> Row:
     row = super().__getitem__(index)
     file = self.path.parent / row['name'] / 'prompt.json'
-    prompt = parsed(file.read_bytes(), str(file))
+    try:
+      prompt = parsed(file.read_bytes(), str(file))
+    except OSError as error:
+      raise record_error(str(file), None, f'cannot be read ({error.strerror or error})') from None
+    if not isinstance(prompt, dict):
+      raise record_error(str(file), None, 'must be a JSON object with "edit"')
     return {**row, 'edit': prompt.get('edit')}
 
 

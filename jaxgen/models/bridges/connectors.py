@@ -88,7 +88,7 @@ class EncoderConnectorConfig:
     mlp: F.
     out_width: channels of the result.
     remat: as in ``CausalLMConfig``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   width: int = 1536

@@ -44,7 +44,7 @@ class CausalLMConfig:
     embedding_std: of the initial token embeddings; published models are 0.02, but a model of few
       layers that starts there soon forgets which token it is at.
     remat: what the backward pass recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   vocab: int

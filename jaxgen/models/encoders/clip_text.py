@@ -41,7 +41,7 @@ class ClipTextConfig:
     norm_eps: epsilon of every norm.
     eos_id: the end token; 2 = the old rule, where the end token is the largest id of the text.
     remat: what the backward pass recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   vocab: int

@@ -42,7 +42,7 @@ class QwenVisionConfig:
     window: side of an attention window in pixels.
     full_attention: numbers of the layers that see the whole image.
     remat: as in ``CausalLMConfig``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   width: int = 1280

@@ -43,7 +43,7 @@ class VisionConfig:
     norm_eps: epsilon of every norm.
     layer_scale: initial value of the learned scale of each residual branch.
     remat: what the backward pass recomputes; see ``layers.remat``.
-    unroll: blocks in a turn of their loop; see ``layers.remat``.
+    unroll: blocks per scan iteration; see ``layers.remat``.
   """
 
   image_size: int

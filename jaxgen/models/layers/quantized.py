@@ -22,7 +22,6 @@ from jaxgen.models.layers.linear import linear_kernels
 FIELD = 'config.model.quantized'
 FORMATS = {'int8': jnp.int8, 'fp8': jnp.float8_e4m3fn}
 
-Axes = Mapping[str, tuple[str, ...]]
 Rules = Sequence[tuple[str, str]]  # (regex over group/path, name of a format)
 
 
