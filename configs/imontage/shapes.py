@@ -17,7 +17,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
 VOCAB, WIDTH = 512, 128
-STEPS = dict(pretrain=1500, sft=3000, hq=3000)
+STEPS = dict(pretrain=1500, sft=2000, hq=2000)
 # Source of the paper's stages -> drawn task.
 DRAWN = dict(multi_reference='reference', control_reference='control', style_reference='style',
              multi_turn='multi_turn', multi_view='views', storyboard='storyboard')
