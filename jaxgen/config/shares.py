@@ -57,6 +57,9 @@ def _curve(where: str, knots: Knots, step: bool) -> tuple[np.ndarray, np.ndarray
   pairs = [isinstance(knot, (tuple, list)) for knot in knots]
   if not knots or any(pairs) != all(pairs) or (any(pairs) and {len(k) for k in knots} != {2}):
     raise user_error(where, knots, 'give one or more shares, or pairs (progress, share)')
+  numbers = [number for knot in knots for number in (knot if any(pairs) else (knot,))]
+  if not all(isinstance(number, (int, float)) for number in numbers):
+    raise user_error(where, knots, 'shares and progress must be numbers')
   if any(pairs):
     places, values = np.asarray(knots, np.float64).T
   else:

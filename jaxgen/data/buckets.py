@@ -70,7 +70,7 @@ def generated_buckets(area: int, step: int = GRID, max_aspect: float = MAX_ASPEC
   return _both_orientations(size for size in sizes if size[1] <= max_aspect * size[0])
 
 
-def bucket_set(name: str) -> tuple[Size, ...]:
+def bucket_set(name: str, where: str = 'config.data.buckets') -> tuple[Size, ...]:
   """The buckets that a config names.
 
   Args:
@@ -79,6 +79,7 @@ def bucket_set(name: str) -> tuple[Size, ...]:
       ``ratios:512`` or ``ratios:512/16``: seven aspects at 512 x 512 pixels, in steps of 16;
       ``area:1048576``, ``area:1048576/16`` or ``area:1048576/16/4``: every aspect up to 4 at that
       many pixels, in steps of 16.
+    where: the field or flag that names them, for errors.
 
   Returns:
     Sizes; not empty, all different.
@@ -92,14 +93,14 @@ def bucket_set(name: str) -> tuple[Size, ...]:
   numbers = [int(number) for number in found.groups()[1:] if number] if found else []
   limits = {'square': 1, 'ratios': 2, 'area': 3}
   if not found or 0 in numbers or len(numbers) > limits[found[1]]:
-    raise user_error('buckets', name, 'use one of canonical, kontext, square:SIDE, '
+    raise user_error(where, name, 'use one of canonical, kontext, square:SIDE, '
                      'ratios:SIDE[/STEP], area:PIXELS[/STEP[/MAX_ASPECT]], for example ratios:512 '
                      'or area:1048576/16')
   makers = {'square': lambda side: ((side, side),), 'ratios': ratio_buckets,
             'area': generated_buckets}
   sizes = makers[found[1]](*numbers)
   if not sizes:
-    raise user_error('buckets', name, 'gives no sizes; use a larger area or a smaller step')
+    raise user_error(where, name, 'gives no sizes; use a larger area or a smaller step')
   return sizes
 
 

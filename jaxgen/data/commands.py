@@ -121,7 +121,7 @@ def inspect(opening: Opening, *, buckets: str = 'canonical',
     and that cannot be read.
   """
   source = opening.open()
-  survey = _Survey(Rules(bucket_set(buckets)), headers)
+  survey = _Survey(Rules(bucket_set(buckets, '--buckets')), headers)
   progress = Progress('read')
   for index in range(len(source)):
     try:

@@ -36,10 +36,9 @@ from jaxgen.sharding import partition
 from jaxgen.systems.base import System
 from jaxgen.training import frozen_groups
 from jaxgen.training import visits
+from jaxgen.training.filling import EVERY
 from jaxgen.training.filling import begin
 from jaxgen.training.state import make_blueprint
-
-EVERY = 256  # entries of a file
 
 
 def write_states(config: ConfigDict, out: str, start: Mapping[str, Any] | None = None,

@@ -128,7 +128,7 @@ def test_inspect_names_what_is_enlarged_and_what_does_not_match(tmp_path):
   result = commands.inspect(Opening(path=str(layouts.numbered(tmp_path, edits))),
                             buckets='area:1600/8')
   assert result['enlarged'] == ['small.png'] and result['misaligned'] == ['other.png']
-  with pytest.raises(UserError, match="^buckets = 'nine': use one of canonical"):
+  with pytest.raises(UserError, match="^--buckets = 'nine': use one of canonical"):
     commands.inspect(Opening(path=str(tmp_path)), buckets='nine')
 
 

@@ -134,6 +134,8 @@ def test_uniform_is_uniform_and_addressable():
     ({'a': ()}, 'linear', r'sources.a.share = \(\): give one or more shares'),
     ({'a': (1.0, (0.5, 1.0))}, 'linear', 'give one or more shares, or pairs'),
     ({'a': ((0.0, 1.0), (0.5,))}, 'linear', 'give one or more shares, or pairs'),
+    ({'a': ('1', 1.0)}, 'linear', 'sources.a.share = .*: shares and progress must be numbers'),
+    ({'a': ((0.0, 1.0), (0.5, None))}, 'linear', 'shares and progress must be numbers'),
     ({'a': ((0.5, 1.0), (0.5, 2.0))}, 'linear', 'must rise from knot to knot'),
     ({'a': ((0.5, 1.0), (1.5, 2.0))}, 'linear', 'within 0 to 1'),
     ({'a': (1.0, -1.0)}, 'linear', 'sources.a.share = .*: shares must be 0 or more'),

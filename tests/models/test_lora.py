@@ -136,15 +136,12 @@ def test_forward_and_gradients_equal_peft(pair):
   parity.assert_near((out, by_name), expected)
 
 
-def test_merged_equals_unmerged_and_unmerge_undoes_it(pair):
+def test_merged_equals_unmerged(pair):
   _, module, base, adapters = pair
   params = trees.merge(base, adapters)
   merged = lora.merge(params)
   assert trees.flatten(merged).keys() == trees.flatten(base).keys()
   assert np.abs(states(module, merged) - states(module, params)).max() < 1e-5
-  again = trees.flatten(lora.unmerge(merged, adapters))
-  for path, leaf in trees.flatten(params).items():
-    np.testing.assert_allclose(again[path], leaf, atol=1e-5, err_msg=path)
 
 
 def test_files_go_to_peft_and_back(pair, tmp_path):

@@ -101,13 +101,12 @@ def is_fixed(path: str, paths: Container[str]) -> bool:
 
 def merge(params: trees.Tree) -> Params:
   """Adds the product ``a b`` of every adapter to its kernel and drops the adapters."""
-  base, adapters = split(params)
-  return _add(base, adapters, 1)
-
-
-def unmerge(merged: trees.Tree, adapters: trees.Tree) -> Params:
-  """The inverse of ``merge``: subtracts the products and puts the adapters back."""
-  return trees.merge(_add(merged, adapters, -1), adapters)
+  flat, low = (trees.flatten(part) for part in split(params))
+  for module in sorted({path.rpartition('/lora/')[0] for path in low}):
+    kernel = flat[f'{module}/kernel']
+    product = delta(*(low[f'{module}/lora/{name}'] for name in ('a', 'b', 'alpha')))
+    flat[f'{module}/kernel'] = (kernel + product.reshape(kernel.shape)).astype(kernel.dtype)
+  return trees.unflatten(flat)
 
 
 def _matches(axes: Mapping[str, tuple[str, ...]], groups: Sequence[LoRA]
@@ -134,15 +133,6 @@ def _adapter(kernel: nn.LogicallyPartitioned, rng: jax.Array, group: LoRA) -> di
   return dict(a=box(a, (*names[:split_at], 'lora')),
               b=box(b, (*names[:layers], 'lora', *names[split_at:])),
               alpha=box(jnp.full(stack, group.alpha, jnp.float32), names[:layers]))
-
-
-def _add(base: trees.Tree, adapters: trees.Tree, sign: int) -> Params:
-  flat, low = trees.flatten(base), trees.flatten(adapters)
-  for module in sorted({path.rpartition('/lora/')[0] for path in low}):
-    kernel = flat[f'{module}/kernel']
-    product = delta(*(low[f'{module}/lora/{name}'] for name in ('a', 'b', 'alpha')))
-    flat[f'{module}/kernel'] = (kernel + sign * product.reshape(kernel.shape)).astype(kernel.dtype)
-  return trees.unflatten(flat)
 
 
 def delta(a: Any, b: Any, alpha: Any) -> Any:
