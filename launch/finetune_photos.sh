@@ -13,7 +13,7 @@ source launch/common.sh
 own_photos runs/subject "$@"
 
 [[ -d $root/nothing/vae ]] ||
-  python tools/photo_pipeline.py make --photos="$photos" --out="$root" --steps="${3:-3000}"
+  python tools/photo_pipeline.py make --photos="$photos" --out="$root" --steps="${3:-1500}"
 jaxgen train --config="configs/flux/photos.py:$root/nothing" --workdir="$root/untuned" \
   --stopped-code=75 --config.data.sources.photos.path="$root/others" \
   --config.train.steps="${4:-1500}"

@@ -26,7 +26,7 @@ from PIL import ImageOps
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 SIDE, RARE = 64, 'zwx'
-CHANNELS = (32, 64, 96)  # of the autoencoder: four pixels along a latent, eight along a token
+CHANNELS = (16, 32, 64)  # of the autoencoder: four pixels along a latent, eight along a token
 LATENT = 16
 STEPS, GUIDANCE, SEED = 20, 1.5, 0  # of a drawing
 SHIFT, TOKENS = 3.0, 96  # of the timesteps; of a prompt
@@ -41,7 +41,7 @@ def main() -> None:
   made.add_argument('--subject', default='dog6')
   made.add_argument('--others', type=int, default=24, help='photographs of other subjects')
   made.add_argument('--repeats', type=int, default=3, help="of the subject's, among the others")
-  made.add_argument('--steps', type=int, default=3000, help='of the autoencoder')
+  made.add_argument('--steps', type=int, default=1500, help='of the autoencoder')
   made.add_argument('--out', type=pathlib.Path, required=True, metavar='DIR')
   made.set_defaults(run=make)
   measured = commands.add_parser('measure')

@@ -14,17 +14,14 @@ from configs.imontage import base
 from configs.imontage import sft
 from jaxgen.config import source
 from jaxgen.core.errors import user_error
+from jaxgen.data.mixture import flat_mix
 from jaxgen.models.registry import section
 
 VOCAB, WIDTH = 512, 128
-STEPS = dict(pretrain=1500, sft=2000, hq=2000)
+STEPS = dict(pretrain=1500, sft=3000, hq=2000)
 # Source of the paper's stages -> drawn task.
 DRAWN = dict(multi_reference='reference', control_reference='control', style_reference='style',
              multi_turn='multi_turn', multi_view='views', storyboard='storyboard')
-# Shares of ``hq`` beside ``sft.EDITS``: several images of one answer are the hardest to learn, and
-# a series of turns holds edits.
-SHARES = dict(multi_turn=(0.3,), multi_view=(0.2,), storyboard=(0.2,), multi_reference=(0.1,),
-              control_reference=(0.05,), style_reference=(0.05,))
 COUNT = (('count', '1-3'),)  # of references and outputs: rows are small
 
 
@@ -54,8 +51,8 @@ def tiny() -> ConfigDict:
   config.data.segments_per_row = 2
   config.data.threads = 1
   config.objective.timestep_shift = config.sampling.timestep_shift = 3.0
-  config.optimizer.update(name='muon', learning_rate=8e-3, warmup_steps=50, ema_decay=0.99,
-                          weight_decay=0.0)
+  config.optimizer.update(name='muon', learning_rate=8e-3, warmup_steps=50, schedule='cosine',
+                          ema_decay=0.99, weight_decay=0.0)
   config.train.update(rows=16, accumulate=1, log_every=10, checkpoint_every=500)
   config.mesh.update(data=-1, fsdp=1, context=1)
   config.sampling.update(steps=20, guidance=1.5)
@@ -73,13 +70,13 @@ def get_config(stage: str = 'sft'):
     config.data.sources.video = source('shapes', 'edit', path='transition', share=(0.75, 0.25))
     config.data.sources.edits = source('shapes', 'edit', path='edit', share=(0.25, 0.75))
   else:
+    edits = sft.EDITS if stage == 'sft' else 0.5
+    shares = sft.shares(schedule or 'cocktail') if stage == 'sft' else flat_mix(
+        base.ORDER, base.SIZES, total=1 - edits)
     config.data.interpolation = 'step'
-    config.data.sources.edits = source('shapes', 'edit', path='edit', share=(sft.EDITS,))
-    shares = sft.shares(schedule or 'cocktail') if stage == 'sft' else SHARES
-    for name, task in DRAWN.items():
-      config.data.sources[name] = source('shapes', 'many_to_many', path=task, share=shares[name],
+    config.data.sources.edits = source('shapes', 'edit', path='edit', share=(edits,))
+    for name, knots in shares.items():
+      config.data.sources[name] = source('shapes', 'many_to_many', path=DRAWN[name], share=knots,
                                          fields=COUNT)
-  if stage == 'hq':
-    config.optimizer.schedule = 'cosine'
   config.train.steps = STEPS[stage]
   return config
