@@ -16,10 +16,10 @@ own_photos runs/subject "$@"
   python tools/photo_pipeline.py make --photos="$photos" --out="$root" --steps="${3:-1500}"
 jaxgen train --config="configs/flux/photos.py:$root/nothing" --workdir="$root/untuned" \
   --stopped-code=75 --config.data.sources.photos.path="$root/others" \
-  --config.train.steps="${4:-1500}"
+  --config.train.steps="${4:-1000}"
 [[ -d $root/base ]] ||
   jaxgen convert export --workdir="$root/untuned" --out="$root/base" --pipeline
 jaxgen finetune --base="$root/base" --data="$root/mixed" --workdir="$root/tuned" --size=64 \
-  --steps="${5:-600}" --stopped-code=75 --config.data.prompt_tokens=96 \
+  --steps="${5:-400}" --stopped-code=75 --config.data.prompt_tokens=96 \
   --config.optimizer.learning_rate=1e-3 --config.sampling.steps=20
 python tools/photo_pipeline.py measure --root="$root"

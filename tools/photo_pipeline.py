@@ -130,34 +130,42 @@ def _learn(model, pixels, steps: int) -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-  """Prints the PSNR of both models on both sets of photographs, before and after."""
+  """Prints the PSNR of both models on both sets of photographs, before and after.
+
+  ROOT/one.png and ROOT/others.png show photographs, drawings before and drawings after, a row each.
+  """
   from jaxgen.config import overridden
   from jaxgen.conversion.pipelines import open_pipeline
   from jaxgen.conversion.pretrained import read_external
+  from jaxgen.core.image_files import to_png
+  from jaxgen.evaluation.pixels import psnr
+  from jaxgen.sampling.images import image_grid
   from jaxgen.sampling.load import load_published
   from jaxgen.sampling.load import load_run
-  root, found = args.root, {}
+  root = args.root
   config = overridden(open_pipeline(str(root / 'base')).config, [f'data.prompt_tokens={TOKENS}'])
-  for name, run in (('before', load_published(config, read_external)),
-                    ('after', load_run(str(root / 'tuned')))):
-    found[name] = {kind: _psnr(run, root / kind) for kind in ('one', 'others')}
+  runs = load_published(config, read_external), load_run(str(root / 'tuned'))
   print('| captions | before, dB | after, dB | change, dB |\n|---|---|---|---|')
   for kind in ('one', 'others'):
-    before, after = found['before'][kind], found['after'][kind]
+    photographs, *drawn = _drawn(runs, root / kind)
+    before, after = (float(np.mean([psnr(*pair) for pair in zip(images, photographs, strict=True)]))
+                     for images in drawn)
     print(f'| {kind} | {before:.1f} | {after:.1f} | {after - before:+.1f} |')
+    grid = image_grid([*photographs, *drawn[0], *drawn[1]], columns=len(photographs))
+    (root / f'{kind}.png').write_bytes(to_png(grid))
 
 
-def _psnr(run, folder: pathlib.Path) -> float:
-  """Mean over the photographs of a folder, each drawn from its caption."""
-  from jaxgen.evaluation.pixels import psnr
+def _drawn(runs: Sequence, folder: pathlib.Path) -> list[list[np.ndarray]]:
+  """The photographs of a folder, and what each run draws from their captions; uint8[H, W, 3]."""
   from jaxgen.sampling.request import make_requests
   files = sorted(folder.glob('*.jpg'))
-  requests = make_requests(run.config, [file.with_suffix('.txt').read_text() for file in files],
-                           size=(SIDE, SIDE), seed=SEED, guidance=GUIDANCE)
-  drawn = run.draw(requests, steps=STEPS)
-  originals = [np.round(127.5 * (_pixels(file).transpose(1, 2, 0) + 1)) for file in files]
-  return float(np.mean([psnr(image, original)
-                        for (image,), original in zip(drawn, originals, strict=True)]))
+  captions = [file.with_suffix('.txt').read_text() for file in files]
+  images = [[np.round(127.5 * (_pixels(file).transpose(1, 2, 0) + 1)).astype(np.uint8)
+             for file in files]]
+  for run in runs:
+    requests = make_requests(run.config, captions, size=(SIDE, SIDE), seed=SEED, guidance=GUIDANCE)
+    images.append([image for image, in run.draw(requests, steps=STEPS)])
+  return images
 
 
 if __name__ == '__main__':

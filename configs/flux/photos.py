@@ -21,6 +21,6 @@ def get_config(pipeline: str) -> ConfigDict:
   config.data.dropout.all = 0.05
   config.objective.timestep_shift = config.sampling.timestep_shift
   config.optimizer.update(name='muon', learning_rate=8e-3, schedule='cosine', warmup_steps=50)
-  config.train.update(rows=16, steps=1500, checkpoint_every=500)
+  config.train.update(rows=16, steps=1000, checkpoint_every=500)
   config.sampling.update(steps=20, guidance=1.5)
   return config
