@@ -22,8 +22,8 @@ from jaxgen.models.registry import section
 VOCAB, WIDTH, LAYERS, QUERIES = 512, 128, 4, 8
 BILINGUAL = 768  # vocabulary with the Chinese words of the drawn world
 STEPS = dict(mllm=500, stage1=500, stage2=1500, stage3=4000, whole=2500)
-# Stages that train adapters do so with AdamW: the first stage's under Muon at 8e-3 left the language
-# model's states all alike, and no later stage learned its words.
+# Stages that train adapters do so with AdamW: the first stage's under Muon at 8e-3 left the
+# language model's states all alike, and no later stage learned its words.
 ADAPTER_RATES = dict(stage1=1e-3, stage3=2e-3)
 PUBLISHED = dict(stage1=stage1, stage2=stage2, stage3=stage3)
 # Source of the paper's stages -> drawn task, and the task that it is used for.

@@ -151,8 +151,8 @@ def _ours(link: engine.Link, adapter: Adapter, where: str) -> Adapter:
   inputs, outputs = _channels(link)
   up = adapter.up if link.rows is None else adapter.up[link.rows]
   if not adapter.rank:
-    raise user_error(where, None, f'the adapter of {link.theirs} has rank 0; the file is broken, or '
-                     'the adapter was removed from it in part')
+    raise user_error(where, None, f'the adapter of {link.theirs} has rank 0; the file is broken, '
+                     'or the adapter was removed from it in part')
   if adapter.down.shape[1:] != inputs.shape or up.shape != (len(outputs), adapter.rank):
     raise user_error(where, None, f'the adapter of {link.theirs} has the shapes '
                      f'{adapter.down.shape} and {adapter.up.shape}, which do not fit '

@@ -181,7 +181,8 @@ class Cache:
   def _file(self, place: int) -> epath.Path:
     return self._files[int(np.searchsorted(self._starts, place, 'right')) - 1]
 
-  def _damaged(self, file: epath.Path, reason: str = 'other entries than its keys say') -> Exception:
+  def _damaged(self, file: epath.Path, reason: str = 'other entries than its keys say'
+               ) -> Exception:
     return user_error(str(file), None, f'damaged ({reason}); remove this file and run '
                       f'{self._command} again, which writes what is missing')
 

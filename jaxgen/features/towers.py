@@ -101,8 +101,8 @@ def open_tower(path: str, *, dtype: Any = jnp.float32) -> Tower:
   naflex = isinstance(module.example()[0], Patches)
   if naflex != ('spatial_shapes' in processor.model_input_names):
     raise user_error(f'{path}: preprocessor_config.json', type(processor).__name__,
-                     'does not fit the weights beside it: one of the two is a NaFlex; copy the file '
-                     'of the same model')
+                     'does not fit the weights beside it: one of the two is a NaFlex; copy the '
+                     'file of the same model')
   mesh = Mesh(np.asarray(jax.local_devices()), (DEVICES,))
   params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
   return Tower(path, module, params, mesh, processor, folder)

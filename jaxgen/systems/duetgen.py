@@ -34,8 +34,9 @@ class DuetGen(MultimodalSystem):
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'DuetGen':
     if config.sampling.negative_prompt:
-      raise user_error('config.sampling.negative_prompt', config.sampling.negative_prompt, 'DuetGen '
-                       'is guided away from the dialogue without its last text; leave it empty')
+      raise user_error('config.sampling.negative_prompt', config.sampling.negative_prompt,
+                       'DuetGen is guided away from the dialogue without its last text; leave it '
+                       'empty')
     models = parts.build(config, ('mllm', 'connector', 'denoiser', 'autoencoder'))
     layout = layout_of(config, models)
     parts.check_connector(models)

@@ -77,7 +77,7 @@ def test_named_sets():
 @pytest.mark.parametrize('name', ['', 'squares:512', 'square:', 'square:0', 'square:512/16',
                                   'ratios:512/0', 'ratios:512/16/2', 'canonical:37', 'area:1.5'])
 def test_unknown_names_list_what_is_known(name):
-  with pytest.raises(UserError, match=f"^config.data.buckets = '{name}': use one of canonical, kontext, "):
+  with pytest.raises(UserError, match=f"^config.data.buckets = '{name}': use one of canonical, "):
     buckets.bucket_set(name)
 
 

@@ -61,7 +61,8 @@ def steps(row: Row, fields: Mapping[str, Names], at: At) -> Sample:
   for step in _list(row, fields['images'], at):
     for item in step if isinstance(step, list | tuple) else [step]:
       if not isinstance(item, Mapping) or 'type' not in item:
-        raise record_error(f'{at.origin}: {fields["images"]}', item, 'must be an object with "type"')
+        raise record_error(f'{at.origin}: {fields["images"]}', item,
+                           'must be an object with "type"')
       if item['type'] == 'text':
         parts += _said(item.get('content'))
       else:
