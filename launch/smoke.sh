@@ -74,7 +74,7 @@ train duetgen_ntp configs/duetgen/shapes.py:ntp 2 --config.data.tokenizer="$root
 taken=("mllm=$root/duetgen_ntp")
 for stage in joint cosmos align; do
   echo "== duetgen $stage"
-  [[ $stage != align ]] || taken+=({connector,denoiser}="$root/duetgen_cosmos")
+  [[ $stage != align ]] || taken+=("connector=$root/duetgen_cosmos" "denoiser=$root/duetgen_cosmos")
   for steps in 2 4; do
     train "duetgen_$stage" "configs/duetgen/shapes.py:$stage" "$steps" \
       --config.data.tokenizer="$root/words" "${taken[@]/#/--config.init_from.}"
