@@ -20,7 +20,7 @@ from jaxgen.config import source
 from jaxgen.core.errors import user_error
 from jaxgen.models.registry import section
 
-STEPS = dict(ntp=1500, cosmos=1000, align=4000, joint=4000)
+STEPS = dict(ntp=1500, cosmos=1000, align=5500, joint=4000)
 PUBLISHED = dict(ntp=stage1, align=stage2, joint=joint)
 # Source of the paper's stages -> drawn task. Dialogues begin with text alone, or with an image.
 DRAWN = dict(video='transition', text_to_image='scene', edits='edit', references='reference',
