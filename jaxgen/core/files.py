@@ -154,8 +154,7 @@ def placed(target: epath.Path) -> Iterator[epath.Path]:
       else:
         partial = target.parent / f'.{target.name}.new'
         target.parent.mkdir(parents=True, exist_ok=True)
-        if partial.exists():  # of a process that was killed
-          partial.rmtree()
+        _remove(partial)  # of a process that was killed
     yield partial
     if not partial.exists():
       return
@@ -164,11 +163,18 @@ def placed(target: epath.Path) -> Iterator[epath.Path]:
         for file in partial.iterdir() if partial.is_dir() else [partial]:
           file.copy(target / file.name if partial.is_dir() else target, overwrite=True)
       elif partial.is_dir():
-        if target.exists():
-          target.rmtree()
+        _remove(target)
         partial.rename(target)
       else:
         partial.replace(target)
+
+
+def _remove(path: epath.Path) -> None:
+  """Removes a file or folder, if there is one; ``rmtree`` of a file fails without TensorFlow."""
+  if path.is_dir():
+    path.rmtree()
+  else:
+    path.unlink(missing_ok=True)
 
 
 def in_bucket(path: epath.PathLike) -> bool:
