@@ -77,7 +77,7 @@ def drawn(config: ConfigDict) -> None:
 def get_config(stage: str = 'align') -> ConfigDict:
   if stage not in STEPS:
     raise user_error('--config', f'shapes.py:{stage}', f'write one of {", ".join(STEPS)}')
-  config = tiny(PUBLISHED[stage if stage in PUBLISHED else 'align'].get_config())
+  config = tiny(PUBLISHED.get(stage, stage2).get_config())
   drawn(config)
   tokens, seen, images = ROWS[stage]
   config.data.update(prompt_tokens=tokens, patches=16 * seen, visual_tokens=16 * images,

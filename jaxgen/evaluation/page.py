@@ -71,8 +71,10 @@ def _losses(summary: dict[str, Any]) -> str:
   """Of the runs with several sources, the loss of each: how hard the tasks are."""
   rows = [(name, ', '.join(f'{source} {loss:.4f}' for source, loss in losses.items()))
           for name, losses in summary['losses'].items() if len(losses) > 1]
-  return rows and ('<h3>Loss by source, last quarter of the steps, the easiest first</h3>'
-                   f'<div class="card">{pages.table([("stage", "losses"), *rows])}</div>') or ''
+  if not rows:
+    return ''
+  return ('<h3>Loss by source, last quarter of the steps, the easiest first</h3>'
+          f'<div class="card">{pages.table([("stage", "losses"), *rows])}</div>')
 
 
 def _speed(stages: Sequence[Any], summary: dict[str, Any]) -> str:

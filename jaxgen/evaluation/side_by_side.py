@@ -112,8 +112,10 @@ def _samples(names: tuple[str, str], pair: tuple[Stage, Stage]) -> str:
                   key=lambda key: ours[key]['correct'] == theirs[key]['correct'])
   rows = [(key[0].replace('_', ' '), figure(pair[0], ours[key]), figure(pair[1], theirs[key]))
           for key in shared[:SHOWN]]
-  return rows and ('<h3>The same problems, those that one of them has right first</h3>'
-                   f'{pages.table([("", *names), *rows], "pairs")}') or ''
+  if not rows:
+    return ''
+  return ('<h3>The same problems, those that one of them has right first</h3>'
+          f'{pages.table([("", *names), *rows], "pairs")}')
 
 
 def _drawn(stage: Stage) -> Mapping[tuple[str, str, int], dict[str, Any]]:

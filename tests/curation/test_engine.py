@@ -86,17 +86,22 @@ def test_the_report_shows_kept_and_dropped_of_every_filter(whole):
   assert sections['paint'].count('data:image/jpeg') == 4  # two buckets, two each
 
 
+def kill_behind(words, reached):
+  """Starts a slow run of the toy recipe, and kills it when it has got so far."""
+  slow = subprocess.Popen(words, cwd=ROOT, env={**os.environ, 'TOY_SECONDS': '0.03'},
+                          stderr=subprocess.DEVNULL)
+  while not reached():
+    assert slow.poll() is None
+    time.sleep(0.01)
+  slow.send_signal(signal.SIGKILL)
+  slow.wait()
+
+
 def test_a_killed_run_goes_on_to_the_same_bytes(whole, tmp_path):
   """Killed in the first phase, at its end, and in the second one."""
   words = [sys.executable, '-m', 'jaxgen.cli', 'curate', TOY, f'--out={tmp_path / "out"}']
   for done in (2, 6, 9):
-    slow = subprocess.Popen(words, cwd=ROOT, env={**os.environ, 'TOY_SECONDS': '0.03'},
-                            stderr=subprocess.DEVNULL)
-    while len(list(tmp_path.glob('out/chunks/*.json'))) < done:
-      assert slow.poll() is None
-      time.sleep(0.01)
-    slow.send_signal(signal.SIGKILL)
-    slow.wait()
+    kill_behind(words, lambda: len(list(tmp_path.glob('out/chunks/*.json'))) >= done)
     assert not (tmp_path / 'out' / 'info.json').exists()
   kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob('out/chunks/*.json')}
   assert any(file.name.startswith('1-') for file in kept)
@@ -144,13 +149,7 @@ def test_a_killed_run_in_a_bucket_goes_on_to_the_same_bytes(whole, tmp_path):
   words = [sys.executable, '-m', 'tests.curation.bucket', str(tmp_path), 'curate', TOY,
            '--out=s3://b/out']
   for done in (2, 9):
-    slow = subprocess.Popen(words, cwd=ROOT, env={**os.environ, 'TOY_SECONDS': '0.03'},
-                            stderr=subprocess.DEVNULL)
-    while len(list(tmp_path.glob('*%2Fchunks%2F*'))) < done:
-      assert slow.poll() is None
-      time.sleep(0.01)
-    slow.send_signal(signal.SIGKILL)
-    slow.wait()
+    kill_behind(words, lambda: len(list(tmp_path.glob('*%2Fchunks%2F*'))) >= done)
     assert 'info.json' not in objects(tmp_path)
   kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob('*%2Fchunks%2F*')}
   subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
