@@ -108,7 +108,8 @@ def test_mistakes_end_in_one_line(capsys, words, message):
     ('data tokenizer', '--vocab=-1', 'at least 1'), ('data show', '--rows=0', 'at least 1'),
     ('serve', '--port=70000', 'use 0 to 65535'), ('serve', '--timeout=nan', 'at least 0.001'),
     ('data cache', '--every=0', 'at least 1'), ('data cache --states', '--every=0', 'at least 1'),
-    ('data cache --image-tokens', '--every=-1', 'at least 1'), ('report', '--workdir=', 'name a file or folder')])
+    ('data cache --image-tokens', '--every=-1', 'at least 1'),
+    ('report', '--workdir=', 'name a file or folder')])
 def test_numbers_out_of_range_and_empty_paths(capsys, command, flag, message):
   needed = {'sample': ('workdir', 'out'), 'train': ('config', 'workdir'), 'evaluate': ('workdir',),
             'plan': ('config', 'topology'), 'data pack': ('out',), 'data tokenizer': ('out',),

@@ -31,6 +31,7 @@ from jaxgen.checkpoints.weights import open_weights
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import check_new
+from jaxgen.core.files import in_bucket
 from jaxgen.core.files import new_folder
 from jaxgen.core.types import Params
 from jaxgen.models.layers import lora as layers_lora
@@ -58,7 +59,7 @@ def export_pipeline(workdir: str, out: str, weights: str = 'ema', *, base: str =
       cannot be written.
   """
   assert unchanged in UNCHANGED, unchanged
-  if '://' in out:
+  if in_bucket(out):
     raise user_error('--out', out, 'a pipeline is written to a local folder; copy it from there')
   check_new(out)
   models, run = models_of(workdir)
@@ -67,7 +68,7 @@ def export_pipeline(workdir: str, out: str, weights: str = 'ema', *, base: str =
   if kind.system != run['system']:
     raise user_error('--base', str(folder), f'is a {kind.name}, but {workdir} is a run of the '
                      f'system {run["system"]}; name the pipeline that it began with')
-  if '://' in str(folder) and unchanged == 'link':
+  if in_bucket(folder) and unchanged == 'link':
     raise user_error('--unchanged', unchanged, f'{folder} is in a bucket; copy')
   changed = {kind.models[group]: (models[group], params)
              for group, params in _changed(run, workdir, weights, folder, kind).items()}
@@ -136,7 +137,7 @@ def _take(source: epath.Path, target: epath.Path, link: bool) -> bool:
     elif link and file.suffix in ENDINGS:
       os.symlink(os.path.realpath(file), target / file.name)
       linked = True
-    elif '://' in str(source):
+    elif in_bucket(source):
       file.copy(target / file.name)
     else:
       shutil.copyfile(file, target / file.name)  # what a link of the hub's cache leads to

@@ -17,6 +17,7 @@ from jaxgen.checkpoints.weights import newest_step
 from jaxgen.checkpoints.weights import read_config
 from jaxgen.config import from_json
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import in_bucket
 from jaxgen.core.files import is_hub_id
 from jaxgen.core.files import read_json
 from jaxgen.operations import hub
@@ -158,7 +159,7 @@ def _files_of(workdir: str, weights: str) -> dict[str, str | bytes]:
   """What is uploaded of a run: path in the repository -> file here."""
   read_config(workdir)
   root = epath.Path(workdir)
-  if '://' in str(workdir):
+  if in_bucket(workdir):
     raise user_error('--workdir', workdir, 'is in a bucket; copy it to a folder here')
   wanted = list(_FILES)
   if is_run(workdir):

@@ -21,6 +21,7 @@ from jaxgen.conversion.transforms import sizes
 from jaxgen.conversion.transforms import whole
 from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import in_bucket
 
 DTYPES = {
     'F64': np.float64, 'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16,
@@ -110,7 +111,7 @@ class SafetensorsFile(Mapping[str, StoredTensor]):
     self.path, self.bytes_read = str(path), 0
     self.metadata: dict[str, str] = {}
     self._lock, self._handle = threading.Lock(), None
-    self.gap = _GAP['bucket' if '://' in self.path else 'disk']
+    self.gap = _GAP['bucket' if in_bucket(self.path) else 'disk']
     try:
       self._tensors = dict(self._read_header())
     except UserError:
@@ -144,7 +145,7 @@ class SafetensorsFile(Mapping[str, StoredTensor]):
   def _open(self) -> None:
     with self._lock:
       if self._handle is None:
-        self._handle = (epath.Path(self.path).open('rb') if '://' in self.path
+        self._handle = (epath.Path(self.path).open('rb') if in_bucket(self.path)
                         else open(self.path, 'rb', buffering=0))
 
   def _read_some(self, offset: int, view: memoryview) -> int:

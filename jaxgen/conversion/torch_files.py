@@ -21,6 +21,7 @@ from jaxgen.conversion.stored import UNSUPPORTED
 from jaxgen.conversion.transforms import Box
 from jaxgen.conversion.transforms import whole
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import in_bucket
 
 ENDINGS = ('.pt', '.pth', '.bin')
 # Where training code puts the weights within a checkpoint, unlike its moving averages.
@@ -63,7 +64,7 @@ def open_torch(path: str, choice: str = '') -> dict[str, TorchTensor]:
   """
   with tempfile.TemporaryDirectory(prefix='jaxgen-') as folder:
     file = path
-    if '://' in path:  # a mapped file outlives its name, so the copy goes at once
+    if in_bucket(path):  # a mapped file outlives its name, so the copy goes at once
       file = str(epath.Path(path).copy(epath.Path(folder) / 'weights'))
     found = _load(path, file)
   held = dict(_dictionaries(found))

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import quiet
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import in_bucket
 from jaxgen.core.files import one_line
 from jaxgen.core.files import read_json
 from jaxgen.core.files import write_text
@@ -85,7 +86,7 @@ class _Wandb:
     with _reached(config.train.wandb):
       self._run = wandb.init(
           entity=owner or None, project=project, id=name, name=workdir.name, resume='allow',
-          dir=None if '://' in str(workdir) else str(workdir), config=config.to_dict(),
+          dir=None if in_bucket(workdir) else str(workdir), config=config.to_dict(),
           settings=wandb.Settings(console='off', silent=True))
     # Steps that were lost with an interruption come again.
     self._run.define_metric('*', step_metric='step')
