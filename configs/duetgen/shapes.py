@@ -5,7 +5,8 @@
 Images of 16 x 16 pixels, a parameter-free pixel autoencoder, the tiny Qwen2.5-VL of Query-Kontext's
 drawn world, which can describe scenes. The argument names the stage: ``shapes.py:ntp`` (stage 1),
 ``cosmos`` (text to image alone, which the published denoiser has learned before), ``align``
-(stage 2); ``joint`` trains the first and the last at once in their place.
+(stage 2); ``joint`` trains the first and the last at once in their place. With ``:last``, as
+``align:last``, the denoiser is told the language model's last layer alone, not all of them.
 """
 
 from ml_collections import ConfigDict
@@ -75,14 +76,19 @@ def drawn(config: ConfigDict) -> None:
 
 
 def get_config(stage: str = 'align') -> ConfigDict:
-  if stage not in STEPS:
-    raise user_error('--config', f'shapes.py:{stage}', f'write one of {", ".join(STEPS)}')
+  stage, _, layers = stage.partition(':')
+  if stage not in STEPS or layers not in ('', 'all', 'last'):
+    raise user_error('--config', f'shapes.py:{stage}{_}{layers}', 'write one of '
+                     f'{", ".join(STEPS)}, and :last behind it for the last layer alone')
   config = tiny(PUBLISHED.get(stage, stage2).get_config())
   drawn(config)
   tokens, seen, images = ROWS[stage]
   config.data.update(prompt_tokens=tokens, patches=16 * seen, visual_tokens=16 * images,
                      segments_per_row=4, look_ahead=8)
   config.train.steps = STEPS[stage]
+  if layers == 'last':
+    config.model.connector = ConfigDict(section('mlp_connector', width=WIDTH, hidden=WIDTH,
+                                                out_width=WIDTH))
   if stage == 'ntp':
     config.train.rows = 8  # of three dialogues each
   if stage == 'cosmos':

@@ -26,8 +26,9 @@ def write_table(workdir: str) -> str:
   """Writes ``table.md`` into the folder of an ablation; returns its path.
 
   A line for each run that was scored, and for each role and language that it was scored in: mean
-  and standard deviation over the seeds of the overall score, the mean of each task, the share of
-  images that copy what was given, the loss of the last quarter, and how much the loss swings.
+  and standard deviation over the seeds of the overall score, the mean of each task, the marks of
+  their images besides, each over the tasks that have it, the share of images that copy what was
+  given, the loss of the last quarter, and how much the loss swings.
 
   Args:
     workdir: holds ``seed0``, ``seed1``, ..., which hold the runs, as launch/ablations.sh has them.
@@ -52,13 +53,16 @@ def table(workdir: str) -> str:
           runs.setdefault(name, []).append(dataclasses.replace(stage, evaluation=scored))
   tasks = list(dict.fromkeys(task for stages in runs.values() for stage in stages
                              for task in stage.evaluation['score'] if task != 'overall'))
-  head = ('run', 'seeds', 'overall', *tasks, 'copies', 'loss', 'swing of the loss')
-  lines = [head, ('---',) * len(head), *(_row(name, stages, tasks)
+  marks = list(dict.fromkeys(mark for stages in runs.values() for stage in stages
+                             for mark in _marks(stage)))
+  head = ('run', 'seeds', 'overall', *tasks, *marks, 'copies', 'loss', 'swing of the loss')
+  lines = [head, ('---',) * len(head), *(_row(name, stages, tasks, marks)
                                         for name, stages in runs.items())]
   return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 
 
-def _row(name: str, stages: Sequence[Stage], tasks: Sequence[str]) -> tuple[str, ...]:
+def _row(name: str, stages: Sequence[Stage], tasks: Sequence[str], marks: Sequence[str]
+         ) -> tuple[str, ...]:
   def mean(value: Callable[[Stage], float | None], form: str) -> str:
     found = [number for number in map(value, stages) if number is not None]
     return format(float(np.mean(found)), form) if found else '–'
@@ -67,9 +71,20 @@ def _row(name: str, stages: Sequence[Stage], tasks: Sequence[str]) -> tuple[str,
   spread = f' ± {np.std(overall, ddof=1):.3f}' if len(overall) > 1 else ''
   return (name, str(len(stages)), f'{np.mean(overall):.3f}{spread}',
           *(mean(lambda stage: stage.evaluation['score'].get(task), '.3f') for task in tasks),
+          *(mean(lambda stage: _marks(stage).get(mark), '.3f') for mark in marks),
           mean(_copies, '.3f'),
           mean(lambda stage: float(_parts(stage)[-PIECES // 4:].mean()), '.4f'),
           mean(swing, '.1%'))
+
+
+def _marks(stage: Stage) -> dict[str, float]:
+  """What an evaluation marks besides whether an image is right -> its mean over the tasks."""
+  found: dict[str, list[float]] = {}
+  for marks in stage.evaluation.get('details', {}).values():
+    for name, value in marks.items():
+      if value is not None:
+        found.setdefault(name, []).append(value)
+  return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _copies(stage: Stage) -> float | None:

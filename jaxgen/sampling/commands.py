@@ -18,6 +18,7 @@ from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.kept_tokenizers import with_kept
 from jaxgen.data.sample import Part
 from jaxgen.sampling import jobs
+from jaxgen.sampling.ahead import compiling
 from jaxgen.sampling.dialogues import AnswerFolder
 from jaxgen.sampling.dialogues import read_dialogue
 from jaxgen.sampling.dialogues import RECORD
@@ -32,6 +33,7 @@ from jaxgen.sampling.reading import check_writes
 from jaxgen.sampling.request import check_fits
 from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import make_requests
+from jaxgen.sharding.mesh import use_compilation_cache
 from jaxgen.systems.registry import make_system
 
 
@@ -67,11 +69,14 @@ def sample(open_origin: Callable[[], Origin], out: str, *, prompts: Sequence[str
   check_place(out)
   origin = open_origin()
   config = origin.config
-  layout = make_system(config).layout
-  requests = (jobs.read_job(job, config, factor=layout.latent.factor, **shared) if job
+  system = make_system(config)
+  requests = (jobs.read_job(job, config, factor=system.layout.latent.factor, **shared) if job
               else make_requests(config, prompts, **images, **shared))
-  check_fits(requests, layout, config.data.clean_roles)
-  drawn = origin.load().draw(requests, steps=steps, progress=jobs.progress())
+  use_compilation_cache()
+  with compiling(system, origin.shapes(), requests, config=config, steps=steps,
+                 maker=ExampleMaker.of(config, system.layout)):
+    run = origin.load()
+  drawn = run.draw(requests, steps=steps, progress=jobs.progress())
   for path in jobs.save_results(requests, drawn, out):
     print(path)
 

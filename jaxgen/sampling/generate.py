@@ -6,12 +6,14 @@ outputs: neither the batch that it shares nor the number of devices changes it.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from jaxgen.core import trees
@@ -69,19 +71,14 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
       not finite.
   """
   sampling = config.sampling
-  check_fits(requests, system.layout, config.data.clean_roles)
   mesh, table = mesh or make_mesh(ALL_DEVICES), with_changes(config.mesh.rules)
-  ways = mesh.shape['data'] * mesh.shape['fsdp']
-  rows = math.ceil(sampling.rows / ways) * ways
-  shifts = [shift_of(request, config, system.layout.latent.factor) for request in requests]
-  batches = plan(requests, system, maker, rows, shifts)
+  parties = planned(system, requests, maker, config, mesh, steps)
   params = placed(system, params, config, mesh)
   images: list[Images] = [[] for _ in requests]
   done = 0
   with partition.scope(mesh, table):
-    for chosen in batches:
-      batch = make_batch([requests[index] for index in chosen], system, maker, rows, ways)
-      sigmas = linear_sigmas(steps or sampling.steps, shifts[chosen[0]], sampling.last_level)
+    for chosen, sigmas, make in parties:
+      batch = make()
       latents = solve(system, params, batch, sigmas, sampling.solver, mesh, config.mesh.rules,
                       sampling.renormalize)
       _check_finite(latents, batch, [requests[index] for index in chosen])
@@ -90,6 +87,35 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
       done += len(chosen)
       progress(done, len(requests))
   return images
+
+
+class Party(NamedTuple):
+  """Requests that are drawn together.
+
+  Attributes:
+    chosen: their numbers.
+    sigmas: f32[steps + 1], levels of the solver.
+    make: makes the batch, in which the images are decoded.
+  """
+
+  chosen: list[int]
+  sigmas: np.ndarray
+  make: Callable[[], RequestBatch]
+
+
+def planned(system: System, requests: Sequence[Request], maker: ExampleMaker, config: ConfigDict,
+            mesh: Mesh, steps: int = 0) -> list[Party]:
+  """Who is drawn with whom, as ``generate`` does; arguments and errors are its own."""
+  sampling = config.sampling
+  check_fits(requests, system.layout, config.data.clean_roles)
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  rows = math.ceil(sampling.rows / ways) * ways
+  shifts = [shift_of(request, config, system.layout.latent.factor) for request in requests]
+  return [Party(chosen,
+                linear_sigmas(steps or sampling.steps, shifts[chosen[0]], sampling.last_level),
+                functools.partial(make_batch, [requests[index] for index in chosen], system, maker,
+                                  rows, ways))
+          for chosen in plan(requests, system, maker, rows, shifts)]
 
 
 def shift_of(request: Request, config: ConfigDict, factor: int) -> float:
@@ -108,15 +134,30 @@ def placed(system: System, params: Params, config: ConfigDict, mesh: Mesh) -> Pa
     mesh: that they are spread over.
 
   Returns:
-    All groups on the devices, quantised where the config says so and they are not yet.
+    All groups on the devices, quantised where the config says so and they are not yet. To be called
+    outside of the scope, where Flax refuses the axes of a kernel that slides over an image.
   """
-  table = with_changes(config.mesh.rules)
-  # Outside of the scope, where Flax refuses the axes of a kernel that slides over height and width.
   axes = all_axes(system)
   kernels = quantized.chosen_kernels(axes, config.model.quantized)
-  params, axes = quantized.quantize(params, axes, kernels), quantized.quantized_axes(axes, kernels)
+  params = quantized.quantize(params, axes, kernels)
   return trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
-                         partition.parameter_shardings(axes, params, mesh, table))
+                         _shardings(params, axes, kernels, config, mesh))
+
+
+def placed_shapes(system: System, shapes: Params, config: ConfigDict, mesh: Mesh) -> Params:
+  """What ``placed`` makes of parameters of these shapes and dtypes, before they are read."""
+  axes = all_axes(system)
+  kernels = quantized.chosen_kernels(axes, config.model.quantized)
+  shapes = jax.eval_shape(lambda params: quantized.quantize(params, axes, kernels), shapes)
+  return trees.map_named(
+      lambda _, leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+      shapes, _shardings(shapes, axes, kernels, config, mesh))
+
+
+def _shardings(params: Params, axes: trees.Tree, kernels: Mapping[str, str], config: ConfigDict,
+               mesh: Mesh) -> dict[str, Any]:
+  return partition.parameter_shardings(quantized.quantized_axes(axes, kernels), params, mesh,
+                                       with_changes(config.mesh.rules))
 
 
 def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarray, solver: str,
@@ -137,10 +178,37 @@ def solve(system: System, params: Params, batch: RequestBatch, sigmas: np.ndarra
     f32[R, M, C], at the places that ``batch.drawn`` names.
   """
   branches = encoded(system, params, batch, mesh)
-  rows = partition.row_sharding(mesh, len(batch.images))
-  branches, keys = partition.split((branches, batch.keys), rows)
-  return partition.gathered(_sample(system, params, branches, keys, SOLVERS[solver].table(sigmas),
-                                    solver, rules, renormalize))
+  return partition.gathered(_sample(
+      system, params, *partition.split((branches, batch.keys), _rows_of(batch, mesh)),
+      SOLVERS[solver].table(sigmas), solver, rules, renormalize))
+
+
+def compile_for(system: System, shapes: Params, batch: RequestBatch, sigmas: np.ndarray,
+                config: ConfigDict, mesh: Mesh) -> None:
+  """Compiles what draws a batch, within the scope of its mesh, before there are parameters.
+
+  Args:
+    system, batch, sigmas, mesh: as ``solve`` takes them.
+    shapes: of ``placed_shapes``.
+    config: of the run.
+  """
+  sampling, latent = config.sampling, system.layout.latent
+  _sample.lower(
+      system, shapes, *partition.split((batch.branches, batch.keys), _rows_of(batch, mesh)),
+      SOLVERS[sampling.solver].table(sigmas), sampling.solver, config.mesh.rules,
+      sampling.renormalize).compile()
+  at_once = mesh.shape['data'] * mesh.shape['fsdp']
+  rows = partition.row_sharding(mesh, at_once)
+  for height, width in batch.given:
+    _encode.lower(system, shapes, jax.ShapeDtypeStruct(
+        (at_once, height, width, 3), np.uint8, sharding=rows)).compile()
+  for grid in {each.grid for each in batch.drawn}:
+    _decode.lower(system, shapes, jax.ShapeDtypeStruct(
+        (at_once, math.prod(grid), latent.channels), np.float32, sharding=rows), grid).compile()
+
+
+def _rows_of(batch: RequestBatch, mesh: Mesh) -> NamedSharding:
+  return partition.row_sharding(mesh, len(batch.images))
 
 
 def encoded(system: System, params: Params, batch: RequestBatch, mesh: Mesh) -> Branches:

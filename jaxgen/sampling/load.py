@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from jaxgen.checkpoints.weights import check_fit
 from jaxgen.checkpoints.weights import load_weights
 from jaxgen.checkpoints.weights import newest_step
+from jaxgen.checkpoints.weights import open_weights
 from jaxgen.checkpoints.weights import read_config
 from jaxgen.config import from_json
 from jaxgen.core.types import Params
@@ -70,11 +71,13 @@ class Origin:
 
   Attributes:
     config: of the run, with the tokenizers that it keeps.
+    shapes: tells shape and dtype of every parameter.
     load: reads the weights.
     named: what names the weights in records.
   """
 
   config: ConfigDict
+  shapes: Callable[[], Params]
   load: Callable[[], Run]
   named: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -83,8 +86,13 @@ def trained(workdir: str, weights: str = 'ema', preset: str = '',
             change: Change = lambda params: params,
             named: Mapping[str, Any] | None = None) -> Origin:
   """A workdir; see ``load_run``, and ``published`` for ``change`` and ``named``."""
-  return Origin(with_kept(run_config(workdir, preset), workdir),
-                lambda: load_run(workdir, weights, preset).changed(change),
+  config = with_kept(run_config(workdir, preset), workdir)
+
+  def shapes():
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+                        open_weights(workdir, make_system(config).groups, weights))
+
+  return Origin(config, shapes, lambda: load_run(workdir, weights, preset).changed(change),
                 dict(named or {}, workdir=workdir, step=newest_step(workdir), weights=weights,
                      preset=preset))
 
@@ -102,7 +110,13 @@ def published(config: ConfigDict, read_external: Callable[[str], Params], preset
     named: what names the model in records, besides the preset.
   """
   config = with_preset(config, preset)
-  return Origin(config, lambda: load_published(config, read_external).changed(change),
+
+  def shapes():
+    dtype = jnp.dtype(config.model.frozen_dtype)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype),
+                        make_system(config).shapes())
+
+  return Origin(config, shapes, lambda: load_published(config, read_external).changed(change),
                 dict(named or {}, preset=preset))
 
 

@@ -26,7 +26,13 @@ from jaxgen.systems.multimodal import MultimodalSystem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DuetGen(MultimodalSystem):
-  """The composition; see ``System`` for the methods."""
+  """The composition; see ``System`` for the methods.
+
+  Attributes:
+    dropped: what guidance's negative lacks, as training has taught: the last text (L119), or all.
+  """
+
+  dropped: str
 
   reads = {'condition': ('mllm', 'connector'), 'denoise': ('denoiser',), 'hidden': ('mllm',),
            'head': ('mllm',), 'encode': ('autoencoder',)}
@@ -42,12 +48,17 @@ class DuetGen(MultimodalSystem):
     parts.check_connector(models)
     parts.check_latents(config, models['denoiser'], layout.latent)
     parts.check_vision(config, layout.vision)
-    return cls(models=models, layout=layout, guidance=config.model.guidance)
+    dropout = config.data.dropout
+    return cls(models=models, layout=layout, guidance=config.model.guidance,
+               dropped='text' if dropout.text > dropout.last_text else 'last_text')
 
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
     """Connected states of every layer at the tokens before <BOV> (L110, L111)."""
     return self.connected(params, batch)
 
   def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:
-    """The negative lacks the last text alone; images and earlier texts stay (L119, A23)."""
-    return parts.text_branches(sample, scales['text'], 'last_text', empty='')
+    """The negative lacks the last text alone; images and earlier texts stay (L119, A23).
+
+    Where training drops all texts more often, all are what it lacks.
+    """
+    return parts.text_branches(sample, scales['text'], self.dropped, empty='')

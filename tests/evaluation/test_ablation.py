@@ -20,10 +20,9 @@ def write_run(folder, losses, score):
     write_scores(folder / 'evaluation.json', edit=score, style=0.5)
 
 
-def write_scores(file, copies=None, **score):
+def write_scores(file, others=(), **score):
   overall = sum(score.values()) / len(score)
-  file.write_text(json.dumps(dict(score=score | dict(overall=overall), samples=[])
-                             | (dict(copies=copies) if copies else {})))
+  file.write_text(json.dumps(dict(score=score | dict(overall=overall), samples=[]) | dict(others)))
 
 
 def test_table(tmp_path, capsys):
@@ -53,7 +52,7 @@ def test_a_single_seed_has_no_deviation(tmp_path):
 def test_scores_in_other_roles_have_lines_of_their_own(tmp_path):
   write_run(tmp_path / 'seed0/rank', [1.0], 0.5)
   write_scores(tmp_path / 'seed0/rank/evaluation_source.json', edit=0.25,
-               copies=dict(edit=0.75, style=0.25))
+               others=dict(copies=dict(edit=0.75, style=0.25)))
   write_scores(tmp_path / 'seed0/rank/evaluation_source_zh.json', style=1.0)
   write_scores(tmp_path / 'seed0/rank/evaluation_untrained.json', edit=0.0)
   cli.main(['report', f'--workdir={tmp_path}'])
@@ -61,6 +60,20 @@ def test_scores_in_other_roles_have_lines_of_their_own(tmp_path):
   assert rows == [['| rank', '1', '0.500', '0.500', '0.500', '–'],
                   ['| rank, source', '1', '0.250', '0.250', '–', '0.500'],
                   ['| rank, source zh', '1', '1.000', '–', '1.000', '–']]
+
+
+def test_marks_of_images_are_means_over_the_tasks_that_have_them(tmp_path):
+  for seed, kept in ((0, 0.25), (1, None)):
+    write_run(tmp_path / f'seed{seed}/align', [1.0], 0.5)
+    details = dict(edit=dict(consistent=kept), style=dict(consistent=0.75, identity=0.5))
+    write_scores(tmp_path / f'seed{seed}/align/evaluation.json', edit=0.5, style=0.5,
+                 others=dict(details=details))
+  write_run(tmp_path / 'seed0/flat', [1.0], 0.25)
+  cli.main(['report', f'--workdir={tmp_path}'])
+  head, _, *rows = (line.split(' | ')[5:7]
+                    for line in (tmp_path / 'table.md').read_text().splitlines())
+  assert head == ['consistent', 'identity']
+  assert sorted(rows) == [['0.625', '0.500'], ['–', '–']]
 
 
 @pytest.mark.parametrize('folder', ['seed', 'seeds', 'seed1a'])

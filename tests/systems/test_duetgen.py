@@ -235,6 +235,15 @@ def test_dropping_the_last_text_takes_its_states_away_and_leaves_the_others(conf
   np.testing.assert_array_equal(less.images[-1].positions, both.images[-1].positions)
 
 
+def test_guidance_leads_away_from_what_training_drops(config):
+  whole = tasks.worded(DIALOGUES[1], 'dialogue', config.data)
+  changed = copy.deepcopy(config)
+  changed.data.dropout.update(text=0.2, last_text=0.0)
+  _, (_, negative) = make_system(changed).branches(whole, {'text': 5.0, 'image': 1.0})
+  assert negative == tasks.dropped(whole, 'text', '') and not negative.texts
+  assert negative.images == whole.images
+
+
 @dataclasses.dataclass(frozen=True)
 class Known(FlowMatching):
   """Flow matching at times f32[B, G] and with noise f32[B, L, C] of our choice."""
