@@ -27,7 +27,8 @@ LATENT_PATCH = 2  # denoisers group 2 x 2 latent pixels into a token
 
 
 def build(config: ConfigDict, groups: Sequence[str]) -> FrozenDict[str, nn.Module]:
-  """The module of each group of ``config.model``.
+  """The module of each group of ``config.model``, with the group's name, by which profiles and
+  counts of FLOPs tell the models apart.
 
   Raises:
     UserError: a group that the config does not describe, or describes as a model of another group.
@@ -35,7 +36,8 @@ def build(config: ConfigDict, groups: Sequence[str]) -> FrozenDict[str, nn.Modul
   dtype = jnp.dtype(config.model.compute_dtype)
   for group in groups:
     _check_family(config, group)
-  return FrozenDict({group: registry.build(config.model[group], dtype) for group in groups})
+  return FrozenDict({group: registry.build(config.model[group], dtype).clone(name=group)
+                     for group in groups})
 
 
 def latent_layout(autoencoder: nn.Module, patch: int = LATENT_PATCH) -> Latent:
