@@ -54,7 +54,7 @@ class FlowMatching(Objective):
     owner = segment_one_hot(visual.segments, t.shape[1])  # [B, L, G]
     token_t = jnp.einsum('BLG,BG->BL', owner, t, precision='highest')[..., None]
     x_t = jnp.where(visual.is_target[..., None], interpolate(clean, eps, token_t), clean)
-    conditioning = batch.told or system.condition(params, batch, condition_rng)
+    conditioning = batch.conditioning or system.condition(params, batch, condition_rng)
     with fp8.products(self.fp8):
       predicted = system.denoise(params, x_t, t, visual, conditioning)
     error = jnp.mean((predicted - velocity(clean, eps)) ** 2, axis=-1)  # [B, L]

@@ -57,7 +57,7 @@ class System(abc.ABC):
 
   @abc.abstractmethod
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
-    """What the denoiser is told; ``rng`` None is inference, where nothing is masked."""
+    """The conditioning of a batch; ``rng`` None is inference, where nothing is masked."""
 
   def denoise(self, params: Params, x_t: jax.Array, t: jax.Array, visual: Visual,
               conditioning: Conditioning) -> jax.Array:
