@@ -14,12 +14,13 @@ from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
 from jaxgen.core.types import Prompt
 from jaxgen.models.bridges.queries import place_queries
+from jaxgen.models.denoisers.base import LATENT_PATCH
 from jaxgen.systems import parts
 from jaxgen.systems.base import System
 
 
 def layout_of(config: ConfigDict, models: Mapping[str, nn.Module],
-              patch: int = parts.LATENT_PATCH) -> Layout:
+              patch: int = LATENT_PATCH) -> Layout:
   """What the data pipeline must know of the models.
 
   Args:

@@ -20,10 +20,9 @@ from jaxgen.data.sample import Sample
 from jaxgen.models import registry
 from jaxgen.models.autoencoders.patchify import patchify
 from jaxgen.models.autoencoders.patchify import unpatchify
+from jaxgen.models.denoisers.base import LATENT_PATCH
 from jaxgen.objectives import noise
 from jaxgen.objectives.masking import mask_image_tokens
-
-LATENT_PATCH = 2  # denoisers group 2 x 2 latent pixels into a token
 
 
 def build(config: ConfigDict, groups: Sequence[str]) -> FrozenDict[str, nn.Module]:
