@@ -36,7 +36,7 @@ from jaxgen.planning.program import make_program
 from jaxgen.planning.topology import devices_of
 from jaxgen.planning.topology import parse
 from jaxgen.systems.registry import make_system
-from jaxgen.training.states import told_shape
+from jaxgen.training.states import conditioning_shape
 
 MODELS = {'flux': ('FluxPipeline', flux), 'qwen_image': ('QwenImagePipeline', qwen_image),
           'z_image': ('ZImagePipeline', z_image)}
@@ -75,7 +75,7 @@ def finetuned(name: str, states: str) -> ConfigDict:
   tokens = max(height * width for height, width in bucket_set(config.data.buckets))
   tokens //= latent.factor**2
   config.data.visual_tokens = -(-tokens // latent.multiple) * latent.multiple
-  shape = told_shape(config, make_system(config))
+  shape = conditioning_shape(config, make_system(config))
   (pathlib.Path(states) / INFO_FILE).write_text(json.dumps({SHAPE: dataclasses.asdict(shape)}))
   config.data.update(cache=states, states=states)
   return config

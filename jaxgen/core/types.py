@@ -131,14 +131,14 @@ class Batch:
   Attributes:
     visual, prompt, meta: see ``Visual``, ``Prompt`` and ``Meta``.
     towers: parameter group of a text tower -> its prompts.
-    told: what the denoiser is told, where it was computed before; prompt and towers are empty then.
+    conditioning: of the denoiser, where it was computed before; prompt and towers are empty then.
   """
 
   visual: Visual
   prompt: Prompt
   meta: Meta
   towers: dict[str, Tower] = flax.struct.field(default_factory=dict)
-  told: 'Conditioning | None' = None
+  conditioning: 'Conditioning | None' = None
 
 
 @flax.struct.dataclass

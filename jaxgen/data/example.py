@@ -107,8 +107,8 @@ class TowerPrompt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-  """What the denoiser is told of one sample, as ``Conditioning`` has it; n states.
+class SampleConditioning:
+  """``Conditioning`` of one sample, of n states.
 
   Attributes:
     states: f[n, D].
@@ -136,7 +136,7 @@ class Example:
     images: in the order of the sequence.
     towers: group -> prompt.
     pads: learned pad tokens of the denoiser behind the images.
-    told: in place of prompt, patches and towers, which are empty then.
+    conditioning: in place of prompt, patches and towers, which are empty then.
   """
 
   id: str
@@ -146,7 +146,7 @@ class Example:
   images: tuple[LatentImage, ...] = ()
   towers: Mapping[str, TowerPrompt] = dataclasses.field(default_factory=dict)
   pads: int = 0
-  told: Told | None = None
+  conditioning: SampleConditioning | None = None
 
   @property
   def visual_tokens(self) -> int:

@@ -67,7 +67,7 @@ class ExampleMaker:
     tokenizer: of the language model; None for systems without one.
     towers: group -> tokenizer of each text tower.
     cache: gives the latents of all images; None = pixels are prepared to be encoded.
-    states: gives what the denoiser is told of all prompts; None = the prompts are read.
+    states: the conditioning of all prompts; None = the prompts are read.
     image_tokens: gives what the vision tower makes of all images; None = it reads their patches.
   """
 
@@ -189,7 +189,7 @@ class ExampleMaker:
         {group: TowerPrompt(tower.tokens, tower.mask, tower.shown,
                             _scatter(tower.shown, placed.states))
          for group, tower in towers.items()}, pads)
-    return self._told(sample, example) if self._states else example
+    return self._conditioned(sample, example) if self._states else example
 
   def to_encode(self, sample: Sample) -> list[tuple[Part, images.Planned]]:
     """The images of a worded sample that are encoded for the denoiser, with their plans."""
@@ -211,7 +211,7 @@ class ExampleMaker:
           self._cut, part, view, Pixels({})))
 
   def prompt_key(self, sample: Sample, example: Example) -> bytes:
-    """The key of what the denoiser is told of a prepared sample, of which ``example`` was made.
+    """The key of the conditioning of a prepared sample, of which ``example`` was made.
 
     Raises:
       DecodeError: an image that the language model sees cannot be read.
@@ -244,13 +244,13 @@ class ExampleMaker:
                      f'{plan.size[0]} x {plan.size[1]}', COMMAND)
     return dataclasses.replace(image, latents=found)
 
-  def _told(self, sample: Sample, example: Example) -> Example:
+  def _conditioned(self, sample: Sample, example: Example) -> Example:
     """The example with the entry of the cache in place of its prompts."""
-    told = self._states.get(self.prompt_key(sample, example))
-    if told is None:
+    conditioning = self._states.get(self.prompt_key(sample, example))
+    if conditioning is None:
       raise _missing(STATES_FIELD, self._states.folder, sample, 'the states of its prompt',
                      STATES_COMMAND)
-    return dataclasses.replace(example, prompt=NO_PROMPT, towers={}, told=told)
+    return dataclasses.replace(example, prompt=NO_PROMPT, towers={}, conditioning=conditioning)
 
   def _read(self, sample: Sample) -> Sequence[Part]:
     """The parts as the language model gets them: one without a vision tower sees no image."""

@@ -20,12 +20,12 @@ from jaxgen.data.dialects import DIALECTS
 from jaxgen.data.example import Example
 from jaxgen.data.example import LatentImage
 from jaxgen.data.example import Patches
+from jaxgen.data.example import SampleConditioning
 from jaxgen.data.example import Size
 from jaxgen.data.example import TokenizedPrompt
-from jaxgen.data.example import Told
 from jaxgen.data.example import TowerPrompt
 from jaxgen.data.sample import hash_id
-from jaxgen.data.states import ToldShape
+from jaxgen.data.states import ConditioningShape
 from jaxgen.data.vision import FRAMES
 
 # Config field that sets each budget of a row.
@@ -45,7 +45,7 @@ class RowShape:
     encoded: patches are image tokens, and P, Dp and merge are theirs; see ``Prompt``.
     latent_factor, latent_channels: pixels along one side of a latent token, and C.
     towers: group -> T, tokens of a tower's prompt, cropped ones included.
-    told: of what is told in place of prompts; None = the prompts are read.
+    conditioning: of what rows hold in place of prompts; None = the prompts are read.
   """
 
   segments: int
@@ -57,28 +57,28 @@ class RowShape:
   latent_factor: int
   latent_channels: int
   towers: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  told: ToldShape | None = None
+  conditioning: ConditioningShape | None = None
   encoded: bool = False
 
   @classmethod
   def of(cls, data: ConfigDict, layout: Layout, sees: bool | None = None,
-         told: ToldShape | None = None, token_width: int = 0) -> 'RowShape':
+         conditioning: ConditioningShape | None = None, token_width: int = 0) -> 'RowShape':
     """Reads the sizes from ``config.data`` and the models' layout.
 
     Args:
       data: ``config.data``.
       layout: sizes of the models.
       sees: some sample shows the language model an image; None = as the tasks of the sources say.
-      told: of the cache ``data.states``, if it is read.
+      conditioning: of the entries of the cache ``data.states``, if it is read.
       token_width: channels of the image tokens of the cache ``data.image_tokens``; 0 = it is not
         read.
 
     Raises:
       UserError: ``data.patches`` is missing or holds no whole number of images or image tokens.
     """
-    if told:
+    if conditioning:
       return cls(data.segments_per_row, data.visual_tokens, 0, 0, 0, 1, layout.latent.factor,
-                 layout.latent.channels, told=told)
+                 layout.latent.channels, conditioning=conditioning)
     vision = layout.vision
     if sees is None:
       sees = any(source.task != 'pair' for source in data.sources.values())
@@ -199,8 +199,9 @@ def pack(rows: Sequence[Sequence[Example]], shape: RowShape, pad: int = 0,
       visual += example.pads
       for group, prompt in example.towers.items():
         _write_tower(batch.towers[group], row, segment, prompt)
-      if example.told:
-        _write_told(batch.told, row, segment, example.told, shape.told.tokens)
+      if example.conditioning:
+        _write_conditioning(batch.conditioning, row, segment, example.conditioning,
+                            shape.conditioning.tokens)
       batch.meta.sample_ids[row, segment - 1] = hash_id(example.id)
       batch.meta.source_ids[row, segment - 1] = example.source
   return Loaded(
@@ -251,8 +252,9 @@ def _empty_batch(rows: int, shape: RowShape, pad: int, first_row: int) -> Batch:
                          shown=np.zeros((rows, shape.segments, tokens), bool),
                          state_positions=np.zeros((rows, shape.segments, tokens, 3), np.int32))
             for group, tokens in shape.towers.items()}
-  told = shape.told and shape.told.empty(rows, shape.segments)
-  return Batch(visual=visual, prompt=prompt, meta=meta, towers=towers, told=told)
+  conditioning = shape.conditioning and shape.conditioning.empty(rows, shape.segments)
+  return Batch(visual=visual, prompt=prompt, meta=meta, towers=towers,
+               conditioning=conditioning)
 
 
 def _write_prompt(to: Prompt, row: int, start: int, segment: int, prompt: TokenizedPrompt,
@@ -292,13 +294,15 @@ def _write_tower(to: Tower, row: int, segment: int, prompt: TowerPrompt) -> None
     getattr(to, name)[row, segment - 1] = getattr(prompt, name)
 
 
-def _write_told(to: Conditioning, row: int, segment: int, told: Told, tokens: int) -> None:
+def _write_conditioning(to: Conditioning, row: int, segment: int, sample: SampleConditioning,
+                        tokens: int) -> None:
   """The states of a sample stand at the place of its segment, ``tokens`` apart."""
   start = (segment - 1) * tokens
-  where = (row, slice(start, start + len(told.states)))
-  to.states[where], to.positions[where], to.segments[where] = told.states, told.positions, segment
+  where = (row, slice(start, start + len(sample.states)))
+  to.states[where], to.positions[where], to.segments[where] = (
+      sample.states, sample.positions, segment)
   if to.pads is not None:
-    to.pads[where] = told.pads
+    to.pads[where] = sample.pads
   for name in ('pooled', 'guidance'):
     if getattr(to, name) is not None:
-      getattr(to, name)[row, segment - 1] = getattr(told, name)
+      getattr(to, name)[row, segment - 1] = getattr(sample, name)

@@ -1,6 +1,6 @@
-"""A cache of what the denoiser is told of each prompt, so that no text tower is needed to train.
+"""A cache of the conditioning of each prompt, so that no text tower is needed to train.
 
-A folder as of ``cache``, whose entries are a sample's hidden states as ``Conditioning`` has them.
+A folder as of ``cache``, whose entries are the ``Conditioning`` of one sample each.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from jaxgen.core.types import Conditioning
 from jaxgen.data.cache import Cache
 from jaxgen.data.cache import entry_key
 from jaxgen.data.cache import read_field
+from jaxgen.data.example import SampleConditioning
 from jaxgen.data.example import TokenizedPrompt
-from jaxgen.data.example import Told
 from jaxgen.data.example import TowerPrompt
 
 FIELD = 'config.data.states'
@@ -25,8 +25,8 @@ STEM, SHAPE = 'states', 'states of a prompt'
 
 
 @dataclasses.dataclass(frozen=True)
-class ToldShape:
-  """The sizes of what is told of one sample.
+class ConditioningShape:
+  """The sizes of the conditioning of one sample.
 
   Attributes:
     tokens: states at the most.
@@ -45,8 +45,8 @@ class ToldShape:
   pads: bool
 
   @classmethod
-  def of(cls, conditioning: Conditioning) -> 'ToldShape':
-    """Of what a row with one sample is told; arrays or their shapes."""
+  def of(cls, conditioning: Conditioning) -> 'ConditioningShape':
+    """Of the conditioning of rows with one sample each; arrays or their shapes."""
     _, tokens, width = conditioning.states.shape
     pooled = conditioning.pooled
     return cls(tokens, width, jnp.dtype(conditioning.states.dtype).name,
@@ -83,25 +83,25 @@ class States:
   def __contains__(self, key: bytes) -> bool:
     return key in self._cache
 
-  def get(self, key: bytes) -> Told | None:
-    """What is told, None where there is no such entry."""
+  def get(self, key: bytes) -> SampleConditioning | None:
+    """The conditioning of a prompt, None where there is no such entry."""
     data = self._cache.read(key)
-    return None if data is None else Told(**serialization.msgpack_restore(data))
+    return None if data is None else SampleConditioning(**serialization.msgpack_restore(data))
 
 
-def stored_shape(folder: str, where: str = FIELD) -> ToldShape:
+def stored_shape(folder: str, where: str = FIELD) -> ConditioningShape:
   """The shape of the entries of a cache, as its info says.
 
   Raises:
     UserError: no cache of states there.
   """
-  return ToldShape(**read_field(folder, SHAPE, where, COMMAND))
+  return ConditioningShape(**read_field(folder, SHAPE, where, COMMAND))
 
 
-def to_bytes(told: Told) -> bytes:
+def to_bytes(conditioning: SampleConditioning) -> bytes:
   """An entry; ``States.get`` reads it back."""
-  return serialization.msgpack_serialize({field.name: getattr(told, field.name)
-                                          for field in dataclasses.fields(Told)})
+  return serialization.msgpack_serialize({field.name: getattr(conditioning, field.name)
+                                          for field in dataclasses.fields(SampleConditioning)})
 
 
 def prompt_key(prompt: TokenizedPrompt, towers: Mapping[str, TowerPrompt], images: Any) -> bytes:

@@ -19,7 +19,7 @@ class TowerTokens:
   Attributes:
     tokens: i32[T].
     mask: bool[T], False for padding that is not read.
-    shown: bool[T], True for what the denoiser is told: the states of the tokens behind those that
+    shown: bool[T], True for what the denoiser sees: the states of the tokens behind those that
       the dialect crops, and the learned pads behind them.
   """
 

@@ -31,6 +31,7 @@ from jaxgen.evaluation.shapes.cases import texts_of
 from jaxgen.sampling.images import columns_of
 from jaxgen.sampling.images import image_grid
 from jaxgen.sampling.interleaved import Options
+from jaxgen.sampling.jobs import progress
 from jaxgen.sampling.jobs import save_results
 from jaxgen.sampling.load import load_run
 from jaxgen.sampling.load import Run
@@ -121,10 +122,10 @@ def _say(what: str, table: Mapping[str, float]) -> None:
 def _answers(run: Run, cases: Sequence[Case], name: str) -> list[Answer]:
   """What the run gives for each case: the images of its requests, or texts and images in turn."""
   requests = [request for case in cases for request in case.requests]
-  drawn = iter(run.draw(requests, progress=_progress(f'{name}: image')) if requests else ())
+  drawn = iter(run.draw(requests, progress=progress(f'{name}: image')) if requests else ())
   answers = [[image for _ in case.requests for image in next(drawn)] for case in cases]
   places = [index for index, case in enumerate(cases) if case.dialogue]
-  report, done = _progress(f'{name}: dialogue'), 0
+  report, done = progress(f'{name}: dialogue'), 0
   for event in run.converse([cases[index].dialogue for index in places], OPTIONS) if places else ():
     if event.part:
       part = event.part
@@ -218,14 +219,3 @@ def _spread(places: Sequence[int]) -> list[int]:
   """``SHOWN`` of the indices, evenly spaced so that they cover different prompts."""
   count = min(SHOWN, len(places))
   return [places[index * len(places) // count] for index in range(count)]
-
-
-def _progress(what: str):
-  """A callback that prints how many are done and how long the rest takes."""
-  started = time.monotonic()
-
-  def report(done: int, total: int) -> None:
-    left = (time.monotonic() - started) * (total - done) / done
-    print(f'{what} {done}/{total}, {left:.0f} s left', flush=True)
-
-  return report

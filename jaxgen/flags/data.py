@@ -55,8 +55,8 @@ def _add_cache(ways) -> None:
   shared.add_config(parser)
   parser.add_argument('--out', required=True, metavar='DIR', help='folder of the cache')
   kinds = parser.add_mutually_exclusive_group()
-  kinds.add_argument('--states', action='store_true', help='instead: what the denoiser is told of '
-                     'all prompts, for data.states')
+  kinds.add_argument('--states', action='store_true', help='instead: the conditioning of all '
+                     'prompts, for data.states')
   kinds.add_argument('--image-tokens', action='store_true', help='instead: what a frozen vision '
                      'tower makes of all images, for data.image_tokens')
   parser.add_argument('--every', type=int, default=1024, metavar='N',

@@ -106,7 +106,11 @@ def param_shapes(module: nn.Module) -> Params:
 
 def param_axes(module: nn.Module) -> dict[str, Any]:
   """The logical axis names of every parameter, as tuples, in a tree like ``param_shapes``."""
-  boxed = jax.eval_shape(lambda rng: init(module, rng), jax.random.key(0)).get('params', {})
+  return axes_of(jax.eval_shape(lambda rng: init(module, rng), jax.random.key(0)).get('params', {}))
+
+
+def axes_of(boxed: Params) -> dict[str, Any]:
+  """The logical axis names of boxed parameters, as tuples, in a tree like theirs."""
   return trees.map_named(lambda _, spec: tuple(spec), nn.get_partition_spec(boxed))
 
 

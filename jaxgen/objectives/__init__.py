@@ -1,1 +1,1 @@
-"""Training objectives: interpolants, timesteps and loss terms, all pure functions."""
+"""Training objectives: loss terms, timesteps and noise, all pure functions."""

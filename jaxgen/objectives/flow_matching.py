@@ -1,4 +1,9 @@
-"""Flow matching on the target tokens of packed rows."""
+"""Flow matching on the target tokens of packed rows.
+
+The linear path between data and noise fixes the project's time convention: ``t`` is 0 for data and
+1 for noise, x_t = (1 - t) x0 + t eps. The denoiser predicts the velocity v = dx_t/dt = eps - x0
+(IOMM section 3.1, L090).
+"""
 
 import dataclasses
 from typing import Any
@@ -13,8 +18,6 @@ from jaxgen.models.layers.segments import segment_one_hot
 from jaxgen.objectives import noise
 from jaxgen.objectives.base import Metrics
 from jaxgen.objectives.base import Objective
-from jaxgen.objectives.interpolant import interpolate
-from jaxgen.objectives.interpolant import velocity
 from jaxgen.objectives.timesteps import sample_timesteps
 
 TIME_BINS = 4
@@ -54,7 +57,7 @@ class FlowMatching(Objective):
     owner = segment_one_hot(visual.segments, t.shape[1])  # [B, L, G]
     token_t = jnp.einsum('BLG,BG->BL', owner, t, precision='highest')[..., None]
     x_t = jnp.where(visual.is_target[..., None], interpolate(clean, eps, token_t), clean)
-    conditioning = batch.told or system.condition(params, batch, condition_rng)
+    conditioning = batch.conditioning or system.condition(params, batch, condition_rng)
     with fp8.products(self.fp8):
       predicted = system.denoise(params, x_t, t, visual, conditioning)
     error = jnp.mean((predicted - velocity(clean, eps)) ** 2, axis=-1)  # [B, L]
@@ -93,6 +96,16 @@ class FlowMatching(Objective):
       chosen = source_ids == index
       metrics[f'loss_source/{source}'] = (jnp.sum(sums * chosen), jnp.sum(weights * chosen))
     return metrics
+
+
+def interpolate(x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+  """x_t, the interpolation of ``x0`` and ``noise`` at time ``t`` (broadcastable)."""
+  return (1 - t) * x0 + t * noise
+
+
+def velocity(x0: jax.Array, noise: jax.Array) -> jax.Array:
+  """The velocity dx_t/dt, constant along the path."""
+  return noise - x0
 
 
 def _target_weight(batch: Batch) -> jax.Array:

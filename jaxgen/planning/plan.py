@@ -99,7 +99,7 @@ def make_plan(config: ConfigDict, topology: Topology) -> Plan:
       topology=topology, config=config, mesh=dict(program.mesh.shape),
       parameters=_parameters(program), memory=compiled.memory,
       compile_seconds=compiled.seconds, core_seconds=compiled.core_seconds,
-      flops=split_tally(config, program.blueprint, count()), executed_flops=executed,
+      flops=split_tally(program.blueprint, count()), executed_flops=executed,
       collectives=found,
       bound=roofline.bound(executed, compiled.memory, found, topology) if compiled.text else None,
       images=_images(config, program))

@@ -121,9 +121,10 @@ def make_program(config: ConfigDict, devices: Sequence[Any]) -> Program:
 
 def abstract_batch(config: ConfigDict, layout: Layout, rows: NamedSharding) -> Batch:
   """Shapes, dtypes and shardings of a global batch, as the loader packs it."""
-  told = stored_shape(config.data.states) if config.data.states else None
+  conditioning = stored_shape(config.data.states) if config.data.states else None
   width = stored_width(config.data.image_tokens) if config.data.image_tokens else 0
-  row = pack([[]], RowShape.of(config.data, layout, told=told, token_width=width), pad=0).batch
+  shape = RowShape.of(config.data, layout, conditioning=conditioning, token_width=width)
+  row = pack([[]], shape, pad=0).batch
   return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
           (config.train.rows, *leaf.shape[1:]), leaf.dtype, sharding=rows), row)

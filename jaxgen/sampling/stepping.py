@@ -27,7 +27,7 @@ Keys = tuple[Array, Array, Array, Array]
 
 def started(system: System, params: Params, branches: Branches, keys: Keys
             ) -> tuple[Conditioning, Array]:
-  """What the denoiser is told of R rows, and their noise f32[R, M, C]."""
+  """The conditioning of R rows, and their noise f32[R, M, C]."""
   conditioning = system.condition(params, branches.batch)
   if system.distilled:
     conditioning = conditioning.replace(guidance=branches.scales)
@@ -66,7 +66,7 @@ def begin(system: System, params: Params, branches: Branches, keys: Keys, *, sol
     rules: changes to the sharding rules of the scope, by which JAX does not tell programs apart.
 
   Returns:
-    What the denoiser is told, and what goes from step to step.
+    The conditioning, and what goes from step to step.
   """
   del rules
   conditioning, eps = started(system, params, branches, keys)

@@ -11,13 +11,13 @@ import jax
 from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
-from jaxgen.core import trees
 from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
 from jaxgen.core.types import Visual
 from jaxgen.data.sample import Sample
+from jaxgen.models import registry
 from jaxgen.models.layers import lora
 from jaxgen.systems import parts
 
@@ -57,7 +57,7 @@ class System(abc.ABC):
 
   @abc.abstractmethod
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
-    """What the denoiser is told; ``rng`` None is inference, where nothing is masked."""
+    """The conditioning of a batch; ``rng`` None is inference, where nothing is masked."""
 
   def denoise(self, params: Params, x_t: jax.Array, t: jax.Array, visual: Visual,
               conditioning: Conditioning) -> jax.Array:
@@ -104,16 +104,15 @@ class System(abc.ABC):
 
   def axes(self, groups: Sequence[str] | None = None) -> dict[str, Any]:
     """The logical axis names of every parameter, as tuples, in a tree like ``init``'s."""
-    boxed = jax.eval_shape(lambda rng: self._boxed(rng, groups), jax.random.key(0))
-    return trees.map_named(lambda _, spec: tuple(spec), nn.get_partition_spec(boxed))
+    return registry.axes_of(
+        jax.eval_shape(lambda rng: self._boxed(rng, groups), jax.random.key(0)))
 
   def _boxed(self, rng: jax.Array, groups: Sequence[str] | None) -> Params:
     params = {}
     for index, group in enumerate(self.groups):
       if groups is None or group in groups:
-        module = self.models[group]
-        params[group] = module.init(jax.random.fold_in(rng, index), *module.example()).get(
-            'params', {})
+        made = registry.init(self.models[group], jax.random.fold_in(rng, index))
+        params[group] = made.get('params', {})
     return params | lora.attach(params, rng, self.adapters)
 
   def _run(self, group: str, params: Params, *args: Any, method: str | None = None) -> Any:

@@ -49,7 +49,7 @@ class IOMM(MultimodalSystem):
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
     """States of the frozen MLLM over prompt and queries (L087, L088)."""
     states = self.prompt_states(params, batch, self.mask_ratio, rng)  # [B, S, D]
-    return self.told(states, batch)
+    return self.conditioning_of(states, batch)
 
   def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:
     return parts.text_branches(sample, scales['text'], 'all', self.negative_prompt)

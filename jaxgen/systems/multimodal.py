@@ -14,12 +14,13 @@ from jaxgen.core.types import Layout
 from jaxgen.core.types import Params
 from jaxgen.core.types import Prompt
 from jaxgen.models.bridges.queries import place_queries
+from jaxgen.models.denoisers.base import LATENT_PATCH
 from jaxgen.systems import parts
 from jaxgen.systems.base import System
 
 
 def layout_of(config: ConfigDict, models: Mapping[str, nn.Module],
-              patch: int = parts.LATENT_PATCH) -> Layout:
+              patch: int = LATENT_PATCH) -> Layout:
   """What the data pipeline must know of the models.
 
   Args:
@@ -75,11 +76,12 @@ class MultimodalSystem(System):
                      method='decode')
 
   def connected(self, params: Params, batch: Batch) -> Conditioning:
-    """What the denoiser is told: the states that the connector reads, mapped by it."""
+    """The states that the connector reads, mapped by it."""
     states = self.prompt_states(params, batch, all_layers=self.models['connector'].all_layers)
-    return self.told(self._run('connector', params, states, batch.prompt.segments), batch)
+    states = self._run('connector', params, states, batch.prompt.segments)
+    return self.conditioning_of(states, batch)
 
-  def told(self, states: jax.Array, batch: Batch) -> Conditioning:
+  def conditioning_of(self, states: jax.Array, batch: Batch) -> Conditioning:
     """The shown states f[B, S, D], and the vectors that the denoiser takes besides.
 
     A pooled prompt vector is zero: the language model has none.

@@ -55,7 +55,7 @@ class OpenUni(MultimodalSystem):
     prompt = batch.prompt
     states = self.prompt_states(params, batch, self.mask_ratio, rng)  # [B, S, D]
     queries = jnp.where(prompt.query_index >= 0, prompt.segments, 0)
-    return self.told(self._run('connector', params, states, queries), batch)
+    return self.conditioning_of(self._run('connector', params, states, queries), batch)
 
   def encode(self, params: Params, images: jax.Array) -> jax.Array:
     return parts.encode(self.models['autoencoder'], params.get('autoencoder', {}), images, PATCH)

@@ -20,14 +20,13 @@ from jaxgen.data.sample import Sample
 from jaxgen.models import registry
 from jaxgen.models.autoencoders.patchify import patchify
 from jaxgen.models.autoencoders.patchify import unpatchify
+from jaxgen.models.denoisers.base import LATENT_PATCH
 from jaxgen.objectives import noise
-from jaxgen.objectives.masking import mask_image_tokens
-
-LATENT_PATCH = 2  # denoisers group 2 x 2 latent pixels into a token
 
 
 def build(config: ConfigDict, groups: Sequence[str]) -> FrozenDict[str, nn.Module]:
-  """The module of each group of ``config.model``.
+  """The module of each group of ``config.model``, with the group's name, by which profiles and
+  counts of FLOPs tell the models apart.
 
   Raises:
     UserError: a group that the config does not describe, or describes as a model of another group.
@@ -35,7 +34,8 @@ def build(config: ConfigDict, groups: Sequence[str]) -> FrozenDict[str, nn.Modul
   dtype = jnp.dtype(config.model.compute_dtype)
   for group in groups:
     _check_family(config, group)
-  return FrozenDict({group: registry.build(config.model[group], dtype) for group in groups})
+  return FrozenDict({group: registry.build(config.model[group], dtype).clone(name=group)
+                     for group in groups})
 
 
 def latent_layout(autoencoder: nn.Module, patch: int = LATENT_PATCH) -> Latent:
@@ -84,6 +84,25 @@ def embed(mllm: nn.Module, params, batch: Batch, mask_ratio: float = 0.0,
     images = mask_image_tokens(noise.fold(rng, batch.meta.rows), images,
                                prompt.maskable[:, ::merged], mask_ratio)
   return run(prompt.tokens, images, prompt.image_index, method='embed')
+
+
+def mask_image_tokens(keys: jax.Array, tokens: jax.Array, may_mask: jax.Array, ratio: float
+                      ) -> jax.Array:
+  """Masked image modelling (L089): zeroes each image token with probability ``ratio``; the sequence
+  keeps its length.
+
+  Args:
+    keys: key[B], one per row; the same key gives the same mask.
+    tokens: f[B, T, D], image tokens after the projector (A18).
+    may_mask: bool[B, T], True for tokens of images that are also the target.
+    ratio: probability that a token is masked.
+
+  Returns:
+    f[B, T, D], the tokens with masked ones set to 0.
+  """
+  draw = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - ratio, may_mask.shape[1:]))
+  keep = draw(keys) | ~may_mask  # [B, T]
+  return jnp.where(keep[..., None], tokens, 0)
 
 
 def read_tower(tower: nn.Module, params, prompts: Tower, **options) -> Conditioning:

@@ -50,7 +50,7 @@ class QwenImage(MultimodalSystem):
 
   def condition(self, params: Params, batch: Batch, rng: jax.Array | None = None) -> Conditioning:
     """States of the prompt behind its cropped head."""
-    return self.told(self.prompt_states(params, batch, self.mask_ratio, rng), batch)
+    return self.conditioning_of(self.prompt_states(params, batch, self.mask_ratio, rng), batch)
 
   def branches(self, sample: Sample, scales: Mapping[str, float]) -> Branches:
     return parts.text_branches(sample, scales['text'], 'text', self.negative_prompt)

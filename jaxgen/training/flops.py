@@ -8,7 +8,7 @@ are left out, as is usual for MFU.
 import collections
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import trees
 from jaxgen.core.types import Batch
-from jaxgen.models.registry import FAMILIES
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.systems.registry import make_system
 from jaxgen.training.state import Blueprint
@@ -41,13 +40,13 @@ def step_flops(config: ConfigDict, blueprint: Blueprint, batch: Batch) -> dict[s
   Returns:
     ``{'trained': FLOPs, 'frozen': FLOPs}``, see ``split_tally``.
   """
-  split = split_tally(config, blueprint, step_tally(config, blueprint, batch))
+  split = split_tally(blueprint, step_tally(config, blueprint, batch))
   return {side: sum(kinds.values()) for side, kinds in split.items()}
 
 
 def step_tally(config: ConfigDict, blueprint: Blueprint, batch: Batch, *,
                repeated: bool = False) -> collections.Counter[tuple[str, str]]:
-  """FLOPs of a step by ``(class of the outermost module, 'dense' or 'attention')``.
+  """FLOPs of a step by ``(parameter group, 'dense' or 'attention')``; '' is outside of all models.
 
   Args:
     config: the run's config.
@@ -65,22 +64,22 @@ def step_tally(config: ConfigDict, blueprint: Blueprint, batch: Batch, *,
     return sum(objective(system, params, batch, jax.random.key(0))[0]
                for objective, _ in objectives.values())
 
-  return tally_flops(jax.value_and_grad(loss), blueprint.state.params, blueprint.frozen, batch)
+  # A system's models have the names of their groups.
+  return tally_flops(jax.value_and_grad(loss), blueprint.state.params, blueprint.frozen, batch,
+                     modules=blueprint.groups)
 
 
-def split_tally(config: ConfigDict, blueprint: Blueprint, tally: Mapping[tuple[str, str], float]
+def split_tally(blueprint: Blueprint, tally: Mapping[tuple[str, str], float]
                 ) -> dict[str, dict[str, float]]:
   """Splits a tally into ``{'trained', 'frozen'} -> {'dense', 'attention'} -> FLOPs``.
 
-  Modules of groups without trainable parameters count as frozen, and so do the gradients that pass
-  through them.
+  Groups in which ``config.trainable`` leaves nothing to train count as frozen, and so do the
+  gradients that pass through them.
   """
-  frozen = {FAMILIES[section.family].module.__name__ for group, section in config.model.items()
-            if isinstance(section, ConfigDict) and 'family' in section
-            and group not in blueprint.state.params}
+  frozen = {group for group in blueprint.groups if group not in blueprint.state.params}
   split = {side: dict(dense=0.0, attention=0.0) for side in ('trained', 'frozen')}
-  for (module, kind), flops in tally.items():
-    split['frozen' if module in frozen else 'trained'][kind] += flops
+  for (group, kind), flops in tally.items():
+    split['frozen' if group in frozen else 'trained'][kind] += flops
   return split
 
 
@@ -93,14 +92,18 @@ def count_flops(function: Callable[..., Any], *arguments: Any) -> float:
   return sum(tally_flops(function, *arguments).values())
 
 
-def tally_flops(function: Callable[..., Any], *arguments: Any
+def tally_flops(function: Callable[..., Any], *arguments: Any, modules: Collection[str] = ()
                 ) -> collections.Counter[tuple[str, str]]:
-  """``count_flops`` by ``(class of the outermost module, 'dense' or 'attention')``."""
+  """``count_flops`` by ``(outermost module, 'dense' or 'attention')``.
+
+  ``modules`` are told apart by their names, or by their classes where they have none; '' is all
+  that runs outside of them.
+  """
   jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
   # ``Linear`` has a gradient of its own, which writes down that of a frozen kernel too; compilers
   # leave it out, as nothing reads it.
   needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  return _tally(needed, '')
+  return _tally(needed, '', modules)
 
 
 def _keep_activations(section: ConfigDict) -> None:
@@ -112,10 +115,11 @@ def _keep_activations(section: ConfigDict) -> None:
       section.remat = 'none'
 
 
-def _tally(jaxpr: core.Jaxpr, scope: str) -> collections.Counter[tuple[str, str]]:
+def _tally(jaxpr: core.Jaxpr, scope: str, modules: Collection[str]
+           ) -> collections.Counter[tuple[str, str]]:
   total = collections.Counter()
   for equation in jaxpr.eqns:
-    name, own = equation.primitive.name, scope or _module(equation)
+    name, own = equation.primitive.name, scope or _module(equation, modules)
     if name == 'dot_general':
       total[own, 'dense'] += _dot(equation)
     elif name == 'conv_general_dilated':
@@ -124,21 +128,21 @@ def _tally(jaxpr: core.Jaxpr, scope: str) -> collections.Counter[tuple[str, str]
       q, k = (variable.aval.shape for variable in equation.invars[:2])
       total[own, 'attention'] += ATTENTION[name] * 2.0 * math.prod(q) * k[2]
     elif name == 'cond':
-      total += max((_tally(branch.jaxpr, own) for branch in equation.params['branches']),
+      total += max((_tally(branch.jaxpr, own, modules) for branch in equation.params['branches']),
                    key=lambda branch: sum(branch.values()))
     else:
       times = equation.params['length'] if name == 'scan' else 1
       for inner in _inner(equation):
-        for key, flops in _tally(inner, own).items():
+        for key, flops in _tally(inner, own, modules).items():
           total[key] += times * flops
   return total
 
 
-def _module(equation: core.JaxprEqn) -> str:
-  """Outermost module: ``InternVL`` for ``jvp(InternVL.decode)/text/...``; '' outside modules."""
+def _module(equation: core.JaxprEqn, modules: Collection[str]) -> str:
+  """Outermost module: ``mllm`` for ``jvp(mllm.decode)/text/...``; '' outside of ``modules``."""
   outermost = str(equation.source_info.name_stack).split('/')[0]
-  match = re.fullmatch(r'(?:\w+\()*([A-Z]\w*)(?:\.\w+)?\)*', outermost)
-  return match[1] if match else ''
+  match = re.fullmatch(r'(?:\w+\()*(\w+)(?:\.\w+)?\)*', outermost)
+  return match[1] if match and match[1] in modules else ''
 
 
 def _inner(equation: core.JaxprEqn) -> list[core.Jaxpr]:

@@ -45,7 +45,7 @@ def left_over(config: ConfigDict, system: System, frozen: Params) -> Params:
   """A tree of frozen parameters without what caches stand for."""
   gone = {AUTOENCODER} if config.data.cache else set()
   if config.data.states:
-    gone |= set(told_groups(system))
+    gone |= set(conditioning_groups(system))
   left = {group: tree for group, tree in frozen.items() if group not in gone}
   return _tower_and_rest(left)[1] if config.data.image_tokens else left
 
@@ -60,16 +60,16 @@ def _tower_and_rest(params: Params) -> tuple[Params, Params]:
   return trees.partition(params, {path: in_tower(path) for path in trees.flatten(params)})
 
 
-def told_groups(system: System) -> tuple[str, ...]:
-  """The groups that compute what the denoiser is told, and nothing else, sorted."""
+def conditioning_groups(system: System) -> tuple[str, ...]:
+  """The groups that compute the conditioning and nothing else, sorted."""
   others = {group for call, groups in system.reads.items() if call in ('denoise', 'encode')
             for group in groups}
   return tuple(sorted(set(system.reads['condition']) - others))
 
 
 def check_frozen(system: System, blueprint: Blueprint, folder: str) -> None:
-  """Raises a ``UserError`` where one of ``told_groups`` trains."""
-  groups = told_groups(system)
+  """Raises a ``UserError`` where one of ``conditioning_groups`` trains."""
+  groups = conditioning_groups(system)
   for path, trains in blueprint.trains.items():
     if trains and path.split('/')[0] in groups:
       raise user_error(FIELD, folder, f'stands for {", ".join(groups)}, but {path} trains; leave '

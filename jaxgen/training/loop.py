@@ -1,6 +1,7 @@
 """``train(config, workdir)``: set up, restore, loop. The workdir holds all state of a run."""
 
 import contextlib
+import dataclasses
 import functools
 import sys
 import time
@@ -42,6 +43,7 @@ from jaxgen.training.flops import step_flops
 from jaxgen.training.init_from import load_groups
 from jaxgen.training.latents import Feed
 from jaxgen.training.latents import make_encoder
+from jaxgen.training.latents import StepInput
 from jaxgen.training.metrics import Found
 from jaxgen.training.metrics import Journal
 from jaxgen.operations.programs import Programs
@@ -103,6 +105,7 @@ def train(config: ConfigDict, workdir: str, start: Mapping[str, Any] | None = No
 
 def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_external: Reader | None,
          profile: tuple[int, int] | None, drawing: Drawing | None) -> bool:
+  """``train`` behind its first checks; what is opened here is closed in the opposite order."""
   began = time.time()
   mesh = make_mesh(config.mesh)
   topology = elastic.plan(config, mesh, hosts.count, workdir)
@@ -110,14 +113,12 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
   system, objectives = make_system(config), make_objectives(config)
   rows = partition.row_sharding(mesh, config.train.rows, config.train.accumulate)
   blueprint = make_blueprint(config, system, needed_groups(system, objectives), mesh)
-
   with contextlib.ExitStack() as stack:
     stack.enter_context(lock.held(epath.Path(workdir), leads=hosts.index == 0))
     path, before = workdirs.claim(asked, workdir, hosts)
     config = with_kept(config, path)
     draw = prepare(config, system, blueprint.groups, path, drawing)
     programs = stack.enter_context(Programs())
-    # --- Restore: from the newest complete checkpoint, else from init_from, else at random.
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(path, config.train.keep)))
     first = checkpoints.latest() or 0
     if first >= config.train.steps:
@@ -128,6 +129,8 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
     loader = make_loader(config, system.layout, rows=(low, high), start_step=first)
     held_out = open_rows(config, system, (low, high))
     records = workdirs.record_changes(path, loader.records, hosts)
+
+    # --- Restore: from the newest complete checkpoint, else from init_from, else at random.
     if first:
       state, frozen, sources = _resumed(checkpoints, first, blueprint, loader, (low, high))
       moved = elastic.changes(elastic.last(path), topology, config.train.rows)
@@ -142,45 +145,81 @@ def _run(config: ConfigDict, workdir: str, hosts: Hosts, watch: Watch, read_exte
     # --- Compile: all programs of the run; from here on other shapes are an error.
     stop = stack.enter_context(StopRequest())
     encoder = make_encoder(config, system, frozen, loader, rows)
-    feed = Feed(loader, encoder, rows, config.train.rows)
-    stack.callback(feed.close)
-    validation = Validation(config, system, blueprint, encoder, rows, held_out, draw)
-    stack.callback(validation.close)
+    feed = stack.enter_context(contextlib.closing(Feed(loader, encoder, rows, config.train.rows)))
+    validation = stack.enter_context(contextlib.closing(
+        Validation(config, system, blueprint, encoder, rows, held_out, draw)))
     stack.push(watch.failed)  # runs before anything is closed, which may block on a lost host
-    step_of = _compiled(config, system, objectives, blueprint, rows, hosts,
-                        (state, frozen, feed.peek().batch))
+    train_step = _compiled(config, system, objectives, blueprint, rows, hosts,
+                           (state, frozen, feed.peek().batch))
     flops = step_flops(config, blueprint, feed.peek().batch)
-
-    # --- Loop: while a step runs, the next batch is prepared and the last metrics are fetched.
-    journal = Journal(config, path, first, began, flops, programs)
-    stack.callback(journal.close)
+    journal = stack.enter_context(contextlib.closing(
+        Journal(config, path, first, began, flops, programs)))
     stack.callback(trace.close)
-    for step in range(first + 1, config.train.steps + 1):
-      watch.step(step)
-      with trace.step(step, state):
-        fed = next(feed)
-        with jax.transfer_guard('disallow'):
-          state, metrics = step_of(state, frozen, fed.batch)
-      journal.put(step, metrics, fed)
-      last = step == config.train.steps or stop.reached(step)
-      due = validation.due(step, last)
-      if trace.ends(step) or due:
-        journal.flush(functools.partial(_behind, step, state, frozen, trace,
-                                        validation if due else None, watch))
-      if last or step % config.train.checkpoint_every == 0:
-        watch.at(f'the save of step {step}')
-        journal.flush()
-        checkpoints.save(step, state.items, gather_cursors(fed.cursors, low, config.train.rows))
-      if last:
-        break
-    watch.at('the end')
-    journal.flush()
+
+    # --- Loop
+    step = _Loop(config, train_step, feed, validation, checkpoints, journal, trace, stop, watch,
+                 low).run(first, state, frozen)
     done = step == config.train.steps
-    if done:
-      journal.done(step)
     _say(f'{path.name}: done; {_of_data(loader.report())}' if done else f'{path.name}: SIGTERM; '
          f'saves step {step} and stops; the same command goes on from there')
   return done
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loop:
+  """The steps of a run: while one runs, the next batch is prepared and the metrics of the one
+  before are fetched. ``low`` is the first global row of this process."""
+
+  config: ConfigDict
+  train_step: jax.stages.Compiled
+  feed: Feed
+  validation: Validation
+  checkpoints: Checkpoints
+  journal: Journal
+  trace: Trace
+  stop: StopRequest
+  watch: Watch
+  low: int
+
+  def run(self, first: int, state: TrainState, frozen: Params) -> int:
+    """Runs the steps behind step ``first`` until the last one, or a SIGTERM; saves the step at
+    which it stops and returns its number."""
+    for step in range(first + 1, self.config.train.steps + 1):
+      self.watch.step(step)
+      with self.trace.step(step, state):
+        fed = next(self.feed)
+        with jax.transfer_guard('disallow'):
+          state, metrics = self.train_step(state, frozen, fed.batch)
+      self.journal.put(step, metrics, fed)
+      last = step == self.config.train.steps or self.stop.reached(step)
+      due = self.validation.due(step, last)
+      if due or self.trace.ends(step):
+        self.journal.flush(functools.partial(self._behind, step, state, frozen, due))
+      if last or step % self.config.train.checkpoint_every == 0:
+        self._save(step, state, fed)
+      if last:
+        break
+    self.watch.at('the end')
+    self.journal.flush()
+    if step == self.config.train.steps:
+      self.journal.done(step)
+    return step
+
+  def _behind(self, step: int, state: TrainState, frozen: Params, due: bool) -> Found:
+    """What follows a step whose time has been taken: the end of a trace, and a validation."""
+    if self.trace.ends(step):
+      self.watch.at('the trace')
+      self.trace.close(state)
+    if not due:
+      return {}, {}
+    self.watch.at(f'the validation of step {step}')
+    return self.validation(step, state, frozen)
+
+  def _save(self, step: int, state: TrainState, fed: StepInput) -> None:
+    self.watch.at(f'the save of step {step}')
+    self.journal.flush()
+    self.checkpoints.save(step, state.items,
+                          gather_cursors(fed.cursors, self.low, self.config.train.rows))
 
 
 def _begun(config: ConfigDict, system: System, blueprint: Blueprint, checkpoints: Checkpoints,
@@ -210,18 +249,6 @@ def _compiled(config: ConfigDict, system: System, objectives: Objectives, bluepr
     text = fingerprint.text_hash(program.as_text())
     fingerprint.check_same(hosts, 'program', {'the train step': text})
   return program.compile()
-
-
-def _behind(step: int, state: TrainState, frozen: Params, trace: Trace,
-            validation: Validation | None, watch: Watch) -> Found:
-  """What follows a step whose time has been taken: the end of a trace, and a validation."""
-  if trace.ends(step):
-    watch.at('the trace')
-    trace.close(state)
-  if not validation:
-    return {}, {}
-  watch.at(f'the validation of step {step}')
-  return validation(step, state, frozen)
 
 
 def _of_data(report: Mapping[str, Any]) -> str:

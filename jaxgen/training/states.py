@@ -1,4 +1,4 @@
-"""Computes once what the denoiser is told of every prompt of a config, into a cache."""
+"""Computes the conditioning of every prompt of a config once, into a cache."""
 
 import contextlib
 import dataclasses
@@ -18,17 +18,17 @@ from jaxgen.data import cache
 from jaxgen.data.commands import Progress
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.example import Example
-from jaxgen.data.example import Told
+from jaxgen.data.example import SampleConditioning
 from jaxgen.data.examples import ExampleMaker
 from jaxgen.data.fitted import Fitted
 from jaxgen.data.packing import RowShape
 from jaxgen.data.packing import pack
 from jaxgen.data.sample import Sample
 from jaxgen.data.states import COMMAND
+from jaxgen.data.states import ConditioningShape
 from jaxgen.data.states import SHAPE
 from jaxgen.data.states import STEM
 from jaxgen.data.states import States
-from jaxgen.data.states import ToldShape
 from jaxgen.data.states import to_bytes
 from jaxgen.objectives.registry import make_objectives
 from jaxgen.objectives.registry import needed_groups
@@ -44,7 +44,7 @@ from jaxgen.training.state import make_blueprint
 def write_states(config: ConfigDict, out: str, start: Mapping[str, Any] | None = None,
                  read_external: Callable[[str], Params] | None = None, *, every: int = EVERY
                  ) -> None:
-  """``jaxgen data cache --states``: writes what the denoiser is told of all prompts of a config.
+  """``jaxgen data cache --states``: writes the conditioning of all prompts of a config.
 
   Every wording of every record is computed once, with all droppings that ``data.dropout`` allows.
   Entries that the folder has already are kept. Only the models that compute them are loaded, and
@@ -63,16 +63,16 @@ def write_states(config: ConfigDict, out: str, start: Mapping[str, Any] | None =
   blueprint = make_blueprint(config, system, needed_groups(system, make_objectives(config)), mesh)
   frozen_groups.check_frozen(system, blueprint, out)
   stored: Params = {}
-  for group in frozen_groups.told_groups(system):
+  for group in frozen_groups.conditioning_groups(system):
     stored |= frozen_groups.read_group(config, system, blueprint, group, read_external)
   cache.claim(out, fingerprint(config, system, stored), COMMAND)
   known = States(out, '--out')
   latents = cache.Cache(config.data.cache) if config.data.cache else None
   maker = ExampleMaker.of(config, system.layout, latents)
   params = blueprint.quantize(stored)
-  tell = _Teller(config, system, params, mesh, maker.pad)
+  condition = _Conditioner(config, system, params, mesh, maker.pad)
   with contextlib.closing(cache.Writer(out, every, STEM)) as writer:
-    filling = _Filling(config, maker, tell, known, writer)
+    filling = _Filling(config, maker, condition, known, writer)
     filling.run()
   print(f'{out}: {filling.written} prompts written, {len(known)} were there; {len(filling.broken)} '
         'records cannot be used')
@@ -83,19 +83,19 @@ def write_states(config: ConfigDict, out: str, start: Mapping[str, Any] | None =
 def fingerprint(config: ConfigDict, system: System, stored: Params) -> dict[str, Any]:
   """What every entry depends on, by name, as values of JSON; see ``frozen_groups.of_group``."""
   fields = {'config.model.guidance': config.model.guidance,
-            SHAPE: dataclasses.asdict(told_shape(config, system))}
-  for group in frozen_groups.told_groups(system):
+            SHAPE: dataclasses.asdict(conditioning_shape(config, system))}
+  for group in frozen_groups.conditioning_groups(system):
     fields |= frozen_groups.of_group(config, system, group, stored)
   return fields
 
 
-def told_shape(config: ConfigDict, system: System) -> ToldShape:
-  """The sizes of what is told of one sample of a config."""
-  return ToldShape.of(jax.eval_shape(
+def conditioning_shape(config: ConfigDict, system: System) -> ConditioningShape:
+  """The sizes of the conditioning of one sample of a config."""
+  return ConditioningShape.of(jax.eval_shape(
       system.condition, system.shapes(), pack([[]], _shape(config, system)).batch))
 
 
-class _Teller:
+class _Conditioner:
   """Runs ``System.condition`` on batches of prompts, one to a row.
 
   Attributes:
@@ -108,15 +108,15 @@ class _Teller:
     self._sharding = partition.row_sharding(mesh, self.rows)
     self._condition = jax.jit(system.condition)
 
-  def __call__(self, examples: Sequence[Example]) -> list[Told]:
-    """What the denoiser is told of each of up to ``rows`` examples."""
+  def __call__(self, examples: Sequence[Example]) -> list[SampleConditioning]:
+    """The conditioning of each of up to ``rows`` examples."""
     alone = [[dataclasses.replace(example, images=())] for example in examples]
     alone += [[]] * (self.rows - len(examples))
     batch = partition.to_global(pack(alone, self._shape, self._pad).batch, self._sharding,
                                 self.rows)
     with partition.scope(self._mesh):
-      told = jax.device_get(self._condition(self._params, batch))
-    return [_told(told, row) for row in range(len(examples))]
+      conditioning = jax.device_get(self._condition(self._params, batch))
+    return [_of_row(conditioning, row) for row in range(len(examples))]
 
 
 class _Filling:
@@ -127,9 +127,9 @@ class _Filling:
     broken: name -> reason of each record that cannot be used.
   """
 
-  def __init__(self, config: ConfigDict, maker: ExampleMaker, tell: _Teller, known: States,
-               writer: cache.Writer):
-    self._config, self._maker, self._tell = config, maker, tell
+  def __init__(self, config: ConfigDict, maker: ExampleMaker, condition: _Conditioner,
+               known: States, writer: cache.Writer):
+    self._config, self._maker, self._condition = config, maker, condition
     self._known, self._writer = known, writer
     self._done: set[bytes] = set()
     self._waiting: list[tuple[bytes, Example]] = []
@@ -142,7 +142,7 @@ class _Filling:
   def run(self) -> None:
     """Goes over all records of every source."""
     for source, task in visits.open_sources(self._config):
-      progress = Progress('prompts told')
+      progress = Progress('prompts encoded')
       for record in range(len(source)):
         name = f'record {record}'
         try:
@@ -167,13 +167,13 @@ class _Filling:
       return
     self._done.add(key)
     self._waiting.append((key, example))
-    if len(self._waiting) == self._tell.rows:
+    if len(self._waiting) == self._condition.rows:
       self._write()
 
   def _write(self) -> None:
     if self._waiting:
-      told = self._tell([example for _, example in self._waiting])
-      for (key, _), entry in zip(self._waiting, told, strict=True):
+      found = self._condition([example for _, example in self._waiting])
+      for (key, _), entry in zip(self._waiting, found, strict=True):
         self._writer.write(key, to_bytes(entry))
     self._waiting.clear()
 
@@ -184,13 +184,15 @@ def _shape(config: ConfigDict, system: System) -> RowShape:
   return dataclasses.replace(shape, segments=1, visual_tokens=0)
 
 
-def _told(told: Conditioning, row: int) -> Told:
-  """What a row with one sample was told."""
-  shown = told.segments[row] > 0
+def _of_row(conditioning: Conditioning, row: int) -> SampleConditioning:
+  """That of a row with one sample."""
+  shown = conditioning.segments[row] > 0
 
   def first(values):
     return None if values is None else np.asarray(values[row, 0])
 
-  return Told(np.asarray(told.states[row][shown]), np.asarray(told.positions[row][shown]),
-              first(told.pooled), first(told.guidance),
-              None if told.pads is None else np.asarray(told.pads[row][shown]))
+  pads = conditioning.pads
+  return SampleConditioning(
+      np.asarray(conditioning.states[row][shown]), np.asarray(conditioning.positions[row][shown]),
+      first(conditioning.pooled), first(conditioning.guidance),
+      None if pads is None else np.asarray(pads[row][shown]))

@@ -143,7 +143,7 @@ def norms(params: Params) -> dict[str, jax.Array]:
 
 def counts(batch: Batch) -> dict[str, jax.Array]:
   """Sample ids, number of images and tokens, and share of padding of the global batch."""
-  visual, prompt = batch.visual.segments > 0, (batch.told or batch.prompt).segments > 0
+  visual, prompt = batch.visual.segments > 0, (batch.conditioning or batch.prompt).segments > 0
   return dict(sample_ids=batch.meta.sample_ids, images=jnp.sum(batch.meta.sample_ids != -1),
               tokens=jnp.sum(visual) + jnp.sum(prompt),
               padding=jnp.sum(~visual) / max(visual.size, 1))

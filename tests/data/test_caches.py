@@ -10,7 +10,8 @@ from jaxgen.data import cache
 from jaxgen.data import image_tokens
 from jaxgen.data import states
 
-SHAPE = states.ToldShape(tokens=2, width=4, dtype='float32', pooled=0, guidance=False, pads=False)
+SHAPE = states.ConditioningShape(tokens=2, width=4, dtype='float32', pooled=0, guidance=False,
+                                 pads=False)
 KINDS = {
     'latents': (cache.Cache, cache.COMMAND, {}),
     'states': (states.States, states.COMMAND, {states.SHAPE: dataclasses.asdict(SHAPE)}),

@@ -12,9 +12,8 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Meta
 from jaxgen.core.types import Visual
 from jaxgen.objectives.flow_matching import FlowMatching
-from jaxgen.objectives.interpolant import interpolate
-from jaxgen.objectives.interpolant import velocity
-from jaxgen.objectives.masking import mask_image_tokens
+from jaxgen.objectives.flow_matching import interpolate
+from jaxgen.objectives.flow_matching import velocity
 from jaxgen.objectives.timesteps import sample_timesteps
 from jaxgen.objectives.timesteps import shift_time
 
@@ -153,18 +152,3 @@ def test_path_and_velocity_agree():
   slope = jax.jacfwd(lambda t: interpolate(x0, noise, t))(0.3)
   np.testing.assert_allclose(slope, velocity(x0, noise), rtol=1e-6)
   np.testing.assert_allclose(shift_time(jnp.array([0.0, 0.5, 1.0]), 3.0), [0.0, 0.75, 1.0])
-
-
-@pytest.mark.parametrize('ratio', [0.85, 0.45])
-def test_masking_hits_its_ratio_and_only_images_that_are_their_own_target(ratio):
-  rows, length = 20, 500
-  may_mask = np.zeros((rows, length), bool)
-  may_mask[:, 100:] = True
-  tokens = np.ones((rows, length, 3), np.float32)
-  masked = np.asarray(mask_image_tokens(jax.random.split(jax.random.key(3), rows), tokens, may_mask, ratio))
-  hidden = (masked == 0).all(-1)
-  assert ((masked == 0).any(-1) == hidden).all() and not hidden[:, :100].any()
-  count = may_mask.sum()
-  assert abs(hidden.sum() - ratio * count) < 3 * np.sqrt(count * ratio * (1 - ratio))
-  again = np.asarray(mask_image_tokens(jax.random.split(jax.random.key(3), rows), tokens, may_mask, ratio))
-  np.testing.assert_array_equal(masked, again)

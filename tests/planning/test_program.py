@@ -124,19 +124,33 @@ def test_flops_are_those_of_xla(gradient):
     return module.apply({'params': params}, *inputs).sum()
 
   function = jax.grad(loss) if gradient else loss
-  tally = tally_flops(function, params, *inputs)
+  tally = tally_flops(function, params, *inputs, modules={'MMDiT'})
   theirs = jax.jit(function).lower(params, *inputs).cost_analysis()['flops']
   assert sum(tally.values()) == pytest.approx(theirs, rel=0.05)
   assert tally.keys() == {('MMDiT', 'dense'), ('MMDiT', 'attention')}
   assert tally['MMDiT', 'attention'] < 0.05 * tally['MMDiT', 'dense']
 
 
-def test_work_is_told_apart_by_module(config, program):
+def test_work_is_told_apart_by_parameter_group(config, program):
   tally = step_tally(config, program.blueprint, program.batch)
-  modules = {module for module, _ in tally}
-  assert {'InternVL', 'ResidualQueries', 'MMDiT'} <= modules
-  inside = sum(flops for (module, _), flops in tally.items() if module)
+  assert {'mllm', 'bridge', 'denoiser'} <= {group for group, _ in tally}
+  inside = sum(flops for (group, _), flops in tally.items() if group)
   assert inside > 0.99 * sum(tally.values())
+
+
+def test_models_of_one_class_are_told_apart():
+  module = build(section('mlp_connector', width=8, hidden=8, out_width=8), np.float32)
+  states, segments = module.example()
+  params = module.init(jax.random.key(0), states, segments)
+  first, second = (module.clone(name=group) for group in ('bridge', 'connector'))
+
+  def loss(params, states):
+    return second.apply(params, first.apply(params, states, segments), segments).sum()
+
+  tally = tally_flops(jax.grad(loss), params, states, modules=('bridge', 'connector'))
+  assert tally.keys() == {('bridge', 'dense'), ('connector', 'dense')}
+  # The gradients of two kernels, and one with respect to what the second model reads.
+  assert tally['connector', 'dense'] > tally['bridge', 'dense'] > 0
 
 
 def test_rows_that_no_mesh_divides(tiny_config):

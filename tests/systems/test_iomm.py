@@ -98,6 +98,21 @@ def test_queries_do_not_see_other_rows_nor_padding(made):
   np.testing.assert_array_equal(np.asarray(before.states)[valid], np.asarray(after.states)[valid])
 
 
+@pytest.mark.parametrize('ratio', [0.85, 0.45])
+def test_masking_hits_its_ratio_and_only_images_that_are_their_own_target(ratio):
+  rows, length = 20, 500
+  may_mask = np.zeros((rows, length), bool)
+  may_mask[:, 100:] = True
+  tokens = np.ones((rows, length, 3), np.float32)
+  keys = jax.random.split(jax.random.key(3), rows)
+  masked = np.asarray(parts.mask_image_tokens(keys, tokens, may_mask, ratio))
+  hidden = (masked == 0).all(-1)
+  assert ((masked == 0).any(-1) == hidden).all() and not hidden[:, :100].any()
+  count = may_mask.sum()
+  assert abs(hidden.sum() - ratio * count) < 3 * np.sqrt(count * ratio * (1 - ratio))
+  np.testing.assert_array_equal(masked, parts.mask_image_tokens(keys, tokens, may_mask, ratio))
+
+
 def test_masking_is_for_training_and_for_images_that_are_their_own_target(made):
   system, params, batch = made
   own = np.asarray(batch.prompt.maskable).any(axis=1)

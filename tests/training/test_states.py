@@ -1,4 +1,4 @@
-"""What the denoiser is told, from a cache in place of the text towers."""
+"""Conditioning from a cache in place of the text towers."""
 
 import copy
 import dataclasses
@@ -54,12 +54,12 @@ def cached(config, tmp_path_factory):
   return changed
 
 
-def test_every_segment_is_told_what_the_towers_say(config, cached):
+def test_every_segment_has_the_conditioning_that_the_towers_give(config, cached):
   system, run = make_system(config), load_published(config, read_external, {'denoiser': {}})
   condition = jax.jit(system.condition)
-  for plain, told in zip(first_batches(config, 2), first_batches(cached, 2), strict=True):
-    assert plain.ids == told.ids and not told.batch.towers and not told.batch.prompt.tokens.size
-    wanted, found = condition(run.params, plain.batch), told.batch.told
+  for plain, read in zip(first_batches(config, 2), first_batches(cached, 2), strict=True):
+    assert plain.ids == read.ids and not read.batch.towers and not read.batch.prompt.tokens.size
+    wanted, found = condition(run.params, plain.batch), read.batch.conditioning
     used = plain.batch.meta.sample_ids >= 0
     assert used.any() and found.states.shape == wanted.states.shape
     np.testing.assert_array_equal(found.segments, wanted.segments * used.repeat(16, axis=1))

@@ -19,7 +19,7 @@ from jaxgen.conversion.tables.pieces import attention
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import LINEAR
 from jaxgen.conversion.transforms import TokenOrder
-from jaxgen.models.denoisers.cosmos import PATCH_AREA
+from jaxgen.models.denoisers.base import PATCH_AREA
 
 OUTPUT = (*LINEAR, TokenOrder(1, PATCH_AREA))  # theirs predicts a token pixel by pixel
 

@@ -26,10 +26,9 @@ from jaxgen.conversion.tables.mmdit_blocks import swapped
 from jaxgen.conversion.tables.pieces import attention
 from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import HEADS_IN
+from jaxgen.models.denoisers.base import PATCH_AREA
 
 PATCH = (1, 2, 2)  # frames, height and width of a token, in latent pixels
-AREA = 4  # latent pixels of a token
-
 CLEAN_TIMES = {'token_replace': 'zero', 'latent_concat': 'same'}  # theirs -> ours
 
 
@@ -109,10 +108,10 @@ FAMILY = Family(
     stem='diffusion_pytorch_model',
     rules=RULES,
     fields=(
-        Field('in_channels', 'in_channels', read=lambda channels, _: channels * AREA,
-              write=lambda channels, _: channels // AREA),
-        Field('out_channels', 'out_channels', read=lambda channels, _: channels * AREA,
-              write=lambda channels, _: channels // AREA),
+        Field('in_channels', 'in_channels', read=lambda channels, _: channels * PATCH_AREA,
+              write=lambda channels, _: channels // PATCH_AREA),
+        Field('out_channels', 'out_channels', read=lambda channels, _: channels * PATCH_AREA,
+              write=lambda channels, _: channels // PATCH_AREA),
         Field('cond_dim', 'text_embed_dim'),
         Field('pooled_dim', 'pooled_projection_dim'),
         Field('heads', 'num_attention_heads'),
@@ -142,5 +141,5 @@ FAMILY = Family(
         Release('HunyuanVideo'),
         Release('HunyuanVideo without distilled guidance', {'guidance_embed': False}),
         Release('HunyuanVideo-I2V with latent_concat',
-                {'in_channels': 33 * AREA, 'guidance_embed': False}))),),
+                {'in_channels': 33 * PATCH_AREA, 'guidance_embed': False}))),),
 )

@@ -8,8 +8,7 @@ from jaxgen.conversion.family import Implied
 from jaxgen.conversion.tables.mmdit_blocks import dual_blocks
 from jaxgen.conversion.tables.mmdit_blocks import embedder
 from jaxgen.conversion.tables.pieces import linear
-
-AREA = 4  # latent pixels of a token
+from jaxgen.models.denoisers.base import PATCH_AREA
 
 RULES = (
     *linear('image_in', 'img_in'),
@@ -28,8 +27,8 @@ FAMILY = Family(
     rules=RULES,
     fields=(
         Field('in_channels', 'in_channels'),
-        Field('out_channels', 'out_channels', read=lambda channels, _: channels * AREA,
-              write=lambda channels, _: channels // AREA),
+        Field('out_channels', 'out_channels', read=lambda channels, _: channels * PATCH_AREA,
+              write=lambda channels, _: channels // PATCH_AREA),
         Field('cond_dim', 'joint_attention_dim'),
         Field('heads', 'num_attention_heads'),
         Field('width', 'attention_head_dim',

@@ -17,8 +17,8 @@ from jaxgen.conversion.transforms import LINEAR
 from jaxgen.conversion.transforms import Split
 from jaxgen.conversion.transforms import Squeeze
 from jaxgen.conversion.transforms import TokenOrder
+from jaxgen.models.denoisers.base import PATCH_AREA
 
-AREA = 4  # latent pixels of a token
 SAMPLE_SIZE = 128  # default of their pipelines, in latent pixels; no weight depends on it
 
 
@@ -40,7 +40,8 @@ RULES = (
     *dual_blocks('blocks'),
     *_last_block(),
     *linear('final_modulation/linear', 'norm_out.linear'),
-    *linear('image_out', 'proj_out', (*LINEAR, TokenOrder(1, AREA)), (TokenOrder(0, AREA),)),
+    *linear('image_out', 'proj_out', (*LINEAR, TokenOrder(1, PATCH_AREA)),
+            (TokenOrder(0, PATCH_AREA),)),
 )
 
 FAMILY = Family(
@@ -49,10 +50,10 @@ FAMILY = Family(
     stem='diffusion_pytorch_model',
     rules=RULES,
     fields=(
-        Field('in_channels', 'in_channels', read=lambda channels, _: channels * AREA,
-              write=lambda channels, _: channels // AREA),
-        Field('out_channels', 'out_channels', read=lambda channels, _: channels * AREA,
-              write=lambda channels, _: channels // AREA),
+        Field('in_channels', 'in_channels', read=lambda channels, _: channels * PATCH_AREA,
+              write=lambda channels, _: channels // PATCH_AREA),
+        Field('out_channels', 'out_channels', read=lambda channels, _: channels * PATCH_AREA,
+              write=lambda channels, _: channels // PATCH_AREA),
         Field('cond_dim', 'joint_attention_dim'),
         Field('pooled_dim', 'pooled_projection_dim'),
         Field('heads', 'num_attention_heads'),

@@ -10,7 +10,7 @@ from jaxgen.conversion.tables.pieces import linear
 from jaxgen.conversion.transforms import LINEAR
 from jaxgen.conversion.transforms import Squeeze
 from jaxgen.conversion.transforms import TokenOrder
-from jaxgen.models.denoisers.z_image import PATCH_AREA
+from jaxgen.models.denoisers.base import PATCH_AREA
 
 PATCH = '2-1'  # side of a patch in space and in time, as their module names have it
 INPUT = (*LINEAR, TokenOrder(0, PATCH_AREA))  # theirs reads and writes a token pixel by pixel

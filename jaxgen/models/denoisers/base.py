@@ -1,4 +1,4 @@
-"""The one call of every denoiser, documented here once, and its smallest example inputs."""
+"""What denoisers share: their one call, its smallest example inputs, latent pixels of a token."""
 
 from typing import Any
 
@@ -6,8 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.errors import user_error
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Visual
+
+LATENT_PATCH = 2  # latent pixels along one side of a token; Sana alone has single ones
+PATCH_AREA = LATENT_PATCH**2
 
 Example = tuple[jax.Array, jax.Array, Visual, Conditioning]
 
@@ -74,3 +78,10 @@ class Denoiser(nn.Module):
         pooled=jnp.zeros((1, 1, self.pooled_dim)) if self.pooled_dim else None,
         guidance=jnp.zeros((1, 1)) if self.takes_guidance else None)
     return latents, jnp.zeros((1, 1)), visual, conditioning
+
+
+def check_patches(in_channels: int) -> None:
+  """Raises a ``UserError`` where a token's channels are not those of ``PATCH_AREA`` pixels."""
+  if in_channels % PATCH_AREA:
+    raise user_error('config.model.denoiser.in_channels', in_channels,
+                     f'must be a multiple of the {PATCH_AREA} latent pixels of a token')

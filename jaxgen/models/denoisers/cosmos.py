@@ -15,6 +15,8 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Visual
 from jaxgen.models.denoisers.base import Denoiser
+from jaxgen.models.denoisers.base import PATCH_AREA
+from jaxgen.models.denoisers.base import check_patches
 from jaxgen.models.layers.attention import attend
 from jaxgen.models.layers.embeddings import timestep_embedding
 from jaxgen.models.layers.heads import QKV
@@ -33,7 +35,6 @@ from jaxgen.models.layers.remat import stack
 from jaxgen.models.layers.rope import angles
 from jaxgen.sharding.partition import constrained
 
-PATCH_AREA = 4  # latent pixels of a token; a mask has one channel for each
 THETA = 10_000.0
 
 
@@ -89,9 +90,7 @@ class CosmosConfig:
     if self.head_dim % 2 or self.head_dim < 12:
       raise user_error(f'{where}.heads', self.heads,
                        f'width / heads = {self.head_dim} must be even and at least 12')
-    if self.in_channels % PATCH_AREA:
-      raise user_error(f'{where}.in_channels', self.in_channels,
-                       f'must be a multiple of the {PATCH_AREA} latent pixels of a token')
+    check_patches(self.in_channels)
     if len(self.rope_scale) != 3:
       raise user_error(f'{where}.rope_scale', self.rope_scale, 'must be three numbers: t, h, w')
     if not self.cond_projection and self.cond_dim != self.text_dim:

@@ -19,6 +19,7 @@ from jaxgen.core.errors import user_error
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Visual
 from jaxgen.models.denoisers.base import Denoiser
+from jaxgen.models.denoisers.base import check_patches
 from jaxgen.models.layers.embeddings import VectorEmbedder
 from jaxgen.models.layers.embeddings import timestep_embedding
 from jaxgen.models.layers.heads import QKV
@@ -36,7 +37,6 @@ from jaxgen.models.layers.remat import stack
 from jaxgen.models.layers.rope import angles
 from jaxgen.sharding.partition import constrained
 
-PATCH_AREA = 4  # latent pixels of a token
 MULTIPLE = 32  # that learned pads filled images and captions up to when Z-Image was trained
 EPSILON = 1e-5  # of every RMS norm
 VECTOR = 256  # channels of a segment's vector, or D where that is less
@@ -79,9 +79,7 @@ class ZImageConfig:
         or any(dim % 2 for dim in self.axes_dims)):
       raise user_error(f'{where}.axes_dims', self.axes_dims,
                        f'must be three even numbers with sum width / heads = {self.head_dim}')
-    if self.in_channels % PATCH_AREA:
-      raise user_error(f'{where}.in_channels', self.in_channels,
-                       f'must be a multiple of the {PATCH_AREA} latent pixels of a token')
+    check_patches(self.in_channels)
     check_scan(f'{where}.', self)
 
   @property
