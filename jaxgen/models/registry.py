@@ -1,6 +1,7 @@
 """Model families by name, and how a config section becomes a module."""
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -98,15 +99,23 @@ def init(module: nn.Module, rng: jax.Array) -> Params:
   return module.init(rng, *module.example())
 
 
+@functools.lru_cache(maxsize=64)
+def boxed_shapes(module: nn.Module) -> Params:
+  """``jax.ShapeDtypeStruct`` of every boxed parameter of a module that ``build`` made.
+
+  Kept from call to call, as it traces the module; not to be changed.
+  """
+  return jax.eval_shape(lambda rng: init(module, rng), jax.random.key(0)).get('params', {})
+
+
 def param_shapes(module: nn.Module) -> Params:
   """``jax.ShapeDtypeStruct`` of every parameter of a module that ``build`` made."""
-  boxed = jax.eval_shape(lambda rng: init(module, rng), jax.random.key(0))
-  return nn.meta.unbox(boxed).get('params', {})
+  return nn.meta.unbox(boxed_shapes(module))
 
 
 def param_axes(module: nn.Module) -> dict[str, Any]:
   """The logical axis names of every parameter, as tuples, in a tree like ``param_shapes``."""
-  return axes_of(jax.eval_shape(lambda rng: init(module, rng), jax.random.key(0)).get('params', {}))
+  return axes_of(boxed_shapes(module))
 
 
 def axes_of(boxed: Params) -> dict[str, Any]:

@@ -38,7 +38,6 @@ from jaxgen.sampling.stepping import velocity_of
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.sharding.rules import with_changes
-from jaxgen.systems.base import all_axes
 from jaxgen.systems.base import System
 
 ALL_DEVICES = ConfigDict(dict(data=1, fsdp=-1, context=1, tensor=1))
@@ -137,7 +136,7 @@ def placed(system: System, params: Params, config: ConfigDict, mesh: Mesh) -> Pa
     All groups on the devices, quantised where the config says so and they are not yet. To be called
     outside of the scope, where Flax refuses the axes of a kernel that slides over an image.
   """
-  axes = all_axes(system)
+  axes = system.axes()
   kernels = quantized.chosen_kernels(axes, config.model.quantized)
   params = quantized.quantize(params, axes, kernels)
   return trees.map_named(lambda _, leaf, sharding: jax.device_put(leaf, sharding), params,
@@ -146,7 +145,7 @@ def placed(system: System, params: Params, config: ConfigDict, mesh: Mesh) -> Pa
 
 def placed_shapes(system: System, shapes: Params, config: ConfigDict, mesh: Mesh) -> Params:
   """What ``placed`` makes of parameters of these shapes and dtypes, before they are read."""
-  axes = all_axes(system)
+  axes = system.axes()
   kernels = quantized.chosen_kernels(axes, config.model.quantized)
   shapes = jax.eval_shape(lambda params: quantized.quantize(params, axes, kernels), shapes)
   return trees.map_named(

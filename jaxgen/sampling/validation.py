@@ -29,7 +29,6 @@ from jaxgen.sampling.request import Request
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.sharding.rules import with_changes
-from jaxgen.systems.base import all_axes
 from jaxgen.systems.base import System
 
 FOLDER = 'samples/validation'
@@ -94,5 +93,5 @@ def _absent(config: ConfigDict, system: System, params: Params, workdir: epath.P
   stored = trees.partition(kept, {path: path in absent for path in trees.flatten(kept)})[0]
   mesh = make_mesh(ALL_DEVICES)
   shardings = partition.parameter_shardings(
-      all_axes(system), stored, mesh, with_changes(config.mesh.rules))
+      system.axes(), stored, mesh, with_changes(config.mesh.rules))
   return trees.map_named(lambda _, leaf, where: leaf.onto(where, leaf.dtype), stored, shardings)

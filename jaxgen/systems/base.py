@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -96,31 +95,27 @@ class System(abc.ABC):
 
     A group's values do not depend on which other groups are made.
     """
-    return nn.meta.unbox(self._boxed(rng, groups))
-
-  def shapes(self, groups: Sequence[str] | None = None) -> Params:
-    """``jax.ShapeDtypeStruct`` of every parameter, without allocating any."""
-    return jax.eval_shape(lambda rng: self.init(rng, groups), jax.random.key(0))
-
-  def axes(self, groups: Sequence[str] | None = None) -> dict[str, Any]:
-    """The logical axis names of every parameter, as tuples, in a tree like ``init``'s."""
-    return registry.axes_of(
-        jax.eval_shape(lambda rng: self._boxed(rng, groups), jax.random.key(0)))
-
-  def _boxed(self, rng: jax.Array, groups: Sequence[str] | None) -> Params:
     params = {}
     for index, group in enumerate(self.groups):
       if groups is None or group in groups:
         made = registry.init(self.models[group], jax.random.fold_in(rng, index))
         params[group] = made.get('params', {})
-    return params | lora.attach(params, rng, self.adapters)
+    return nn.meta.unbox(params | lora.attach(params, rng, self.adapters))
+
+  def shapes(self, groups: Sequence[str] | None = None) -> Params:
+    """``jax.ShapeDtypeStruct`` of every parameter, without allocating any."""
+    return nn.meta.unbox(self._boxed_shapes(groups))
+
+  def axes(self, groups: Sequence[str] | None = None) -> dict[str, Any]:
+    """The logical axis names of every parameter, as tuples, in a tree like ``init``'s."""
+    return registry.axes_of(self._boxed_shapes(groups))
+
+  def _boxed_shapes(self, groups: Sequence[str] | None) -> Params:
+    params = {group: registry.boxed_shapes(self.models[group]) for group in self.groups
+              if groups is None or group in groups}
+    return params | jax.eval_shape(
+        lambda rng, params: lora.attach(params, rng, self.adapters), jax.random.key(0), params)
 
   def _run(self, group: str, params: Params, *args: Any, method: str | None = None) -> Any:
     """Applies the module of a group with its parameters; a module may have none."""
     return self.models[group].apply({'params': params.get(group, {})}, *args, method=method)
-
-
-@functools.lru_cache(maxsize=4)
-def all_axes(system: System) -> dict[str, Any]:
-  """``system.axes()``, kept from call to call: it traces every model."""
-  return system.axes()

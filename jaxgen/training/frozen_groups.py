@@ -18,7 +18,6 @@ from jaxgen.data.image_tokens import FIELD as TOKENS_FIELD
 from jaxgen.data.states import FIELD
 from jaxgen.models.layers import quantized
 from jaxgen.sharding import memory
-from jaxgen.systems.base import all_axes
 from jaxgen.systems.base import System
 from jaxgen.training.init_from import load_group
 from jaxgen.training.state import AUTOENCODER
@@ -114,7 +113,7 @@ def _read(config: ConfigDict, system: System, blueprint: Blueprint, group: str, 
 
 def kernels_of(config: ConfigDict, system: System) -> dict[str, str]:
   rules = config.model.quantized
-  return quantized.chosen_kernels(all_axes(system), rules) if rules else {}
+  return quantized.chosen_kernels(system.axes(), rules) if rules else {}
 
 
 def of_group(config: ConfigDict, system: System, group: str, stored: Params) -> dict[str, Any]:
