@@ -34,12 +34,13 @@ HALVES = '--config.mesh.fsdp=32 --config.mesh.context=2 --config.train.accumulat
 OVERRIDES = {('pretrain_xl', 'tpu:v5p:4x4x4'): '--config.train.accumulate=8',
              ('imontage/pretrain', 'tpu:v5p:4x4x4'): RING,  # permutes overlap, gathers do not
              ('imontage/sft', 'tpu:v5p:4x4x4'): HALVES, ('imontage/hq', 'tpu:v5p:4x4x4'): HALVES}
-# 48 rows of Qwen-Image do not divide over 64 devices. Four H800 share a row; chips of v5p, which
-# have room for all frozen parameters but would wait for the keys of the others, take a row each,
-# in fewer steps, so that as many samples train.
-OVERRIDES['qwen_image_mix', 'tpu:v5p:4x4x4'] = (
-    '--config.mesh.fsdp=1 --config.train.rows=64 --config.train.steps=16425')
-OVERRIDES['qwen_image_mix', 'gpu:h800:8x8'] = '--config.mesh.fsdp=16 --config.mesh.context=4'
+# 48 rows of Qwen-Image do not divide over 64 devices, and devices that share rows or frozen
+# parameters wait for each other longer than they compute. Each holds all frozen parameters, an H800
+# the denoiser's in eight bits, and takes a row, in fewer steps, so that as many samples train.
+ALONE = '--config.mesh.fsdp=1 --config.train.rows=64 --config.train.steps=16425'
+OVERRIDES['qwen_image_mix', 'tpu:v5p:4x4x4'] = ALONE
+OVERRIDES['qwen_image_mix', 'gpu:h800:8x8'] = (
+    f'{ALONE} --config.model.quantized=(("denoiser/.*blocks/.*/kernel","int8"),)')
 # 192 devices, two to a row, need rows that three divides: an eighth more of 512 pixels, a half more
 # of 1024, in fewer steps, so that as many samples train; pieces leave room for the parameters.
 KONTEXT = {'stage1': (576, 64_000, 1), 'stage2': (1152, 373_334, 3), 'stage3': (288, 26_667, 3),
