@@ -71,8 +71,8 @@ def _add_benchmark(parser) -> None:
                       help='folder or hub id of a DINO, which scores DreamBench and storyboards')
   parser.add_argument('--clip', default='', metavar='PATH', help='and of a CLIP')
   parser.add_argument('--masks', default='', metavar='COMMAND',
-                      help='that finds the foregrounds of storyboards; grounded_sam and mask2former '
-                      'are those of [eval], with their flags: "grounded_sam --text=dog."')
+                      help='that finds the foregrounds of storyboards; grounded_sam and '
+                      'mask2former are those of [eval], with flags: "grounded_sam --text=dog."')
   parser.add_argument('--allow-leaks', action='store_true',
                       help='draw although the run was trained on items of the benchmark')
   parser.add_argument('--embeddings', default='', metavar='FILE',
