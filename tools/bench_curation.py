@@ -5,6 +5,7 @@ loop over PyAV, PySceneDetect and OpenCV: cuts, first and last frame of each cli
 between small frames. The recipe is configs/curation/video_transitions.py, its captions replayed.
 
   python tools/bench_curation.py                    # clips per second of CPU, of both
+  python tools/bench_curation.py --pages=12         # pages per second of CPU, of both
   python tools/bench_curation.py --workers          # wall time by Ray, one worker and two
   python tools/bench_curation.py --memory           # the largest process over 1,000 videos
 
@@ -17,20 +18,36 @@ import fractions
 import json
 import os
 import pathlib
+import re
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 
 import av
 import cv2
 import numpy as np
 import scenedetect
+import trafilatura
+from PIL import Image
 from timing import machine
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 RATE = 24
+EXTRACTION = '''
+from jaxgen.curation import pages, readers
+from jaxgen.curation.recipe import Recipe, Stage
+from jaxgen.data.sample import pair
+
+def sample(record):
+  return record.having(sample=pair(record.id, record['images'][0], record['markdown']))
+
+def get_recipe():
+  return Recipe(readers.files(*readers.PAGES), [
+      Stage(pages.main_content), Stage(pages.cleaned), Stage(sample)], chunk=64, threads=16)
+'''
 
 
 def main() -> None:
@@ -40,6 +57,7 @@ def main() -> None:
   parser.add_argument('--videos', type=int, default=8)
   parser.add_argument('--seconds', type=float, default=20.0, help='of a video')
   parser.add_argument('--size', default='360x640', help='HxW')
+  parser.add_argument('--pages', type=int, default=0, metavar='N')
   parser.add_argument('--workers', action='store_true')
   parser.add_argument('--memory', action='store_true')
   args = parser.parse_args()
@@ -47,6 +65,9 @@ def main() -> None:
   print(machine())
   with tempfile.TemporaryDirectory() as folder:
     place = pathlib.Path(folder)
+    if args.pages:
+      compare_pages(place, args.pages)
+      return
     count, seconds = (1000, 6.0) if args.memory else (args.videos, args.seconds)
     if args.memory:
       height, width = 96, 128
@@ -74,6 +95,75 @@ def compare(place: pathlib.Path) -> None:
   ours, theirs = np.median(np.array(rows), axis=0)
   print(f'{clips} clips: jaxgen {ours:.2f} clips/s of CPU, plain script {theirs:.2f} '
         f'({ours / theirs:.2f}x)')
+
+
+def compare_pages(place: pathlib.Path, count: int) -> None:
+  """Both ways over the same pages, in turns; the first turn also imports and is not counted."""
+  sys.path.insert(0, str(REPOSITORY))
+  from jaxgen.curation.commands import curate
+  from jaxgen.curation.engine import Job
+  from tests.curation import pages_of
+  from tests.curation.test_recipes import bread_answers
+  folder, models = place / 'pages', []
+  folder.mkdir()
+  pages_of.site(folder)
+  size = write_pages(folder, count)
+  for name, answers in bread_answers().items():
+    (place / name).write_text('\n'.join(map(json.dumps, answers)))
+    models.append((name, f'replay:{place / name}'))
+  (place / 'extraction.py').write_text(EXTRACTION)
+  recipes = {'extraction': (place / 'extraction.py', ()), 'web_dialogues': (
+      REPOSITORY / 'configs/curation/web_dialogues.py', tuple(models))}
+  rows = []
+  for turn in range(4):
+    before = time.process_time()
+    for path in sorted(folder.glob('*.html')):
+      assert plain_page(path) >= 2, path
+    rates = [count / (time.process_time() - before)]
+    for name, (recipe, told) in recipes.items():
+      before = time.process_time()
+      tally = curate(Job(str(recipe), str(folder), str(place / f'{name}{turn}'), told, 'CC0-1.0'))
+      rates.append(count / (time.process_time() - before))
+      assert sum(tally.licences.values()) == count, tally.licences
+    rows.append(rates)
+  plain, *ours = np.median(np.array(rows[1:]), axis=0)
+  print(f'{count} pages of {size / 1024:.0f} KiB: plain script {plain:.1f} pages/s of CPU')
+  for name, rate in zip(recipes, ours):
+    print(f'{name}: jaxgen {rate:.1f} pages/s of CPU ({rate / plain:.2f}x)')
+
+
+def write_pages(folder: pathlib.Path, count: int) -> int:
+  """Copies of the page of the tests inside what sites put around an article; bytes of each."""
+  links = ''.join(f'<li class="menu-item"><a href="/topic/{number}">Topic {number}</a></li>'
+                  for number in range(200))
+  rules = '\n'.join(f'.part-{number} {{ margin: {number}px; color: #{number:06x}; }}'
+                    for number in range(600))
+  page = (folder / 'bread.html').read_text()
+  page = page.replace('</head>', f'<style>{rules}</style><script>var x = {[*range(6000)]};</script>'
+                      '</head>').replace('</nav>', f'<ul>{links}</ul></nav>')
+  facts = (folder / 'sources.jsonl').read_text()
+  for file in folder.glob('*.html'):
+    file.unlink()
+  names = [f'{number:05d}.html' for number in range(count)]
+  for name in names:
+    (folder / name).write_text(page)
+  (folder / 'sources.jsonl').write_text('\n'.join(
+      facts.replace('bread.html', name) for name in names))
+  return len(page)
+
+
+def plain_page(path: pathlib.Path) -> int:
+  """The Markdown of a page and the images that it shows, without jaxgen; the number of images."""
+  text = trafilatura.extract(
+      trafilatura.load_html(path.read_bytes()), output_format='markdown', include_images=True,
+      include_formatting=True, include_tables=True, include_links=False, include_comments=False)
+  found = 0
+  for address in re.findall(r'!\[[^\]]*\]\(([^)\s]+)', text or ''):
+    file = path.parent / urllib.parse.unquote(urllib.parse.urlsplit(address).path.lstrip('/'))
+    if file.is_file():
+      np.asarray(Image.open(file).convert('RGB'))
+      found += 1
+  return found
 
 
 def steady_rate(place: pathlib.Path, workers: int) -> float:

@@ -71,7 +71,8 @@ def _add_benchmark(parser) -> None:
                       help='folder or hub id of a DINO, which scores DreamBench and storyboards')
   parser.add_argument('--clip', default='', metavar='PATH', help='and of a CLIP')
   parser.add_argument('--masks', default='', metavar='COMMAND',
-                      help='that finds the foregrounds of storyboards; mask2former as above')
+                      help='that finds the foregrounds of storyboards; grounded_sam and '
+                      'mask2former are those of [eval], with flags: "grounded_sam --text=dog."')
   parser.add_argument('--allow-leaks', action='store_true',
                       help='draw although the run was trained on items of the benchmark')
   parser.add_argument('--embeddings', default='', metavar='FILE',
@@ -117,7 +118,6 @@ def _score(args) -> None:
 
 def _run_benchmark(args) -> None:
   from jaxgen.evaluation.benchmarks import commands
-  from jaxgen.evaluation.benchmarks.plugins import named
   if args.out is None:
     raise user_error('--out', None, 'name a folder for the results')
   if args.compare:
@@ -136,6 +136,6 @@ def _run_benchmark(args) -> None:
       judging=commands.Judging(
           model=args.judge, url=args.judge_url, rubrics=args.rubrics, replay=args.replay,
           concurrency=args.concurrency, options=args.judge_options, prices=args.judge_prices,
-          detector=named(args.detector), masks=named(args.masks),
+          detector=args.detector, masks=args.masks,
           towers={name: path for name, path in (('dino', args.dino), ('clip', args.clip)) if path},
           embeddings=args.embeddings, against=args.against))

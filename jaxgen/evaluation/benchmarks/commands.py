@@ -169,6 +169,12 @@ def _check_scoring(benchmark: Benchmark, root: epath.Path, judging: Judging) -> 
   if judging.towers and not benchmark.embed:
     raise user_error('--dino or --clip', None, f'{benchmark.name} is not scored by features; leave '
                      'it out')
+  for flag, given, scores in (
+      ('--detector', judging.detector, benchmark.scores == 'detections'),
+      ('--embeddings', judging.embeddings, benchmark.scores == 'embeddings'),
+      ('--masks', judging.masks, benchmark.name == 'storyboard')):
+    if given and not scores:
+      raise user_error(flag, given, f'does not score {benchmark.name}; leave it out')
   if judging.masks and not judging.towers:
     raise user_error('--masks', judging.masks, 'is for features; give --dino or --clip too')
   if judging.model:

@@ -27,8 +27,9 @@ _NEEDED = {'image': str, 'objects': dict}
 def detected(items: Sequence[Item], folder: str, command: str) -> Scored:
   """Verdicts on the images of GenEval.
 
-  Detections are kept in ``detections.jsonl``, where an image stands only once; ``results.jsonl`` is
-  what the official script writes.
+  Detections are kept in ``detections.jsonl`` with the command that found them; another command is
+  asked again, and the last line of an image counts. ``results.jsonl`` is what the official script
+  writes.
 
   Args:
     items: of GenEval.
@@ -40,10 +41,11 @@ def detected(items: Sequence[Item], folder: str, command: str) -> Scored:
   """
   root, known = epath.Path(folder), _known(epath.Path(folder) / FILE)
   wanted = [(item, file) for item in items for file in item.files if (root / file).exists()]
-  left = [(item, file) for item, file in wanted if file not in known]
+  left = [(item, file) for item, file in wanted
+          if file not in known or known[file].get('detector', command) != command]
   if left and command:
     for (_, file), found in zip(left, answers(command, _requests(root, left), '--detector')):
-      known[file] = found | dict(image=file)
+      known[file] = found | dict(image=file, detector=command)
       append_line(root / FILE, json.dumps(known[file]))
   results, scores, missing = [], [], {}
   for item in items:

@@ -6,7 +6,6 @@ read from folders or from the hub, as transformers does.
 
 import argparse
 import functools
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,8 +14,8 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
-from PIL import ImageOps
 
+from jaxgen.evaluation.benchmarks import lines
 from jaxgen.evaluation.benchmarks.verdicts import COLORS
 from jaxgen.evaluation.benchmarks.verdicts import MOST
 from jaxgen.evaluation.benchmarks.verdicts import OBJECTS
@@ -86,14 +85,13 @@ class Colors:
 def answer(request: Mapping[str, Any], detector: Detector, colors: Callable[[], Colors]
            ) -> dict[str, Any]:
   """The answer to one line; of one with a ``mask`` it writes all objects into that file."""
-  image = ImageOps.exif_transpose(Image.open(request['image'])).convert('RGB')
+  image = lines.read_image(request)
   objects = detector(image)
   if 'mask' in request:
     whole = np.zeros(image.size[::-1], bool)
     for _, mask in (found for own in objects.values() for found in own):
       whole |= mask
-    Image.fromarray(whole).save(request['mask'])
-    return dict(image=request['image'], mask=request['mask'])
+    return lines.write_mask(request, whole)
   named = {name: colors()(image, objects[name][:count], name)
            for name, count in request['colors'].items() if name in objects}
   return dict(image=request['image'], colors=named, objects={
@@ -114,8 +112,7 @@ def main() -> None:
   args = parser.parse_args()
   detector = Detector(args.model, args.device)
   colors = functools.cache(lambda: Colors(args.clip, args.device))  # masks need none
-  for line in sys.stdin:
-    print(json.dumps(answer(json.loads(line), detector, colors)), flush=True)
+  lines.serve(lambda request: answer(request, detector, colors))
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ The process reads ``{"image": path, "mask": path}``, writes an image of the same
 white where the subject is, and answers with the same line.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -25,7 +26,7 @@ def foregrounds(images: Mapping[str, str], folder: str, command: str
 
   Args:
     images: name -> path. Names are unique within the folder, and their masks are made once.
-    folder: of the results; masks are kept in ``masks/``.
+    folder: of the results; masks are kept in a folder of ``masks/`` for each command.
     command: of the segmenter.
 
   Yields:
@@ -34,14 +35,18 @@ def foregrounds(images: Mapping[str, str], folder: str, command: str
   Raises:
     UserError: the segmenter fails, or a mask that does not fit its image.
   """
-  root = epath.Path(folder) / FOLDER
+  # Those of another command differ.
+  root = epath.Path(folder) / FOLDER / hashlib.sha256(command.encode()).hexdigest()[:8]
   files = {name: root / f'{name.replace("/", "_")}.png' for name in images}
   left = [name for name in images if not files[name].exists()]
   if left:
     root.mkdir(parents=True, exist_ok=True)
-    requests = (dict(image=images[name], mask=str(files[name])) for name in left)
-    for _ in answers(command, requests, '--masks'):
-      pass
+    # Under another name until it is whole, as a segmenter may be killed while it writes.
+    parts = {name: files[name].with_suffix('.part.png') for name in left}
+    requests = (dict(image=images[name], mask=str(parts[name])) for name in left)
+    for _, name in zip(answers(command, requests, '--masks'), left):
+      if parts[name].exists():
+        parts[name].rename(files[name])
   for name, path in images.items():
     masked = _masked(decode(FileImage(path)), files[name], command)
     if masked is not None:

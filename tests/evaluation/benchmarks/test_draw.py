@@ -302,6 +302,13 @@ def test_a_wording_is_drawn_in_place_of_the_prompt(run):
     (['--benchmark=dpg', '--judge=judge'], "--judge = 'judge': "),  # there is no key
     (['--benchmark=geneval', '--judge=judge'], "--judge = 'judge': geneval is scored by det"),
     (['--benchmark=geneval', '--detector=no-such-thing'], "--detector = 'no-such-thing': no such"),
+    (['--benchmark=geneval', '--detector=grounded_sam --device=cpu'],
+     "--detector = 'grounded_sam --device=cpu': grounded_sam is for --masks only; give "
+     'mask2former or a command'),
+    (['--benchmark=dpg', '--detector=mask2former'], 'does not score dpg; leave it out'),
+    (['--benchmark=dreambench-multi', '--masks=x'], 'does not score dreambench-multi; leave it'),
+    (['--benchmark=storyboard', '--dino=x', '--masks=y'],
+     "--masks = 'y': no such program; give mask2former, grounded_sam or a command"),
     (['--benchmark=geneval', '--detector="'], "--detector = '\"': no such program"),
     (['--benchmark=dreambench-multi', '--embeddings=none.json'], 'none.json: damaged'),
     (['--benchmark=dpg', '--rubrics=none'], "--rubrics = 'none': no such folder"),

@@ -12,6 +12,7 @@ from jaxgen import cli
 from jaxgen.core.errors import UserError
 from jaxgen.evaluation.benchmarks.commands import evaluate_benchmark
 from jaxgen.evaluation.benchmarks.commands import Judging
+from jaxgen.evaluation.benchmarks.masks import foregrounds
 from jaxgen.features.embed import embed_images
 from jaxgen.features.embed import embed_texts
 from jaxgen.features.towers import open_tower
@@ -99,10 +100,32 @@ def test_storyboards_by_the_equations_with_masks_that_are_made_once(towers, stor
   tc = 2 / (3 * 2) * (cosines[0, 1] + cosines[0, 2] + cosines[1, 2])
   assert table['consistency/dino']['value'] == pytest.approx(tc, abs=1e-5)
   assert found['by'] == dict(towers=judging.towers, masks=command)
-  assert len(list((out / 'masks').iterdir())) == 5
-  again = evaluate_benchmark('storyboard', str(data), str(out), judging=Judging(
-      towers=judging.towers, masks='false'))  # which would fail if it were asked
+  made = {file: file.stat().st_mtime_ns for file in (out / 'masks').glob('*/*')}
+  assert len(made) == 5
+  again = evaluate_benchmark('storyboard', str(data), str(out), judging=judging)
   assert again['table'] == table
+  assert made == {file: file.stat().st_mtime_ns for file in (out / 'masks').glob('*/*')}
+
+
+def test_masks_of_another_segmenter_are_made_of_their_own(tmp_path):
+  """The first is killed while it writes its second mask, which is made again."""
+  images = {f'{number}.png': str(tmp_path / f'{number}.png') for number in range(2)}
+  for path in images.values():
+    Image.new('RGB', (24, 20), 'white').save(path)
+  killed = tmp_path / 'killed.py'
+  killed.write_text(SEGMENTER.replace('  mask.save', """
+  if '1.png' in request['image']:
+    open(request['mask'], 'wb').write(b'half a mask')
+    sys.exit(1)
+  mask.save"""))
+  command = f'{shlex.quote(sys.executable)} {killed}'
+  with pytest.raises(UserError, match='gave no answer for .*1.png'):
+    list(foregrounds(images, str(tmp_path), command))
+  for segmenter, kept in ((SEGMENTER, 12), (SEGMENTER.replace('// 2', '// 4'), 6)):
+    program = killed if kept == 12 else tmp_path / 'other.py'
+    program.write_text(segmenter)
+    found = dict(foregrounds(images, str(tmp_path), f'{shlex.quote(sys.executable)} {program}'))
+    assert [image.any((0, 2)).sum() for image in found.values()] == [kept, kept]
 
 
 def test_a_panel_in_which_nothing_is_found_is_missing(towers, story):
@@ -116,7 +139,7 @@ def test_a_panel_in_which_nothing_is_found_is_missing(towers, story):
       towers=dict(dino=towers['dino']), masks=command))
   assert found['table']['consistency/dino']['value'] is None
   assert found['missing']['empty: identity/dino'] == 'no such image, or nothing found in it'
-  Image.new('L', (3, 3), 255).save(out / 'masks/empty_0.png.png')
+  Image.new('L', (3, 3), 255).save(next((out / 'masks').glob('*/empty_0.png.png')))
   with pytest.raises(UserError, match='is of another size than its image'):
     evaluate_benchmark('storyboard', str(data), str(out), judging=Judging(
         towers=dict(dino=towers['dino']), masks=command))

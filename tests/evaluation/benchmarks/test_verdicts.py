@@ -158,7 +158,12 @@ def test_a_detector_in_a_process_of_its_own(tmp_path):
   assert scored.missing == {item.files[3]: 'no such image'}
   lines = [json.loads(line) for line in (folder / 'results.jsonl').read_text().splitlines()]
   assert [line['correct'] for line in lines] == [True, True, False]
+  assert detections.detected([item], str(folder), '').scores == scored.scores
   assert lines[0].keys() == {'filename', 'tag', 'prompt', 'correct', 'reason', 'metadata',
                              'details'}
   assert json.loads(lines[0]['metadata']) == record
   assert json.loads(lines[0]['details']) == {'cup': [[0, 0, 9, 9, 0.95]] * 2}
+  program.write_text(DETECTOR.replace('0002', 'none').replace('"red"', '"blue"'))
+  others = detections.detected([item], str(folder), f'{command} --of-another-model')
+  assert list(others.scores[0].values()) == [0.0, 0.0, 0.0, None]
+  assert others.scores == detections.detected([item], str(folder), '').scores
