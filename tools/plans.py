@@ -113,7 +113,7 @@ def recount(config: str, topology: str, overrides: str) -> None:
   blueprint = make_blueprint(
       loaded, system, registry.needed_groups(system, registry.make_objectives(loaded)), one)
   batch = abstract_batch(loaded, system.layout, partition.row_sharding(one, loaded.train.rows))
-  split = flops.split_tally(loaded, blueprint, flops.step_tally(loaded, blueprint, batch))
+  split = flops.split_tally(blueprint, flops.step_tally(loaded, blueprint, batch))
   executed = sum(flops.step_tally(loaded, blueprint, batch, repeated=True).values())
   plan, hardware = json.loads(file_of(config, topology).read_text()), parse(topology)
   bound = roofline.Bound(

@@ -47,7 +47,6 @@ class DuetGen(MultimodalSystem):
     layout = layout_of(config, models)
     parts.check_connector(models)
     parts.check_latents(config, models['denoiser'], layout.latent)
-    parts.check_vision(config, layout.vision)
     dropout = config.data.dropout
     return cls(models=models, layout=layout, guidance=config.model.guidance,
                dropped='text' if dropout.text > dropout.last_text else 'last_text')

@@ -60,4 +60,3 @@ def _check(config: ConfigDict, models, layout: Layout) -> None:
   parts.check_equal('model.bridge.width', models['bridge'].config.width, name, width)
   parts.check_equal('model.denoiser.cond_dim', models['denoiser'].config.cond_dim, name, width)
   parts.check_latents(config, models['denoiser'], layout.latent)
-  parts.check_vision(config, layout.vision)

@@ -27,8 +27,14 @@ def layout_of(config: ConfigDict, models: Mapping[str, nn.Module],
     config: of the run.
     models: with ``mllm``, ``autoencoder`` and perhaps ``bridge``, whose queries follow a prompt.
     patch: latent pixels along a token of the denoiser.
+
+  Raises:
+    UserError: images are not prepared at the size that the vision tower reads.
   """
   mllm = models['mllm']
+  if mllm.sees.kind == 'square':
+    parts.check_equal('data.vision_size', config.data.vision_size,
+                      'config.model.mllm.vision.image_size', mllm.sees.size)
   return Layout(
       latent=parts.latent_layout(models['autoencoder'], patch), vision=mllm.sees,
       queries=models['bridge'].config.queries if 'bridge' in models else 0,

@@ -73,7 +73,6 @@ def _check(config: ConfigDict, models, layout: Layout) -> None:
                     'config.model.mllm.text.width', models['mllm'].config.text.width)
   parts.check_connector(models)
   parts.check_latents(config, models['denoiser'], layout.latent)
-  parts.check_vision(config, layout.vision)
   if config.data.shown != 'queries':
     raise user_error('config.data.shown', config.data.shown, 'must be queries: the connector reads '
                      'them alone')

@@ -14,7 +14,6 @@ from jaxgen.core.types import Batch
 from jaxgen.core.types import Conditioning
 from jaxgen.core.types import Latent
 from jaxgen.core.types import Tower
-from jaxgen.core.types import Vision
 from jaxgen.data import tasks
 from jaxgen.data.sample import Sample
 from jaxgen.models import registry
@@ -218,10 +217,3 @@ def check_latents(config: ConfigDict, denoiser: nn.Module, latent: Latent) -> No
       if any(side < latent.factor or side % latent.factor for side in source.size):
         raise user_error(f'config.{section}.sources.{name}.size', tuple(source.size), 'both sides '
                          f'must be multiples of {latent.factor}, the pixels along a latent token')
-
-
-def check_vision(config: ConfigDict, vision: Vision) -> None:
-  """Raises a ``UserError`` where images are not prepared at the size that the tower reads."""
-  if vision.kind == 'square':
-    check_equal('data.vision_size', config.data.vision_size,
-                'config.model.mllm.vision.image_size', vision.size)

@@ -58,5 +58,4 @@ def _check(config: ConfigDict, models, layout: Layout) -> None:
   parts.check_equal('model.bridge.width', models['bridge'].config.width,
                     'config.model.mllm.text.width', models['mllm'].config.text.width)
   parts.check_connector(models)
-  parts.check_vision(config, layout.vision)
   parts.check_latents(config, models['denoiser'], layout.latent)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import qwix
 
 from jaxgen.core import trees
 from jaxgen.core.errors import UserError
@@ -88,6 +89,34 @@ def test_heads_and_layers_have_scales_of_their_own(tower):
   assert (flat[q].shape, names[q]) == ((3, 4, 16), ('layers', 'heads', 'head_dim'))
   assert (flat[out].shape, names[out]) == ((3, 64), ('layers', 'embed'))
   assert not [path for path in flat if 'embedding' in path and path.endswith('scale')]
+
+
+@pytest.mark.parametrize('name', ['int8', 'fp8'])
+def test_kernels_in_host_memory_pass_over_a_device_layer_by_layer(tower, name, monkeypatch):
+  params, axes, _ = tower
+  kernels, names = chosen_kernels(axes, RULES[name]), trees.flatten(axes)
+  wanted, host = quantize(params, axes, kernels), jax.tree.map(np.asarray, params)
+  held, plain = [], qwix.quantize
+
+  def on_devices():
+    return sum(leaf.nbytes for leaf in jax.live_arrays())
+
+  def observed(array, *args, **options):
+    held.append((array.nbytes, on_devices() - before))
+    return plain(array, *args, **options)
+
+  before = on_devices()
+  monkeypatch.setattr(qwix, 'quantize', observed)
+  small = quantize(host, axes, kernels)
+  assert on_devices() == before
+  # One layer of one kernel is all that a device holds at any time.
+  layers = {path: leaf.shape[0] if names[path][0] == 'layers' else 1
+            for path, leaf in trees.flatten(host).items() if path in kernels}
+  assert len(held) == sum(layers.values()) > 2 * len(kernels)
+  assert all(live <= size for size, live in held)
+  assert {size for size, _ in held} == {
+      trees.flatten(host)[path].nbytes // count for path, count in layers.items()}
+  jax.tree.map(np.testing.assert_array_equal, small, wanted)
 
 
 def test_the_first_rule_counts_and_one_without_a_kernel_is_named(tower):

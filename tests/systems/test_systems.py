@@ -25,6 +25,7 @@ from jaxgen.conversion.commands import export
 from jaxgen.conversion.pipelines import make_config
 from jaxgen.conversion.tables.pipelines import KINDS
 from jaxgen.core import trees
+from jaxgen.core.errors import UserError
 from jaxgen.core.types import Batch
 from jaxgen.data.loader import make_loader
 from jaxgen.finetuning.fit import EIGHT_BITS
@@ -329,6 +330,17 @@ def test_every_stage_trains_and_the_last_one_resumes(case, runs):
     config.train.steps = 2
   assert train(config, str(last))
   assert [line['step'] for line in metrics_of(last, 'step')] == [1, 2]
+
+
+@pytest.mark.parametrize('name', ['duetgen', 'iomm', 'openuni', 'qwen_image', 'query_kontext'])
+def test_images_of_another_size_than_the_square_tower_reads_are_refused(name, tiny_base):
+  """The tower would take the patches of one image for those of four, and say nothing."""
+  config = copy.deepcopy(CASES[name].tiny(tiny_base))
+  config.model.mllm = tiny_base.model.mllm
+  config.data.vision_size = 16
+  with pytest.raises(UserError, match=r'config\.data\.vision_size = 16: must equal '
+                     r'config\.model\.mllm\.vision\.image_size = 8'):
+    make_system(config)
 
 
 def test_shapes_of_conditioning_and_velocity(tiny):

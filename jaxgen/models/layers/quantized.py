@@ -11,7 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core import trees
 from jaxgen.core.errors import user_error
@@ -67,6 +69,9 @@ def quantize(params: trees.Tree, axes: trees.Tree, kernels: Mapping[str, str]) -
   The largest weight of an output channel becomes the largest number of the format; zero stays
   zero. Rounding moves a weight by 1 / 254 of that largest one at the most with ``int8``.
 
+  What lies in host memory stays there: its kernels pass over a device one layer at a time, as one
+  device might not hold them all.
+
   Args:
     params: tree of floating-point arrays.
     axes: tree of tuples of logical names that holds at least these parameters.
@@ -89,6 +94,16 @@ def quantized_axes(axes: trees.Tree, kernels: Mapping[str, str]) -> dict[str, An
 
 
 def _quantized(kernel, names, name):
+  """A kernel in eight bits and its scales, both where the kernel lies."""
+  if not isinstance(kernel, np.ndarray):
+    return _in_eight_bits(kernel, names, name)
+  step = 1 if names[0] == 'layers' else len(kernel)
+  parts = [jax.device_get(_in_eight_bits(kernel[start:start + step], names, name))
+           for start in range(0, len(kernel), step)]
+  return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
+def _in_eight_bits(kernel, names, name):
   import qwix  # an extra; see ``chosen_kernels``
   kept = _outputs(names)
   array = qwix.quantize(jnp.asarray(kernel, jnp.float32), FORMATS[name], channelwise_axes=kept)
