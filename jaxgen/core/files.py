@@ -60,7 +60,8 @@ def write_text(file: epath.PathLike, text: str) -> None:
 def write_bytes(file: epath.PathLike, data: bytes) -> None:
   """Writes a file atomically, into a temporary file that then replaces it; makes its folder.
 
-  In a bucket, files appear when they are whole, and there are no folders to make.
+  Several threads and processes may write the same one: it is whole, by one of them. In a bucket,
+  files appear when they are whole, and there are no folders to make.
 
   Raises:
     UserError: it could not be written; a file that was there before is as it was.
@@ -70,7 +71,7 @@ def write_bytes(file: epath.PathLike, data: bytes) -> None:
     with writing(str(file)):
       file.write_bytes(data)
     return
-  fresh = file.parent / f'.{file.name}.new'
+  fresh = file.parent / f'.{file.name}.{uuid.uuid4().hex[:8]}.new'
   with writing(str(file)):
     try:
       file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Files and folders are written whole or not at all, and what is damaged is named in one line."""
 
+import concurrent.futures
 import json
 import os
 import resource
@@ -39,6 +40,15 @@ def test_a_file_is_replaced_or_stays_as_it_was(tmp_path, full_disk):
   assert file.read_bytes() == 'ä'.encode() and os.listdir(tmp_path / 'new') == ['file']
   with pytest.raises(UserError, match='could not be written .a file is in the place of a folder.'):
     write_text(file / 'below', '')
+
+
+def test_many_may_write_one_file(tmp_path):
+  """As recipes do that ask a model the same in several threads."""
+  file, texts = tmp_path / 'file', [str(digit) * 100_000 for digit in range(8)]
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    for _ in pool.map(lambda text: [write_text(file, text) for _ in range(20)], texts):
+      pass
+  assert file.read_text() in texts and os.listdir(tmp_path) == ['file']
 
 
 def test_a_folder_appears_when_it_is_whole(tmp_path, full_disk):
