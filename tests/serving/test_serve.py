@@ -7,7 +7,6 @@ import asyncio
 import base64
 import concurrent.futures
 import dataclasses
-import io
 import json
 import socket
 import struct
@@ -20,7 +19,6 @@ import jax
 import numpy as np
 import openai
 import pytest
-from PIL import Image
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.image_files import to_png
@@ -39,6 +37,8 @@ from jaxgen.serving.engine import Refused
 from jaxgen.sharding.mesh import make_mesh
 from tests.sampling.scripted import picture
 from tests.serving import tiny
+from tests.serving.tiny import near
+from tests.serving.tiny import pixels
 
 KEY = 'a key of sixteen letters or more'
 BEARER = dict(authorization=f'Bearer {KEY}')
@@ -91,17 +91,6 @@ def until(true, seconds: float = 30.0) -> bool:
   while not true() and time.monotonic() < end:
     time.sleep(0.02)
   return true()
-
-
-def near(left, right) -> bool:
-  """Equal up to rounding to 8 bits at the last step."""
-  return len(left) == len(right) and all(
-      a.shape == b.shape and np.abs(a.astype(int) - b.astype(int)).max() <= 1
-      for a, b in zip(left, right))
-
-
-def pixels(text: str) -> np.ndarray:
-  return np.asarray(Image.open(io.BytesIO(base64.b64decode(text.rpartition(',')[2]))))
 
 
 def alone(engine, steps=2, **asked) -> list[np.ndarray]:

@@ -1,12 +1,16 @@
 """A tiny DuetGen that draws, edits, and says what stands in a script; and a server of it."""
 
+import base64
 import contextlib
+import io
 import threading
 import time
 from collections.abc import Iterator
 
 import httpx
 import jax
+import numpy as np
+from PIL import Image
 
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
@@ -79,3 +83,15 @@ def error_of(answer: httpx.Response, status: int) -> str:
   error = answer.json()['error']
   assert set(error) == {'message', 'type', 'param', 'code'} and '\n' not in error['message']
   return error['message']
+
+
+def near(left, right) -> bool:
+  """Equal up to rounding to 8 bits at the last step."""
+  return len(left) == len(right) and all(
+      a.shape == b.shape and np.abs(a.astype(int) - b.astype(int)).max() <= 1
+      for a, b in zip(left, right))
+
+
+def pixels(text: str) -> np.ndarray:
+  """The image of a data URL, or of base64 alone."""
+  return np.asarray(Image.open(io.BytesIO(base64.b64decode(text.rpartition(',')[2]))))
