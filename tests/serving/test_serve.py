@@ -391,10 +391,14 @@ def test_forms_that_are_broken_or_too_large(url):
 # --- Clients that leave, and too many of them -----------------------------------------------------
 
 
-def raw(url: str, content: bytes, length: int | None = None) -> socket.socket:
-  """A connection that has sent a call; ``length`` says how long it claims to be."""
+def raw(url: str, content: bytes, length: int | None = None, room: int = 0) -> socket.socket:
+  """A connection that has sent a call; ``length`` says how long it claims to be, ``room`` how many
+  bytes of its answer the kernel holds."""
   host, _, port = url.removeprefix('http://').partition(':')
-  found = socket.create_connection((host, int(port)))
+  found = socket.socket()
+  if room:
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+  found.connect((host, int(port)))
   head = (f'POST {DRAW} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n'
           f'Content-Length: {len(content) if length is None else length}\r\n\r\n')
   found.sendall(head.encode() + content)
@@ -451,6 +455,27 @@ def test_a_client_that_sends_slowly_is_not_waited_for(url):
     call = raw(url, b'{"prompt": ', length=length)
     call.settimeout(20)
     assert status in call.recv(1000)
+
+
+def test_a_client_that_does_not_take_its_answer_is_dropped(engine):
+  """A whole answer, and one that is streamed; those who read have theirs meanwhile."""
+  with tiny.serving(engine, unsent=2**12) as url:
+    def ended(status: int) -> bool:
+      return (f'jaxgen_calls_total{{route="{DRAW}",status="{status}"}} 2.0'
+              in httpx.get(f'{url}/metrics').text)
+
+    asked = [json.dumps(dict(
+        prompt='x', size='32x16', n=8, outputs=2, steps=1, stream=stream)).encode()
+             for stream in (False, True)]
+    calls = [raw(url, content, room=2**12) for content in asked]
+    for content in asked:
+      text = httpx.post(url + DRAW, content=content, timeout=300).text
+      assert text.count('"b64_json"') == 16 and len(text) > 2**14
+    assert until(lambda: ended(499)) and ended(200)
+    for call in calls:
+      call.settimeout(20)
+      received = b''.join(iter(lambda: call.recv(2**16), b''))
+      assert b' 200 OK' in received and received.count(b'"b64_json"') < 16
 
 
 # --- The load -------------------------------------------------------------------------------------
