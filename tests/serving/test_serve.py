@@ -19,6 +19,8 @@ import jax
 import numpy as np
 import openai
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.image_files import to_png
@@ -29,11 +31,15 @@ from jaxgen.sampling.interleaved import Dialogue
 from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.interleaved import converse
 from jaxgen.sampling.request import make_request
+from jaxgen.serving.calls import PREPARED_AT_ONCE
 from jaxgen.serving.calls import Calls
+from jaxgen.serving.chat_api import ChatApi
 from jaxgen.serving.conversation import Conversation
 from jaxgen.serving.engine import Engine
 from jaxgen.serving.engine import Late
 from jaxgen.serving.engine import Refused
+from jaxgen.serving.errors import ApiError
+from jaxgen.serving.images_api import ImagesApi
 from jaxgen.sharding.mesh import make_mesh
 from tests.sampling.scripted import picture
 from tests.serving import tiny
@@ -448,6 +454,63 @@ def test_calls_whose_images_are_not_read_yet_are_counted(engine):
     assert await calls.prepared(list) == []
 
   asyncio.run(ask())
+
+
+def sent(content: bytes, kind: str = 'application/json') -> Request:
+  """A call that has arrived."""
+  async def receive() -> Message:
+    return dict(type='http.request', body=content, more_body=False)
+
+  return Request(dict(type='http', method='POST', headers=[(b'content-type', kind.encode())]),
+                 receive)
+
+
+def test_few_images_and_large_bodies_are_read_at_one_time(engine):
+  """Whichever route they come by."""
+  calls, free = Calls(engine, engine.limits), threading.Event()
+  form = httpx.Request('POST', 'http://x', data=dict(prompt='x'), files=dict(image=b'GIF89a'))
+  part = dict(type='image_url', image_url=dict(url='data:image/png;base64,aGVsbG8='))
+  shown = json.dumps(dict(messages=[dict(role='user', content=[part])])).encode()
+
+  async def ask():
+    reading = [asyncio.create_task(calls.prepared(lambda: free.wait(60)))
+               for _ in range(PREPARED_AT_ONCE)]
+    images = ImagesApi(calls, 'tiny')
+    asked = [asyncio.create_task(answer) for answer in (
+        images.edits(sent(form.read(), form.headers['content-type'])),
+        ChatApi(calls, 'tiny').completions(sent(shown)),
+        images.generations(sent(b'[' * 2**15 + b' ' * 2**16)),
+        images.generations(sent(b'[' * 2**17)))]
+    done, _ = await asyncio.wait(asked, timeout=1)
+    assert not done
+    free.set()
+    for answer, said in zip(asked, ('image\\[0\\]: cannot be read', 'image_url: cannot be read',
+                                    'body: is not JSON', 'body: more than 65536 values')):
+      with pytest.raises(ApiError, match=said):
+        await answer
+    assert all(await asyncio.gather(*reading))
+
+  asyncio.run(ask())
+
+
+def test_others_are_answered_while_a_large_body_is_parsed(engine):
+  """Measured in the time of the process on its cores, which others on the machine do not change."""
+  body = b'{"no": [' + b','.join([b'"' + b'\\n' * 2**20 + b'"'] * 28) + b']}'
+  limits = dataclasses.replace(engine.limits, body=len(body), upload=60.0)
+  with tiny.serving(Engine(engine.drawer, limits)) as url, concurrent.futures.ThreadPoolExecutor(
+      ) as pool, httpx.Client() as health:
+    began = time.process_time()
+    json.loads(body)
+    parsing, waits = time.process_time() - began, []
+    call = raw(url, body[:-1], length=len(body))
+    answer = pool.submit(call.recv, 2**16)
+    call.sendall(body[-1:])
+    while not answer.done():
+      began = time.process_time()
+      health.get(f'{url}/healthz', timeout=300)
+      waits.append(time.process_time() - began)
+  assert b'no such field' in answer.result()
+  assert max(waits) < 0.8 * parsing, (max(waits), parsing)
 
 
 def test_a_client_that_sends_slowly_is_not_waited_for(url):
