@@ -4,7 +4,10 @@ import dataclasses
 import logging
 import threading
 import zlib
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import TypeVar
 
 import grain
 from ml_collections import ConfigDict
@@ -32,6 +35,7 @@ KEPT_RECORDS, KEPT_BYTES = 20_000, 256 * 2**20
 JUDGED_FROM = 1000
 # Grain shuffles up to 32 bits of index; the shapes, which are more, come in random order anyway.
 SHUFFLE_LIMIT = 2**31
+Found = TypeVar('Found')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,21 @@ def open_spec(spec: ConfigDict, config: ConfigDict, field: str) -> Source:
                        fields=spec.fields, root=spec.root, size=config.data.image_size,
                        seed=config.seed, field=field)
   return Sized(source, tuple(spec.size)) if spec.size else source
+
+
+def readable(source: Source, count: int, read: Callable[[Sample], Found]
+             ) -> Iterator[tuple[int, Found]]:
+  """The first ``count`` records of a source as ``read`` makes them, without broken ones.
+
+  Yields:
+    The number of a record, and what was made of it.
+  """
+  for index in range(min(count, len(source))):
+    try:
+      found = read(source[index])
+    except (DecodeError, RecordError):
+      continue
+    yield index, found
 
 
 class ExampleSequence:

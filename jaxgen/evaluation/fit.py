@@ -9,21 +9,22 @@ condition had no effect.
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 
-from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
 from jaxgen.core.image_files import to_png
 from jaxgen.data import tasks
-from jaxgen.data.decode import DecodeError
+from jaxgen.data.example import LatentImage
 from jaxgen.data.images import resize_and_crop
 from jaxgen.data.sample import Part
 from jaxgen.data.sample import Sample
 from jaxgen.data.sequences import open_spec
+from jaxgen.data.sequences import readable
 from jaxgen.evaluation.pixels import psnr
 from jaxgen.evaluation.pixels import ssim
 from jaxgen.sampling.images import image_grid
@@ -107,13 +108,12 @@ def _samples(run: Run, count: int) -> list[Fitted]:
   field = f'config.data.sources.{name}'
   source = open_spec(spec, run.config, f'{field}.path')
   found = []
-  for index in range(min(count, len(source))):
-    try:
-      record = source[index]
-      sample = tasks.worded(record, spec.task, run.config.data)
-      images = run.maker(sample).images
-    except (DecodeError, RecordError):
-      continue
+
+  def read(record: Sample) -> tuple[Sample, Sample, Sequence[LatentImage]]:
+    sample = tasks.worded(record, spec.task, run.config.data)
+    return record, sample, run.maker(sample).images
+
+  for _, (record, sample, images) in readable(source, count, read):
     target, = (image.pixels for image in images if image.is_target)
     given = [resize_and_crop(image.pixels, target.shape[:2]) for image in images
              if not image.is_target]

@@ -8,20 +8,22 @@ run would draw that ignores its instruction.
 import collections
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.core.files import write_bytes
 from jaxgen.core.files import write_text
 from jaxgen.core.image_files import to_png
 from jaxgen.data import tasks
-from jaxgen.data.decode import DecodeError
+from jaxgen.data.example import LatentImage
 from jaxgen.data.images import resize_and_crop
+from jaxgen.data.sample import Sample
 from jaxgen.data.sequences import open_spec
+from jaxgen.data.sequences import readable
 from jaxgen.data.wordings import steps_of
 from jaxgen.evaluation.pixels import psnr
 from jaxgen.sampling.images import columns_of
@@ -131,14 +133,13 @@ def _held(run: Run, name: str, count: int, seed: int) -> list[Held]:
   spec.split = 'test'
   source = open_spec(spec, run.config, f'config.data.sources.{name}.path')
   found = []
-  for index in range(min(count, len(source))):
-    try:
-      sample = source[index]
-      task = tasks.kind_of(sample) if spec.task == 'auto' else spec.task
-      sample = tasks.worded(sample, task, run.config.data)
-      images = run.maker(sample).images
-    except (DecodeError, RecordError):
-      continue
+
+  def read(record: Sample) -> tuple[Sample, Sequence[LatentImage]]:
+    task = tasks.kind_of(record) if spec.task == 'auto' else spec.task
+    sample = tasks.worded(record, task, run.config.data)
+    return sample, run.maker(sample).images
+
+  for index, (sample, images) in readable(source, count, read):
     expected = [image.pixels for image in images if image.is_target]
     given = [image.pixels for image in images if not image.is_target]
     if not given:

@@ -24,6 +24,7 @@ from jaxgen.sampling.request import Request
 from jaxgen.sampling.request import make_request
 
 RESULTS = 'results.json'
+_UNDER_WAY = '.images.json'  # beside it: names all images, old and new, while they are written
 _IMAGE = re.compile(r'\d{4,}(_\d+)?\.png')  # as save_results names them
 GIVEN = ('source', 'reference', 'context')
 # Field of a request -> (types of its value, what it must be).
@@ -101,7 +102,9 @@ def save_results(requests: Sequence[Request], images: Sequence[Images], folder: 
 
   Files are ``0000.png``, or ``0000_0.png``, ``0000_1.png``, ... where a request has several
   outputs. Images that an earlier ``results.json`` of the folder names, and this one does not, are
-  removed, so that none of an earlier call is taken for one of this.
+  removed, so that none of an earlier call is taken for one of this. There is a ``results.json``
+  only while all of its images are there: a call that is killed leaves none, and the next one
+  removes its images too.
 
   Returns:
     The paths of the images.
@@ -110,23 +113,26 @@ def save_results(requests: Sequence[Request], images: Sequence[Images], folder: 
     UserError: they cannot be written.
   """
   root = epath.Path(folder)
-  earlier = _earlier(root / RESULTS)
-  paths, results = [], []
+  results, drawn = [], {}
   for number, (request, outputs) in enumerate(zip(requests, images, strict=True)):
     names = ([f'{number:04d}.png'] if len(outputs) == 1 else
              [f'{number:04d}_{output}.png' for output in range(len(outputs))])
-    for name, image in zip(names, outputs):
-      write_bytes(root / name, to_png(image))
-      paths.append(str(root / name))
+    drawn |= zip(names, outputs)
     results.append(dict(
         name=request.sample.id, task=request.sample.task, files=names, seed=request.seed,
         number=request.number, scales=dict(request.scales),
         sizes=[list(image.shape[:2]) for image in outputs],
         parts=[_described(part) for part in request.sample.parts if not part.is_target]))
-  write_text(root / RESULTS, json.dumps(results, indent=2, ensure_ascii=False))
-  for name in earlier - {name for result in results for name in result['files']}:
+  earlier = _earlier(root / RESULTS) | _earlier(root / _UNDER_WAY)
+  write_text(root / _UNDER_WAY, json.dumps([dict(files=sorted(earlier | set(drawn)))]))
+  (root / RESULTS).unlink(missing_ok=True)
+  for name, image in drawn.items():
+    write_bytes(root / name, to_png(image))
+  for name in earlier - set(drawn):
     (root / name).unlink(missing_ok=True)
-  return paths
+  write_text(root / RESULTS, json.dumps(results, indent=2, ensure_ascii=False))
+  (root / _UNDER_WAY).unlink()
+  return [str(root / name) for name in drawn]
 
 
 def read_results(folder: epath.PathLike) -> list[dict[str, Any]]:

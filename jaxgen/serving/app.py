@@ -1,6 +1,7 @@
 """The ASGI application: routes of OpenAI's API, and the page, around one engine."""
 
 import asyncio
+import functools
 import socket
 from collections.abc import Awaitable
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.responses import PlainTextResponse
 from starlette.responses import Response
 from starlette.routing import Route
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from jaxgen.serving import asked
 from jaxgen.serving.calls import Calls
@@ -28,6 +30,7 @@ from jaxgen.serving.gate import Keys
 from jaxgen.serving.images_api import ImagesApi
 from jaxgen.serving.images_api import check_model
 from jaxgen.serving.inner import Inner
+from jaxgen.serving.limits import Limits
 from jaxgen.serving.metrics import Metrics
 
 
@@ -89,13 +92,14 @@ class Listener(uvicorn.Server):
 
   Args:
     app: the application.
-    drain: seconds for what is under way when it is stopped.
+    limits: of the server.
   """
 
-  def __init__(self, app: Starlette, drain: float):
+  def __init__(self, app: Starlette, limits: Limits):
     super().__init__(uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan='on', server_header=False,
-        timeout_graceful_shutdown=round(drain)))
+        app, http=functools.partial(_Connection, seconds=limits.send), log_config=None,
+        access_log=False, lifespan='on', server_header=False,
+        timeout_graceful_shutdown=round(limits.drain)))
     self._close: Callable[[], Coroutine[Any, Any, None]] | None = app.state.close
 
   async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -104,6 +108,42 @@ class Listener(uvicorn.Server):
     await super().shutdown(sockets)
     if closing:
       closing.cancel()
+
+
+class _Connection(AutoHTTPProtocol):
+  """A connection that is dropped where its client does not take what is sent.
+
+  uvicorn would keep the answer for as long as the client stays. The gate finds in the state of a
+  call, as ``left``, whether its client is gone.
+
+  Args:
+    seconds: in which all that was written must be on its way.
+  """
+
+  def __init__(self, *args: Any, seconds: float, **options: Any):
+    super().__init__(*args, **options)
+    self._seconds, self._left = seconds, asyncio.Event()
+    self._late: asyncio.TimerHandle | None = None
+    self.app_state = self.app_state | dict(left=self._left)
+
+  def connection_made(self, transport: asyncio.Transport) -> None:
+    super().connection_made(transport)
+    # Writing is paused, and what sends next waits, until the kernel has taken everything.
+    transport.set_write_buffer_limits(0)
+
+  def pause_writing(self) -> None:
+    super().pause_writing()
+    self._late = self.loop.call_later(self._seconds, self.transport.abort)
+
+  def resume_writing(self) -> None:
+    super().resume_writing()
+    self._late.cancel()
+
+  def connection_lost(self, exc: Exception | None) -> None:
+    self._left.set()
+    if self._late:
+      self._late.cancel()
+    super().connection_lost(exc)
 
 
 class State:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import json.scanner
 from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ from jaxgen.serving.errors import api_error
 from jaxgen.serving.limits import Limits
 
 Item = TypeVar('Item')
-PREPARED_AT_ONCE = 4  # calls whose images are decoded at one time
+PREPARED_AT_ONCE = 4  # calls whose bodies are parsed, or images decoded, at one time
+SMALL = 2**16  # bytes of JSON that are parsed at once
+VALUES = 2**16  # commas and brackets of JSON; in memory each may take a hundred times its bytes
 
 
 class Calls:
@@ -41,13 +44,9 @@ class Calls:
     """The object that a call holds; raises an ``ApiError`` where it holds none."""
     async with asyncio.timeout(self.limits.upload):
       body = await request.body()
-    try:
-      found = json.loads(body)
-    except (ValueError, RecursionError):
-      raise ApiError(400, 'body: is not JSON', code='invalid_json') from None
-    if not isinstance(found, dict):
-      raise ApiError(400, 'body: must be a JSON object', code='invalid_json')
-    return found
+    if len(body) <= SMALL:
+      return _object_of(body)
+    return await self.prepared(lambda: _object_of(body, _ByValue))
 
   async def form(self, request: Request, files: int) -> FormData:
     """The form that a call holds, with so many files at the most."""
@@ -57,8 +56,9 @@ class Calls:
       return await request.form(max_files=files, max_fields=64,
                                 max_part_size=4 * self.limits.prompt)
 
-  async def prepared(self, make: Callable[[], list[Job]]) -> list[Job]:
-    """Runs what decodes images and makes examples on another thread, few at one time.
+  async def prepared(self, make: Callable[[], Item]) -> Item:
+    """Runs what reads large bodies, decodes images or makes examples on another thread, few at one
+    time.
 
     Raises:
       Refused: as many calls wait for it as may wait to be drawn; each holds its images.
@@ -110,6 +110,27 @@ class Calls:
       ends.cancel()
       for ticket in tickets:
         ticket.future.cancel()
+
+
+class _ByValue(json.JSONDecoder):
+  """Lets other threads run between values: the scanner in C holds them all up to its end."""
+
+  def __init__(self):
+    super().__init__()
+    self.scan_once = json.scanner.py_make_scanner(self)
+
+
+def _object_of(body: bytes, decoder: type[json.JSONDecoder] = json.JSONDecoder) -> dict[str, Any]:
+  """The object of a body; raises an ``ApiError`` where it holds none."""
+  if len(body) > SMALL and sum(map(body.count, (b',', b'[', b'{'))) > VALUES:
+    raise ApiError(400, f'body: more than {VALUES} values; send fewer', code='invalid_json')
+  try:
+    found = json.loads(body, cls=decoder)
+  except (ValueError, RecursionError):
+    raise ApiError(400, 'body: is not JSON', code='invalid_json') from None
+  if not isinstance(found, dict):
+    raise ApiError(400, 'body: must be a JSON object', code='invalid_json')
+  return found
 
 
 async def behind(first: Item, rest: AsyncIterator[Item]) -> AsyncIterator[Item]:

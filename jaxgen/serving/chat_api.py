@@ -76,11 +76,8 @@ class ChatApi:
     fields['progress'] &= fields['stream']
     if fields['seed'] is None:
       fields['seed'] = random.randrange(MAX_SEED + 1)
-    # Base64 of many megabytes would hold up other calls.
-    parts = await asyncio.to_thread(
-        parts_of, messages, self._limits, self._engine.drawer.images)
     answer = self._written if self._engine.drawer.reads else self._drawn
-    pieces = answer(request, parts, fields)
+    pieces = answer(request, messages, fields)
     # What is refused at once has a status of its own, in a stream too.
     first = await anext(pieces)
     if fields['stream']:
@@ -88,8 +85,7 @@ class ChatApi:
                                media_type='text/event-stream')
     return await self._whole(request, first, pieces)
 
-  async def _written(self, request: Request, parts: Sequence[Part], fields: dict[str, Any]
-                     ) -> Pieces:
+  async def _written(self, request: Request, messages: object, fields: dict[str, Any]) -> Pieces:
     """The pieces of an answer as they come, and why it ended."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue()
 
@@ -98,7 +94,7 @@ class ChatApi:
         loop.call_soon_threadsafe(queue.put_nowait, event)
 
     conversation = await self._calls.prepared(lambda: self._conversation(
-        parts, fields, put if fields['progress'] else None))
+        self._parts(messages), fields, put if fields['progress'] else None))
 
     def pump() -> None:
       images = 0
@@ -139,23 +135,30 @@ class ChatApi:
                 steps=fields['steps']),
         seed=fields['seed'], size=asked_size(fields), seconds=fields['timeout'], listen=listen)
 
-  async def _drawn(self, request: Request, parts: Sequence[Part], fields: dict[str, Any]
-                   ) -> Pieces:
+  async def _drawn(self, request: Request, messages: object, fields: dict[str, Any]) -> Pieces:
     """The image that the last message asks for, by a model that writes nothing."""
+    jobs = await self._calls.prepared(lambda: jobs_of(
+        self._wish(self._parts(messages), fields), self._engine.drawer))
+    for index, image in enumerate((await self._calls.drawn(request, jobs, fields['timeout']))[0]):
+      yield piece_of(Part('target', image=image), index)
+    yield 'stop'
+
+  def _parts(self, messages: object) -> list[Part]:
+    """The parts of a call; not on the event loop, since they may hold megabytes of base64."""
+    return parts_of(messages, self._limits, self._engine.drawer.images)
+
+  def _wish(self, parts: Sequence[Part], fields: dict[str, Any]) -> Wish:
+    """What the last message asks of a model that writes nothing."""
     last = next((index for index in range(len(parts), 0, -1)
                  if parts[index - 1].role in ('system', 'assistant', 'target')), 0)
     asked, size = parts[last:], asked_size(fields)
     if not asked:
       raise ApiError(400, "messages: end them with the user's", param='messages',
                      code='invalid_value')
-    wish = Wish('\n'.join(part.text for part in asked if not part.is_image),
+    return Wish('\n'.join(part.text for part in asked if not part.is_image),
                 [(part.role, part.image) for part in asked if part.is_image],
                 sizes=[size] if size else (), seed=fields['seed'], steps=fields['steps'],
                 guidance=fields['guidance'], image_guidance=fields['image_guidance'])
-    jobs = await self._calls.prepared(lambda: jobs_of(wish, self._engine.drawer))
-    for index, image in enumerate((await self._calls.drawn(request, jobs, fields['timeout']))[0]):
-      yield piece_of(Part('target', image=image), index)
-    yield 'stop'
 
   async def _whole(self, request: Request, first: dict[str, Any] | str, pieces: Pieces
                    ) -> Response:

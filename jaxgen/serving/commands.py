@@ -86,7 +86,7 @@ def serve(open_origin: Callable[[], Origin], place: Place, limits: Limits, *,
     del run  # its parameters are on the devices soon, and need not stay here as well
     engine.start()
     page = Server(place.flags, guarded=bool(keys)) if place.page else None
-    server = Listener(make_app(engine, place.name, keys, page), limits.drain)
+    server = Listener(make_app(engine, place.name, keys, page), limits)
     _greet(place, listening.getsockname()[1], time.monotonic() - began, engine.drawer.mesh.size,
            bool(keys))
     # The server hears the signal first, and would then end this process by it.

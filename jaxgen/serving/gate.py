@@ -25,7 +25,7 @@ from jaxgen.serving.errors import api_error
 from jaxgen.serving.limits import Limits
 from jaxgen.serving.metrics import Metrics
 
-LEFT = 499  # the client left before it was answered
+LEFT = 499  # the client left, or was dropped, before it had its answer
 _log = logging.getLogger('jaxgen.serving.access')
 
 
@@ -74,16 +74,23 @@ class Gate:
     if scope['type'] != 'http':
       await self._app(scope, receive, send)
       return
-    began, status = time.monotonic(), 0
+    began, status, done = time.monotonic(), 0, False
+    left: asyncio.Event = scope['state']['left']
     name = uuid.uuid4().hex[:12]
     limited = _Limited(receive, self._body)
 
     async def answer(message: Message) -> None:
-      nonlocal status
+      nonlocal status, done
       if message['type'] == 'http.response.start':
         status = message['status']
         message['headers'] = [*message['headers'], (b'x-request-id', name.encode())]
+      last = message['type'] == 'http.response.body' and not message.get('more_body')
+      if last and message.get('body'):
+        # A call ends when its client has taken the answer: the empty end waits for the rest.
+        await send(message | dict(more_body=True))
+        message = message | dict(body=b'')
       await send(message)
+      done = last and not left.is_set()
 
     try:
       refusal = self._refusal(scope)
@@ -97,10 +104,12 @@ class Gate:
       told = api_error(error)
       if told.status == 413:
         await limited.discard(self._upload)
-      if not status:
+      if status:
+        status, done = told.status, True
+      else:
         await told.response(scope, limited, answer)
     finally:
-      self._report(scope, name, status, time.monotonic() - began, limited.size)
+      self._report(scope, name, status if done else LEFT, time.monotonic() - began, limited.size)
 
   def _refusal(self, scope: Scope) -> ApiError | None:
     headers = {key.lower(): value for key, value in scope['headers']}
@@ -120,7 +129,6 @@ class Gate:
 
   def _report(self, scope: Scope, name: str, status: int, seconds: float, size: int) -> None:
     route = getattr(scope.get('route'), 'path', 'other')
-    status = status or LEFT
     self._metrics.call(route, status, seconds)
     if scope.get('state', {}).get('quiet') and status < 400:  # parts of the page
       return

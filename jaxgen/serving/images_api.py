@@ -118,9 +118,7 @@ class ImagesApi:
       for name, value in form.multi_items():
         name = name.removesuffix('[]')
         if name == 'image' and isinstance(value, UploadFile):
-          where = f'image[{len(images)}]'
-          images.append(await asyncio.to_thread(
-              checked_image, await value.read(), self._limits, where))
+          images.append(await value.read())
         elif isinstance(value, UploadFile):
           raise ApiError(400, f'{name}: files are sent as image; say in the prompt what to change',
                          param=name, code='unknown_parameter')
@@ -138,7 +136,7 @@ class ImagesApi:
   async def _answer(self, request: Request, fields: dict[str, Any], images: Sequence[bytes]
                     ) -> Response:
     wish = self._wish(fields, images)
-    jobs = await self._calls.prepared(lambda: jobs_of(wish, self._drawer))
+    jobs = await self._calls.prepared(lambda: self._jobs(wish))
     if fields['stream']:
       events = self._calls.events(request, jobs, fields['timeout'])
       # What is refused at once has a status of its own.
@@ -150,6 +148,12 @@ class ImagesApi:
     request.state.told = dict(images=len(data))
     return JSONResponse(dict(created=int(time.time()), data=data, seed=wish.seed,
                              output_format=fields['output_format']))
+
+  def _jobs(self, wish: Wish) -> list[Job]:
+    """The jobs of a wish whose images nobody has looked at yet."""
+    for index, (_, image) in enumerate(wish.images):
+      checked_image(image, self._limits, f'image[{index}]')
+    return jobs_of(wish, self._drawer)
 
   async def _stream(self, request: Request, events: AsyncIterator[Progress | list[Outputs]],
                     wish: Wish, fields: dict[str, Any], edit: bool) -> AsyncIterator[str]:

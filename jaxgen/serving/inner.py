@@ -47,7 +47,7 @@ class Inner:
                             headers=dict(authorization=f'Bearer {self.key}'))
     left, messages = asyncio.Event(), asyncio.Queue()
     task = asyncio.create_task(self.app(
-        _scope(request, route, client), _Sender(request.read(), left), messages.put))
+        _scope(request, route, client, left), _Sender(request.read(), left), messages.put))
     task.add_done_callback(messages.put_nowait)
     self.active += 1
     try:
@@ -77,12 +77,13 @@ class _Sender:
     return dict(type='http.disconnect')
 
 
-def _scope(request: httpx.Request, route: str, client: tuple[str, int]) -> Scope:
+def _scope(request: httpx.Request, route: str, client: tuple[str, int], left: asyncio.Event
+           ) -> Scope:
   return dict(
       type='http', asgi=dict(version='3.0', spec_version='2.3'), http_version='1.1',
       method='POST', scheme='http', path=route, raw_path=route.encode(), root_path='',
       query_string=b'', headers=[(name.lower(), value) for name, value in request.headers.raw],
-      client=client, server=None, state={})
+      client=client, server=None, state=dict(left=left))
 
 
 async def _read(messages: asyncio.Queue, end: asyncio.Task) -> AsyncIterator[dict[str, Any]]:

@@ -22,6 +22,7 @@ class Limits:
     tokens: of each text of an answer.
     seconds: from its arrival to its answer; a call may ask for less.
     upload: seconds that sending a call may take.
+    send: seconds in which a client must take its answer, or each event of one that is streamed.
     drain: seconds that requests under way are given when the server is stopped.
   """
 
@@ -39,4 +40,5 @@ class Limits:
   tokens: int = 512
   seconds: float = 600.0
   upload: float = 60.0
+  send: float = 60.0
   drain: float = 60.0

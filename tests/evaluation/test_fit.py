@@ -72,6 +72,20 @@ def test_the_control_of_references_is_drawn_with_those_of_the_next_sample(
         np.mean([psnr(image, target) for image, target in zip(images, targets)]))
 
 
+def test_pairs_that_cannot_be_read_are_left_out(tmp_path, tiny_config, tiny_system):
+  photos = tmp_path / 'photos'
+  photos.mkdir()
+  for subject in ('bag', 'cat', 'dog'):
+    for number in (1, 2):
+      Image.fromarray(np.full((20, 20, 3), number, np.uint8)).save(
+          photos / f'{subject}_{number}.png')
+  (photos / 'cat_1.png').write_bytes((photos / 'cat_1.png').read_bytes()[:40])
+  tiny_config.data.sources = {'subjects': source('subjects', 'reference', path=str(photos))}
+  tiny_config.data.update(prompt_tokens=64, patches=4)
+  tiny_config.sampling.update(steps=1, guidance=1.0)
+  assert evaluate_fit(_run(str(tmp_path / 'run'), tiny_config, tiny_system), 3)['images'] == 2
+
+
 def test_a_run_with_nothing_to_draw_again_cannot_be_fitted(tmp_path, tiny_config, tiny_system):
   with tiny_config.unlocked():
     del tiny_config.data.sources.pair

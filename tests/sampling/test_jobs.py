@@ -1,6 +1,8 @@
 """Requests from pieces and from job files, what is wrong with them, and the files of results."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -13,9 +15,11 @@ from jaxgen.sampling.batching import FINENESS
 from jaxgen.sampling.batching import _rounded
 from jaxgen.sampling.jobs import parse_size
 from jaxgen.sampling.jobs import read_job
+from jaxgen.sampling.jobs import read_results
 from jaxgen.sampling.jobs import save_results
 from jaxgen.sampling.request import make_request
 from jaxgen.sampling.request import make_requests
+from tests.training.launched import kill_when
 
 
 # An entry of iMontage's job files.
@@ -232,6 +236,38 @@ def test_results_say_what_each_image_is(folder, tiny_base):
   save_results(requests[1:], images[1:], str(folder / 'out'))
   assert sorted(path.name for path in (folder / 'out').iterdir()) == [
       '0000.png', '0007.png', 'results.json']
+
+
+KILLED = """
+import sys
+
+import numpy as np
+
+from jaxgen.config import base_config
+from jaxgen.sampling.jobs import save_results
+from jaxgen.sampling.request import make_requests
+
+images = np.random.default_rng(0).integers(0, 256, (100, 1, 256, 256, 3), np.uint8)
+save_results(make_requests(base_config(), ['x'] * 100, size=(16, 16)), list(images), sys.argv[1])
+"""
+
+
+def test_the_images_of_a_call_that_was_killed_are_nobodys(tmp_path, tiny_base):
+  def files():
+    return sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith('.'))
+
+  requests = make_requests(tiny_base, ['x', 'y', 'z'])
+  images = [[np.zeros((8, 8, 3), np.uint8)]] * 3
+  save_results(requests, images, str(tmp_path))
+  (tmp_path / '0200.png').write_bytes(b'mine')
+  process = subprocess.Popen([sys.executable, '-c', KILLED, str(tmp_path)], text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  kill_when(process, (tmp_path / '0005.png').exists)
+  assert 'results.json' not in files() and '0005.png' in files() and '0099.png' not in files()
+  save_results(requests[1:], images[1:], str(tmp_path))
+  assert files() == ['0000.png', '0001.png', '0200.png', 'results.json']
+  assert [entry['files'] for entry in read_results(tmp_path)] == [
+      [str(tmp_path / '0000.png')], [str(tmp_path / '0001.png')]]
 
 
 def test_every_seed_draws_noise_of_its_own(tiny_base):

@@ -7,7 +7,6 @@ import asyncio
 import base64
 import concurrent.futures
 import dataclasses
-import io
 import json
 import socket
 import struct
@@ -20,7 +19,8 @@ import jax
 import numpy as np
 import openai
 import pytest
-from PIL import Image
+from starlette.requests import Request
+from starlette.types import Message
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.image_files import to_png
@@ -31,14 +31,20 @@ from jaxgen.sampling.interleaved import Dialogue
 from jaxgen.sampling.interleaved import Options
 from jaxgen.sampling.interleaved import converse
 from jaxgen.sampling.request import make_request
+from jaxgen.serving.calls import PREPARED_AT_ONCE
 from jaxgen.serving.calls import Calls
+from jaxgen.serving.chat_api import ChatApi
 from jaxgen.serving.conversation import Conversation
 from jaxgen.serving.engine import Engine
 from jaxgen.serving.engine import Late
 from jaxgen.serving.engine import Refused
+from jaxgen.serving.errors import ApiError
+from jaxgen.serving.images_api import ImagesApi
 from jaxgen.sharding.mesh import make_mesh
 from tests.sampling.scripted import picture
 from tests.serving import tiny
+from tests.serving.tiny import near
+from tests.serving.tiny import pixels
 
 KEY = 'a key of sixteen letters or more'
 BEARER = dict(authorization=f'Bearer {KEY}')
@@ -91,17 +97,6 @@ def until(true, seconds: float = 30.0) -> bool:
   while not true() and time.monotonic() < end:
     time.sleep(0.02)
   return true()
-
-
-def near(left, right) -> bool:
-  """Equal up to rounding to 8 bits at the last step."""
-  return len(left) == len(right) and all(
-      a.shape == b.shape and np.abs(a.astype(int) - b.astype(int)).max() <= 1
-      for a, b in zip(left, right))
-
-
-def pixels(text: str) -> np.ndarray:
-  return np.asarray(Image.open(io.BytesIO(base64.b64decode(text.rpartition(',')[2]))))
 
 
 def alone(engine, steps=2, **asked) -> list[np.ndarray]:
@@ -402,10 +397,14 @@ def test_forms_that_are_broken_or_too_large(url):
 # --- Clients that leave, and too many of them -----------------------------------------------------
 
 
-def raw(url: str, content: bytes, length: int | None = None) -> socket.socket:
-  """A connection that has sent a call; ``length`` says how long it claims to be."""
+def raw(url: str, content: bytes, length: int | None = None, room: int = 0) -> socket.socket:
+  """A connection that has sent a call; ``length`` says how long it claims to be, ``room`` how many
+  bytes of its answer the kernel holds."""
   host, _, port = url.removeprefix('http://').partition(':')
-  found = socket.create_connection((host, int(port)))
+  found = socket.socket()
+  if room:
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+  found.connect((host, int(port)))
   head = (f'POST {DRAW} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n'
           f'Content-Length: {len(content) if length is None else length}\r\n\r\n')
   found.sendall(head.encode() + content)
@@ -457,11 +456,89 @@ def test_calls_whose_images_are_not_read_yet_are_counted(engine):
   asyncio.run(ask())
 
 
+def sent(content: bytes, kind: str = 'application/json') -> Request:
+  """A call that has arrived."""
+  async def receive() -> Message:
+    return dict(type='http.request', body=content, more_body=False)
+
+  return Request(dict(type='http', method='POST', headers=[(b'content-type', kind.encode())]),
+                 receive)
+
+
+def test_few_images_and_large_bodies_are_read_at_one_time(engine):
+  """Whichever route they come by."""
+  calls, free = Calls(engine, engine.limits), threading.Event()
+  form = httpx.Request('POST', 'http://x', data=dict(prompt='x'), files=dict(image=b'GIF89a'))
+  part = dict(type='image_url', image_url=dict(url='data:image/png;base64,aGVsbG8='))
+  shown = json.dumps(dict(messages=[dict(role='user', content=[part])])).encode()
+
+  async def ask():
+    reading = [asyncio.create_task(calls.prepared(lambda: free.wait(60)))
+               for _ in range(PREPARED_AT_ONCE)]
+    images = ImagesApi(calls, 'tiny')
+    asked = [asyncio.create_task(answer) for answer in (
+        images.edits(sent(form.read(), form.headers['content-type'])),
+        ChatApi(calls, 'tiny').completions(sent(shown)),
+        images.generations(sent(b'[' * 2**15 + b' ' * 2**16)),
+        images.generations(sent(b'[' * 2**17)))]
+    done, _ = await asyncio.wait(asked, timeout=1)
+    assert not done
+    free.set()
+    for answer, said in zip(asked, ('image\\[0\\]: cannot be read', 'image_url: cannot be read',
+                                    'body: is not JSON', 'body: more than 65536 values')):
+      with pytest.raises(ApiError, match=said):
+        await answer
+    assert all(await asyncio.gather(*reading))
+
+  asyncio.run(ask())
+
+
+def test_others_are_answered_while_a_large_body_is_parsed(engine):
+  """Measured in the time of the process on its cores, which others on the machine do not change."""
+  body = b'{"no": [' + b','.join([b'"' + b'\\n' * 2**20 + b'"'] * 28) + b']}'
+  limits = dataclasses.replace(engine.limits, body=len(body), upload=60.0)
+  with tiny.serving(Engine(engine.drawer, limits)) as url, concurrent.futures.ThreadPoolExecutor(
+      ) as pool, httpx.Client() as health:
+    began = time.process_time()
+    json.loads(body)
+    parsing, waits = time.process_time() - began, []
+    call = raw(url, body[:-1], length=len(body))
+    answer = pool.submit(call.recv, 2**16)
+    call.sendall(body[-1:])
+    while not answer.done():
+      began = time.process_time()
+      health.get(f'{url}/healthz', timeout=300)
+      waits.append(time.process_time() - began)
+  assert b'no such field' in answer.result()
+  assert max(waits) < 0.8 * parsing, (max(waits), parsing)
+
+
 def test_a_client_that_sends_slowly_is_not_waited_for(url):
   for length, status in ((100, b' 504 '), (2**20 + 1, b' 413 ')):
     call = raw(url, b'{"prompt": ', length=length)
     call.settimeout(20)
     assert status in call.recv(1000)
+
+
+def test_a_client_that_does_not_take_its_answer_is_dropped(engine):
+  """A whole answer, and one that is streamed; those who read have theirs meanwhile."""
+  with tiny.serving(engine, unsent=2**12) as url:
+    def ended(status: int) -> bool:
+      return (f'jaxgen_calls_total{{route="{DRAW}",status="{status}"}} 2.0'
+              in httpx.get(f'{url}/metrics').text)
+
+    asked = [json.dumps(dict(
+        prompt='x', size='32x16', n=8, outputs=2, steps=1, stream=stream)).encode()
+             for stream in (False, True)]
+    calls = [raw(url, content, room=2**12) for content in asked]
+    for content in asked:
+      text = httpx.post(url + DRAW, content=content, timeout=300).text
+      assert text.count('"b64_json"') == 16 and len(text) > 2**14
+    assert until(lambda: ended(499)) and ended(200)
+    for call in calls:
+      call.settimeout(20)
+      received = b''.join(iter(lambda: call.recv(2**16), b''))
+      assert b' 200 OK' in received and received.count(b'"b64_json"') < 16
 
 
 # --- The load -------------------------------------------------------------------------------------
