@@ -494,23 +494,20 @@ def test_few_images_and_large_bodies_are_read_at_one_time(engine):
 
 
 def test_others_are_answered_while_a_large_body_is_parsed(engine):
-  """Measured in the time of the process on its cores, which others on the machine do not change."""
-  body = b'{"no": [' + b','.join([b'"' + b'\\n' * 2**20 + b'"'] * 28) + b']}'
+  """Again and again: one that came before the parsing would wait for its end."""
+  body = b'{"no": [' + b','.join([b'"' + b'\\n' * 2**17 + b'"'] * 256) + b']}'
   limits = dataclasses.replace(engine.limits, body=len(body), upload=60.0)
+  answered = 0
   with tiny.serving(Engine(engine.drawer, limits)) as url, concurrent.futures.ThreadPoolExecutor(
       ) as pool, httpx.Client() as health:
-    began = time.process_time()
-    json.loads(body)
-    parsing, waits = time.process_time() - began, []
     call = raw(url, body[:-1], length=len(body))
     answer = pool.submit(call.recv, 2**16)
     call.sendall(body[-1:])
     while not answer.done():
-      began = time.process_time()
       health.get(f'{url}/healthz', timeout=300)
-      waits.append(time.process_time() - began)
+      answered += 1
   assert b'no such field' in answer.result()
-  assert max(waits) < 0.8 * parsing, (max(waits), parsing)
+  assert answered > 5
 
 
 def test_a_client_that_sends_slowly_is_not_waited_for(url):
