@@ -5,7 +5,7 @@ loop over PyAV, PySceneDetect and OpenCV: cuts, first and last frame of each cli
 between small frames. The recipe is configs/curation/video_transitions.py, its captions replayed.
 
   python tools/bench_curation.py                    # clips per second of CPU, of both
-  python tools/bench_curation.py --pages=12         # pages per second of CPU, of both
+  python tools/bench_curation.py --pages=120        # pages per second of CPU, of both
   python tools/bench_curation.py --workers          # wall time by Ray, one worker and two
   python tools/bench_curation.py --memory           # the largest process over 1,000 videos
 
