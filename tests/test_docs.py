@@ -142,7 +142,7 @@ def sections(config, name='') -> Iterator[tuple[str, set[str]]]:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-  """``(page, words)`` of every command that a page tells to run."""
+  """``(page, words)`` of every command that a page tells to run; a quoted value holds none."""
   for page in PAGES:
     text = page.read_text()
     lines = [line for block in BLOCK.findall(text)
@@ -152,6 +152,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     for line in lines:
       # Of several commands in one line, each; without what stands for any value.
       for part in re.split(r'&&|\||;', line.partition(' #')[0]):
+        part = re.sub("='[^']*'", '=value', part)
         words = re.sub(r'[\[\]"\'()]|\.\.\.', ' ', part).split()
         while words and re.fullmatch(r'[A-Z_]+=\S*|srun|sbatch|\+', words[0]):
           words = words[1:]

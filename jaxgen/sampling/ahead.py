@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 
@@ -22,25 +23,26 @@ from jaxgen.systems.base import System
 
 
 @contextlib.contextmanager
-def compiling(system: System, shapes: Params, requests: Sequence[Request], *, maker: ExampleMaker,
-              config: ConfigDict, steps: int = 0) -> Iterator[None]:
+def compiling(system: System, shapes: Callable[[], Params], requests: Sequence[Request], *,
+              maker: ExampleMaker, config: ConfigDict, steps: int = 0) -> Iterator[None]:
   """Compiles in a thread what ``generate`` needs first, while the body reads the weights.
 
   Args:
     system, requests, maker, config, steps: as ``generate`` takes them.
-    shapes: shape and dtype of all parameters, as they will be read.
+    shapes: tells shape and dtype of all parameters, as they will be read.
 
   Raises:
-    UserError: what ``generate`` would say of the requests, before the body runs.
+    UserError: what ``generate`` would say of the requests, before the files of the weights are
+      opened.
   """
   mesh = make_mesh(ALL_DEVICES)
   first, *_ = planned(system, requests, maker, config, mesh, steps)
-  shapes = placed_shapes(system, shapes, config, mesh)
+  placed = placed_shapes(system, shapes(), config, mesh)
 
   def work(party: Party) -> None:
     # What goes wrong here goes wrong in ``generate`` again, which tells it.
     with contextlib.suppress(Exception), partition.scope(mesh, with_changes(config.mesh.rules)):
-      compile_for(system, shapes, party.make(), party.sigmas, config, mesh)
+      compile_for(system, placed, party.make(), party.sigmas, config, mesh)
 
   thread = threading.Thread(target=work, args=(first,), daemon=True)
   thread.start()

@@ -73,7 +73,7 @@ def sample(open_origin: Callable[[], Origin], out: str, *, prompts: Sequence[str
   requests = (jobs.read_job(job, config, factor=system.layout.latent.factor, **shared) if job
               else make_requests(config, prompts, **images, **shared))
   use_compilation_cache()
-  with compiling(system, origin.shapes(), requests, config=config, steps=steps,
+  with compiling(system, origin.shapes, requests, config=config, steps=steps,
                  maker=ExampleMaker.of(config, system.layout)):
     run = origin.load()
   drawn = run.draw(requests, steps=steps, progress=jobs.progress())

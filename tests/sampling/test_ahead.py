@@ -24,7 +24,9 @@ def test_what_was_compiled_ahead_is_not_compiled_to_draw(tiny_base, tiny_system)
   requests = [make_request(config, 'a red circle', source=[picture])]
   parts = dict(maker=ExampleMaker.of(config, tiny_system.layout), config=config)
   params = jax.tree.map(np.asarray, jax.jit(tiny_system.init)(jax.random.key(0)))
-  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+
+  def shapes():
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
 
   def made() -> int:
     """Programs that drawing makes."""
@@ -44,6 +46,6 @@ def test_what_was_compiled_ahead_is_not_compiled_to_draw(tiny_base, tiny_system)
 def test_a_request_that_cannot_be_drawn_is_told_before_weights_are_read(tiny_base, tiny_system):
   requests = [make_request(tiny_base, 'a red circle ' * 100)]
   with pytest.raises(UserError, match='prompt_tokens'):
-    with compiling(tiny_system, tiny_system.shapes(), requests, config=tiny_base,
+    with compiling(tiny_system, tiny_system.shapes, requests, config=tiny_base,
                    maker=ExampleMaker.of(tiny_base, tiny_system.layout)):
       pytest.fail('the weights were read')
