@@ -149,7 +149,7 @@ class SafetensorsFile(Mapping[str, StoredTensor]):
                         else open(self.path, 'rb', buffering=0))
 
   def _read_some(self, offset: int, view: memoryview) -> int:
-    if '://' not in self.path:
+    if not in_bucket(self.path):
       if len(view) > _READAHEAD:  # several threads share the file, which defeats the system's own
         os.posix_fadvise(self._handle.fileno(), offset, len(view), os.POSIX_FADV_WILLNEED)
       return os.preadv(self._handle.fileno(), [view], offset)

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import in_bucket
 from jaxgen.data.sample import Sample
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.avif', '.gif', '.bmp', '.tif',
@@ -251,7 +252,7 @@ def warn_left_out(path: str, left_out: Mapping[str, Sequence[str]]) -> None:
 
 
 def _is_local(path: epath.Path) -> bool:
-  return '://' not in str(path)
+  return not in_bucket(path)
 
 
 def _is_unicode(name: str) -> bool:

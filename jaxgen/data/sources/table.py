@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from jaxgen.core.files import in_bucket
 from jaxgen.data.sources.fields import Row
 
 
@@ -27,7 +28,7 @@ class Table:
   @property
   def is_local(self) -> bool:
     """True for a file of this machine, which can be read at any place at once."""
-    return '://' not in self.where
+    return not in_bucket(self.where)
 
   def __len__(self) -> int:
     raise NotImplementedError

@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import io
-import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -13,7 +12,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from jaxgen.core.errors import UserError
 from jaxgen.core.errors import user_error
+from jaxgen.core.files import in_bucket
+from jaxgen.core.files import write_bytes
 from jaxgen.core.texts import decoded
 from jaxgen.core.texts import parsed
 from jaxgen.data.sources.base import Chain
@@ -150,14 +152,11 @@ def _index(path: epath.Path) -> tuple[np.ndarray, list[str], np.ndarray]:
       if str(found['state']) == state:
         return found['stems'], found['suffixes'].tolist(), found['places']
   stems, suffixes, places = _members(path)
-  if '://' not in str(path):
-    fresh = f'{path}.{os.getpid()}.index.new'
-    with contextlib.suppress(OSError):  # a folder that cannot be written to
-      with open(fresh, 'wb') as file:
-        np.savez(file, state=state, stems=stems, suffixes=np.array(suffixes, str), places=places)
-      os.replace(fresh, beside)
-    with contextlib.suppress(OSError):
-      os.remove(fresh)  # where it could be written, but not take its place
+  if not in_bucket(path):
+    index = io.BytesIO()
+    np.savez(index, state=state, stems=stems, suffixes=np.array(suffixes, str), places=places)
+    with contextlib.suppress(UserError, OSError):  # a folder that cannot be written to
+      write_bytes(beside, index.getvalue())
   return stems, suffixes, places
 
 
