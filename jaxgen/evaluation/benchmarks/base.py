@@ -110,6 +110,7 @@ class Benchmark:
     scores: what gives the scores where no judge does: ``detections`` or ``embeddings``.
     embed: (items, folder of the results, towers, masks) -> scores that are cosines of features,
       see ``embeddings``; None has none. Their names do not meet those of the judge.
+    masked: these features are of foregrounds, if ``--masks`` finds them.
     index: (items, folder of the results) -> files that the official scorer reads besides.
     dialogue: the model itself decides when it draws.
     papers: system -> metric -> the number that its paper prints.
@@ -123,6 +124,7 @@ class Benchmark:
   ask: Callable[[Item, str], Sequence[Question]] | None = None
   scores: str = 'judge'
   embed: Callable[[Sequence[Item], str, Mapping[str, str], str], Scored] | None = None
+  masked: bool = False
   index: Callable[[Sequence[Item], str], Mapping[str, str]] | None = None
   dialogue: bool = False
   papers: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)

@@ -172,7 +172,7 @@ def _check_scoring(benchmark: Benchmark, root: epath.Path, judging: Judging) -> 
   for flag, given, scores in (
       ('--detector', judging.detector, benchmark.scores == 'detections'),
       ('--embeddings', judging.embeddings, benchmark.scores == 'embeddings'),
-      ('--masks', judging.masks, benchmark.name == 'storyboard')):
+      ('--masks', judging.masks, benchmark.masked)):
     if given and not scores:
       raise user_error(flag, given, f'does not score {benchmark.name}; leave it out')
   if judging.masks and not judging.towers:

@@ -96,6 +96,7 @@ _ALL = (
                           interleaved.HOW_TO, (3.61, 4.70, 3.92, 4.78, 4.75)))}),
     Benchmark('storyboard', interleaved.storyboard, each,
               means_of_all, 'gpt-4o', interleaved.storyboard_ask, embed=embeddings.storyboard,
+              masked=True,
               papers={'iMontage': {
                   'identity': 7.909, 'identity/dino': .585, 'identity/clip': .690,
                   'consistency': 9.556, 'consistency/dino': .615, 'consistency/clip': .745}}),
