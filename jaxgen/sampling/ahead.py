@@ -24,19 +24,22 @@ from jaxgen.systems.base import System
 
 @contextlib.contextmanager
 def compiling(system: System, shapes: Callable[[], Params], requests: Sequence[Request], *,
-              maker: ExampleMaker, config: ConfigDict, steps: int = 0) -> Iterator[None]:
+              maker: ExampleMaker, config: ConfigDict, steps: int = 0) -> Iterator[list[Party]]:
   """Compiles in a thread what ``generate`` needs first, while the body reads the weights.
 
   Args:
     system, requests, maker, config, steps: as ``generate`` takes them.
     shapes: tells shape and dtype of all parameters, as they will be read.
 
+  Yields:
+    Who is drawn with whom, for ``generate``.
+
   Raises:
     UserError: what ``generate`` would say of the requests, before the files of the weights are
       opened.
   """
   mesh = make_mesh(ALL_DEVICES)
-  first, *_ = planned(system, requests, maker, config, mesh, steps)
+  parties = planned(system, requests, maker, config, mesh, steps)
   placed = placed_shapes(system, shapes(), config, mesh)
 
   def work(party: Party) -> None:
@@ -44,7 +47,7 @@ def compiling(system: System, shapes: Callable[[], Params], requests: Sequence[R
     with contextlib.suppress(Exception), partition.scope(mesh, with_changes(config.mesh.rules)):
       compile_for(system, placed, party.make(), party.sigmas, config, mesh)
 
-  thread = threading.Thread(target=work, args=(first,), daemon=True)
+  thread = threading.Thread(target=work, args=(parties[0],), daemon=True)
   thread.start()
-  yield
+  yield parties
   thread.join()  # not behind an error of the body, which is told at once

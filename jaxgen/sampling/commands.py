@@ -74,9 +74,9 @@ def sample(open_origin: Callable[[], Origin], out: str, *, prompts: Sequence[str
               else make_requests(config, prompts, **images, **shared))
   use_compilation_cache()
   with compiling(system, origin.shapes, requests, config=config, steps=steps,
-                 maker=ExampleMaker.of(config, system.layout)):
+                 maker=ExampleMaker.of(config, system.layout)) as parties:
     run = origin.load()
-  drawn = run.draw(requests, steps=steps, progress=jobs.progress())
+  drawn = run.draw(requests, parties=parties, progress=jobs.progress())
   for path in jobs.save_results(requests, drawn, out):
     print(path)
 

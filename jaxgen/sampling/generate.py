@@ -47,7 +47,8 @@ Images = list[np.ndarray]  # uint8[H, W, 3] each
 
 def generate(system: System, params: Params, requests: Sequence[Request], *, maker: ExampleMaker,
              config: ConfigDict, steps: int = 0, mesh: Mesh | None = None,
-             progress: Callable[[int, int], None] = lambda done, total: None) -> list[Images]:
+             progress: Callable[[int, int], None] = lambda done, total: None,
+             parties: Sequence['Party'] = ()) -> list[Images]:
   """Draws the images of every request; where a run has several processes, all of them must call.
 
   Args:
@@ -60,6 +61,7 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
     steps: solver steps; 0 takes ``config.sampling.steps``.
     mesh: all devices, parameters split over them like rows, unless given.
     progress: called with (requests done, requests in all) after each batch.
+    parties: what ``planned`` has made of the requests, so that none is prepared again.
 
   Returns:
     The outputs of each request.
@@ -71,7 +73,7 @@ def generate(system: System, params: Params, requests: Sequence[Request], *, mak
   """
   sampling = config.sampling
   mesh, table = mesh or make_mesh(ALL_DEVICES), with_changes(config.mesh.rules)
-  parties = planned(system, requests, maker, config, mesh, steps)
+  parties = parties or planned(system, requests, maker, config, mesh, steps)
   params = placed(system, params, config, mesh)
   images: list[Images] = [[] for _ in requests]
   done = 0
@@ -107,7 +109,7 @@ def planned(system: System, requests: Sequence[Request], maker: ExampleMaker, co
   """Who is drawn with whom, as ``generate`` does; arguments and errors are its own."""
   sampling = config.sampling
   check_fits(requests, system.layout, config.data.clean_roles)
-  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  ways = partition.row_ways(mesh)
   rows = math.ceil(sampling.rows / ways) * ways
   shifts = [shift_of(request, config, system.layout.latent.factor) for request in requests]
   return [Party(chosen,
@@ -196,7 +198,7 @@ def compile_for(system: System, shapes: Params, batch: RequestBatch, sigmas: np.
       system, shapes, *partition.split((batch.branches, batch.keys), _rows_of(batch, mesh)),
       SOLVERS[sampling.solver].table(sigmas), sampling.solver, config.mesh.rules,
       sampling.renormalize).compile()
-  at_once = mesh.shape['data'] * mesh.shape['fsdp']
+  at_once = partition.row_ways(mesh)
   rows = partition.row_sharding(mesh, at_once)
   for height, width in batch.given:
     _encode.lower(system, shapes, jax.ShapeDtypeStruct(
@@ -248,7 +250,7 @@ def tokens_of(latents: np.ndarray, drawn: Drawn) -> np.ndarray:
 
 def _one_by_one(run: Callable[[Array], Array], items: np.ndarray, mesh: Mesh) -> np.ndarray:
   """Applies ``run`` to items [n, ...], one at a time on each device: the same program for any n."""
-  at_once = mesh.shape['data'] * mesh.shape['fsdp']
+  at_once = partition.row_ways(mesh)
   rows = partition.row_sharding(mesh, at_once)
   results = []
   for start in range(0, len(items), at_once):

@@ -95,8 +95,7 @@ class Reader:
     self._model, self._params, self._maker = system.models[group], params[group], maker
     self._mesh, self._table = mesh, with_changes(config.mesh.rules)
     self._longest = config.data.prompt_tokens
-    self._rows = fixed.rows if fixed else rows_for(
-        dialogues, mesh.shape['data'] * mesh.shape['fsdp'])
+    self._rows = fixed.rows if fixed else rows_for(dialogues, partition.row_ways(mesh))
     assert dialogues <= self._rows, (dialogues, self._rows)
     self._fixed, self._most = fixed, max_tokens
     self._sampling = dict(temperature=temperature, top_p=top_p,

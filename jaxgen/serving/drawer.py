@@ -70,7 +70,7 @@ class Drawer:
                mesh: Mesh | None = None):
     self.run, self.mesh = run, mesh or make_mesh(ALL_DEVICES)
     config, side = run.config, run.config.sampling.size
-    ways = self.mesh.shape['data'] * self.mesh.shape['fsdp']
+    ways = partition.row_ways(self.mesh)
     self._rows = _row_counts(limits.rows or config.sampling.rows, ways)
     self.sizes = tuple(dict.fromkeys(sizes or ([(side, side)] if side else run.maker.sizes)))
     # Where given images have sizes of their own, these are the ones that they may have.

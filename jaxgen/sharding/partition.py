@@ -66,14 +66,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def row_ways(mesh: Mesh) -> int:
+  """How many parts the rows of a batch are split into."""
+  return int(np.prod([mesh.shape[axis] for axis in rules.rule('rows').axes]))
+
+
 def row_sharding(mesh: Mesh, rows: int, accumulate: int = 1) -> NamedSharding:
   """The sharding of a batch: rows split over the mesh axes of the rule ``rows``.
 
   Raises:
     UserError: those axes do not divide the rows of a micro-batch.
   """
-  axes = rules.rule('rows').axes
-  ways = int(np.prod([mesh.shape[axis] for axis in axes]))
+  axes, ways = rules.rule('rows').axes, row_ways(mesh)
   if rows % (ways * accumulate):
     raise user_error('config.train.rows', rows, f'must be a multiple of train.accumulate x '
                      f'mesh.{" x mesh.".join(axes)} = {accumulate} x {ways}')

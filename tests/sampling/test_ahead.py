@@ -37,10 +37,13 @@ def test_what_was_compiled_ahead_is_not_compiled_to_draw(tiny_base, tiny_system)
   jax.clear_caches()
   alone = made()
   jax.clear_caches()
-  with compiling(tiny_system, shapes, requests, **parts):
+  with compiling(tiny_system, shapes, requests, **parts) as parties:
     pass
   assert made() <= alone - 2  # the solver and the decoder
   assert made() == 0
+  (image,), = generate(tiny_system, params, requests, parties=parties, **parts)
+  (again,), = generate(tiny_system, params, requests, **parts)
+  np.testing.assert_array_equal(image, again)
 
 
 def test_a_request_that_cannot_be_drawn_is_told_before_weights_are_read(tiny_base, tiny_system):
