@@ -7,6 +7,7 @@ bring: words alone, one given image, or as many images and outputs as the server
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Iterator
 from collections.abc import Sequence
 
@@ -19,7 +20,6 @@ from jaxgen.data.buckets import best_bucket
 from jaxgen.data.decode import decode
 from jaxgen.data.images import fit_image
 from jaxgen.sampling.batching import Drawn
-from jaxgen.sampling.batching import place
 from jaxgen.sampling.generate import ALL_DEVICES
 from jaxgen.sampling.generate import decoded
 from jaxgen.sampling.generate import encode_images
@@ -40,6 +40,8 @@ from jaxgen.serving.kinds import PROBE
 from jaxgen.serving.kinds import Probe
 from jaxgen.serving.kinds import shown
 from jaxgen.serving.limits import Limits
+from jaxgen.serving.seating import Seating
+from jaxgen.serving.seating import Seats
 from jaxgen.sharding import partition
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.sharding.rules import with_changes
@@ -60,6 +62,7 @@ class Drawer:
     sizes: that may be asked for.
     outputs, images: most outputs and given images of one request, by the limits and the models.
     kinds: the programs, each at least as large as the one before.
+    seating: chooses which requests are drawn together.
     reads: shape of the programs that read and write dialogues; None = the model writes no text.
 
   Raises:
@@ -71,7 +74,6 @@ class Drawer:
     self.run, self.mesh = run, mesh or make_mesh(ALL_DEVICES)
     config, side = run.config, run.config.sampling.size
     ways = partition.row_ways(self.mesh)
-    self._rows = _row_counts(limits.rows or config.sampling.rows, ways)
     self.sizes = tuple(dict.fromkeys(sizes or ([(side, side)] if side else run.maker.sizes)))
     # Where given images have sizes of their own, these are the ones that they may have.
     self._shapes = tuple(dict.fromkeys((*self.sizes, *run.maker.sizes)))
@@ -84,6 +86,7 @@ class Drawer:
     self._cropped = config.data.references != 'bucket'
     self.kinds = probe.kinds(self.outputs, self.images, self._shapes if self._cropped else [PROBE])
     self._read = probe.read_sizes(self._shapes, self.images)
+    self.seating = Seating(self.kinds, limits.rows or config.sampling.rows, ways)
     self._first = probe.request(self.sizes[0])
     self.reads = Fixed(self.kinds[-1].shape, ways, limits.tokens) if writes(run.system) else None
 
@@ -140,21 +143,12 @@ class Drawer:
     return Job(dataclasses.replace(request, sample=small), found, refusals.index(''),
                SOLVERS[config.sampling.solver].table(sigmas))
 
-  def seated(self, jobs: Sequence[Job]) -> list[list[int]]:
-    """Rows of one batch, as numbers of jobs: the first one, and what shares its program, in their
-    order, as far as there is room."""
-    kind = self.kinds[jobs[0].kind]
-    chosen = [number for number, job in enumerate(jobs) if job.kind <= jobs[0].kind]
-    rows = place([jobs[number].found.padded(kind.branches).examples for number in chosen],
-                 kind.shape, self._rows[-1])
-    return [[chosen[index] for index in members] for members in rows]
-
   def scope(self) -> contextlib.AbstractContextManager[None]:
     """What the thread that owns the devices does everything in."""
     return partition.scope(self.mesh, with_changes(self.run.config.mesh.rules))
 
   def warm_up(self) -> Iterator[str]:
-    """Places the parameters and compiles every program; says what comes next.
+    """Places the parameters, compiles every program and measures it; says what comes next.
 
     To be called outside of the scope and gone through on the thread that owns the devices.
     """
@@ -171,14 +165,13 @@ class Drawer:
         grid = (size[0] // latent.factor, size[1] // latent.factor)
         decoded(system, params, np.zeros((1, math.prod(grid), latent.channels), np.float32),
                 [Drawn(0, 0, 0, grid)], self.mesh)
-      job = self.prepare(self._first, steps=3)
+      job = self.prepare(self._first, steps=5)
       for number, kind in enumerate(self.kinds):
-        for rows in self._rows:
+        for rows in self.seating.rows:
           yield (f'{rows} rows of {kind.shape.visual_tokens} latent tokens, '
                  f'{kind.shape.prompt_tokens} of prompts and {kind.shape.patches} patches')
-          drawing = self.start([dataclasses.replace(job, kind=number)], [[0]], rows)
-          while not drawing.advance():
-            pass
+          drawing = self.start([job], Seats(number, [[0], *[[]] * (rows - 1)]))
+          self.seating.seconds[number, rows] = _step_seconds(drawing)
       if self.reads:
         yield f'texts of {self.reads.max_tokens} tokens'
         self._write(job)
@@ -193,22 +186,23 @@ class Drawer:
       reader.read({0: job.found.examples[0]})
       reader.write({0: (0, 0)})
 
-  def start(self, jobs: Sequence[Job], rows: Sequence[Sequence[int]], least: int = 1) -> Drawing:
+  def start(self, jobs: Sequence[Job], seats: Seats) -> Drawing:
     """Begins a batch, within the scope.
 
     Args:
-      jobs: of which those in ``rows`` are drawn; the first one says which program is taken.
-      rows: of ``seated``.
-      least: rows of the program.
+      jobs: of which those with seats are drawn.
+      seats: of ``seating``.
     """
-    count = next(count for count in self._rows if max(len(rows), least) <= count)
-    return Drawing(self.run, self.mesh, self.kinds[jobs[0].kind], jobs,
-                   [*rows, *[[]] * (count - len(rows))])
+    empty = self.seating.compiled(len(seats.rows)) - len(seats.rows)
+    return Drawing(self.run, self.mesh, self.kinds[seats.kind], jobs,
+                   [*seats.rows, *[[]] * empty])
 
 
-def _row_counts(most: int, ways: int) -> list[int]:
-  """Rows of the programs: multiples of ``ways``, each four times the one before, up to ``most``."""
-  counts, most = [ways], math.ceil(most / ways) * ways
-  while counts[-1] < most:
-    counts.append(min(4 * counts[-1], most))
-  return counts
+def _step_seconds(drawing: Drawing) -> float:
+  """Seconds of a step: the shortest of those behind the first, which compiles."""
+  seconds, done = [], []
+  while not done:
+    began = time.perf_counter()
+    done = drawing.advance()
+    seconds.append(time.perf_counter() - began)
+  return min(seconds[1:])

@@ -1,8 +1,8 @@
 """One thread that owns the devices, and a bounded queue of jobs of many clients.
 
-The first job in the queue says which program is drawn next; those behind it that find room in its
-rows go with it. An image depends on its request alone, so the answer to a request is the same
-whatever is drawn beside it.
+The first job in the queue is drawn next, and those behind it that find room in its rows go with it.
+An image depends on its request alone, so the answer to a request is the same whatever is drawn
+beside it.
 """
 
 import collections
@@ -23,6 +23,7 @@ from jaxgen.operations.programs import Programs
 from jaxgen.serving.drawer import Drawer
 from jaxgen.serving.drawing import Job
 from jaxgen.serving.limits import Limits
+from jaxgen.serving.seating import Seats
 
 _log = logging.getLogger('jaxgen.serving')
 
@@ -348,15 +349,15 @@ class Engine:
       waiting = list(self._waiting)
       if not waiting:
         return
-      rows = self.drawer.seated([ticket.job for ticket in waiting])
-      chosen = {number for members in rows for number in members}
+      seats = self.drawer.seating.choose([ticket.job for ticket in waiting])
+      chosen = {number for members in seats.rows for number in members}
       self._waiting = collections.deque(
           ticket for number, ticket in enumerate(waiting) if number not in chosen)
       self._under_way = [waiting[number] for number in sorted(chosen)]
     self.counts.batches += 1  # before any of its answers, as the other counts
     began = time.monotonic()
     try:
-      self._draw(waiting, rows)
+      self._draw(waiting, seats)
     except Exception as error:  # a defect, or the device: those that wait are drawn all the same
       _log.exception('a batch failed')
       for ticket in self._under_way:
@@ -365,10 +366,11 @@ class Engine:
     self.counts.seconds += time.monotonic() - began
     self._under_way = []
 
-  def _draw(self, tickets: Sequence[Ticket], rows: Sequence[Sequence[int]]) -> None:
-    """Takes the jobs of ``rows`` through all of their steps; each is answered when it is done."""
-    drawing = self.drawer.start([ticket.job for ticket in tickets], rows)
-    going = {number: tickets[number] for members in rows for number in members}
+  def _draw(self, tickets: Sequence[Ticket], seats: Seats) -> None:
+    """Takes the jobs that have seats through all of their steps; each is answered when it is done.
+    """
+    drawing = self.drawer.start([ticket.job for ticket in tickets], seats)
+    going = {number: tickets[number] for members in seats.rows for number in members}
     while going:
       done = drawing.advance()
       for number, ticket in list(going.items()):

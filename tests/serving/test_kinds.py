@@ -6,6 +6,7 @@ Nothing here is compiled or drawn.
 import dataclasses
 import io
 import random
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from jaxgen.serving.images_api import Wish
 from jaxgen.serving.images_api import jobs_of
 from jaxgen.serving.kinds import named_size
 from jaxgen.serving.limits import Limits
+from jaxgen.serving.seating import Seats
 from jaxgen.sharding.mesh import make_mesh
 from jaxgen.systems.registry import make_system
 
@@ -56,6 +58,12 @@ def photo(draw: random.Random) -> bytes:
   return buffer.getvalue()
 
 
+def measured(drawer: Drawer, seconds: Callable[[int, int], float]) -> None:
+  """As if the programs had taken so long, by kind and rows."""
+  times = drawer.seating.seconds
+  times.update({key: seconds(*key) for key in times})
+
+
 @pytest.mark.parametrize('references', ['bucket', 'native', 'area'])
 def test_any_images_have_programs(tiny_tokenizer, references):
   drawer, draw = drawer_of(tiny_tokenizer, references), random.Random(1)
@@ -68,7 +76,7 @@ def test_any_images_have_programs(tiny_tokenizer, references):
     first, second = jobs_of(Wish('a cross', images, 2, outputs, sizes, seed=number), drawer)
     assert (first.request.number, second.request.number) == (0, 1)
     kinds.add(first.kind)
-    assert drawer.seated([first, second]) in ([[0, 1]], [[0], [1]])
+    assert drawer.seating.choose([first, second]).rows in ([[0, 1]], [[0], [1]])
   assert kinds == {0, 1, 2}
 
 
@@ -88,12 +96,31 @@ def test_small_requests_share_rows_and_later_ones_wait(tiny_tokenizer):
   Image.fromarray(grey.astype(np.uint8)).save(buffer, 'PNG')
   edit, = jobs_of(Wish('x', [('source', buffer.getvalue())], sizes=[(64, 64)]), drawer)
   assert small.kind == large.kind == 0 and edit.kind == 1
-  # Two rows, of one large or four small images each; what needs a larger program waits.
-  assert drawer.seated([small] * 3 + [edit, large] + [small] * 5) == [[0, 1, 2, 5], [4]]
-  assert drawer.seated([large, large, large, edit]) == [[0], [1]]
+  assert drawer.seating.rows == [1, 2]
+  choose = drawer.seating.choose
+  # Two rows, of one large or four small images each; where longer rows take too long, what needs
+  # them waits.
+  measured(drawer, lambda kind, rows: 10.0**kind)
+  assert choose([small] * 3 + [edit, large] + [small] * 5) == Seats(0, [[0, 1, 2, 5], [4]])
+  assert choose([large, large, large, edit]) == Seats(0, [[0], [1]])
   # Behind a large one, small ones take its program and fill the room that it leaves.
-  rows = drawer.seated([edit, small, large, small])
-  assert sorted(sum(rows, [])) == [0, 1, 2, 3]
+  seats = choose([edit, small, large, small])
+  assert seats.kind == 1 and sorted(sum(seats.rows, [])) == [0, 1, 2, 3]
+
+
+def test_the_program_that_draws_most_in_a_second_is_taken(tiny_tokenizer):
+  drawer = drawer_of(tiny_tokenizer, 'bucket', [(64, 64), (32, 32)])
+  large, = jobs_of(Wish('x', sizes=[(64, 64)]), drawer)
+  choose = drawer.seating.choose
+  measured(drawer, lambda kind, rows: 1.0 + kind)  # a row leaves the device idle
+  assert choose([large] * 2) == Seats(0, [[0], [1]])
+  measured(drawer, lambda kind, rows: (1.0 + 2 * kind) * rows)  # a row fills it
+  assert choose([large] * 2) == Seats(0, [[0]])
+  # A row for three outputs of three given images holds six requests that have one and none.
+  measured(drawer, lambda kind, rows: rows * (1.0, 2.0, 7.0)[kind])
+  assert choose([large] * 7).kind == 0
+  measured(drawer, lambda kind, rows: rows * (1.0, 2.0, 5.0)[kind])
+  assert choose([large] * 7) == Seats(2, [[0, 1, 2, 3, 4, 5]])
 
 
 @pytest.mark.parametrize('wish, said', [
