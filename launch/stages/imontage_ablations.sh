@@ -8,11 +8,11 @@ tokenizer tokenizer --path=all
 tower_tokenizers text_encoder text_encoder_2
 for scheme in marginal even; do
   train "$scheme" "$config:sft:flat" --config.data.scheme="$scheme" "${steps[@]}"
-  evaluate "$scheme" --prompts=50
+  evaluate "$scheme" --prompts=50 --images-per-prompt=1
 done
 train pretrain "$config:pretrain" "${steps[@]}"
 for schedule in flat stage cocktail; do
   train "$schedule" "$config:sft:$schedule" text_encoder=pretrain text_encoder_2=pretrain \
     denoiser=pretrain "${steps[@]}"
-  evaluate "$schedule" --prompts=50
+  evaluate "$schedule" --prompts=50 --images-per-prompt=1
 done
