@@ -97,6 +97,7 @@ class Calls:
     tickets = self.engine.submit(jobs, seconds=seconds, listen=put)
     ends = asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
     ends.add_done_callback(queue.put_nowait)
+    ends.add_done_callback(_heard)
     try:
       async with contextlib.aclosing(waited(request, queue, seconds)) as found:
         async for event in found:
@@ -110,6 +111,13 @@ class Calls:
       ends.cancel()
       for ticket in tickets:
         ticket.future.cancel()
+
+
+def _heard(future: asyncio.Future) -> None:
+  """Takes note of an error: where the client has left, nobody else does, and asyncio would log it.
+  """
+  if not future.cancelled():
+    future.exception()
 
 
 class _ByValue(json.JSONDecoder):

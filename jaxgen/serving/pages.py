@@ -36,6 +36,7 @@ API = '/gradio_api'
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 ASSETS = ('/assets/', '/static/', '/svelte/')
 JOIN, FILE = f'{API}/queue/join', f'{API}/file='
+JOINING = 2**18  # bytes of a call to JOIN, which names images and does not hold them
 # What a browser that has opened the page asks for; Gradio has more, as a proxy of other addresses.
 ROUTES = (*ASSETS, '/config', '/theme.css', '/login', '/logout', '/favicon.ico', '/manifest.json',
           '/robots.txt', f'{API}/upload', f'{API}/queue/data', f'{API}/cancel', f'{API}/heartbeat/',
@@ -123,12 +124,18 @@ class Door:
     await self._app(scope, receive, answer)
 
   async def _checked(self, receive: Receive) -> Receive:
-    """``receive`` of a call whose files were all looked at."""
+    """``receive`` of a call whose files were all looked at.
+
+    It is short, so that looking at it keeps nobody waiting.
+    """
     body, more = b'', True
     while more:
       message = await receive()
       body += message.get('body', b'')
       more = message.get('more_body', False)
+      if len(body) > JOINING:
+        raise ApiError(413, f'body: too large; a call of the page may have {JOINING} bytes',
+                       code='body_too_large')
     try:
       found = json.loads(body)
     except (ValueError, RecursionError):
@@ -151,13 +158,15 @@ class Door:
 
 
 def _paths(value: Any) -> Iterator[Any]:
-  """All that stands under the name ``path`` in JSON."""
-  if isinstance(value, dict):
-    yield from ([value['path']] if value.get('path') is not None else [])
-    value = list(value.values())
-  if isinstance(value, list):
-    for item in value:
-      yield from _paths(item)
+  """All that stands under the name ``path`` in JSON, however deep."""
+  left = [value]
+  while left:
+    value = left.pop()
+    if isinstance(value, dict):
+      yield from ([value['path']] if value.get('path') is not None else [])
+      left += value.values()
+    elif isinstance(value, list):
+      left += value
 
 
 def _blocks(page: Page, model: str, engine: Engine) -> gr.Blocks:

@@ -67,6 +67,12 @@ def test_bodies_that_are_no_json(url, content):
   assert 'is not JSON' in tiny.error_of(httpx.post(url + JOIN, content=content), 400)
 
 
+def test_deep_and_long_bodies_are_looked_at_whole(url):
+  deep = b'[' * 900 + b'{"path": "/etc/hostname"}' + b']' * 900
+  assert 'names no image' in tiny.error_of(httpx.post(url + JOIN, content=deep), 403)
+  assert 'body: too large' in tiny.error_of(httpx.post(url + JOIN, content=b' ' * (2**18 + 1)), 413)
+
+
 def test_what_was_uploaded_is_shown_and_large_files_are_not_taken(url):
   upload = f'{url}/gradio_api/upload'
   image = to_png(picture(1))
