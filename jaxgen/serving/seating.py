@@ -65,6 +65,7 @@ class Seating:
       kind = self._kinds[number]
       chosen = [index for index, job in enumerate(jobs) if job.kind <= number]
       examples = [jobs[index].found.padded(kind.branches).examples for index in chosen]
+      # In the first row with room for it: further rows change nothing about those before.
+      rows = place(examples, kind.shape, self.rows[-1])
       for count in self.rows:
-        yield Seats(number, [[chosen[index] for index in members]
-                             for members in place(examples, kind.shape, count)])
+        yield Seats(number, [[chosen[index] for index in members] for members in rows[:count]])
