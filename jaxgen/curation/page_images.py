@@ -17,8 +17,10 @@ from jaxgen.curation.record import Record
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import image_size
+from jaxgen.data.decode import read_picture
 from jaxgen.data.hashes import image_hash
 from jaxgen.data.hashes import images_apart
+from jaxgen.data.hashes import SIDE
 
 # Words that mean an advertisement or a sign anywhere in an address, and those that do so only
 # where they are all between two dots, slashes or spaces: a page may show how to sew on a button.
@@ -58,7 +60,7 @@ def unlike_neighbours(record: Record, *, least: int = 8) -> Iterator[Record | Dr
     least: bits of 64 in which the perceptual hashes of neighbours differ.
   """
   kept, gone = 0, []
-  hashes = [image_hash(decode(image)) for image in record['images']]
+  hashes = [image_hash(read_picture(image, (SIDE, SIDE))) for image in record['images']]
   for place in range(1, len(hashes)):
     if images_apart(hashes[kept], hashes[place]) >= least:
       kept = place
@@ -115,17 +117,17 @@ def _lines(steps: np.ndarray) -> int:
 
 
 def _reason(image: bytes, about: str, side: int, ratio: float, code_share: float) -> str:
-  """Why an image is left out, '' where it stays."""
+  """Why an image is left out, '' where it stays; its pixels, which take longest, come last."""
   try:
+    shorter, longer = sorted(image_size(image))
+    words = set(re.split(r'[/.?=&\s]+', about.lower()))
+    if longer > ratio * shorter or words & _AD or _AD_ANYWHERE.search(about):
+      return 'advertisement'
+    if shorter < side or words & _SIGN or _SIGN_ANYWHERE.search(about):
+      return 'icon'
     pixels = decode(image)
   except DecodeError:
     return 'broken image'
-  shorter, longer = sorted(pixels.shape[:2])
-  words = set(re.split(r'[/.?=&\s]+', about.lower()))
-  if longer > ratio * shorter or words & _AD or _AD_ANYWHERE.search(about):
-    return 'advertisement'
-  if shorter < side or words & _SIGN or _SIGN_ANYWHERE.search(about):
-    return 'icon'
   if is_code(pixels, code_share):
     return 'QR code'
   return 'user interface' if is_interface(pixels) else ''
