@@ -3,10 +3,10 @@
 #
 #   launch/ablations.sh STAGES WORKDIR [SEEDS] [--config.section.key=value ...]
 #
-# STAGES is a file of launch/stages (iomm_recipes, imontage_ablations, query_kontext_ablations),
-# SEEDS a list with commas (0,1,2). Every seed has its own folder in WORKDIR; WORKDIR/table.md
-# compares the runs that were scored, over the seeds (`jaxgen report` writes it). Run it again to
-# resume.
+# STAGES is a file of launch/stages (iomm_recipes, imontage_ablations, query_kontext_ablations,
+# duetgen_ablations), SEEDS a list with commas (0,1,2). Every seed has its own folder in WORKDIR;
+# WORKDIR/table.md compares the runs that were scored, over the seeds (`jaxgen report` writes it).
+# Run it again to resume.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh

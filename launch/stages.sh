@@ -45,15 +45,21 @@ tower_tokenizers() {
   done
 }
 
-# train NAME CONFIG [GROUP=NAME | --config.section.key=value ...]: trains a stage in its own folder.
-# GROUP=NAME takes the weights of a group from an earlier stage. If it is stopped, so is the caller.
+# train NAME CONFIG [GROUP=NAME | steps=N | --config.section.key=value ...]: trains a stage in its own
+# folder. GROUP=NAME takes the weights of a group from an earlier stage; of N steps at most half, and
+# no more than 50, warm up. If it is stopped, so is the caller.
 train() {
-  local word flags=()
+  local word steps flags=()
   for word in "${@:3}"; do
     case $word in
       --*) flags+=("$word") ;;
+      steps=*)
+        steps=${word#steps=}
+        flags+=(--config.train.steps="$steps"
+          --config.optimizer.warmup_steps=$((steps < 100 ? steps / 2 : 50)))
+        ;;
       *=*) flags+=("--config.init_from.${word%%=*}=$(folder_of "${word#*=}")") ;;
-      *) die "$word: write GROUP=STAGE or --config.section.key=value" ;;
+      *) die "$word: write GROUP=STAGE, steps=N or --config.section.key=value" ;;
     esac
   done
   stage "$1" jaxgen train --config="$2" --workdir="$(folder_of "$1")" --stopped-code=75 \

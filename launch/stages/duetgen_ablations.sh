@@ -17,9 +17,8 @@ stage_2() {
   local argument=${2:-align} start=towers/duetgen_cosmos_all steps=$all
   [[ $argument != *:last ]] || start=towers/duetgen_cosmos_last
   [[ $argument != joint ]] || steps=$((all * 2 / 7))
-  local warm=$((steps < 100 ? steps / 2 : 50))
   train "$1" "$config:$argument" mllm=towers/duetgen_ntp connector=$start denoiser=$start \
-    --config.train.steps="$steps" --config.optimizer.warmup_steps="$warm" "${@:3}"
+    steps="$steps" "${@:3}"
   evaluate "$1" --prompts=50 --images-per-prompt=1
 }
 

@@ -4,9 +4,7 @@
 # STEPS=N sets the steps of each run.
 config=configs/query_kontext/shapes.py
 all=${STEPS:-1500}
-warm=--config.optimizer.warmup_steps=$((all < 100 ? all / 2 : 50))
-steps=(--config.train.steps="$all" "$warm")
-half=(--config.train.steps="$((all / 2))" "$warm")
+half=$((all / 2))
 scored=(--prompts=100 --images-per-prompt=1)
 
 tokenizer towers/tokenizer --path=all
@@ -18,7 +16,7 @@ for shown in all text queries; do
   more=()
   [[ $shown != queries ]] || more=("${wide[@]}")
   train "bridge_$shown" "$config:stage1" mllm=towers/qwen2_5_vl --config.data.shown="$shown" \
-    "${more[@]}" "${steps[@]}"
+    "${more[@]}" steps="$all"
   evaluate "bridge_$shown" "${scored[@]}"
 done
 
@@ -29,13 +27,13 @@ small=(--config.model.denoiser.{width=64,heads=2,layers=2})
 frozen="(('(mllm|denoiser|autoencoder)/.*',False),('(bridge|connector)/.*',True))"
 frozen=--config.trainable=$frozen
 before=(mllm=towers/qwen2_5_vl "$plain" --config.data.shown=text)
-train large "$config:stage2" "${before[@]}" "${steps[@]}"
-train small "$config:stage2" "${before[@]}" "${small[@]}" "${steps[@]}"
+train large "$config:stage2" "${before[@]}" steps="$all"
+train small "$config:stage2" "${before[@]}" "${small[@]}" steps="$all"
 train aligned_small_frozen "$config:stage2" mllm=bridge_all denoiser=small "$frozen" "${small[@]}" \
-  "${half[@]}"
-train aligned_large_frozen "$config:stage2" mllm=bridge_all denoiser=large "$frozen" "${half[@]}"
-train aligned "$config:stage2" mllm=bridge_all denoiser=large "${half[@]}"
-train aligned_text "$config:stage2" "${before[@]}" denoiser=large "${half[@]}"
+  steps="$half"
+train aligned_large_frozen "$config:stage2" mllm=bridge_all denoiser=large "$frozen" steps="$half"
+train aligned "$config:stage2" mllm=bridge_all denoiser=large steps="$half"
+train aligned_text "$config:stage2" "${before[@]}" denoiser=large steps="$half"
 for name in aligned_small_frozen aligned_large_frozen aligned aligned_text; do
   evaluate "$name" "${scored[@]}"
 done
@@ -43,7 +41,7 @@ done
 # Table 10: rank of the denoiser's adapter, with alpha as in the recipe.
 for rank in 8 16 32; do
   train "rank_$rank" "$config:stage3" mllm=aligned bridge=aligned connector=aligned \
-    denoiser=aligned --config.model.lora.denoiser.rank="$rank" "${steps[@]}"
+    denoiser=aligned --config.model.lora.denoiser.rank="$rank" steps="$all"
   evaluate "rank_$rank" "${scored[@]}"
 done
 

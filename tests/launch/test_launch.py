@@ -312,7 +312,7 @@ def test_a_launcher_for_photographs_asks_for_them(script):
 STAGES = sorted(path.stem for path in (ROOT / 'launch/stages').glob('*.sh'))
 VARIANTS = [(name, {}) for name in STAGES] + [
     ('query_kontext', {'CHINESE': '1'}), ('iomm_recipes', {'WORLD': 'partial'}),
-    ('query_kontext_ablations', {'STEPS': '20'}), ('duetgen_ablations', {'STEPS': '20'})]
+    *[(name, {'STEPS': '20'}) for name in STAGES if name.endswith('_ablations')]]
 
 
 @pytest.mark.parametrize('name, environ', VARIANTS, ids=str)
