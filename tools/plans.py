@@ -49,6 +49,7 @@ OVERRIDES |= {(f'query_kontext/{stage}', 'gpu:h100:24x8'):
               f'--config.train.rows={rows} --config.train.steps={steps} '
               f'--config.train.accumulate={pieces}'
               for stage, (rows, steps, pieces) in KONTEXT.items()}
+OVERRIDES['query_kontext/stage3_1024', 'gpu:h100:24x8'] += ' --config.model.denoiser.remat=full'
 OVERRIDES['query_kontext/stage3_1024', 'tpu:v5p:4x4x8'] = '--config.train.accumulate=2'
 
 
