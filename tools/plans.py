@@ -49,8 +49,15 @@ OVERRIDES |= {(f'query_kontext/{stage}', 'gpu:h100:24x8'):
               f'--config.train.rows={rows} --config.train.steps={steps} '
               f'--config.train.accumulate={pieces}'
               for stage, (rows, steps, pieces) in KONTEXT.items()}
-OVERRIDES['query_kontext/stage3_1024', 'gpu:h100:24x8'] += ' --config.model.denoiser.remat=full'
-OVERRIDES['query_kontext/stage3_1024', 'tpu:v5p:4x4x8'] = '--config.train.accumulate=2'
+AGAIN = ' --config.model.denoiser.remat=attention'  # blocks are computed again
+OVERRIDES['query_kontext/stage3_1024', 'gpu:h100:24x8'] += AGAIN
+# A chip of v5p has room for a whole row, and pairs would wait for each other. In stage 1 it holds
+# all frozen parameters too; with the 10 B denoiser, whose blocks are computed again, a part of them.
+WHOLE = {'stage1': (1, ''), 'stage2': (128, AGAIN), 'stage3': (16, AGAIN),
+         'stage3_1024': (16, AGAIN)}
+OVERRIDES |= {(f'query_kontext/{stage}', 'tpu:v5p:4x4x8'):
+              f'--config.mesh.tensor=1 --config.mesh.fsdp={fsdp}{remat}'
+              for stage, (fsdp, remat) in WHOLE.items()}
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
