@@ -17,10 +17,8 @@ from jaxgen.curation.record import Record
 from jaxgen.data.decode import decode
 from jaxgen.data.decode import DecodeError
 from jaxgen.data.decode import image_size
-from jaxgen.data.decode import read_picture
 from jaxgen.data.hashes import image_hash
 from jaxgen.data.hashes import images_apart
-from jaxgen.data.hashes import SIDE
 
 # Words that mean an advertisement or a sign anywhere in an address, and those that do so only
 # where they are all between two dots, slashes or spaces: a page may show how to sew on a button.
@@ -60,7 +58,7 @@ def unlike_neighbours(record: Record, *, least: int = 8) -> Iterator[Record | Dr
     least: bits of 64 in which the perceptual hashes of neighbours differ.
   """
   kept, gone = 0, []
-  hashes = [image_hash(read_picture(image, (SIDE, SIDE))) for image in record['images']]
+  hashes = [image_hash(image) for image in record['images']]
   for place in range(1, len(hashes)):
     if images_apart(hashes[kept], hashes[place]) >= least:
       kept = place

@@ -8,26 +8,30 @@ import numpy as np
 import scipy.fft
 from PIL import Image
 
-from jaxgen.data.decode import Picture
+from jaxgen.data.decode import read_picture
+from jaxgen.data.sample import FileImage
 
 SIDE, LOW = 32, 8  # pixels that are transformed, frequencies of each axis that are kept
 FLAT = 2.0  # standard deviation in grey levels below which an image has no hash
 NEAR = 4  # bits by which hashes of one image may differ
 
 
-def image_hash(image: np.ndarray | Picture) -> np.uint64 | None:
+def image_hash(image: bytes | np.ndarray | FileImage) -> np.uint64 | None:
   """The perceptual hash of an image: the signs of its lowest frequencies (pHash).
 
   Another size, format or quality leaves it as it is but for a few bits; a crop or a mirror image
   does not.
 
   Args:
-    image: uint8[H, W, 3], or a picture that was decoded at reduced scale.
+    image: as for ``decode``; a large JPEG is decoded at reduced scale.
 
   Returns:
     64 bits; None for an image of one colour, whose bits are noise.
+
+  Raises:
+    DecodeError: it cannot be read.
   """
-  picture = Picture.of(image)
+  picture = read_picture(image, (SIDE, SIDE))
   pixels = picture.pixels
   pixels = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
   grey = np.asarray(pixels.convert('L').resize(

@@ -10,11 +10,9 @@ import numpy as np
 from jaxgen.core.errors import RecordError
 from jaxgen.core.errors import user_error
 from jaxgen.data.decode import DecodeError
-from jaxgen.data.decode import read_picture
 from jaxgen.data.hashes import bits_apart
 from jaxgen.data.hashes import image_hash
 from jaxgen.data.hashes import NEAR
-from jaxgen.data.hashes import SIDE
 from jaxgen.data.hashes import text_hash
 from jaxgen.data.sample import FileImage
 from jaxgen.data.sample import Sample
@@ -92,7 +90,7 @@ def held_of(items: Iterable[tuple[str, Iterable[str], Iterable[bytes | np.ndarra
       ids[name] = name
     texts |= {text_hash(text): name for text in own_texts if text.strip()}
     try:
-      hashes = [image_hash(read_picture(image, (SIDE, SIDE))) for image in own_images]
+      hashes = [image_hash(image) for image in own_images]
     except DecodeError as error:
       raise user_error(where, benchmark, f'an image of the benchmark cannot be read ({error})'
                        ) from None
@@ -107,8 +105,7 @@ def hashes_of(sample: Sample) -> list[np.uint64]:
   Raises:
     DecodeError: an image that cannot be read.
   """
-  hashes = (image_hash(read_picture(part.image, (SIDE, SIDE))) for part in sample.images
-            if part.image is not None)
+  hashes = (image_hash(part.image) for part in sample.images if part.image is not None)
   return [own for own in hashes if own is not None]
 
 

@@ -29,6 +29,7 @@ from jaxgen.serving.demo import Page
 from jaxgen.serving.engine import Engine
 from jaxgen.serving.errors import ApiError
 from jaxgen.serving.gate import Keys
+from jaxgen.serving.gate import too_large
 from jaxgen.serving.inner import Inner
 
 API = '/gradio_api'
@@ -134,8 +135,7 @@ class Door:
       body += message.get('body', b'')
       more = message.get('more_body', False)
       if len(body) > JOINING:
-        raise ApiError(413, f'body: too large; a call of the page may have {JOINING} bytes',
-                       code='body_too_large')
+        raise too_large(JOINING)
     try:
       found = json.loads(body)
     except (ValueError, RecursionError):

@@ -228,7 +228,7 @@ def files_below(folder: epath.Path, left_out: dict[str, list[str]] | None = None
   while folders or links:
     links.sort(reverse=True)
     current = folders.pop() if folders else links.pop()
-    real = os.path.realpath(current) if _is_local(current) else str(current)
+    real = str(current) if in_bucket(current) else os.path.realpath(current)
     if real in seen:
       left_out.setdefault('folders that a link leads to again', []).append(str(current))
       continue
@@ -251,10 +251,6 @@ def warn_left_out(path: str, left_out: Mapping[str, Sequence[str]]) -> None:
     logging.warning('%s: left out %d %s: %s', path, len(names), reason, shortened(sorted(names)))
 
 
-def _is_local(path: epath.Path) -> bool:
-  return not in_bucket(path)
-
-
 def _is_unicode(name: str) -> bool:
   try:
     name.encode()
@@ -266,7 +262,7 @@ def _is_unicode(name: str) -> bool:
 def _entries(folder: epath.Path) -> Iterator[tuple[epath.Path, bool, bool]]:
   """What a folder holds: path, whether it is a folder, whether it is a link. Neither files nor
   folders, such as pipes, are left out."""
-  if not _is_local(folder):
+  if in_bucket(folder):
     for entry in folder.iterdir():
       # Asking a remote store about every entry would take a request each.
       yield entry, not entry.name.lower().endswith(_FILE_SUFFIXES) and entry.is_dir(), False
